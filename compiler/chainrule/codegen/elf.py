@@ -1,0 +1,56 @@
+"""What an ELF object holds: how many bytes of code, and which names it still needs.
+
+Layout: Tool Interface Standard, Executable and Linking Format 1.2, and its 64-bit form.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+_EXECUTABLE, _SYMBOL_TABLE, _UNDEFINED = 0x4, 2, 0
+
+
+class Section(NamedTuple):
+    """One row of the section header table."""
+
+    name: int
+    kind: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entry: int
+
+
+def sections(data: bytes) -> list[Section]:
+    """The section headers of a little-endian 64-bit ELF object."""
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("not a little-endian 64-bit ELF object")
+    start, size, count = struct.unpack_from("<Q10xHH", data, 40)
+    return [
+        Section(*struct.unpack_from("<IIQQQQIIQQ", data, start + i * size)) for i in range(count)
+    ]
+
+
+def code_size(data: bytes) -> int:
+    """Bytes of machine code."""
+    return sum(s.size for s in sections(data) if s.flags & _EXECUTABLE)
+
+
+def undefined_symbols(data: bytes) -> list[str]:
+    """The names that the object calls or reads and does not define."""
+    table = sections(data)
+    found = []
+    for s in table:
+        if s.kind != _SYMBOL_TABLE:
+            continue
+        names = table[s.link].offset
+        for at in range(s.offset + s.entry, s.offset + s.size, s.entry):
+            name, _, _, section = struct.unpack_from("<IBBH", data, at)
+            if section == _UNDEFINED and name:
+                found.append(data[names + name : data.index(b"\0", names + name)].decode())
+    return sorted(found)

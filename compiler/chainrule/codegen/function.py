@@ -1,0 +1,332 @@
+"""A loop program as one LLVM function, in static single assignment from the start.
+
+Cells of locals are values, not memory: loops and guards get the phi nodes they need. A vector loop
+is whole vectors of LANES elements, then one masked vector; it is unrolled where it is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+from chainrule.codegen.addresses import AddressCode
+from chainrule.codegen.memory import Lanes, MemoryCode
+from chainrule.codegen.registers import (
+    Builder,
+    Region,
+    Register,
+)
+from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.errors import CompileError
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Check,
+    Get,
+    IndexValue,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Note,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.size import Dim, Remainder, Size
+from chainrule.ir.types import bool_, int64
+from chainrule.loops.walk import has_check, postorder, set_locals, stored_buffers
+from chainrule.target import Target
+
+UNROLLED_VECTORS = 4
+Cell = tuple[Local, tuple[int, ...]]
+
+
+def emit_function(program: Program, name: str, target: Target) -> tuple[str, set[str]]:
+    """The function's LLVM text and the declarations it needs.
+
+    Its parameters are the program's buffers and sizes, its result an i32. Nothing is promised about
+    aliases: what a promise would let LLVM move has been moved here.
+    """
+    emitter = _Emitter(program, target)
+    emitter.block(program.body)
+    parameters = [f"ptr %b{i}" for i in range(len(program.buffers))]
+    parameters += [f"i64 %s{i}" for i in range(len(program.sizes))]
+    head = f"define internal i32 @{name}({', '.join(parameters)}) #0 {{"
+    lines = [head, "entry:", *emitter.builder.here.lines, "  ret i32 0", "}"]
+    return "\n".join(lines), emitter.builder.declarations
+
+
+class _Emitter:
+    def __init__(self, program: Program, target: Target) -> None:
+        self.builder = Builder()
+        pointers = {b: f"%b{i}" for i, b in enumerate(program.buffers)}
+        self.address = AddressCode(self.builder, pointers)
+        self.address.symbols.update({s: f"%s{i}" for i, s in enumerate(program.sizes)})
+        self.code = ScalarCode(self.builder, target)
+        self.target = target
+        self.cells: dict[Cell, Register] = {}
+        self.memory = MemoryCode(self.builder, self.address, self.code)
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The vector loop that is being emitted."""
+        return self.memory.lanes
+
+    # statements
+
+    def block(self, body: Iterable[Stmt]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Loop):
+            self.loop(s)
+        elif isinstance(s, Local):
+            self.local(s)
+        elif isinstance(s, Set):
+            self.set(s)
+        elif isinstance(s, Store):
+            self.memory.store(s, self.value(s.value))
+        elif isinstance(s, Check):
+            self.check(s)
+        elif not isinstance(s, Note):
+            raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def local(self, local: Local) -> None:
+        lanes = LANES if local.lanes else 0
+        zero = self.code.widen(constant(0, local.dtype), lanes)
+        for index in product(*map(range, local.shape)):
+            self.cells[local, index] = zero
+
+    def cell(self, local: Local, index: tuple[Dim, ...]) -> Cell:
+        known = tuple(self.address.known(i) for i in index)
+        cell = (local, tuple(i for i in known if isinstance(i, int)))
+        if cell not in self.cells:
+            where = ", ".join(map(str, index))
+            raise CompileError(
+                f"{local.name}[{where}] is no cell of a local that is declared here",
+                f"{local.name} has the shape {local.shape}; indices must be known after unrolling",
+            )
+        return cell
+
+    def set(self, s: Set) -> None:
+        cell = self.cell(s.local, s.index)
+        value = self.value(s.value)
+        if self.lanes is None or s.local.lanes:
+            value = self.code.widen(value, LANES) if s.local.lanes else value
+        else:
+            raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
+        mask = self.lanes.mask if self.lanes else None
+        if mask is not None:
+            text = f"select {mask.typed}, {value.typed}, {self.cells[cell].typed}"
+            value = self.code.instruction(text, (mask, value, self.cells[cell]), value.dtype)
+        self.cells[cell] = value
+
+    def check(self, s: Check) -> None:
+        if self.lanes is not None:
+            raise CompileError("a Check can't stand in a vector loop")
+        condition = self.value(s.condition)
+        go_on, leave = self.builder.label(), self.builder.label()
+        self.builder.effect(f"br {condition.typed}, label %{go_on}, label %{leave}")
+        self.builder.here.lines += [f"{leave}:", f"  ret i32 {s.code}", f"{go_on}:"]
+        self.builder.here.label = go_on
+
+    # loops
+
+    def loop(self, loop: Loop) -> None:
+        shadowed = self.address.symbols.get(loop.var)
+        extent = self.address.known(loop.extent)
+        if loop.mode == "vector":
+            self.vector_loop(loop, extent)
+        elif loop.mode == "unroll":
+            self.unrolled_loop(loop, extent)
+        else:
+            self.serial_loop(loop, extent)
+        self.address.symbols.pop(loop.var, None)
+        if shadowed is not None:
+            self.address.symbols[loop.var] = shadowed
+
+    def unrolled_loop(self, loop: Loop, extent: Dim) -> None:
+        if not isinstance(extent, int):
+            raise CompileError(f"an unrolled loop's extent must be known, not {extent}")
+        self.address.symbols[loop.var] = 0
+        self.memory.transpose_blocks(loop, extent)
+        for i in range(extent):
+            self.address.symbols[loop.var] = i
+            self.block(loop.body)
+        self.memory.transposed.clear()
+
+    def serial_loop(self, loop: Loop, extent: Dim) -> None:
+        if self.lanes is not None:
+            raise CompileError("a serial loop can't stand in a vector loop")
+        if extent == 1:
+            self.address.symbols[loop.var] = 0
+            self.block(loop.body)
+            return
+        stop = self.address.number(extent)
+        self.guarded(
+            extent, stop, lambda: self.counted(loop, stop, 1, lambda: self.block(loop.body))
+        )
+
+    def vector_loop(self, loop: Loop, extent: Dim) -> None:
+        if self.lanes is not None:
+            raise CompileError("vector loops do not nest")
+        if isinstance(extent, int):
+            self.known_vector_loop(loop, extent)
+        elif _at_most(extent, LANES):
+            rest = self.address.number(extent)
+            self.guarded(extent, rest, lambda: self.vector_body(loop, 0, self.counted_mask(rest)))
+        else:
+            stop = self.address.number(extent)
+            whole = self.builder.pure(f"and i64 {stop}, {-LANES}", stop)
+            rest = self.builder.pure(f"and i64 {stop}, {LANES - 1}", stop)
+            self.guarded(extent, whole, lambda: self.whole_vectors(loop, whole))
+            self.guarded(
+                extent, rest, lambda: self.vector_body(loop, whole, self.counted_mask(rest))
+            )
+
+    def known_vector_loop(self, loop: Loop, extent: int) -> None:
+        whole, rest = extent - extent % LANES, extent % LANES
+        if -(-extent // LANES) <= UNROLLED_VECTORS:
+            for start in range(0, whole, LANES):
+                self.vector_body(loop, start, None)
+        else:
+            self.whole_vectors(loop, str(whole))
+        if rest:
+            bits = ", ".join(f"i1 {'true' if i < rest else 'false'}" for i in range(LANES))
+            self.vector_body(loop, whole, Register(f"<{bits}>", bool_, LANES))
+
+    def whole_vectors(self, loop: Loop, stop: str) -> None:
+        def body() -> None:
+            self.vector_body(loop, self.address.symbols[loop.var], None)
+
+        self.counted(loop, stop, LANES, body)
+
+    def counted_mask(self, count: str) -> Register:
+        """The first `count` lanes; it is at most LANES."""
+        pure, kind = self.builder.pure, f"<{LANES} x i32>"
+        short = pure(f"trunc i64 {count} to i32", count)
+        one = pure(f"insertelement {kind} poison, i32 {short}, i32 0", short)
+        limit = pure(f"shufflevector {kind} {one}, {kind} poison, {kind} zeroinitializer", one)
+        numbers = ", ".join(f"i32 {i}" for i in range(LANES))
+        return Register(pure(f"icmp ult {kind} <{numbers}>, {limit}", limit), bool_, LANES)
+
+    def vector_body(self, loop: Loop, start: int | str, mask: Register | None) -> None:
+        self.address.symbols[loop.var] = start
+        self.memory.lanes, self.code.mask = Lanes(loop.var, mask), mask
+        self.block(loop.body)
+        self.memory.lanes, self.code.mask = None, None
+
+    def guarded(self, extent: Dim, count: str, emit: Callable[[], None]) -> None:
+        """Code that runs where `count` is above 0; nothing is tested where `extent` tells."""
+        if isinstance(extent, int):
+            if extent > 0:
+                emit()
+            return
+        builder, before = self.builder, dict(self.cells)
+        condition = builder.pure(f"icmp sgt i64 {count}, 0", count)
+        inside, after = builder.label(), builder.label()
+        builder.open(Region(inside, guard=True))
+        emit()
+        region, parent = builder.close(), builder.here
+        parent.lines.append(f"  br i1 {condition}, label %{inside}, label %{after}")
+        parent.lines += [f"{inside}:", *region.lines, f"  br label %{after}", f"{after}:"]
+        for cell, old in before.items():
+            new = self.cells[cell]
+            if new is not old:
+                name = self.phi_name(len(builder.regions) - 1)
+                incoming = f"[{old.text}, %{parent.label}], [{new.text}, %{region.label}]"
+                parent.lines.append(f"  {name} = phi {new.type} {incoming}")
+                before[cell] = Register(name, new.dtype, new.lanes)
+        self.cells = before
+        parent.label = after
+
+    def phi_name(self, depth: int) -> str:
+        name = self.builder.fresh()
+        self.builder.depth_of[name] = depth
+        return name
+
+    def counted(self, loop: Loop, stop: str, step: int, body: Callable[[], None]) -> None:
+        """A loop from 0 to `stop` by `step` that runs at least once."""
+        builder, head = self.builder, self.builder.label()
+        stores, changed = stored_buffers(loop.body), set_locals(loop.body)
+        outside = {c: r for c, r in self.cells.items() if c[0] in changed}
+        declared = set(self.cells)
+        depth = len(builder.regions)
+        builder.open(Region(head, stores=stores, checked=has_check(loop.body)))
+        index = self.phi_name(depth)
+        self.address.symbols[loop.var] = index
+        for cell, register in outside.items():
+            self.cells[cell] = Register(self.phi_name(depth), register.dtype, register.lanes)
+        phis = {c: self.cells[c] for c in outside}
+        self.memory.written(stores)
+        body()
+        region, parent = builder.close(), builder.here
+        following, again, after = builder.fresh(), builder.fresh(), builder.label()
+        lines = [f"  br label %{head}", f"{head}:"]
+        lines.append(f"  {index} = phi i64 [0, %{parent.label}], [{following}, %{region.label}]")
+        for cell, phi in phis.items():
+            start, end = outside[cell].text, self.cells[cell].text
+            incoming = f"[{start}, %{parent.label}], [{end}, %{region.label}]"
+            lines.append(f"  {phi.text} = phi {phi.type} {incoming}")
+            builder.depth_of[end] = min(builder.depth_of.get(end, 0), depth - 1)
+        lines += region.lines
+        lines += [f"  {following} = add nuw nsw i64 {index}, {step}"]
+        lines += [f"  {again} = icmp ult i64 {following}, {stop}"]
+        lines += [f"  br i1 {again}, label %{head}, label %{after}", f"{after}:"]
+        parent.lines += lines
+        parent.label = after
+        self.cells = {c: r for c, r in self.cells.items() if c in declared}
+        self.memory.written(stores)
+
+    # values
+
+    def value(self, root: Value) -> Register:
+        """A value's register; a scalar where every lane has the same."""
+        registers: dict[int, Register] = {}
+        for v in postorder(root):
+            registers[id(v)] = self.part(v, registers)
+        return registers[id(root)]
+
+    def part(self, v: Value, registers: dict[int, Register]) -> Register:
+        if isinstance(v, Apply):
+            return self.code.apply(v.fn, [registers[id(a)] for a in v.args], v.dtype)
+        if isinstance(v, Load):
+            return self.memory.load(v, registers[id(v.index)] if v.index is not None else None)
+        if isinstance(v, Get):
+            return self.get(v)
+        if isinstance(v, Literal):
+            return constant(v.value, v.dtype)
+        if isinstance(v, IndexValue):
+            return self.index_value(v)
+        cell = self.cells[self.cell(v.local, v.index)]
+        if not cell.lanes:
+            raise CompileError(f"{v.local.name} has no lanes to combine")
+        return self.code.combine(v.fn, cell)
+
+    def get(self, v: Get) -> Register:
+        if v.local.lanes and self.lanes is None:
+            raise CompileError(f"{v.local.name} has lanes: outside a vector loop, combine them")
+        return self.cells[self.cell(v.local, v.index)]
+
+    def index_value(self, v: IndexValue) -> Register:
+        slope = self.address.slope(v.index, self.lanes.var) if self.lanes else (0, v.index)
+        if slope is not None and slope[0] == 0:
+            return self.code.cast(Register(self.address.number(v.index), int64), v.dtype)
+        assert self.lanes is not None
+        whole = self.address.lanes(v.index, self.lanes.var)
+        return self.code.cast(Register(whole, int64, LANES), v.dtype)
+
+
+def _at_most(extent: Dim, bound: int) -> bool:
+    """Whether a size is a remainder that can't exceed the bound."""
+    if not isinstance(extent, Size) or len(extent.terms) != 1:
+        return False
+    monomial, c = extent.terms[0]
+    if c != 1 or len(monomial) != 1 or not isinstance(monomial[0], Remainder):
+        return False
+    denominator = monomial[0].denominator
+    return isinstance(denominator, int) and 0 < denominator <= bound + 1

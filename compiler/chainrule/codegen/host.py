@@ -1,0 +1,41 @@
+"""The machine this process runs on, as a target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from chainrule import config
+from chainrule.errors import CompileError
+from chainrule.target import Target, best_level, target
+
+
+def host_target() -> Target:
+    """This machine's target by its feature bits, or the level that CHAINRULE_TARGET names."""
+    return _host_target(config.TARGET.value())
+
+
+@lru_cache(maxsize=8)
+def _host_target(forced: str) -> Target:
+    from llvmlite import binding
+
+    triple = binding.get_process_triple()
+    if binding.get_object_format(triple) != "ELF":
+        triple += "-elf"
+    arch = triple.split("-")[0]
+    if arch in ("aarch64", "arm64"):
+        here, fits = target("aarch64"), ["aarch64"]
+    elif arch in ("x86_64", "amd64"):
+        bits = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
+        here = target(best_level(bits))
+        levels = ["generic", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+        fits = levels[: levels.index(here.level) + 1]
+    else:
+        raise CompileError(f"no native code for {arch} yet", 'use backend="reference"')
+    chosen = target(forced) if forced else here
+    if chosen.level not in fits:
+        raise CompileError(
+            f"{config.TARGET.variable}={forced} asks for more than this machine has",
+            f"it runs {', '.join(fits)}",
+        )
+    return replace(chosen, triple=triple)

@@ -1,0 +1,192 @@
+"""Loads and stores: contiguous, masked, gathered, or turned from rows to columns in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from chainrule.codegen.addresses import IOTA, WIDE, AddressCode
+from chainrule.codegen.registers import Builder, Register, mangled, memory, vector
+from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.errors import CompileError
+from chainrule.ir.loop import LANES, Buffer, Load, Loop, Set, Store
+from chainrule.ir.size import Dim, coefficient
+from chainrule.ir.types import DType, bool_, int64, uint8
+from chainrule.loops.walk import postorder, stored_buffers
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The vector loop being emitted: its variable, and which lanes are there (None: all)."""
+
+    var: str
+    mask: Register | None
+
+
+class MemoryCode:
+    """Emits accesses to buffers; `lanes` is the vector loop they stand in, if any."""
+
+    def __init__(self, builder: Builder, address: AddressCode, code: ScalarCode) -> None:
+        self.builder, self.address, self.code = builder, address, code
+        self.lanes: Lanes | None = None
+        self.versions = dict.fromkeys(address.pointers, 0)
+        self.transposed: dict[int, tuple[str, list[Register]]] = {}
+
+    def written(self, buffers: Iterable[Buffer]) -> None:
+        """Forget what was loaded from buffers that have been written."""
+        for buffer in buffers:
+            self.versions[buffer] += 1
+
+    def transpose_blocks(self, loop: Loop, extent: int) -> None:
+        """Read blocks of LANES x LANES by rows and turn them, where lanes would stride across them.
+
+        That is what packing a transposed factor asks for: lane j, unrolled i at j * stride + i.
+        """
+        if self.lanes is None or self.lanes.mask is not None or extent != LANES:
+            return
+        written = stored_buffers(loop.body)
+        for s in loop.body:
+            for v in postorder(s.value) if isinstance(s, Set | Store) else ():
+                if isinstance(v, Load) and v.index is None and v.buffer not in written:
+                    self.transpose_block(v, loop.var)
+
+    def transpose_block(self, v: Load, var: str) -> None:
+        assert self.lanes is not None
+        across, along = self.address.slope(v.offset, self.lanes.var), coefficient(v.offset, var)
+        if across is None or across[0] in (0, 1) or along is None or along[0] != 1:
+            return
+        rows = [
+            self.vector_load(v.buffer, self.address.pointer(v.buffer, along[1] + across[0] * r))
+            for r in range(LANES)
+        ]
+        self.transposed[id(v)] = var, self.code.transpose(rows)
+
+    def load(self, v: Load, index: Register | None) -> Register:
+        """Read an element, or a vector of them; a scalar where every lane reads the same."""
+        if id(v) in self.transposed:
+            var, columns = self.transposed[id(v)]
+            return columns[int(self.address.symbols[var])]
+        slope = self.address.slope(v.offset, self.lanes.var) if self.lanes else (0, v.offset)
+        if index is not None and index.lanes:
+            return self.gather(v.buffer, self.lane_pointers(v, slope, index))
+        if slope is None or slope[0] not in (0, 1):
+            return self.gather(v.buffer, self.lane_pointers(v, slope, index))
+        pointer = self.address.pointer(v.buffer, v.offset)
+        if index is not None:
+            moved = self.scaled_index(index, v.stride)
+            pointer = self.address.step(pointer, v.buffer, moved)
+        if slope[0] == 0:
+            return self.loaded(
+                v.buffer,
+                f"load {memory(v.dtype)}, ptr {pointer}, align {v.dtype.itemsize}",
+                0,
+                pointer,
+            )
+        return self.vector_load(v.buffer, pointer)
+
+    def scaled_index(self, index: Register, stride: Dim) -> str:
+        at = self.code.cast(index, int64).text
+        by = self.address.number(stride)
+        return at if by == "1" else self.builder.pure(f"mul nsw i64 {at}, {by}", at, by)
+
+    def loaded(self, buffer: Buffer, text: str, lanes: int, *operands: str) -> Register:
+        """A load, as far out as it may be and once for each state of the buffer."""
+        depth = self.builder.load_depth(self.builder.depth(operands), buffer)
+        key = f"{text} @{self.versions[buffer]}"
+        name = self.builder.name_at(depth, text, key)
+        if not buffer.dtype.is_bool:
+            return Register(name, buffer.dtype, lanes)
+        return self.code.cast(Register(name, uint8, lanes), bool_)
+
+    def vector_load(self, buffer: Buffer, pointer: str) -> Register:
+        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
+        mask = self.lanes.mask if self.lanes else None
+        if mask is None:
+            return self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", LANES, pointer)
+        fn = f"@llvm.masked.load.{mangled(memory(buffer.dtype), LANES)}.p0"
+        self.builder.declare(f"{kind} {fn}(ptr, i32, <{LANES} x i1>, {kind})")
+        text = f"call {kind} {fn}(ptr {pointer}, i32 {align}, {mask.typed}, {kind} zeroinitializer)"
+        return self.loaded(buffer, text, LANES, pointer, mask.text)
+
+    def gather(self, buffer: Buffer, pointers: str) -> Register:
+        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
+        fn = f"@llvm.masked.gather.{mangled(memory(buffer.dtype), LANES)}.v{LANES}p0"
+        mask = self.mask()
+        self.builder.declare(f"{kind} {fn}(<{LANES} x ptr>, i32, <{LANES} x i1>, {kind})")
+        where = f"<{LANES} x ptr> {pointers}, i32 {align}, {mask.typed}"
+        text = f"call {kind} {fn}({where}, {kind} zeroinitializer)"
+        return self.loaded(buffer, text, LANES, pointers, mask.text)
+
+    def mask(self) -> Register:
+        mask = self.lanes.mask if self.lanes else None
+        return mask or self.code.widen(constant(True, bool_), LANES)
+
+    def lane_pointers(
+        self, access: Load | Store, slope: tuple[Dim, Dim] | None, index: Register | None = None
+    ) -> str:
+        """The address of each lane's element."""
+        assert self.lanes is not None
+        buffer, offset = access.buffer, access.offset
+        if slope is None:
+            base, moves = self.address.pointers[buffer], self.address.lanes(offset, self.lanes.var)
+        else:
+            base = self.address.pointer(buffer, offset)
+            moves = self.address.wide(
+                "mul", self.address.splat(self.address.number(slope[0])), IOTA
+            )
+        if index is not None and isinstance(access, Load):
+            at = self.code.widen(self.code.cast(index, int64), LANES).text
+            by = self.address.splat(self.address.number(access.stride))
+            moves = self.address.wide("add", moves, self.address.wide("mul", at, by))
+        text = f"getelementptr {memory(buffer.dtype)}, ptr {base}, {WIDE} {moves}"
+        return self.builder.pure(text, base, moves)
+
+    def store(self, s: Store, value: Register) -> None:
+        """Write a value; a scalar is written to every lane there is."""
+        slope = self.address.slope(s.offset, self.lanes.var) if self.lanes else None
+        if self.lanes is not None and slope is not None and slope[0] == 0:
+            raise CompileError(
+                f"a vector loop stores to {s.buffer.name}[{s.offset}] from every lane"
+            )
+        if self.lanes is not None:
+            value = self.code.widen(value, LANES)
+        value = self.in_memory(value, s.buffer.dtype)
+        self.written([s.buffer])
+        kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
+        if self.lanes is not None and (slope is None or slope[0] != 1):
+            self.scatter(s, value.text, self.lane_pointers(s, slope))
+            return
+        pointer = self.address.pointer(s.buffer, s.offset)
+        mask = self.lanes.mask if self.lanes else None
+        if mask is None:
+            self.builder.effect(f"store {kind} {value.text}, ptr {pointer}, align {align}")
+            return
+        fn = f"@llvm.masked.store.{mangled(memory(s.buffer.dtype), LANES)}.p0"
+        self.builder.declare(f"void {fn}({kind}, ptr, i32, <{LANES} x i1>)")
+        self.builder.effect(
+            f"call void {fn}({kind} {value.text}, ptr {pointer}, i32 {align}, {mask.typed})"
+        )
+
+    def in_memory(self, value: Register, dtype: DType) -> Register:
+        """The value as memory holds it. Raises CompileError where it is of another type."""
+        if value.dtype != dtype:
+            raise CompileError(f"a {value.dtype} is stored in a buffer of {dtype}")
+        if not dtype.is_bool:
+            return value
+        kind = vector("i8", value.lanes)
+        return Register(
+            self.builder.pure(f"zext {value.typed} to {kind}", value.text), uint8, value.lanes
+        )
+
+    def scatter(self, s: Store, value: str, pointers: str) -> None:
+        kind, align, mask = (
+            vector(memory(s.buffer.dtype), LANES),
+            s.buffer.dtype.itemsize,
+            self.mask(),
+        )
+        fn = f"@llvm.masked.scatter.{mangled(memory(s.buffer.dtype), LANES)}.v{LANES}p0"
+        self.builder.declare(f"void {fn}({kind}, <{LANES} x ptr>, i32, <{LANES} x i1>)")
+        text = (
+            f"call void {fn}({kind} {value}, <{LANES} x ptr> {pointers}, i32 {align}, {mask.typed})"
+        )
+        self.builder.effect(text)

@@ -1,0 +1,95 @@
+"""LLVM text to machine code, and machine code into this process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from chainrule.codegen.elf import code_size, undefined_symbols
+from chainrule.errors import CompileError
+from chainrule.target import Target
+
+OPTIMIZATION = 2
+
+
+@dataclass(frozen=True)
+class NativeObject:
+    """An object file in memory: its bytes, bytes of machine code in it, seconds it took LLVM."""
+
+    object: bytes
+    llvm: str = field(repr=False)
+    target: Target
+    code_size: int
+    seconds: float
+
+    @cached_property
+    def asm(self) -> str:
+        """The same code as assembly text; made when asked for."""
+        return str(_machine(self.target).emit_assembly(_parsed(self.llvm)))
+
+
+class Loaded:
+    """Code in this process; its functions live as long as it does."""
+
+    def __init__(self, native: NativeObject) -> None:
+        from llvmlite import binding
+
+        empty = binding.parse_assembly(f'target triple = "{native.target.triple}"')
+        self._engine: Any = binding.create_mcjit_compiler(empty, _machine(native.target))
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(native.object))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Where a function starts. Raises CompileError where there is none of the name."""
+        found = int(self._engine.get_function_address(name))
+        if not found:
+            raise CompileError(f"the code has no function {name!r}")
+        return found
+
+
+def compile_object(llvm: str, target: Target) -> NativeObject:
+    """The module as an object file. Raises CompileError if anything outside would be called."""
+    start = time.perf_counter()
+    module = _parsed(llvm)
+    data = bytes(_machine(target).emit_object(module))
+    seconds = time.perf_counter() - start
+    missing = undefined_symbols(data)
+    if missing:
+        raise CompileError(
+            f"the code for {target.level} calls {', '.join(missing)}",
+            "scalar code may use machine operations only; this is a bug of chainrule",
+        )
+    return NativeObject(data, llvm, target, code_size(data), seconds)
+
+
+def load(native: NativeObject) -> Loaded:
+    """The object's functions, ready to be called."""
+    return Loaded(native)
+
+
+def _parsed(llvm: str) -> Any:
+    from llvmlite import binding
+
+    try:
+        module = binding.parse_assembly(llvm)
+        module.verify()
+    except RuntimeError as error:
+        raise CompileError("LLVM refuses the code", str(error).strip()) from error
+    return module
+
+
+def _machine(target: Target) -> Any:
+    """LLVM's code generator for a target: a new one, as an engine takes it over and frees it."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu,
+        features=target.features,
+        opt=OPTIMIZATION,
+        reloc="pic",
+        codemodel="small",
+    )

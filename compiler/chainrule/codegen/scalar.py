@@ -1,0 +1,255 @@
+"""Scalar functions as LLVM instructions, on scalars and on vectors alike.
+
+Machine operations become one instruction or intrinsic each, none of which LLVM turns into a call
+of a library on a target that has it; every other function is expanded from its recipe.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+
+from chainrule.codegen.registers import Builder, Register, element, mangled, vector
+from chainrule.errors import CompileError
+from chainrule.ir.formula import Formula, fold
+from chainrule.ir.machine import MACHINE
+from chainrule.ir.types import DType, Kind, bool_, float32, float64, int32, int64
+from chainrule.loops.library import parameters_of, recipe_of
+from chainrule.target import Target
+
+Operand = Register | int | float
+
+_FLOAT_OP = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_INT_OP = {"add": "add", "sub": "sub", "mul": "mul", "shl": "shl", "lshr": "lshr", "ashr": "ashr"}
+_LOGIC = {"and_": "and", "or_": "or", "xor": "xor"}
+_FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+_ICMP = {"lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
+_INTRINSIC = {"sqrt": "sqrt", "copysign": "copysign", "fma": "fma", "abs": "fabs"}
+
+
+def constant(value: float | int | bool, dtype: DType) -> Register:
+    """A number as an LLVM constant, rounded to its type; floats by their bits."""
+    if dtype.is_bool:
+        return Register("true" if value else "false", dtype)
+    if dtype.is_integer:
+        return Register(str(int(value)), dtype)
+    number = float(value)
+    if dtype == float32 and math.isfinite(number):
+        number = float(dtype.numpy.type(number))
+    if math.isnan(number):
+        return Register("0x7FF8000000000000", dtype)
+    return Register(f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}", dtype)
+
+
+class ScalarCode:
+    """Emits functions of registers into a builder."""
+
+    def __init__(self, builder: Builder, target: Target) -> None:
+        self.builder, self.target = builder, target
+        #: lanes that are there, while a part of a vector is worked on
+        self.mask: Register | None = None
+
+    def widen(self, value: Register, lanes: int) -> Register:
+        """The value in every lane."""
+        if value.lanes == lanes:
+            return value
+        kind = vector(element(value.dtype), lanes)
+        if not value.text.startswith("%"):
+            return Register(f"splat ({value.typed})", value.dtype, lanes)
+        one = self.builder.pure(f"insertelement {kind} poison, {value.typed}, i32 0", value.text)
+        text = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
+        return Register(self.builder.pure(text, one), value.dtype, lanes)
+
+    def apply(
+        self, fn: str, args: Sequence[Operand], to: DType, hint: DType | None = None
+    ) -> Register:
+        """`fn` of the operands; numbers among them take the type of their siblings, else `hint`."""
+        registers = self.typed(fn, args, hint or to)
+        lanes = max(r.lanes for r in registers)
+        registers = [self.widen(r, lanes) if lanes else r for r in registers]
+        if fn in MACHINE:
+            return self.machine(fn, registers, to)
+        return self.recipe(fn, registers)
+
+    def typed(self, fn: str, args: Sequence[Operand], hint: DType) -> list[Register]:
+        chosen = args[1:] if fn == "where" else args
+        dtype = next((a.dtype for a in chosen if isinstance(a, Register)), hint)
+        return [a if isinstance(a, Register) else constant(a, dtype) for a in args]
+
+    def recipe(self, fn: str, args: Sequence[Register]) -> Register:
+        """The recipe of `fn` with its parameters bound to registers."""
+        dtype = args[-1].dtype
+        recipe = recipe_of(fn, dtype)
+        bound: dict[str, Operand] = dict(zip(parameters_of(fn, recipe), args, strict=True))
+        for name, formula in recipe.bindings:
+            bound[name] = self.formula(formula, bound, dtype)
+        result = self.formula(recipe.result, bound, dtype)
+        return result if isinstance(result, Register) else constant(result, dtype)
+
+    def formula(self, formula: Formula, bound: dict[str, Operand], hint: DType) -> Operand:
+        def call(fn: str, args: Sequence[Operand]) -> Operand:
+            return self.apply(fn, args, hint, hint)
+
+        def number(value: float | int) -> Operand:
+            return value
+
+        return fold(formula, number, lambda name: bound[name], call)
+
+    def machine(self, fn: str, args: list[Register], to: DType) -> Register:
+        """One machine operation; its operands have one length."""
+        x = args[0]
+        if fn in _FCMP:
+            return self.compare(fn, x, args[1])
+        if fn == "where":
+            return self.instruction(
+                f"select {x.typed}, {args[1].typed}, {args[2].typed}", args, args[1].dtype
+            )
+        if fn in ("bits", "float_of_bits", "to_int", "to_float", "cast"):
+            return self.convert(fn, x, to)
+        if fn in _LOGIC:
+            return self.instruction(f"{_LOGIC[fn]} {x.typed}, {args[1].text}", args, x.dtype)
+        if fn == "not_":
+            ones = self.widen(constant(True if x.dtype.is_bool else -1, x.dtype), x.lanes)
+            return self.instruction(f"xor {x.typed}, {ones.text}", args, x.dtype)
+        return self.float_op(fn, args) if x.dtype.is_float else self.integer_op(fn, args)
+
+    def instruction(self, text: str, args: Sequence[Register], dtype: DType) -> Register:
+        name = self.builder.pure(text, *[a.text for a in args])
+        return Register(name, dtype, max(a.lanes for a in args))
+
+    def compare(self, fn: str, x: Register, y: Register) -> Register:
+        if x.dtype.is_float:
+            return self.instruction(f"fcmp {_FCMP[fn]} {x.typed}, {y.text}", (x, y), bool_)
+        signed = "s" if x.dtype.kind is Kind.INT else "u"
+        condition = signed + _ICMP[fn] if fn in _ICMP else fn
+        return self.instruction(f"icmp {condition} {x.typed}, {y.text}", (x, y), bool_)
+
+    def float_op(self, fn: str, args: list[Register]) -> Register:
+        x = args[0]
+        if fn in _FLOAT_OP:
+            return self.instruction(f"{_FLOAT_OP[fn]} {x.typed}, {args[1].text}", args, x.dtype)
+        if fn == "neg":
+            return self.instruction(f"fneg {x.typed}", args, x.dtype)
+        if fn == "fma" and not self.target.fma:
+            return self.float_op("add", [self.float_op("mul", args[:2]), args[2]])
+        if fn in _INTRINSIC:
+            return self.intrinsic(_INTRINSIC[fn], args)
+        raise CompileError(f"the machine operation {fn} does not take {x.dtype}")
+
+    def intrinsic(self, name: str, args: Sequence[Register], extra: str = "") -> Register:
+        x = args[0]
+        full = f"@llvm.{name}.{mangled(element(x.dtype), x.lanes)}"
+        self.builder.declare(
+            f"{x.type} {full}({', '.join([a.type for a in args] + (['i1'] if extra else []))})"
+        )
+        text = f"call {x.type} {full}({', '.join([a.typed for a in args])}{extra})"
+        return self.instruction(text, args, x.dtype)
+
+    def integer_op(self, fn: str, args: list[Register]) -> Register:
+        x = args[0]
+        if fn in _INT_OP:
+            return self.instruction(f"{_INT_OP[fn]} {x.typed}, {args[1].text}", args, x.dtype)
+        if fn == "neg":
+            zero = self.widen(constant(0, x.dtype), x.lanes)
+            return self.instruction(f"sub {zero.typed}, {x.text}", args, x.dtype)
+        if fn == "fma":
+            return self.integer_op("add", [self.integer_op("mul", args[:2]), args[2]])
+        if fn == "abs":
+            unsigned = x.dtype.kind is Kind.UINT
+            return x if unsigned else self.intrinsic("abs", [x], ", i1 false")
+        if fn == "quotient":
+            return self.quotient(x, args[1])
+        if fn == "mulhi":
+            return self.mulhi(x, args[1])
+        raise CompileError(f"the machine operation {fn} does not take {x.dtype}")
+
+    def quotient(self, x: Register, y: Register) -> Register:
+        """A division stays where it is written, and lanes that are not there divide by 1."""
+        if self.mask is not None and y.lanes:
+            one = self.widen(constant(1, y.dtype), y.lanes)
+            y = self.instruction(
+                f"select {self.mask.typed}, {y.typed}, {one.typed}", (self.mask, y), y.dtype
+            )
+        word = "sdiv" if x.dtype.kind is Kind.INT else "udiv"
+        return Register(self.builder.pinned(f"{word} {x.typed}, {y.text}"), x.dtype, x.lanes)
+
+    def mulhi(self, x: Register, y: Register) -> Register:
+        wide = vector("i64", x.lanes)
+        a = self.builder.pure(f"zext {x.typed} to {wide}", x.text)
+        b = self.builder.pure(f"zext {y.typed} to {wide}", y.text)
+        product = self.builder.pure(f"mul nuw {wide} {a}, {b}", a, b)
+        by = f"splat (i64 {x.dtype.bits})" if x.lanes else str(x.dtype.bits)
+        high = self.builder.pure(f"lshr {wide} {product}, {by}", product)
+        return self.instruction(
+            f"trunc {wide} {high} to {x.type}", [Register(high, x.dtype, x.lanes)], x.dtype
+        )
+
+    def convert(self, fn: str, x: Register, to: DType) -> Register:
+        """The five operations that change the element type."""
+        integer, real = (int32, float32) if x.dtype.bits == 32 else (int64, float64)
+        if fn == "bits":
+            return self.converted("bitcast", x, integer)
+        if fn == "float_of_bits":
+            return self.converted("bitcast", x, real)
+        if fn == "to_int":
+            return self.converted("fptosi", x, integer)
+        if fn == "to_float":
+            return self.converted("uitofp" if x.dtype.kind is Kind.UINT else "sitofp", x, real)
+        return self.cast(x, to)
+
+    def converted(self, word: str, x: Register, to: DType) -> Register:
+        return self.instruction(f"{word} {x.typed} to {vector(element(to), x.lanes)}", (x,), to)
+
+    def cast(self, x: Register, to: DType) -> Register:
+        """NumPy's astype; a float that does not fit an integer gives any number."""
+        if x.dtype == to:
+            return x
+        if to.is_bool:
+            zero = self.widen(constant(0, x.dtype), x.lanes)
+            return self.compare("ne", x, zero)
+        if x.dtype.is_float and to.is_float:
+            return self.converted("fpext" if to.bits > x.dtype.bits else "fptrunc", x, to)
+        unsigned = x.dtype.kind is not Kind.INT
+        if to.is_float:
+            return self.converted("uitofp" if unsigned else "sitofp", x, to)
+        if not x.dtype.is_float:
+            if to.bits == x.dtype.bits:
+                return Register(x.text, to, x.lanes)
+            wider = "zext" if unsigned else "sext"
+            return self.converted(wider if to.bits > x.dtype.bits else "trunc", x, to)
+        if to.bits < 32:
+            return self.cast(self.converted("fptosi", x, int32), to)
+        return self.converted("fptoui" if to.kind is Kind.UINT else "fptosi", x, to)
+
+    def combine(self, fn: str, cell: Register) -> Register:
+        """All lanes folded in the one fixed tree: lane i with lane i + half, until one is left."""
+        half = cell.lanes // 2
+        while half:
+            lower, upper = self.half(cell, 0, half), self.half(cell, half, half)
+            cell = self.apply(fn, (lower, upper), cell.dtype)
+            half //= 2
+        text = f"extractelement {cell.typed}, i32 0"
+        return Register(self.builder.pure(text, cell.text), cell.dtype)
+
+    def transpose(self, rows: list[Register]) -> list[Register]:
+        """The columns of a square of registers, by exchanging ever smaller blocks of it."""
+        size = step = len(rows)
+        while step := step // 2:
+            first = [(size if lane & step else 0) + lane & ~step for lane in range(size)]
+            for r in range(size):
+                if not r & step:
+                    upper, lower = rows[r], rows[r + step]
+                    rows[r] = self.picked(upper, lower, first)
+                    rows[r + step] = self.picked(upper, lower, [p + step for p in first])
+        return rows
+
+    def picked(self, a: Register, b: Register, lanes: list[int]) -> Register:
+        picks = ", ".join(f"i32 {p}" for p in lanes)
+        text = f"shufflevector {a.typed}, {b.typed}, <{len(lanes)} x i32> <{picks}>"
+        return self.instruction(text, (a, b), a.dtype)
+
+    def half(self, cell: Register, start: int, count: int) -> Register:
+        picks = ", ".join(f"i32 {start + i}" for i in range(count))
+        text = f"shufflevector {cell.typed}, {cell.type} poison, <{count} x i32> <{picks}>"
+        return Register(self.builder.pure(text, cell.text), cell.dtype, count)

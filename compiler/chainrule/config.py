@@ -1,0 +1,37 @@
+"""Every environment variable that chainrule reads: one table, typed, and read only here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Knob(Generic[T]):
+    """An environment variable: its name, what it is where unset, how its text is read, what for."""
+
+    variable: str
+    default: T
+    read: Callable[[str], T]
+    doc: str
+
+    def value(self) -> T:
+        """The variable's value now; the default where it is unset or empty."""
+        text = os.environ.get(self.variable, "")
+        return self.read(text) if text else self.default
+
+
+TARGET = Knob(
+    "CHAINRULE_TARGET",
+    "",
+    str,
+    "compile for this instruction level (x86-64-v2, x86-64-v3, x86-64-v4, aarch64, generic) "
+    "instead of the best one that this machine has",
+)
+
+#: what docs and `chainrule doctor` list
+KNOBS: tuple[Knob[str], ...] = (TARGET,)

@@ -1,0 +1,240 @@
+"""The compiler on one page: from a graph to native code, level by level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import Call, emit_module
+from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
+from chainrule.errors import CompileError
+from chainrule.ir import provenance
+from chainrule.ir.graph import Graph, walk
+from chainrule.ir.node import Node
+from chainrule.ir.passes import Pass, PassRecord, run_passes
+from chainrule.ir.size import Dim, Quotient, Size, symbols_of
+from chainrule.loops.build import Built, build_kernel
+from chainrule.ops.source import Constant, Leaf
+from chainrule.rewrite.passes import (
+    canonicalize,
+    drop_unused,
+    expand_composites,
+    lower,
+    simplify,
+    stabilize,
+)
+from chainrule.schedule.buffers import Plan, plan_buffers
+from chainrule.schedule.fuse import fuse, storage
+from chainrule.schedule.kernel import Form, Kernel
+from chainrule.target import Target
+from chainrule_runtime.manifest import Check, DimData, Manifest
+from chainrule_runtime.manifest import Tensor as TensorData
+
+#: The passes over the graph, in order; what follows are the levels below it.
+PASSES: tuple[Pass, ...] = tuple(
+    Pass(p.__name__, p, p.__doc__ or "")
+    for p in (canonicalize, stabilize, simplify, expand_composites, lower, drop_unused)
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program at every level, loaded: what it was, what became of it, and where its code starts."""
+
+    source: Graph
+    graph: Graph
+    passes: tuple[PassRecord, ...]
+    kernels: tuple[Kernel, ...]
+    plan: Plan
+    built: tuple[Built, ...]
+    manifest: Manifest
+    native: NativeObject
+    loaded: Loaded = field(repr=False)
+    seconds: Mapping[str, float]
+    epochs: bool
+    feeds: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    workspace: tuple[tuple[Dim, ...], ...]
+
+    @property
+    def step_address(self) -> int:
+        """Where `i32 step(table, sizes)` starts."""
+        return self.loaded.address("step")
+
+    @property
+    def run_address(self) -> int:
+        """Where the native loop over minibatches starts."""
+        return self.loaded.address("run")
+
+
+def build(
+    graph: Graph,
+    *,
+    feeds: Sequence[Node],
+    kept: Sequence[Node] = (),
+    outputs: Sequence[str],
+    finite: Sequence[int] = (),
+    epochs: bool = False,
+    target: Target | None = None,
+) -> Compiled:
+    """Compile a graph.
+
+    `feeds` are the leaves given at each call and `kept` those that live between calls, in the order
+    in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
+    `finite` must be finite before any update is made. With `epochs` there is a native loop over
+    minibatches too. Raises CompileError.
+    """
+    clock = _Clock()
+    machine = target or host_target()
+    final, records = run_passes(graph, PASSES)
+    clock.lap("passes")
+    kernels = fuse(final, [final.outputs[i] for i in finite])
+    plan = plan_buffers(kernels, _kept_memory(final))
+    clock.lap("kernels")
+    built = [build_kernel(k, f"kernel{i}", machine) for i, k in enumerate(kernels)]
+    clock.lap("loops")
+    layout = _Layout(final, kernels, built, plan, feeds, kept, outputs)
+    llvm = emit_module(layout.calls, layout.manifest.sizes, machine, epochs)
+    clock.lap("code")
+    native = compile_object(llvm, machine)
+    loaded = load(native)
+    clock.lap("llvm")
+    return Compiled(
+        graph, final, records, tuple(kernels), plan, tuple(built), layout.manifest, native, loaded,
+        clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.last = now - self.last, now
+
+
+def _kept_memory(graph: Graph) -> list[Node]:
+    """Values with memory of their own: what the caller reads after the call."""
+    return [storage(o) for o in graph.outputs]
+
+
+class _Layout:
+    """The table of buffers: each value's place in it, and the calls that use them."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        kernels: Sequence[Kernel],
+        built: Sequence[Built],
+        plan: Plan,
+        feeds: Sequence[Node],
+        kept: Sequence[Node],
+        names: Sequence[str],
+    ) -> None:
+        self.place: dict[Node, int] = {}
+        leaves = [n for n in graph.nodes if isinstance(n.op, Leaf)]
+        missing = [n for n in leaves if n not in set(feeds) | set(kept)]
+        if missing:
+            raise CompileError(f"nothing gives {missing[0]!r} a value")
+        for node in (*feeds, *kept):
+            self.next(node)
+        constants = [n for n in graph.nodes if isinstance(n.op, Constant)]
+        for node in constants:
+            self.next(node)
+        for node in graph.outputs:
+            self.next(storage(node))
+        temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
+        self.workspace = _workspace(built)
+        scratch = [len(self.place) + i for i in range(len(self.workspace))]
+        arena = [*plan.slots, *self.workspace]
+        temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(scratch)]
+        self.calls = self.bind(kernels, built, scratch)
+        sizes = {s for leaf in (*feeds, *kept) for d in leaf.type.shape for s in symbols_of(d)}
+        self.manifest = Manifest(
+            sizes=tuple(sorted(sizes)),
+            feeds=tuple(self.tensor(_label(n), n) for n in feeds),
+            kept=tuple(self.tensor(_label(n), n) for n in kept),
+            constants=tuple((self.tensor("constant", n), n.op.ref()) for n in constants),
+            outputs=tuple(self.tensor(s, n) for s, n in zip(names, graph.outputs, strict=True)),
+            arena=tuple(tuple(map(dim_data, slot)) for slot in arena),
+            temporaries=tuple(temporaries),
+            checks=tuple(_check(k) for k in kernels if k.test is not None),
+            nonempty=tuple(map(dim_data, _demands(graph))),
+        )
+
+    def next(self, node: Node) -> int:
+        return self.place.setdefault(node, len(self.place))
+
+    def tensor(self, name: str, node: Node) -> TensorData:
+        shape = tuple(map(dim_data, node.type.shape))
+        return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
+
+    def bind(self, kernels: Sequence[Kernel], built: Sequence[Built], scratch: list[int]) -> list[Call]:
+        """Each program with its buffers; a value that updates a leaf lies where the leaf lies."""
+        for kernel in kernels:
+            for node, target in kernel.writes.items():
+                if target is not node and kernel.form is not Form.COPY:
+                    self.place[node] = self.place[target]
+        return [
+            Call(b.program, (*(self.place[n] for n in b.memory), *scratch[: len(b.scratch)]))
+            for b in built
+        ]
+
+
+def _workspace(built: Sequence[Built]) -> tuple[tuple[Dim, ...], ...]:
+    """Sizes in bytes of what kernels use in turn: their i-th scratch buffers share one slot."""
+    most = max((len(b.scratch) for b in built), default=0)
+    wanted = [[b.scratch[i] for b in built if len(b.scratch) > i] for i in range(most)]
+    return tuple(tuple(dict.fromkeys(w.size * w.dtype.itemsize for w in ws)) for ws in wanted)
+
+
+def _label(node: Node) -> str:
+    assert isinstance(node.op, Leaf)
+    return node.op.label
+
+
+def _check(kernel: Kernel) -> Check:
+    test = kernel.test
+    assert test is not None
+    leaf = test.node.op
+    feed = leaf.label if isinstance(leaf, Leaf) else None
+    what = feed or provenance.name_of(test.node) or str(test.node.op.name)
+    return Check(test.code, what, feed, None if test.bound is None else dim_data(test.bound))
+
+
+def _demands(graph: Graph) -> list[Dim]:
+    found: dict[Dim, None] = {}
+    for node in graph.nodes:
+        found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
+    return list(found)
+
+
+def dim_data(dim: Dim) -> DimData:
+    """A size as plain data, for the runtime."""
+    if not isinstance(dim, Size):
+        return dim
+    terms = []
+    for monomial, c in dim.terms:
+        factors: list[object] = []
+        for atom in monomial:
+            if isinstance(atom, str):
+                factors.append(atom)
+            else:
+                kind = "//" if isinstance(atom, Quotient) else "%"
+                factors.append([kind, dim_data(atom.numerator), dim_data(atom.denominator)])
+        terms.append([c, factors])
+    return {"terms": terms}
+
+
+def leaves_of(roots: Sequence[Node]) -> list[Node]:
+    """The leaves that roots depend on, in order of creation."""
+    found = [n for n in walk(roots) if isinstance(n.op, Leaf)]
+    return sorted(found, key=lambda n: n.op.serial)  # type: ignore[attr-defined]
+
+

@@ -1,0 +1,82 @@
+"""The reference evaluator: what a graph means, one NumPy array a node, slow and obvious."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from chainrule.errors import FeedError
+from chainrule.ir.graph import walk
+from chainrule.ir.node import Array, Node
+from chainrule.ir.size import Dim, coefficient, substitute, symbols_of
+from chainrule.ir.size import evaluate as number_of
+
+Feeds = Mapping[Node, Array]
+
+
+def evaluate(roots: Sequence[Node], feeds: Feeds) -> list[Array]:
+    """The values of roots, given arrays for leaves; each has exactly its node's dtype.
+
+    Any node may be fed, not leaves alone: what lies behind it is then not computed. Symbolic sizes
+    are read off the shapes of the arrays. Raises FeedError where a leaf that is needed has no array
+    or where shapes do not fit together.
+    """
+    sizes: dict[str, Dim] = dict(bind_sizes(feeds))
+    values: dict[Node, Array] = {n: np.asarray(a, n.dtype.numpy) for n, a in feeds.items()}
+    with np.errstate(all="ignore"):
+        for node in walk(roots, stop=feeds.__contains__):
+            if node not in values:
+                operands = [values[i] for i in node.inputs]
+                values[node] = np.asarray(_meaning(node, sizes, operands), node.dtype.numpy)
+    return [values[r] for r in roots]
+
+
+def _meaning(node: Node, sizes: dict[str, Dim], operands: Sequence[Array]) -> Array:
+    try:
+        return node.op.resolve(sizes).ref(*operands)
+    except NotImplementedError:
+        raise FeedError(f"{node!r} has no value: it must be fed") from None
+
+
+def bind_sizes(feeds: Feeds) -> dict[str, int]:
+    """The number that each symbolic size is, from the shapes of the arrays fed.
+
+    A size that is linear in one unknown symbol gives it. Raises FeedError where shapes disagree.
+    """
+    sizes: dict[str, int] = {}
+    waiting = [(node, a, axis) for node, a in feeds.items() for axis in _axes(node, a)]
+    while waiting:
+        left = [w for w in waiting if not _bind(*w, sizes)]
+        if len(left) == len(waiting):
+            node, array, axis = left[0]
+            raise FeedError(f"axis {axis} of {node!r} is {array.shape[axis]}: what is its size?")
+        waiting = left
+    return sizes
+
+
+def _axes(node: Node, array: Array) -> range:
+    if np.ndim(array) != node.type.rank:
+        raise FeedError(f"{node!r} has {node.type.rank} axes, the array fed {np.ndim(array)}")
+    return range(node.type.rank)
+
+
+def _bind(node: Node, array: Array, axis: int, sizes: dict[str, int]) -> bool:
+    """Whether the size of an axis is known now; it may add one symbol to `sizes`."""
+    have = np.shape(array)[axis]
+    dim = substitute(node.shape[axis], dict(sizes))
+    unknown = sorted(symbols_of(dim))
+    if len(unknown) > 1:
+        return False
+    if unknown:
+        line = coefficient(dim, unknown[0])
+        if line is None or not all(isinstance(part, int) for part in line):
+            return False
+        slope, rest = (number_of(part, {}) for part in line)
+        value, over = divmod(have - rest, slope)
+        if over == 0 and value >= 0:
+            sizes[unknown[0]] = value
+            return True
+    if unknown or dim != have:
+        raise FeedError(f"axis {axis} of {node!r} is {node.shape[axis]}, the array's is {have}")
+    return True

@@ -1,0 +1,74 @@
+"""A graph: what is computed and what is changed, and walks over it. No walk recurses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from chainrule.ir.node import Node, rebuild
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Outputs to compute, and updates `(leaf, next value)` that take effect together at the end."""
+
+    outputs: tuple[Node, ...]
+    updates: tuple[tuple[Node, Node], ...] = ()
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        """Every node the graph is for."""
+        return (*self.outputs, *(value for _, value in self.updates))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every node, operands before what uses them."""
+        return walk(self.roots)
+
+    def with_roots(self, roots: Sequence[Node]) -> Graph:
+        """The graph with other roots in the places of these."""
+        n = len(self.outputs)
+        leaves = (leaf for leaf, _ in self.updates)
+        return Graph(tuple(roots[:n]), tuple(zip(leaves, roots[n:], strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def walk(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:
+    """The nodes that roots depend on, operands first, in an order that depends on the graph alone.
+
+    Nothing behind a node for which `stop` holds is visited.
+    """
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root in roots:
+        stack = [(root, False)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                order.append(node)
+            elif node not in seen:
+                seen.add(node)
+                stack.append((node, True))
+                if stop is None or not stop(node):
+                    stack.extend((i, False) for i in reversed(node.inputs) if i not in seen)
+    return order
+
+
+def users(nodes: Iterable[Node]) -> dict[Node, list[Node]]:
+    """For each node, the nodes that read it, once for each place they read it at."""
+    readers: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for i in node.inputs:
+            readers.setdefault(i, []).append(node)
+    return readers
+
+
+def replace(roots: Sequence[Node], values: dict[Node, Node]) -> list[Node]:
+    """The roots with some nodes replaced by others."""
+    memo = dict(values)
+    for node in walk(roots, stop=memo.__contains__):
+        if node not in memo:
+            memo[node] = rebuild(node, [memo[i] for i in node.inputs])
+    return [memo[r] for r in roots]

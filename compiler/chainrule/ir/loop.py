@@ -1,0 +1,178 @@
+"""The grammar of loops: the whole language between kernels and machine code, on one page.
+
+    Program   name, buffers, sizes, body                      one function
+    Stmt      Loop var < extent: body    serial | vector | unroll
+            | Local name: dtype[shape]                        registers, or one cell a lane
+            | Set local[index] = value
+            | Store buffer[offset (+ index * stride)] = value
+            | Check condition, else leave with `code`
+            | Note text
+    Value     Load buffer[offset (+ index * stride)]
+            | Get local[index] | Combine fn over the lanes of local[index]
+            | Literal | IndexValue | Apply fn(values)
+    offset    an integer polynomial over loop variables and sizes (ir.size)
+
+A `vector` loop runs LANES elements at a time on every target; iteration i is lane i % LANES. A local
+with `lanes=True` has one cell a lane: inside a vector loop Set and Get mean the cell of this lane;
+outside, Set writes all of them and Combine folds them in one fixed tree:
+((0+8)+(4+12)) + ((2+10)+(6+14)) + ..., halving LANES to 1. A masked last iteration leaves the cells
+of absent lanes as they were. Vector loops do not nest, hold only Set and Store and unrolled loops of them, and their
+iterations do not read what others wrote, except through lane cells and buffers at the same offset.
+
+`fn` is the name of a machine operation (`chainrule.ir.machine`) or of an elementwise op in the
+table of `chainrule.ops`, whose `native` recipe says what it is in machine operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from chainrule.ir.size import Dim
+from chainrule.ir.types import DType
+
+LANES = 16
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory a program is given: `size` elements, row-major, aligned to 64 bytes when ours."""
+
+    name: str
+    dtype: DType
+    size: Dim
+
+
+@dataclass(frozen=True)
+class Load:
+    """One element. With `index`, a value known only at run time, at `offset + index * stride`."""
+
+    buffer: Buffer
+    offset: Dim
+    index: Value | None = None
+    stride: Dim = 0
+
+    @property
+    def dtype(self) -> DType:
+        return self.buffer.dtype
+
+
+@dataclass(frozen=True)
+class Get:
+    """A cell of a local."""
+
+    local: Local
+    index: tuple[Dim, ...] = ()
+
+    @property
+    def dtype(self) -> DType:
+        return self.local.dtype
+
+
+@dataclass(frozen=True)
+class Combine:
+    """All lanes of a local's cell folded by `fn`, in the fixed tree."""
+
+    fn: str
+    local: Local
+    index: tuple[Dim, ...] = ()
+
+    @property
+    def dtype(self) -> DType:
+        return self.local.dtype
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A number."""
+
+    value: float | int | bool
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class IndexValue:
+    """An index or a size, as a number of the given type."""
+
+    index: Dim
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A scalar function of values. `dtype` is the result's: bool for comparisons."""
+
+    fn: str
+    args: tuple[Value, ...]
+    dtype: DType
+
+
+Value = Union[Load, Get, Combine, Literal, IndexValue, Apply]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Registers: a small array whose sizes are known; every index into it is, after unrolling."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...] = ()
+    lanes: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """`for var in range(extent)`. An unrolled loop's extent is an int."""
+
+    var: str
+    extent: Dim
+    body: tuple[Stmt, ...]
+    mode: str = "serial"
+
+
+@dataclass(frozen=True)
+class Set:
+    """Write a cell of a local."""
+
+    local: Local
+    index: tuple[Dim, ...]
+    value: Value
+
+
+@dataclass(frozen=True)
+class Store:
+    """Write an element of a buffer. With `index`, in serial loops only, at a place known at run time."""
+
+    buffer: Buffer
+    offset: Dim
+    value: Value
+    index: Value | None = None
+    stride: Dim = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Leave the program with `code` (not 0) unless the condition holds. In serial loops only."""
+
+    condition: Value
+    code: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """A comment that is printed."""
+
+    text: str
+
+
+Stmt = Union[Loop, Local, Set, Store, Check, Note]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function: `buffers` then `sizes` are its parameters, 0 or a Check's code its result."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    sizes: tuple[str, ...]
+    body: tuple[Stmt, ...]

@@ -1,0 +1,80 @@
+"""Passes in order: each a function from a graph to a graph, timed, counted and verified."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from chainrule.ir.graph import Graph
+from chainrule.ir.verify import verify
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A step of compilation. `doc` says what disappears and what appears."""
+
+    name: str
+    run: Callable[[Graph], Graph]
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What a pass did: sizes before and after, time, how often each rewrite rule was used."""
+
+    name: str
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    rules: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        change = f"{self.nodes_before} -> {self.nodes_after} nodes"
+        used = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in self.rules.items())
+        done = f"{self.name}: {change}, {self.seconds * 1e3:.1f} ms"
+        return f"{done}  ({used})" if used else done
+
+
+Observer = Callable[[PassRecord, Graph], None]
+_rules: ContextVar[Counter[str] | None] = ContextVar("rules", default=None)
+
+
+def count_rules(applied: Mapping[str, int]) -> None:
+    """Let the record of the running pass, if one runs, hold how often rules were used."""
+    counter = _rules.get()
+    if counter is not None:
+        counter.update(applied)
+
+
+def run_passes(
+    graph: Graph, passes: Sequence[Pass], on_pass: Observer | None = None, check: bool = True
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """The graph after all passes, and a record of each.
+
+    With `check` the graph is verified before the first and after each: CompileError names the pass
+    that broke it. `on_pass` is called after each with its record and the graph it left.
+    """
+    records = []
+    size = len(graph)
+    if check:
+        verify(graph, "building")
+    for step in passes:
+        before, size_before = graph, size
+        counter: Counter[str] = Counter()
+        token = _rules.set(counter)
+        start = time.perf_counter()
+        try:
+            graph = step.run(graph)
+        finally:
+            _rules.reset(token)
+        seconds = time.perf_counter() - start
+        if check:
+            verify(graph, step.name, before)
+        size = len(graph)
+        records.append(PassRecord(step.name, size_before, size, seconds, dict(counter)))
+        if on_pass is not None:
+            on_pass(records[-1], graph)
+    return graph, tuple(records)

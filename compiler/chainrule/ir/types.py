@@ -1,0 +1,165 @@
+"""Element types and tensor types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir.size import Dim, Shape, Size
+
+MAX_RANK = 32
+
+
+class Kind(Enum):
+    """The families of the array API standard, each of which promotes within itself."""
+
+    BOOL = "bool"
+    UINT = "unsigned integer"
+    INT = "signed integer"
+    FLOAT = "real floating-point"
+
+
+@dataclass(frozen=True)
+class DType:
+    """An element type: its standard name, the short name it prints by, its family, its bits."""
+
+    name: str
+    short: str
+    kind: Kind
+    bits: int
+
+    @property
+    def numpy(self) -> np.dtype[np.generic]:
+        """The NumPy dtype of the same name."""
+        return np.dtype(self.name)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return max(self.bits // 8, 1)
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind is Kind.FLOAT
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind in (Kind.INT, Kind.UINT)
+
+    @property
+    def is_bool(self) -> bool:
+        return self.kind is Kind.BOOL
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest integer of an integer type."""
+        low = -(2 ** (self.bits - 1)) if self.kind is Kind.INT else 0
+        return low, low + 2**self.bits - 1
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"chainrule.{self.name}"
+
+
+bool_ = DType("bool", "bool", Kind.BOOL, 1)
+int8, int16 = DType("int8", "i8", Kind.INT, 8), DType("int16", "i16", Kind.INT, 16)
+int32, int64 = DType("int32", "i32", Kind.INT, 32), DType("int64", "i64", Kind.INT, 64)
+uint8, uint32 = DType("uint8", "u8", Kind.UINT, 8), DType("uint32", "u32", Kind.UINT, 32)
+float32, float64 = DType("float32", "f32", Kind.FLOAT, 32), DType("float64", "f64", Kind.FLOAT, 64)
+
+DTYPES = {d.name: d for d in (bool_, int8, int16, int32, int64, uint8, uint32, float32, float64)}
+
+
+def dtype(of: object) -> DType:
+    """The element type that a name, a NumPy dtype, a Python scalar type or a `DType` stands for."""
+    if isinstance(of, DType):
+        return of
+    if of is None:
+        raise DTypeError("None is no element type", f"there are {', '.join(DTYPES)}")
+    try:
+        name = {bool: "bool", int: "int64", float: "float32"}.get(of) or np.dtype(of).name  # type: ignore[call-overload]
+    except TypeError:
+        name = str(of)
+    if name not in DTYPES:
+        raise DTypeError(f"no element type is called {name!r}", f"there are {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The type two tensors meet in, by the array API standard's table.
+
+    Raises DTypeError where the standard leaves it open (a float with an integer, a bool with
+    anything else): say with `astype` which is meant.
+    """
+    if a == b:
+        return a
+    if a.kind is b.kind:
+        return a if a.bits >= b.bits else b
+    if a.is_integer and b.is_integer:
+        unsigned, signed = (a, b) if a.kind is Kind.UINT else (b, a)
+        if unsigned.bits < signed.bits:
+            return signed
+        wider = {8: int16, 16: int32, 32: int64}
+        return wider[unsigned.bits]
+    raise DTypeError(
+        f"{a} and {b} do not promote to one type",
+        "the array API standard leaves it open: say which you mean with x.astype(...)",
+    )
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What is known of a tensor before it is computed: its element type and its shape."""
+
+    dtype: DType
+    shape: Shape
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def with_shape(self, shape: Shape) -> TensorType:
+        return TensorType(self.dtype, shape)
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.short}[{', '.join(map(str, self.shape))}]"
+
+
+def check_shape(shape: object) -> Shape:
+    """A shape from an int, a name, a `Size` or a sequence of them. Raises ShapeError."""
+    dims = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if len(dims) > MAX_RANK:
+        raise ShapeError(f"a tensor has at most {MAX_RANK} axes, not {len(dims)}")
+    out = tuple(_check_dim(d) for d in dims)
+    known = 1
+    for d in out:
+        known *= d if isinstance(d, int) else 1
+    if known >= 2**62:
+        raise ShapeError(f"the shape {_show(out)} has more elements than 64 bits can count")
+    return out
+
+
+def _check_dim(dim: object) -> Dim:
+    if isinstance(dim, str):
+        if not dim.isidentifier():
+            raise ShapeError(f"a symbolic size needs a name like 'batch', not {dim!r}")
+        return Size.symbol(dim)
+    if isinstance(dim, Size):
+        return dim
+    if isinstance(dim, (int, np.integer)) and not isinstance(dim, bool):
+        if dim < 0:
+            raise ShapeError(f"a size can't be negative: {dim}")
+        return int(dim)
+    raise ShapeError(f"a size is an int, a name or a Size, not {dim!r}")
+
+
+def _show(shape: Shape) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"

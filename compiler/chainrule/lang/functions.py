@@ -1,0 +1,467 @@
+"""The functions of the language, by the names of the Python array API standard 2024.12.
+
+Each takes Tensors, arrays or numbers and gives a Tensor; shapes broadcast, element types promote as
+the standard says. Where the standard leaves a promotion open (a float with an integer) it is a
+DTypeError; shapes that do not fit are a ShapeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir.node import Node, apply
+from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.size import divide as exact_quotient
+from chainrule.ir.types import check_shape
+from chainrule.ir.types import dtype as _dtype
+from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise
+from chainrule.ops import build
+from chainrule.ops.axes import Reduce, Sum
+from chainrule.ops.composite import LogSoftmax, LogSumExp, Pick, Softmax
+from chainrule.ops.contract import einsum as einsum_nodes
+from chainrule.ops.contract import matmul as matmul_nodes
+from chainrule.ops.contract import transpose
+from chainrule.ops.index import OneHot, Take
+from chainrule.ops.layout import Reshape
+from chainrule.ops.reduce import Max, Min
+from chainrule.ops.source import Iota, size_of
+
+Axis = Union[int, Sequence[int], None]
+
+
+# elementwise
+
+
+def exp(x: TensorLike, /) -> Tensor:
+    """e to the power x."""
+    return elementwise("exp", x)
+
+
+def expm1(x: TensorLike, /) -> Tensor:
+    """exp(x) - 1, accurate near 0."""
+    return elementwise("expm1", x)
+
+
+def log(x: TensorLike, /) -> Tensor:
+    """The natural logarithm; log(0) is -inf, of a negative number NaN."""
+    return elementwise("log", x)
+
+
+def log1p(x: TensorLike, /) -> Tensor:
+    """log(1 + x), accurate near 0."""
+    return elementwise("log1p", x)
+
+
+def sqrt(x: TensorLike, /) -> Tensor:
+    """The square root; of a negative number NaN."""
+    return elementwise("sqrt", x)
+
+
+def rsqrt(x: TensorLike, /) -> Tensor:
+    """1 / sqrt(x)."""
+    return elementwise("rsqrt", x)
+
+
+def square(x: TensorLike, /) -> Tensor:
+    """x * x."""
+    return elementwise("square", x)
+
+
+def tanh(x: TensorLike, /) -> Tensor:
+    """The hyperbolic tangent."""
+    return elementwise("tanh", x)
+
+
+def sigmoid(x: TensorLike, /) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return elementwise("sigmoid", x)
+
+
+def relu(x: TensorLike, /) -> Tensor:
+    """max(x, 0); the derivative at 0 is 0."""
+    return elementwise("relu", x)
+
+
+def softplus(x: TensorLike, /) -> Tensor:
+    """log(1 + exp(x)), without overflow."""
+    return elementwise("softplus", x)
+
+
+def log_sigmoid(x: TensorLike, /) -> Tensor:
+    """log(sigmoid(x)), without underflow."""
+    return elementwise("log_sigmoid", x)
+
+
+def erf(x: TensorLike, /) -> Tensor:
+    """The error function."""
+    return elementwise("erf", x)
+
+
+def sin(x: TensorLike, /) -> Tensor:
+    """The sine of x in radians."""
+    return elementwise("sin", x)
+
+
+def cos(x: TensorLike, /) -> Tensor:
+    """The cosine of x in radians."""
+    return elementwise("cos", x)
+
+
+def abs(x: TensorLike, /) -> Tensor:
+    """The absolute value; the derivative at 0 is 0."""
+    return elementwise("abs", x)
+
+
+def sign(x: TensorLike, /) -> Tensor:
+    """-1, 0 or 1; the derivative is 0."""
+    return elementwise("sign", x)
+
+
+def negative(x: TensorLike, /) -> Tensor:
+    """-x."""
+    return elementwise("neg", x)
+
+
+def add(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 + x2."""
+    return elementwise("add", x1, x2)
+
+
+def subtract(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 - x2."""
+    return elementwise("sub", x1, x2)
+
+
+def multiply(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 * x2, elementwise."""
+    return elementwise("mul", x1, x2)
+
+
+def divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 / x2, of floats."""
+    return elementwise("div", x1, x2)
+
+
+def pow(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 to the power x2."""
+    return elementwise("pow", x1, x2)
+
+
+def maximum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The larger of each two; a NaN gives NaN. Equal operands share the derivative equally."""
+    return elementwise("maximum", x1, x2)
+
+
+def minimum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The smaller of each two; a NaN gives NaN. Equal operands share the derivative equally."""
+    return elementwise("minimum", x1, x2)
+
+
+def less(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 < x2."""
+    return elementwise("lt", x1, x2)
+
+
+def less_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 <= x2."""
+    return elementwise("le", x1, x2)
+
+
+def greater(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 > x2."""
+    return elementwise("gt", x1, x2)
+
+
+def greater_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 >= x2."""
+    return elementwise("ge", x1, x2)
+
+
+def equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 == x2."""
+    return elementwise("eq", x1, x2)
+
+
+def not_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 != x2."""
+    return elementwise("ne", x1, x2)
+
+
+def logical_and(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Whether both hold; a number holds if it is not 0."""
+    return elementwise("and_", _truth(x1), _truth(x2))
+
+
+def logical_or(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Whether either holds; a number holds if it is not 0."""
+    return elementwise("or_", _truth(x1), _truth(x2))
+
+
+def logical_xor(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Whether just one holds; a number holds if it is not 0."""
+    return elementwise("xor", _truth(x1), _truth(x2))
+
+
+def logical_not(x: TensorLike, /) -> Tensor:
+    """Whether x does not hold; a number holds if it is not 0."""
+    return elementwise("not_", _truth(x))
+
+
+def _truth(x: TensorLike) -> Tensor:
+    t = Tensor(as_node(x))
+    return t if t.dtype.is_bool else elementwise("ne", t, 0)
+
+
+def where(condition: TensorLike, x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 where the condition holds, x2 elsewhere."""
+    chosen = Tensor(as_node(condition))
+    if not chosen.dtype.is_bool:
+        raise DTypeError(f"where needs a bool condition, not {chosen.type}", "compare it: x != 0")
+    return elementwise("where", chosen, x1, x2)
+
+
+def stop_gradient(x: TensorLike, /) -> Tensor:
+    """x, through which no derivative passes."""
+    return elementwise("stop_gradient", x)
+
+
+# reductions
+
+
+def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over axes, all by default; of no elements 0. Bools are counted as int64."""
+    t = as_node(x)
+    return _reduce(Sum, build.cast(t, _dtype("int64")) if t.type.dtype.is_bool else t, axis, keepdims)
+
+
+def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The mean of floats over axes, all by default; of no elements NaN."""
+    t = as_node(x)
+    if not t.type.dtype.is_float:
+        raise DTypeError(f"mean is defined for floats, not for {t.type}", 'convert first: x.astype("float32")')
+    axes = _axes(axis, t)
+    count = size_of(product(tuple(t.type.shape[a] for a in axes)), t.type.dtype)
+    return Tensor(build.call("div", _reduce(Sum, t, axes, keepdims).node, count))
+
+
+def max(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The largest over axes, all by default. Equal ones share the derivative equally."""
+    return _reduce(Max, as_node(x), axis, keepdims)
+
+
+def min(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The smallest over axes, all by default. Equal ones share the derivative equally."""
+    return _reduce(Min, as_node(x), axis, keepdims)
+
+
+def _reduce(kind: type[Reduce], x: Node, axis: Axis, keepdims: bool) -> Tensor:
+    axes = _axes(axis, x)
+    node = apply(kind(axes), x) if axes else x
+    return Tensor(build.keep_axes(node, axes) if keepdims and axes else node)
+
+
+def _axes(axis: Axis, x: Node) -> tuple[int, ...]:
+    """Axes as sorted numbers from 0."""
+    if axis is None:
+        return tuple(range(x.type.rank))
+    given = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    axes = tuple(sorted(_axis(a, x.type.rank, x) for a in given))
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"axis {axis} names an axis twice: {x.type}")
+    return axes
+
+
+def _axis(axis: int, rank: int, x: Node) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise ShapeError(f"an axis is an int, not {axis!r}")
+    if not -rank <= axis < rank:
+        raise ShapeError(f"axis {axis} is out of range for {x.type}", f"axes go from {-rank} to {rank - 1}")
+    return int(axis) % rank
+
+
+# products
+
+
+def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The matrix product x1 @ x2 of vectors, matrices or stacks of matrices."""
+    return Tensor(matmul_nodes(as_node(x1), as_node(x2)))
+
+
+def einsum(subscripts: str, x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """A sum of products over named axes, of two operands: `einsum("bij,bjk->bik", p, q)`."""
+    return Tensor(einsum_nodes(subscripts, as_node(x1), as_node(x2)))
+
+
+def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The outer product of two vectors."""
+    return einsum("i,j->ij", x1, x2)
+
+
+# form
+
+
+def reshape(x: TensorLike, /, shape: Any) -> Tensor:
+    """The elements in row-major order under another shape; one size may be -1."""
+    node = as_node(x)
+    wanted = list(shape) if isinstance(shape, (tuple, list)) else [shape]
+    open_at = [i for i, d in enumerate(wanted) if isinstance(d, (int, np.integer)) and d == -1]
+    if len(open_at) > 1:
+        raise ShapeError(f"one size of a shape may be -1: {tuple(wanted)}")
+    if open_at:
+        wanted[open_at[0]] = 1
+        known = product(check_shape(wanted))
+        count = exact_quotient(product(node.type.shape), known)
+        if count is None:
+            raise ShapeError(f"reshape keeps the number of elements: {node.type} to {tuple(shape)}")
+        wanted[open_at[0]] = count
+    to = check_shape(wanted)
+    return Tensor(node if to == node.type.shape else apply(Reshape(to), node))
+
+
+def permute_dims(x: TensorLike, /, axes: Sequence[int]) -> Tensor:
+    """Axis i of the result is axis axes[i] of x."""
+    node = as_node(x)
+    perm = tuple(_axis(a, node.type.rank, node) for a in axes)
+    return Tensor(transpose(node, perm) if len(perm) == node.type.rank else _bad_perm(node, perm))
+
+
+def _bad_perm(node: Node, perm: tuple[int, ...]) -> Node:
+    raise ShapeError(f"{perm} does not name each axis of {node.type} once")
+
+
+def matrix_transpose(x: TensorLike, /) -> Tensor:
+    """The last two axes swapped."""
+    return Tensor(as_node(x)).mT
+
+
+def expand_dims(x: TensorLike, /, *, axis: int | Sequence[int] = 0) -> Tensor:
+    """New axes of size 1, at the places they have in the result."""
+    node = as_node(x)
+    given = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    rank = node.type.rank + len(given)
+    axes = sorted({_axis(a, rank, node) for a in given})
+    if len(axes) != len(given):
+        raise ShapeError(f"axis {axis} names an axis twice")
+    return Tensor(build.keep_axes(node, axes))
+
+
+def squeeze(x: TensorLike, /, axis: int | Sequence[int]) -> Tensor:
+    """Without the axes named, which have size 1."""
+    node = as_node(x)
+    axes = _axes(axis, node)
+    for a in axes:
+        if node.type.shape[a] != 1:
+            raise ShapeError(f"axis {a} of {node.type} has size {node.type.shape[a]}, not 1")
+    return Tensor(build.squeeze(node, axes))
+
+
+def broadcast_to(x: TensorLike, /, shape: Any) -> Tensor:
+    """Repeated to a shape, axes of size 1 stretching."""
+    return Tensor(build.broadcast(as_node(x), check_shape(shape)))
+
+
+def flip(x: TensorLike, /, *, axis: Axis = None) -> Tensor:
+    """The order of elements reversed along axes, all by default."""
+    node = as_node(x)
+    axes = _axes(axis, node)
+    parts = tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(node.type.rank))
+    return Tensor(node)[parts] if axes else Tensor(node)
+
+
+def astype(x: TensorLike, dtype: object, /) -> Tensor:
+    """Each element converted to another type."""
+    return Tensor(as_node(x)).astype(dtype)
+
+
+# choosing by integers
+
+
+def one_hot(y: TensorLike, n: int | Size, /, *, dtype: object = "float32") -> Tensor:
+    """A new last axis of size n: 1 at the class that y holds, 0 elsewhere."""
+    (size,) = check_shape((n,))
+    return Tensor(apply(OneHot(size, _dtype(dtype)), as_node(y)))
+
+
+def take(x: TensorLike, indices: TensorLike, /, *, axis: int | None = None) -> Tensor:
+    """Elements of x along an axis at integer positions, of any rank. A position outside is an error."""
+    node, positions = as_node(x), as_node(indices)
+    if axis is None and node.type.rank != 1:
+        raise ShapeError(f"take needs an axis for {node.type}")
+    place = _axis(0 if axis is None else axis, node.type.rank, node)
+    return Tensor(apply(Take(place, positions.type.rank), node, positions))
+
+
+def pick(x: TensorLike, y: TensorLike, /) -> Tensor:
+    """Along the last axis of x, the element that the integer y names: x[..., y]."""
+    return Tensor(apply(Pick(), as_node(x), as_node(y)))
+
+
+# softmax and its kin
+
+
+def softmax(x: TensorLike, /, *, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis."""
+    node = as_node(x)
+    return Tensor(apply(Softmax(_axis(axis, node.type.rank, node)), node))
+
+
+def log_softmax(x: TensorLike, /, *, axis: int = -1) -> Tensor:
+    """log(softmax(x)) along an axis."""
+    node = as_node(x)
+    return Tensor(apply(LogSoftmax(_axis(axis, node.type.rank, node)), node))
+
+
+def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over axes, all by default."""
+    node = as_node(x)
+    axes = _axes(axis, node)
+    kept = [i for i in range(node.type.rank) if i not in axes]
+    shape = tuple(node.type.shape[i] for i in kept)
+    moved = transpose(node, (*kept, *axes))
+    flat = (*shape, product(tuple(node.type.shape[a] for a in axes)))
+    if flat != moved.type.shape:
+        moved = apply(Reshape(flat), moved)
+    result = apply(LogSumExp(len(kept)), moved)
+    return Tensor(build.keep_axes(result, axes) if keepdims else result)
+
+
+# creation
+
+
+def full(shape: Any, fill_value: bool | int | float, *, dtype: object = None) -> Tensor:
+    """One number everywhere; float32 unless the number is an int (int64) or a bool."""
+    guess = "bool" if isinstance(fill_value, bool) else "int64" if isinstance(fill_value, int) else "float32"
+    return Tensor(build.full(fill_value, _dtype(dtype or guess), check_shape(shape)))
+
+
+def zeros(shape: Any, *, dtype: object = "float32") -> Tensor:
+    """Zeros."""
+    return Tensor(build.full(0, _dtype(dtype), check_shape(shape)))
+
+
+def ones(shape: Any, *, dtype: object = "float32") -> Tensor:
+    """Ones."""
+    return Tensor(build.full(1, _dtype(dtype), check_shape(shape)))
+
+
+def zeros_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
+    """Zeros of x's shape and, unless told, type."""
+    node = as_node(x)
+    return Tensor(build.full(0, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
+
+
+def ones_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
+    """Ones of x's shape and, unless told, type."""
+    node = as_node(x)
+    return Tensor(build.full(1, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
+
+
+def arange(stop: Dim, /, *, dtype: object = "int64") -> Tensor:
+    """0, 1, ... up to, but without, stop, which may be a symbolic size."""
+    (size,) = check_shape((stop,))
+    return Tensor(apply(Iota((size,), 0, _dtype(dtype))))
+

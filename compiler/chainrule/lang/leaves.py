@@ -1,0 +1,68 @@
+"""Leaves: what is fed, what is trained, what training changes, and constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir import provenance
+from chainrule.ir.types import TensorType, check_shape
+from chainrule.ir.types import dtype as _dtype
+from chainrule.lang.tensor import Tensor
+from chainrule.ops.source import constant as constant_node
+from chainrule.ops.source import leaf
+
+
+def input(name: str, shape: Any, *, dtype: object = "float32") -> Tensor:
+    """A tensor that is given at each call. A size may be a name: "batch" is known when called."""
+    return _leaf("input", name, TensorType(_dtype(dtype), check_shape(shape)), None)
+
+
+def parameter(name: str, shape: Any, *, init: Any = None, dtype: object = "float32") -> Tensor:
+    """A tensor that training changes.
+
+    `init` is the name of an initialiser, an object of `cr.init` or an array, which is cast to
+    `dtype`; by default glorot_uniform from rank 2 on, else zeros.
+    """
+    kind = TensorType(_dtype(dtype), check_shape(shape))
+    if not kind.dtype.is_float:
+        raise DTypeError(f"a parameter is made of floats, not of {kind.dtype}")
+    default = "glorot_uniform" if kind.rank >= 2 else "zeros"
+    return _kept("parameter", name, kind, default if init is None else init)
+
+
+def state(name: str, shape: Any, *, init: Any = None, dtype: object = "float32") -> Tensor:
+    """A tensor that lives between steps and changes through `updates={state: next_value}`."""
+    return _kept("state", name, TensorType(_dtype(dtype), check_shape(shape)), init)
+
+
+def constant(array: Any, *, dtype: object = None) -> Tensor:
+    """An array that is part of the graph."""
+    values = np.asarray(array)
+    if values.dtype.kind not in "biuf":
+        raise DTypeError(f"a constant is made of numbers, not of {values.dtype}")
+    return Tensor(constant_node(values, _dtype(dtype if dtype is not None else values.dtype)))
+
+
+def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
+    for dim in type.shape:
+        if not isinstance(dim, int):
+            raise ShapeError(f"{kind} {name} needs known sizes: {type}", "only inputs have symbolic ones")
+    if isinstance(init, (np.ndarray, list, tuple, int, float)):
+        array = np.asarray(init)
+        if array.dtype.kind not in "biuf":
+            raise DTypeError(f"{kind} {name} can't begin as {array.dtype}")
+        if array.ndim and array.shape != type.shape:
+            raise ShapeError(f"{kind} {name}: {type} can't begin as an array of shape {array.shape}")
+        init = np.array(np.broadcast_to(array, type.shape), type.dtype.numpy)  # type: ignore[arg-type]
+    return _leaf(kind, name, type, "zeros" if init is None else init)
+
+
+def _leaf(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 200:
+        raise ShapeError(f"a name is printable text of 1 to 200 characters, not {str(name)[:40]!r}")
+    node = leaf(kind, name, type, init)
+    provenance.set_name(node, name)
+    return Tensor(node)

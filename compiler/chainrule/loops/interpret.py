@@ -1,0 +1,180 @@
+"""Run a loop program over NumPy arrays, statement by statement: the meaning of native code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import CompileError
+from chainrule.ir.formula import Formula, fold
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Check,
+    Get,
+    IndexValue,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Note,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.machine import MACHINE
+from chainrule.ir.size import Dim, evaluate
+from chainrule.ir.types import DType, dtype
+from chainrule.loops.library import parameters_of, recipe_of
+from chainrule.loops.walk import postorder
+
+Array = np.ndarray[Any, Any]
+Operand = Array | int | float
+
+
+class _Leave(Exception):
+    """A Check that did not hold."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def interpret(
+    program: Program, buffers: Mapping[str, Array], sizes: Mapping[str, int], fma: bool = True
+) -> int:
+    """Run a program; `buffers` are one-dimensional arrays by name and are written in place.
+
+    The result is 0, or the code of the Check that did not hold. Without `fma` a multiply-add rounds
+    twice, as on a target that has none.
+    """
+    machine = _Machine(buffers, dict(sizes), fma)
+    try:
+        machine.block(program.body)
+    except _Leave as leave:
+        return leave.code
+    return 0
+
+
+@dataclass
+class _Machine:
+    """The state: arrays, the value of each size and loop variable, the cells of locals.
+
+    In a vector loop its variable is an array of up to LANES indices, and `count` their number.
+    """
+
+    buffers: Mapping[str, Array]
+    symbols: dict[str, Any]
+    fma: bool
+    cells: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
+    count: int = 0
+
+    def block(self, body: Sequence[Stmt]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Loop):
+            self.loop(s)
+        elif isinstance(s, Local):
+            for index in product(*map(range, s.shape)):
+                self.cells[s.name, index] = np.zeros(LANES if s.lanes else (), s.dtype.numpy)
+        elif isinstance(s, Set):
+            self.cell(s.local, s.index)[self.lanes(s.local)] = self.value(s.value)
+        elif isinstance(s, Store):
+            self.buffers[s.buffer.name][self.index(s.offset)] = self.value(s.value)
+        elif isinstance(s, Check):
+            if not self.value(s.condition):
+                raise _Leave(s.code)
+        elif not isinstance(s, Note):
+            raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def loop(self, loop: Loop) -> None:
+        shadowed = self.symbols.get(loop.var)
+        extent = self.index(loop.extent)
+        if loop.mode != "vector":
+            for i in range(extent):
+                self.symbols[loop.var] = i
+                self.block(loop.body)
+        else:
+            for start in range(0, extent, LANES):
+                self.symbols[loop.var] = np.arange(start, min(start + LANES, extent))
+                self.count = len(self.symbols[loop.var])
+                self.block(loop.body)
+            self.count = 0
+        self.symbols.pop(loop.var, None)
+        if shadowed is not None:
+            self.symbols[loop.var] = shadowed
+
+    def index(self, dim: Dim) -> Any:
+        return evaluate(dim, self.symbols)
+
+    def cell(self, local: Local, index: tuple[Dim, ...]) -> Array:
+        return self.cells[local.name, tuple(self.index(i) for i in index)]
+
+    def lanes(self, local: Local) -> Any:
+        """Which part of a cell is meant: the lanes that are there, or all of it."""
+        return slice(self.count) if local.lanes and self.count else ...
+
+    def value(self, root: Value) -> Array:
+        known: dict[int, Array] = {}
+        for v in postorder(root):
+            known[id(v)] = np.asarray(self.part(v, known))
+        return known[id(root)]
+
+    def part(self, v: Value, known: dict[int, Array]) -> Any:
+        if isinstance(v, Apply):
+            return self.apply(v.fn, [known[id(a)] for a in v.args], v.dtype)
+        if isinstance(v, Load):
+            at = self.index(v.offset)
+            if v.index is not None:
+                at = at + known[id(v.index)].astype(np.int64) * self.index(v.stride)
+            return self.buffers[v.buffer.name][at]
+        if isinstance(v, Get):
+            return self.cell(v.local, v.index)[self.lanes(v.local)].copy()
+        if isinstance(v, Literal):
+            return np.asarray(v.value, v.dtype.numpy)
+        if isinstance(v, IndexValue):
+            return np.asarray(self.index(v.index), np.int64).astype(v.dtype.numpy)
+        cell, half = self.cell(v.local, v.index), LANES // 2
+        while half:
+            cell = self.apply(v.fn, [cell[:half], cell[half : 2 * half]], v.dtype)
+            half //= 2
+        return cell[0]
+
+    def apply(
+        self, fn: str, args: Sequence[Operand], to: DType, hint: DType | None = None
+    ) -> Array:
+        """A function of arrays; plain numbers take the type of their siblings, else `hint`."""
+        arrays = self.typed(fn, args, hint or to)
+        if fn == "fma" and not (self.fma and arrays[0].dtype.kind == "f"):
+            return MACHINE["add"].ref(MACHINE["mul"].ref(*arrays[:2]), arrays[2])
+        if fn == "cast":
+            return MACHINE[fn].ref(arrays[0], to.numpy)
+        if fn in MACHINE:
+            return MACHINE[fn].ref(*arrays)
+        of = dtype(arrays[-1].dtype)
+        recipe = recipe_of(fn, of)
+        bound: dict[str, Operand] = dict(zip(parameters_of(fn, recipe), arrays, strict=True))
+        for name, formula in recipe.bindings:
+            bound[name] = self.formula(formula, bound, of)
+        return self.typed("", [self.formula(recipe.result, bound, of)], of)[0]
+
+    def typed(self, fn: str, args: Sequence[Operand], hint: DType) -> list[Array]:
+        chosen = args[1:] if fn == "where" else args
+        of = next((a.dtype for a in chosen if isinstance(a, np.ndarray)), hint.numpy)
+        return [np.asarray(a) if isinstance(a, np.ndarray) else np.asarray(a, of) for a in args]
+
+    def formula(self, formula: Formula, bound: Mapping[str, Operand], hint: DType) -> Operand:
+        def number(value: float | int) -> Operand:
+            return value
+
+        def call(fn: str, args: Sequence[Operand]) -> Operand:
+            return self.apply(fn, args, hint, hint)
+
+        return fold(formula, number, lambda name: bound[name], call)

@@ -1,0 +1,140 @@
+"""Loop programs as text, for people; and a text by which equal programs know each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from chainrule.ir.loop import (
+    Buffer,
+    Combine,
+    Get,
+    IndexValue,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Note,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.size import Dim, Size, substitute
+from chainrule.loops.walk import shared
+
+
+def show(program: Program) -> str:
+    """The program as indented text, one statement a line."""
+    parameters = [f"{b.name}: {b.dtype.short}[{b.size}]" for b in program.buffers]
+    head = f"{program.name}({', '.join([*parameters, *program.sizes])}):"
+    return "\n".join([head, *_Printer().block(program.body, "  ")])
+
+
+def signature(program: Program) -> str:
+    """The program's text without the names it chose: equal where the machine code may be shared."""
+    printer = _Printer(notes=False)
+    for i, buffer in enumerate(program.buffers):
+        printer.buffers.setdefault(buffer, f"b{i}")
+    for i, size in enumerate(program.sizes):
+        printer.symbols[size] = Size.symbol(f"s{i}")
+    printer.fresh = True
+    parameters = [f"{b.dtype.short}[{printer.dim(b.size)}]" for b in program.buffers]
+    head = f"({', '.join(parameters)}; {len(program.sizes)}):"
+    return "\n".join([head, *printer.block(program.body, " ")])
+
+
+@dataclass
+class _Printer:
+    """Prints; with `fresh`, loop variables and locals are renamed in order of appearance."""
+
+    notes: bool = True
+    fresh: bool = False
+    buffers: dict[Buffer, str] = field(default_factory=dict)
+    symbols: dict[str, Dim] = field(default_factory=dict)
+    locals: dict[Local, str] = field(default_factory=dict)
+    bound: dict[int, str] = field(default_factory=dict)
+    count: int = 0
+
+    def block(self, body: tuple[Stmt, ...], indent: str) -> Iterator[str]:
+        for statement in body:
+            yield from self.statement(statement, indent)
+
+    def statement(self, s: Stmt, indent: str) -> Iterator[str]:
+        if isinstance(s, Note):
+            if self.notes:
+                yield f"{indent}# {s.text}"
+        elif isinstance(s, Loop):
+            yield from self.loop(s, indent)
+        elif isinstance(s, Local):
+            shape = f"[{', '.join(map(str, s.shape))}]" if s.shape else ""
+            kind = "lanes " if s.lanes else "local "
+            yield f"{indent}{kind}{self.local(s)}: {s.dtype.short}{shape}"
+        elif isinstance(s, Set):
+            yield from self.lets((s.value,), indent)
+            yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
+        elif isinstance(s, Store):
+            yield from self.lets((s.value,), indent)
+            yield f"{indent}{self.buffer(s.buffer)}[{self.dim(s.offset)}] = {self.value(s.value)}"
+        else:
+            yield from self.lets((s.condition,), indent)
+            yield f"{indent}check {self.value(s.condition)} else {s.code}"
+
+    def loop(self, loop: Loop, indent: str) -> Iterator[str]:
+        word = {"serial": "for"}.get(loop.mode, loop.mode + " for")
+        outer = self.symbols.get(loop.var)
+        extent = self.dim(loop.extent)
+        if self.fresh:
+            self.symbols[loop.var] = Size.symbol(f"i{self.next()}")
+        yield f"{indent}{word} {self.dim(Size.symbol(loop.var))} in 0..{extent}:"
+        yield from self.block(loop.body, indent + "  ")
+        if outer is not None:
+            self.symbols[loop.var] = outer
+
+    def next(self) -> int:
+        self.count += 1
+        return self.count
+
+    def lets(self, roots: tuple[Value, ...], indent: str) -> Iterator[str]:
+        """Names for values used more than once, so that a DAG does not print as its tree."""
+        self.bound = {}
+        for number, value in enumerate(shared(*roots)):
+            text = self.value(value)
+            self.bound[id(value)] = f"t{number}"
+            yield f"{indent}t{number} = {text}"
+
+    def dim(self, dim: Dim) -> str:
+        return str(substitute(dim, self.symbols) if self.symbols else dim)
+
+    def buffer(self, buffer: Buffer) -> str:
+        return self.buffers.get(buffer, buffer.name)
+
+    def local(self, local: Local) -> str:
+        if not self.fresh:
+            return local.name
+        return self.locals.setdefault(local, f"l{len(self.locals)}")
+
+    def cell(self, local: Local, index: tuple[Dim, ...]) -> str:
+        inside = f"[{', '.join(map(self.dim, index))}]" if index else ""
+        return self.local(local) + inside
+
+    def value(self, v: Value) -> str:
+        if id(v) in self.bound:
+            return self.bound[id(v)]
+        if isinstance(v, Load):
+            at = self.dim(v.offset)
+            if v.index is not None:
+                stride = "" if v.stride == 1 else f"*({self.dim(v.stride)})"
+                at = f"{at} + <{self.value(v.index)}>{stride}"
+            return f"{self.buffer(v.buffer)}[{at}]"
+        if isinstance(v, Get):
+            return self.cell(v.local, v.index)
+        if isinstance(v, Combine):
+            return f"combine {v.fn} {self.cell(v.local, v.index)}"
+        if isinstance(v, Literal):
+            return f"{v.value!r}:{v.dtype.short}"
+        if isinstance(v, IndexValue):
+            return f"{v.dtype.short}({self.dim(v.index)})"
+        to = f":{v.dtype.short}" if v.fn == "cast" else ""
+        return f"{v.fn}{to}({', '.join(map(self.value, v.args))})"

@@ -1,0 +1,115 @@
+"""Questions about statements and values that interpreter, printer and code generation all ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Check,
+    Combine,
+    Get,
+    IndexValue,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.size import Dim, symbols_of
+
+
+def operands(value: Value) -> tuple[Value, ...]:
+    """The values a value is made from directly."""
+    if isinstance(value, Apply):
+        return value.args
+    return (value.index,) if isinstance(value, Load) and value.index is not None else ()
+
+
+def postorder(*roots: Value) -> list[Value]:
+    """Every value under the roots once (as an object), operands first; no recursion."""
+    seen: set[int] = set()
+    order: list[Value] = []
+    stack: list[tuple[Value, bool]] = [(r, False) for r in reversed(roots)]
+    while stack:
+        value, done = stack.pop()
+        if done:
+            order.append(value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            stack.append((value, True))
+            stack.extend((v, False) for v in reversed(operands(value)))
+    return order
+
+
+def shared(*roots: Value) -> list[Value]:
+    """The operations that are used more than once under the roots, operands first."""
+    order = postorder(*roots)
+    uses: dict[int, int] = {}
+    for value in [*roots, *(v for user in order for v in operands(user))]:
+        uses[id(value)] = uses.get(id(value), 0) + 1
+    return [v for v in order if isinstance(v, Apply) and uses[id(v)] > 1]
+
+
+def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
+    """Every statement of a body and of the loops in it."""
+    for s in body:
+        yield s
+        if isinstance(s, Loop):
+            yield from statements(s.body)
+
+
+def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
+    """The buffers a body writes."""
+    return frozenset(s.buffer for s in statements(body) if isinstance(s, Store))
+
+
+def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
+    """The locals a body writes."""
+    return frozenset(s.local for s in statements(body) if isinstance(s, Set))
+
+
+def has_check(body: Iterable[Stmt]) -> bool:
+    """Whether a body may leave its program early."""
+    return any(isinstance(s, Check) for s in statements(body))
+
+
+def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
+    """The sizes a body speaks of: every symbol in it that is not one of its loop variables."""
+    named: set[str] = set()
+    bound: set[str] = set()
+    for s in statements(body):
+        dims: list[Dim] = []
+        if isinstance(s, Loop):
+            bound.add(s.var)
+            dims.append(s.extent)
+        elif isinstance(s, Set):
+            dims += s.index
+        elif isinstance(s, Store):
+            dims += (s.offset, s.stride)
+        for value in postorder(*values_of(s)):
+            dims += dims_of(value)
+        for dim in dims:
+            named |= symbols_of(dim)
+    return frozenset(named - bound)
+
+
+def values_of(stmt: Stmt) -> tuple[Value, ...]:
+    """The values a statement holds directly."""
+    if isinstance(stmt, Set):
+        return (stmt.value,)
+    if isinstance(stmt, Store):
+        return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
+    return (stmt.condition,) if isinstance(stmt, Check) else ()
+
+
+def dims_of(value: Value) -> tuple[Dim, ...]:
+    """The index polynomials a value holds directly."""
+    if isinstance(value, Load):
+        return (value.offset, value.stride)
+    if isinstance(value, IndexValue):
+        return (value.index,)
+    return value.index if isinstance(value, Get | Combine) else ()

@@ -1,0 +1,123 @@
+"""Axes that come and axes that go: repeating along new axes, and folding axes away.
+
+`Expand` and `Sum` are each other's adjoint, so they stand together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir.loop import Value
+from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
+from chainrule.ir.notation import MULTIPLY, NONE, Notation
+from chainrule.ir.size import Shape, known
+from chainrule.ir.types import DType, TensorType, float64, int64
+
+
+@dataclass(frozen=True)
+class Expand(Op):
+    """New axes, along which the operand repeats. `axes` are their places in the result's `shape`.
+
+    The adjoint of a sum over the same axes, and the other way round. It prints as its operand does:
+    mathematics broadcasts without saying so.
+    """
+
+    role = "view"
+    name = "expand"
+    shape: Shape
+    axes: tuple[int, ...]
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        kept = tuple(d for i, d in enumerate(self.shape) if i not in self.axes)
+        if kept != inputs[0].shape:
+            raise ShapeError(f"expand to {self.shape} at axes {self.axes} does not fit {inputs[0]}")
+        return inputs[0].with_shape(self.shape)
+
+    def ref(self, *inputs: Array) -> Array:
+        return np.broadcast_to(np.expand_dims(inputs[0], self.axes), known(self.shape))
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        return (apply(Sum(self.axes), ct),)
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return inputs[0](tuple(x for i, x in enumerate(index) if i not in self.axes))
+
+    def notation(self, *inputs: Node) -> Notation:
+        return Notation("{0}", "{0}")
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls((2, 4, 3), (1,)), [TensorType(float64, (2, 3))]
+        yield cls((5,), (0,)), [TensorType(int64, ())]
+
+
+@dataclass(frozen=True)
+class Reduce(Op):
+    """The axes named are folded by `combine`, an elementwise op, starting from `identity`."""
+
+    role = "reduce"
+
+    axes: tuple[int, ...]
+    combine: ClassVar[str]
+    symbol: ClassVar[tuple[str, str]]
+    fold: ClassVar[Any]
+    needs_elements: ClassVar[bool] = False
+
+    def identity(self, dtype: DType) -> float | int:
+        """The value that changes nothing."""
+        raise NotImplementedError
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        shape = inputs[0].shape
+        if any(not 0 <= a < len(shape) for a in self.axes):
+            raise ShapeError(f"{self.name} over axes {self.axes} does not fit {inputs[0]}")
+        if inputs[0].dtype.is_bool:
+            raise DTypeError(f"{self.name} is defined for numbers, not for bool")
+        if self.needs_elements and any(shape[a] == 0 for a in self.axes):
+            raise ShapeError(f"the {self.name} of no elements is not defined: {inputs[0]}")
+        return inputs[0].with_shape(tuple(d for i, d in enumerate(shape) if i not in self.axes))
+
+    def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
+        folded = tuple(inputs[0].shape[a] for a in self.axes)
+        return tuple(d for d in folded if not isinstance(d, int)) if self.needs_elements else ()
+
+    def ref(self, *inputs: Array) -> Array:
+        return np.asarray(self.fold(inputs[0], axis=self.axes), inputs[0].dtype)
+
+    def notation(self, *inputs: Node) -> Notation:
+        text, latex = self.symbol
+        rank = inputs[0].type.rank if inputs else len(self.axes)
+        if len(self.axes) == rank:
+            return Notation(f"{text}({{0}})", rf"{latex} {{0}}", MULTIPLY, (NONE,))
+        axes = self.axes[0] if len(self.axes) == 1 else self.axes
+        shown = ",".join(str(a) for a in self.axes)
+        latex = rf"{latex}_{{{{{shown}}}}} {{0}}"
+        return Notation(f"{text}({{0}}, axis={axes})", latex, MULTIPLY, (NONE,))
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls((1,)), [TensorType(float64, (2, 3))]
+        yield cls((0,)), [TensorType(float64, (4, 3))]
+        yield cls((0, 2)), [TensorType(float64, (2, 3, 4))]
+        yield cls((0, 1)), [TensorType(int64, (2, 3))]
+
+
+@dataclass(frozen=True)
+class Sum(Reduce):
+    """The sum over axes. Its adjoint repeats along them."""
+
+    name = "sum"
+    combine = "add"
+    symbol = ("sum", r"\sum")
+    fold = staticmethod(np.sum)
+
+    def identity(self, dtype: DType) -> float | int:
+        return 0
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        return (apply(Expand(inputs[0].type.shape, self.axes), ct),)

@@ -1,0 +1,281 @@
+"""An op from a formula: its derivatives are derived by SymPy, in forms that stay finite.
+
+The formula is read by our own parser and turned into SymPy part by part; no text is evaluated.
+SymPy differentiates what it knows. The other functions of the table (sigmoid, relu, maximum, ...)
+are functions to it whose derivatives are those of the table, so that kinks follow one convention.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import FormulaError
+from chainrule.ir.formula import Call, Formula, Name, Number, fold, names, parse
+from chainrule.ops.composite import Defined
+from chainrule.ops.elementwise import TABLE
+
+Expr = Any  # SymPy ships no types
+#: Names that formulas of users may use beside those of the table, as SymPy spells them.
+ALIASES = {"Abs": "abs", "Max": "maximum", "Min": "minimum", "ln": "log"}
+CONSTANTS = {"pi": math.pi, "E": math.e}
+#: Where candidates for a derivative are tried: the form that is finite at more places is taken.
+_PLACES = (0.0, 1e-3, -1e-3, 1.0, -1.0, 30.0, -30.0, 100.0, -100.0, 1e4, -1e4)
+
+
+@lru_cache(maxsize=1024)
+def define_elementwise(name: str, text: str, params: tuple[str, ...] | None = None) -> Defined:
+    """The op `name` that a formula spells, for example "x*tanh(log(1 + exp(x)))".
+
+    Its parameters are the formula's variables in order of appearance, unless `params` gives them.
+    The name only prints, and may be that of a built-in. Equal calls give one and the same op.
+    Raises FormulaError at a function that does not exist or takes other operands.
+    """
+    meaning = _known(parse(text), text)
+    free = tuple(n for n in names(meaning) if n not in CONSTANTS)
+    params = free if params is None else params
+    _check_params(text, free, params)
+    meaning = fold(meaning, Number, _constant, lambda fn, args: Call(fn, tuple(args)))
+    symbolic = _Symbolic()
+    expr = symbolic.of(meaning)
+    stable = _stable(expr, symbolic)
+    tree = _tree(stable)
+    if tree and stable != expr and _failures(tree, params) <= _failures(meaning, params):
+        expr, meaning = stable, tree
+    partials = tuple(_partial(expr, p, params, meaning, symbolic) for p in params)
+    return Defined(name, params, meaning, partials)
+
+
+def _check_params(text: str, free: Sequence[str], params: Sequence[str]) -> None:
+    if not params:
+        raise FormulaError(f"the formula {text!r} has no variable")
+    if len(set(params)) < len(params) or "out" in params:
+        raise FormulaError(f"parameters need names of their own, none of them 'out': {params}")
+    if strange := [n for n in free if n not in params]:
+        raise FormulaError(f"in the formula {text!r}: {strange[0]!r} is not among {params}")
+
+
+def _constant(name: str) -> Formula:
+    return Number(CONSTANTS[name]) if name in CONSTANTS else Name(name)
+
+
+def _known(tree: Formula, text: str) -> Formula:
+    """The tree with names of the table for its functions; FormulaError at any other."""
+    if not isinstance(tree, Call):
+        return tree
+    fn = ALIASES.get(tree.fn, tree.fn)
+    args = tuple(_known(a, text) for a in tree.args)
+    if fn not in TABLE:
+        place = re.search(rf"\b{tree.fn}\s*\(", text)
+        at = place.start() if place else 0
+        there = f"there are {', '.join((*TABLE, *ALIASES))}"
+        raise FormulaError(f"no function is called {tree.fn!r}", text, " " * at + "^", there)
+    if fn in ("maximum", "minimum") and len(args) > 2:
+        return reduce(lambda a, b: Call(fn, (a, b)), args)
+    if len(args) != len(TABLE[fn].params):
+        wanted = len(TABLE[fn].params)
+        raise FormulaError(f"{tree.fn} takes {wanted} operands, not {len(args)}", text)
+    return Call(fn, args)
+
+
+class _Symbolic:
+    """Formula trees as SymPy expressions in real variables."""
+
+    def __init__(self) -> None:
+        import sympy
+
+        self.sympy = sympy
+        one, two = sympy.Integer(1), sympy.Integer(2)
+        self.native: dict[str, Callable[..., Expr]] = {
+            "add": lambda x, y: x + y,
+            "sub": lambda x, y: x - y,
+            "mul": lambda x, y: x * y,
+            "div": lambda x, y: x / y,
+            "neg": lambda x: -x,
+            "pow": lambda x, y: x**y if y.is_number else self.own("pow")(x, y),
+            "square": lambda x: x**two,
+            "rsqrt": lambda x: one / sympy.sqrt(x),
+            "expm1": lambda x: sympy.exp(x) - one,
+            "log1p": lambda x: sympy.log(one + x),
+        }
+        self.native |= {n: getattr(sympy, n) for n in ("exp", "log", "sqrt", "tanh", "sin", "cos")}
+        self.native["erf"] = sympy.erf
+        self.ours: dict[str, Any] = {}
+
+    def of(self, tree: Formula) -> Expr:
+        """A tree in SymPy."""
+        return fold(tree, self.number, self.variable, lambda fn, args: self.function(fn)(*args))
+
+    def number(self, value: float | int) -> Expr:
+        return self.sympy.Integer(value) if isinstance(value, int) else self.sympy.Float(value, 17)
+
+    def variable(self, name: str) -> Expr:
+        return self.sympy.Symbol(name, real=True)
+
+    def function(self, fn: str) -> Callable[..., Expr]:
+        """What stands for a function of the table: SymPy's own, or one with our derivatives."""
+        return self.native.get(fn) or self.own(fn)
+
+    def own(self, fn: str) -> Callable[..., Expr]:
+        """A function to SymPy, with the derivatives of the table."""
+        if fn not in self.ours:
+            rule = {"fdiff": self.fdiff(fn)}
+            if fn == "where":  # branches are derived apart: 0 * inf is no derivative
+                rule = {"_eval_derivative": lambda e, s: e.func(e.args[0], *_each(e.args[1:], s))}
+            self.ours[fn] = type(fn, (self.sympy.Function,), rule)
+        function: Callable[..., Expr] = self.ours[fn]
+        return function
+
+    def fdiff(self, fn: str) -> Callable[[Expr, int], Expr]:
+        op = TABLE[fn]
+
+        def derivative(applied: Expr, place: int = 1) -> Expr:
+            text = op.partials[place - 1]
+            at = dict(zip(op.params, applied.args, strict=True)) | {"out": applied}
+            if text is None:
+                return self.sympy.Integer(0)
+            return fold(
+                parse(text), self.number, at.__getitem__, lambda f, args: self.function(f)(*args)
+            )
+
+        return derivative
+
+
+def _each(branches: Sequence[Expr], symbol: Expr) -> list[Expr]:
+    return [branch.diff(symbol) for branch in branches]
+
+
+def _stable(expr: Expr, symbolic: _Symbolic) -> Expr:
+    """The expression with softplus, powers of sigmoid and tanh where it spells them by exp."""
+    sympy = symbolic.sympy
+    if not expr.has(sympy.exp):
+        return expr
+    w = sympy.Wild("w")
+    sigmoid, softplus = symbolic.function("sigmoid"), symbolic.function("softplus")
+
+    def is_logistic(e: Expr) -> bool:
+        return bool(e.is_Pow and e.exp.is_negative and e.base.match(1 + sympy.exp(w)))
+
+    def logistic(e: Expr) -> Expr:
+        return sigmoid(-e.base.match(1 + sympy.exp(w))[w]) ** -e.exp
+
+    def absorb(product: Expr) -> Expr:
+        for factor in product.args:
+            s = factor.base if factor.is_Pow else factor
+            if s.func == sigmoid and sympy.exp(-s.args[0]) in product.args:
+                # exp(-u) sigmoid(u) is sigmoid(-u)
+                return product / sympy.exp(-s.args[0]) / s * sigmoid(-s.args[0])
+        return product
+
+    e, tanh = sympy.exp, sympy.tanh
+    expr = expr.replace((e(w) - e(-w)) / (e(w) + e(-w)), lambda w: tanh(w))
+    expr = expr.replace((e(w) - 1) / (e(w) + 1), lambda w: tanh(w / 2))
+    expr = expr.replace((1 - e(w)) / (e(w) + 1), lambda w: -tanh(w / 2))
+    expr = expr.replace(sympy.log(1 + e(w)), lambda w: softplus(w))
+    expr = expr.replace(is_logistic, logistic)
+    return expr.replace(lambda e: e.is_Mul, absorb)
+
+
+def _partial(
+    expr: Expr, param: str, params: Sequence[str], meaning: Formula, symbolic: _Symbolic
+) -> Formula:
+    """The derivative by one parameter: of its forms the shortest among those finite most often."""
+    sympy = symbolic.sympy
+    raw = expr.diff(symbolic.variable(param))
+    out = symbolic.variable("out")
+    stable = _stable(raw, symbolic)
+    forms = [raw, stable, sympy.factor_terms(stable), _stable(sympy.simplify(raw), symbolic)]
+    forms += [form.subs(expr, out) for form in forms]
+    trees = [tree for form in forms if (tree := _tree(form)) is not None]
+    if not trees:
+        raise FormulaError(f"the derivative by {param} is in functions that do not exist: {raw}")
+    return min(trees, key=lambda tree: (_failures(tree, params, meaning), _length(tree)))
+
+
+def _failures(tree: Formula, params: Sequence[str], out: Formula | None = None) -> int:
+    """At how many places a formula is not finite; `out` is what that name stands for."""
+    at: dict[str, Any] = {p: np.roll(_PLACES, 3 * i) for i, p in enumerate(params)}
+    if out is not None:
+        at["out"] = _value(out, at)
+    return int(np.sum(~np.isfinite(_value(tree, at))))
+
+
+def _value(tree: Formula, at: dict[str, Any]) -> Any:
+    return fold(tree, np.float64, at.__getitem__, lambda fn, args: TABLE[fn].ref(*args))
+
+
+def _length(tree: Formula) -> int:
+    return 1 + sum(map(_length, tree.args)) if isinstance(tree, Call) else 1
+
+
+def _tree(expr: Expr) -> Formula | None:
+    """A SymPy expression as a formula; None where it holds what the table does not."""
+    if expr.is_Symbol:
+        return Name(str(expr.name))
+    if expr.is_Integer:
+        return Number(int(expr))
+    if expr.is_Rational:
+        return Number(float(expr))
+    if expr.is_number and expr.is_real:
+        return Number(float(expr))
+    args = [_tree(a) for a in expr.args]
+    known = [a for a in args if a is not None]
+    if not args or len(known) < len(args):
+        return None
+    if expr.is_Add:
+        return _sum(expr, known)
+    if expr.is_Mul:
+        return _product(expr)
+    if expr.is_Pow:
+        return _power(known[0], known[1])
+    name = {"Abs": "abs"}.get(expr.func.__name__, expr.func.__name__)
+    if name not in TABLE or len(TABLE[name].params) != len(known):
+        return None
+    return Call(name, tuple(known))
+
+
+def _sum(expr: Expr, parts: Sequence[Formula]) -> Formula:
+    """Positive terms first, then the negative ones subtracted."""
+    terms = sorted(expr.args, key=lambda a: a.could_extract_minus_sign())
+    total: Formula | None = None
+    for term in terms:
+        negative = term.could_extract_minus_sign()
+        part = _tree(-term if negative else term)
+        assert part is not None
+        if total is None:
+            total = Call("neg", (part,)) if negative else part
+        else:
+            total = Call("sub" if negative else "add", (total, part))
+    assert total is not None
+    return total
+
+
+def _product(expr: Expr) -> Formula | None:
+    if expr.could_extract_minus_sign():
+        inner = _tree(-expr)
+        return None if inner is None else Call("neg", (inner,))
+    above, below = expr.as_numer_denom()
+    if below != 1 and not below.is_number:
+        parts = _tree(above), _tree(below)
+        if parts[0] is None or parts[1] is None:
+            return None
+        return Call("div", (parts[0], parts[1]))
+    factors = [f for f in map(_tree, expr.args) if f is not None]
+    numbers_last = sorted(factors, key=lambda f: isinstance(f, Number))
+    return reduce(lambda a, b: Call("mul", (a, b)), numbers_last)
+
+
+def _power(base: Formula, exponent: Formula) -> Formula:
+    value = exponent.value if isinstance(exponent, Number) else None
+    if value == 2:
+        return Call("square", (base,))
+    if value == 0.5:
+        return Call("sqrt", (base,))
+    if value is not None and value < 0:
+        return Call("div", (Number(1), _power(base, Number(-value)) if value != -1 else base))
+    return Call("pow", (base, exponent))

@@ -1,0 +1,290 @@
+"""Elementwise operations: one entry of a table each.
+
+`formula` is what the op is, as mathematics; `partials` are its derivatives by each operand in terms
+of the operands and of the result, `out`: derived by SymPy from the formula ahead of time (a test
+derives each again). "1", "-1" and "0" are taken literally; None is an operand that only chooses.
+At a kink the conventions are PyTorch's, and a NaN operand passes its cotangent on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir import notation
+from chainrule.ir.formula import Call, Formula, Number, fold, parse
+from chainrule.ir.loop import Apply, Value
+from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
+from chainrule.ir.notation import ADD, ATOM, COMPARE, MULTIPLY, NEGATE, POWER, Notation
+from chainrule.ir.types import DType, TensorType, bool_, float32, float64, int64
+from chainrule.ops.recipes import RECIPES
+from chainrule.ops.source import full
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Op):
+    """A scalar function applied to each element; operands have one shape and one element type."""
+
+    name: str
+    params: tuple[str, ...]
+    formula: str
+    partials: tuple[str | None, ...]
+    ref_of: Callable[..., Any]
+    native: str | dict[str, str]
+    accepts: str = "numeric"
+    result: str = "same"
+    math: Notation = Notation("", "")
+    domain: tuple[float, float] = (-2.0, 2.0)
+    letter: str = "t"
+    role: str = "pointwise"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        if len(inputs) != len(self.params):
+            raise ShapeError(f"{self.name} takes {len(self.params)} operands, not {len(inputs)}")
+        first, *values = inputs[1:] if self.name == "where" else inputs
+        if any(t.shape != first.shape for t in inputs):
+            raise ShapeError(f"{self.name} needs one shape: {_shown(inputs)}")
+        if any(t.dtype != first.dtype for t in values):
+            raise DTypeError(f"{self.name} needs one element type: {_shown(inputs)}")
+        if self.name == "where" and not inputs[0].dtype.is_bool:
+            raise DTypeError(f"where chooses by a bool: {_shown(inputs)}", "compare first: x != 0")
+        check_accepts(self.name, self.accepts, first.dtype)
+        return first.with_dtype(bool_) if self.result == "bool" else first
+
+    def ref(self, *inputs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.ref_of(*inputs))
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return Apply(self.name, tuple(read(index) for read in inputs), out.dtype)
+
+    def reaches(self, operand: int) -> bool:
+        return self.partials[operand] is not None
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        at = dict(zip(self.params, inputs, strict=True)) | {"out": out}
+        return tuple(None if p is None else chain(ct, parse(p), at) for p in self.partials)
+
+    def notation(self, *inputs: Node) -> Notation:
+        return self.math if self.math.text else notation.call(self.name, len(self.params))
+
+    def samples_of(self) -> Iterator[Sample]:
+        """One sample for each element type that the tests draw."""
+        kinds: list[DType] = [bool_] if self.accepts == "logic" else [float64]
+        if self.accepts in ("numeric", "any"):
+            kinds.append(int64)
+        for dtype in kinds:
+            types = [TensorType(dtype, (2, 3)) for _ in self.params]
+            if self.name == "where":
+                types[0] = TensorType(bool_, (2, 3))
+            yield self, types
+
+
+def _shown(types: Sequence[TensorType]) -> str:
+    return ", ".join(map(str, types))
+
+
+def chain(ct: Node, derivative: Formula, at: Mapping[str, Node]) -> Node:
+    """The cotangent `ct` times a partial derivative, whose variables `at` binds.
+
+    A choice is made between products, so that a branch whose derivative is 0 gives 0 whatever the
+    cotangent is.
+    """
+    if isinstance(derivative, Number) and derivative.value in (0, 1, -1):
+        if derivative.value == 0:
+            return full(0, ct.type.dtype, ct.type.shape)
+        return ct if derivative.value == 1 else apply(TABLE["neg"], ct)
+    if isinstance(derivative, Call) and derivative.fn == "where":
+        condition = spell(derivative.args[0], at, ct)
+        branches = (chain(ct, branch, at) for branch in derivative.args[1:])
+        return apply(TABLE["where"], condition, *branches)
+    return apply(TABLE["mul"], ct, spell(derivative, at, ct))
+
+
+def spell(formula: Formula, at: Mapping[str, Node], like: Node) -> Node:
+    """The nodes of a formula whose variables have one shape; numbers are of the type of `like`."""
+    shape, of = like.type.shape, like.type.dtype
+    return fold(
+        formula,
+        lambda value: full(value, of, shape),
+        at.__getitem__,
+        lambda fn, args: apply(TABLE[fn], *args),
+    )
+
+
+def check_accepts(name: str, accepts: str, dtype: DType) -> None:
+    """Refuse an element type that an op does not take."""
+    if accepts == "float" and not dtype.is_float:
+        raise DTypeError(
+            f"{name} is defined for floats, not for {dtype}", 'convert first: x.astype("float32")'
+        )
+    if accepts == "numeric" and dtype.is_bool:
+        raise DTypeError(
+            f"{name} is defined for numbers, not for bool", 'convert first: x.astype("float32")'
+        )
+    if accepts == "logic" and dtype.is_float:
+        raise DTypeError(f"{name} is defined for bools and integers, not for {dtype}")
+
+
+TABLE: dict[str, Elementwise] = {}
+
+
+def define(
+    name: str,
+    formula: str,
+    partials: tuple[str | None, ...],
+    ref: Callable[..., Any],
+    native: str | dict[str, str] | None = None,
+    params: tuple[str, ...] | None = None,
+    **facts: Any,
+) -> Elementwise:
+    """Put an op into the table. Without `native` its machine code is the recipe of its name."""
+    params = params or (("x",) if len(partials) == 1 else ("x", "y"))
+    native = RECIPES[name] if native is None else native
+    TABLE[name] = Elementwise(name, params, formula, partials, ref, native, **facts)
+    return TABLE[name]
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x < 0, e, np.where(np.isnan(x), x, 1)) / (1 + e), x.dtype)
+
+
+def _softplus(x: Array) -> Array:
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+def _erf(x: Array) -> Array:
+    return np.asarray([math.erf(v) for v in x.ravel()], x.dtype).reshape(x.shape)
+
+
+def _rsqrt(x: Array) -> Array:
+    return np.asarray(1 / np.sqrt(x))
+
+
+def _relu(x: Array) -> Array:
+    return np.where(x <= 0, np.zeros_like(x), x)
+
+
+# how the ops below are written
+_PLUS = notation.infix("+", "+", ADD)
+_MINUS = notation.infix("-", "-", ADD, ADD, MULTIPLY)
+_TIMES = notation.infix("⊙", r"\odot", MULTIPLY)
+_OVER = notation.infix("/", "/", MULTIPLY, MULTIPLY, NEGATE)
+_NEGATIVE = Notation("-{0}", "-{0}", NEGATE, (NEGATE,))
+_POWER = Notation("{0}**{1}", "{0}^{{{1}}}", POWER, (ATOM, NEGATE))
+_SQUARED = Notation("{0}²", "{0}^{{2}}", POWER, (ATOM,))
+_BARS = Notation("|{0}|", r"\left|{0}\right|")
+_ROOT = Notation("sqrt({0})", r"\sqrt{{{0}}}")
+_MAX, _MIN = notation.call("max", 2, r"\max"), notation.call("min", 2, r"\min")
+_SIGMA = notation.call("sigmoid", 1, r"\sigma")
+_EXP, _LOG = notation.call("exp", 1, r"\exp"), notation.call("log", 1, r"\log")
+_TANH = notation.call("tanh", 1, r"\tanh")
+_SIN, _COS = notation.call("sin", 1, r"\sin"), notation.call("cos", 1, r"\cos")
+_AND, _OR, _NOT = notation.call("and", 2), notation.call("or", 2), notation.call("not", 1)
+
+
+def _compare(symbol: str, latex: str) -> Notation:
+    return notation.infix(symbol, latex, COMPARE, ADD, ADD)
+
+
+# the derivatives of x**y, and of the larger and the smaller of two: equal ones share it
+_POW = (
+    "where(y == 0, 0, y*x**(y - 1))",
+    "where(x == 0, where(y >= 0, 0, out*log(x)), out*log(x))",
+)
+_IF_LARGER = ("where(x < y, 0, where(x == y, 0.5, 1))", "where(y < x, 0, where(x == y, 0.5, 1))")
+_IF_SMALLER = ("where(x > y, 0, where(x == y, 0.5, 1))", "where(y > x, 0, where(x == y, 0.5, 1))")
+# in machine operations; x + y where one is NaN
+_LARGER = {"float": "where(x >= y, x, where(x < y, y, x + y))", "int": "where(x >= y, x, y)"}
+_SMALLER = {"float": "where(x <= y, x, where(x > y, y, x + y))", "int": "where(x <= y, x, y)"}
+_SIGN = "where(x > 0, 1, where(x < 0, -1, x))"
+_MAGNITUDE = {"float": "abs(x)", "int": "where(x < 0, -x, x)"}
+_2_OVER_ROOT_PI = "1.1283791670955126"
+
+_number = define
+_float = partial(define, accepts="float")
+_test = partial(define, partials=(None, None), accepts="any", result="bool", role="light")
+_logic = partial(define, accepts="logic", role="light")
+
+# fmt: off
+# arithmetic: name, meaning, partial derivatives, meaning in NumPy, machine code
+_number("add", "x + y", ("1", "1"), np.add, "x + y", math=_PLUS, letter="z")
+_number("sub", "x - y", ("1", "-1"), np.subtract, "x - y", math=_MINUS, letter="z")
+_number("mul", "x*y", ("y", "x"), np.multiply, "x*y", math=_TIMES)
+_float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=_OVER, domain=(0.5, 2.0))
+_number("neg", "-x", ("-1",), np.negative, "-x", math=_NEGATIVE)
+_float("pow", "x**y", _POW, np.power, math=_POWER, domain=(0.5, 2.0))
+_number("abs", "Abs(x)", ("sign(x)",), np.abs, _MAGNITUDE, math=_BARS)
+_number("sign", "sign(x)", ("0",), np.sign, _SIGN)
+_number("maximum", "Max(x, y)", _IF_LARGER, np.maximum, _LARGER, math=_MAX, letter="h")
+_number("minimum", "Min(x, y)", _IF_SMALLER, np.minimum, _SMALLER, math=_MIN, letter="h")
+_number("square", "x**2", ("2*x",), np.square, "x*x", math=_SQUARED)
+# exponentials and roots
+_float("exp", "exp(x)", ("out",), np.exp, math=_EXP)
+_float("expm1", "exp(x) - 1", ("exp(x)",), np.expm1)
+_float("log", "log(x)", ("1/x",), np.log, math=_LOG, domain=(0.2, 3.0))
+_float("log1p", "log(1 + x)", ("1/(1 + x)",), np.log1p, domain=(-0.8, 3.0))
+_float("sqrt", "sqrt(x)", ("0.5/out",), np.sqrt, "sqrt(x)", math=_ROOT, domain=(0.2, 3.0))
+_float("rsqrt", "1/sqrt(x)", ("-0.5*out/x",), _rsqrt, "1/sqrt(x)", domain=(0.2, 3.0))
+# activations and the functions beside them
+_float("tanh", "tanh(x)", ("1 - out**2",), np.tanh, math=_TANH, letter="h")
+_float("sigmoid", "1/(1 + exp(-x))", ("out*(1 - out)",), _sigmoid, math=_SIGMA, letter="h")
+_number("relu", "Max(x, 0)", ("where(out <= 0, 0, 1)",), _relu, "where(x <= 0, 0, x)", letter="h")
+_float("softplus", "log(1 + exp(x))", ("sigmoid(x)",), _softplus, letter="h")
+_float("log_sigmoid", "-log(1 + exp(-x))", ("sigmoid(-x)",), lambda x: -_softplus(-x), letter="h")
+_float("erf", "erf(x)", (f"{_2_OVER_ROOT_PI}*exp(-x**2)",), _erf)
+_float("sin", "sin(x)", ("cos(x)",), np.sin, math=_SIN)
+_float("cos", "cos(x)", ("-sin(x)",), np.cos, math=_COS)
+# choices
+define("where", "where(c, x, y)", (None, "where(c, 1, 0)", "where(c, 0, 1)"),
+       np.where, "where(c, x, y)", ("c", "x", "y"), accepts="any")
+_test("lt", "x < y", ref=np.less, native="x < y", math=_compare("<", "<"))
+_test("le", "x <= y", ref=np.less_equal, native="x <= y", math=_compare("<=", r"\le"))
+_test("gt", "x > y", ref=np.greater, native="x > y", math=_compare(">", ">"))
+_test("ge", "x >= y", ref=np.greater_equal, native="x >= y", math=_compare(">=", r"\ge"))
+_test("eq", "Eq(x, y)", ref=np.equal, native="x == y", math=_compare("==", "="))
+_test("ne", "Ne(x, y)", ref=np.not_equal, native="x != y", math=_compare("!=", r"\ne"))
+_logic("and_", "And(x, y)", (None, None), np.bitwise_and, "and_(x, y)", math=_AND)
+_logic("or_", "Or(x, y)", (None, None), np.bitwise_or, "or_(x, y)", math=_OR)
+_logic("xor", "Xor(x, y)", (None, None), np.bitwise_xor, "xor(x, y)")
+_logic("not_", "Not(x)", (None,), np.invert, "not_(x)", math=_NOT)
+define("stop_gradient", "x", (None,), np.asarray, "x", accepts="any")
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Cast(Op):
+    """Each element converted to another element type, as NumPy's astype."""
+
+    name = "cast"
+    to: DType
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return inputs[0].with_dtype(self.to)
+
+    def ref(self, *inputs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return inputs[0].astype(self.to.numpy)
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        source = inputs[0].type.dtype
+        return (apply(Cast(source), ct) if source.is_float and self.to.is_float else None,)
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return Apply("cast", (inputs[0](index),), self.to)
+
+    def notation(self, *inputs: Node) -> Notation:
+        return Notation(f"{self.to}({{0}})", rf"\mathrm{{{{{self.to}}}}}\left({{0}}\right)")
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls(float32), [TensorType(float64, (2, 3))]
+        yield cls(float64), [TensorType(bool_, (3,))]
+        yield cls(int64), [TensorType(float64, (3,))]

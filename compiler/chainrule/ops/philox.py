@@ -1,0 +1,134 @@
+"""Random numbers: Philox-4x32-10, a function of (seed, step, draw, element) without any state.
+
+Salmon, Moraes, Dror & Shaw, Parallel random numbers: as easy as 1, 2, 3 (SC'11). The layout is
+final, see docs/random.md: key = seed (low word, high word); counter = (element low, element high,
+step, draw), where element is the row-major index. What is drawn depends on nothing else: not on
+threads, nor on the size of a batch, nor on which slice of it is computed at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from chainrule.errors import DTypeError, FeedError
+from chainrule.ir.formula import parse_recipe
+from chainrule.ir.node import Array
+from chainrule.ir.recipe import evaluate
+from chainrule.ir.types import DType
+from chainrule.ir.types import dtype as dtype_of
+from chainrule.ops.recipes import RECIPES
+
+#: Draws of random ops are numbered from 0; these ranges are for other things.
+INITIAL_DRAWS = 0x40000000
+SHUFFLE_DRAW = 0x80000000
+ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LIMIT = 2**32
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int; FeedError unless it is an integer with 0 <= seed < 2**64."""
+    return _check("a seed", seed, 64)
+
+
+def words(seed: int, step: int, draw: int, elements: int | Array) -> Array:
+    """Four uint32 words for each element: `uint32[n, 4]`.
+
+    `elements` is how many, counted from 0, or the indices themselves. Raises FeedError for a seed,
+    step or draw out of range.
+    """
+    seed, step, draw = check_seed(seed), _check("a step", step, 32), _check("a draw", draw, 32)
+    index = np.arange(elements) if isinstance(elements, int) else np.asarray(elements)
+    index = index.astype(np.uint64).reshape(-1)
+    mask, shift = np.uint64(_LIMIT - 1), np.uint64(32)
+    c0, c1 = index & mask, index >> shift
+    c2, c3 = np.full_like(index, step), np.full_like(index, draw)
+    k0, k1 = seed % _LIMIT, seed >> 32
+    for _ in range(ROUNDS):
+        p0, p1 = np.uint64(_MULTIPLIERS[0]) * c0, np.uint64(_MULTIPLIERS[1]) * c2
+        c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & mask
+        c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & mask
+        k0, k1 = (k0 + _WEYL[0]) % _LIMIT, (k1 + _WEYL[1]) % _LIMIT
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def uniform(
+    seed: int, step: int, draw: int, shape: Sequence[int], dtype: object = "float32"
+) -> Array:
+    """Multiples of 2**-24 (float32) or 2**-53 (float64) in [0, 1), all equally likely."""
+    return _draw(UNIFORM, seed, step, draw, shape, dtype)
+
+
+def normal(
+    seed: int, step: int, draw: int, shape: Sequence[int], dtype: object = "float32"
+) -> Array:
+    """Standard normal numbers by Box & Muller (Ann. Math. Stat. 29, 1958), the cosine alone.
+
+    Evaluated in the library's own recipes, so that the bits are those of every target with a fused
+    multiply-add. The largest is sqrt(-2 log 2**-24) = 5.77 in float32, 8.57 in float64.
+    """
+    return _draw(NORMAL, seed, step, draw, shape, dtype)
+
+
+def permutation(seed: int, epoch: int, n: int) -> Array:
+    """A random order of n rows, `int64[n]`: sorted by (word 0, word 1) of each, ties by index."""
+    w = words(seed, epoch, SHUFFLE_DRAW, n).astype(np.uint64)
+    return np.argsort(w[:, 0] << np.uint64(32) | w[:, 1], kind="stable").astype(np.int64)
+
+
+def _draw(
+    texts: dict[str, str], seed: int, step: int, draw: int, shape: Sequence[int], dtype: object
+) -> Array:
+    kind = _float(dtype)
+    w = words(seed, step, draw, math.prod(shape))
+    args = {f"w{i}": w[:, i] for i in range(4)}
+    return evaluate(parse_recipe(texts[kind.name]), kind, args, RECIPES).reshape(tuple(shape))
+
+
+def _float(dtype: object) -> DType:
+    kind = dtype_of(dtype)
+    if kind.name not in UNIFORM:
+        raise DTypeError(f"random numbers are float32 or float64, not {kind}")
+    return kind
+
+
+def _check(what: str, value: int, bits: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise FeedError(f"{what} is an integer, not {value!r}")
+    if not 0 <= value < 2**bits:
+        raise FeedError(f"{what} is at least 0 and less than 2**{bits}, not {value}")
+    return int(value)
+
+
+# The words as fractions: whole counts of 2**-24 or 2**-53, both exact.
+_COUNT = {
+    "float32": ("to_float(lshr(w0, 8))", "to_float(lshr(w1, 8))"),
+    "float64": (
+        "fma(cast(w0), 2097152.0, cast(lshr(w1, 11)))",
+        "fma(cast(w2), 2097152.0, cast(lshr(w3, 11)))",
+    ),
+}
+_UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+#: dtype -> recipe of one number from the words w0..w3 (uint32), for NumPy and native code alike.
+UNIFORM = {dtype: f"{count[0]} * {_UNIT[dtype]!r}" for dtype, count in _COUNT.items()}
+NORMAL = {
+    dtype: f"sqrt(-2.0 * log(({count[0]} + 1.0) * {_UNIT[dtype]!r}))"
+    f" * cos_turns({count[1]} * {_UNIT[dtype]!r})"
+    for dtype, count in _COUNT.items()
+}
+
+
+def word(i: int) -> str:
+    """The recipe of word i from e0, e1 (the element's halves), step, draw, k0, k1 (the key)."""
+    m0, m1 = _MULTIPLIERS
+    lines = ["a = e0", "b = e1", "c = step", "d = draw", "k = k0", "l = k1"]
+    for _ in range(ROUNDS):
+        lines += [f"h = mulhi(a, {m0})", f"g = a * {m0}", f"f = mulhi(c, {m1})", f"e = c * {m1}"]
+        lines += ["a = xor(xor(f, b), k)", "b = e", "c = xor(xor(h, d), l)", "d = g"]
+        lines += [f"k = k + {_WEYL[0]}", f"l = l + {_WEYL[1]}"]
+    return "\n".join([*lines, "abcd"[i]])

@@ -1,0 +1,227 @@
+"""Sources: nodes without inputs. Leaves that are fed or kept, constants, sizes and indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import DTypeError
+from chainrule.ir.loop import IndexValue, Literal, Value
+from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, next_serial
+from chainrule.ir.notation import ADD, ATOM, NEGATE, Notation
+from chainrule.ir.size import Dim, Shape, known
+from chainrule.ir.types import DType, TensorType, dtype, float64, int64
+
+
+@dataclass(frozen=True)
+class Leaf(Op):
+    """Something given: an `input` of a call, a `parameter` or a `state` that training changes.
+
+    `serial` tells two leaves apart, and rises in the order of creation. `init` says how a parameter
+    or a state begins; it is data for whoever makes the storage, not part of what the leaf is.
+    """
+
+    role = "leaf"
+
+    kind: str
+    label: str
+    type: TensorType
+    serial: int
+    init: Any = field(default=None, compare=False, hash=False)
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return self.type
+
+    def notation(self, *inputs: Node) -> Notation:
+        return Notation(self.label, latex_name(self.label))
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        return iter(())
+
+
+def leaf(kind: str, label: str, type: TensorType, init: Any = None) -> Node:
+    """A new leaf: never merged with another."""
+    return apply(Leaf(kind, label, type, next_serial(), init))
+
+
+def latex_name(name: str) -> str:
+    """A name in LaTeX: `W1` with its number as an index, longer names upright, Greek as Greek."""
+    stem = name.rstrip("0123456789")
+    number = name[len(stem) :]
+    body = "\\" + stem if stem in _GREEK.split() else stem
+    if len(stem) > 1 and body == stem:
+        body = r"\mathrm{" + stem.replace("_", r"\_") + "}"
+    return (body + (f"_{{{number}}}" if number else "")).replace("{", "{{").replace("}", "}}")
+
+
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau "
+    "phi chi psi omega"
+)
+
+
+@dataclass(frozen=True)
+class Full(Op):
+    """One number at every index. Keyed by its bytes, since 0.0 == -0.0 and 1 == True."""
+
+    role = "view"
+    name = "full"
+    data: bytes
+    dtype: DType
+    shape: Shape
+
+    @property
+    def scalar(self) -> Array:
+        """The number, as an array of rank 0."""
+        return np.frombuffer(self.data, self.dtype.numpy).reshape(())
+
+    @property
+    def value(self) -> float | int | bool:
+        """The number."""
+        value: float | int | bool = self.scalar.item()
+        return value
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType(self.dtype, self.shape)
+
+    def ref(self, *inputs: Array) -> Array:
+        return np.full(known(self.shape), self.scalar)
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return Literal(self.value, self.dtype)
+
+    def notation(self, *inputs: Node) -> Notation:
+        text = format_number(self.value, self.dtype)
+        return Notation(text, text, NEGATE if text.startswith("-") else ATOM)
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield full(2.5, float64, (2, 3)).op, []
+
+
+def format_number(value: float | int | bool, of: DType) -> str:
+    """A number as it is written, as short as tells it apart in its type."""
+    if isinstance(value, bool) or not of.is_float:
+        return str(value)
+    text = str(of.numpy.type(value))
+    return text.removesuffix(".0")
+
+
+def full(value: float | int | bool, of: DType, shape: Shape) -> Node:
+    """The tensor with `value` everywhere. Raises DTypeError if the type can't hold it."""
+    if of.is_integer and not of.bounds[0] <= value <= of.bounds[1]:
+        raise DTypeError(f"{of} can't hold {value}")
+    with np.errstate(over="ignore"):
+        return apply(Full(np.asarray(value).astype(of.numpy).tobytes(), of, shape))
+
+
+@dataclass(frozen=True)
+class Constant(Op):
+    """An array that is part of the graph, keyed by its bytes."""
+
+    role = "leaf"
+    name = "constant"
+    data: bytes = field(repr=False)
+    type: TensorType
+
+    @property
+    def array(self) -> Array:
+        """The array, read-only."""
+        return np.frombuffer(self.data, self.type.dtype.numpy).reshape(known(self.type.shape))
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return self.type
+
+    def ref(self, *inputs: Array) -> Array:
+        return self.array
+
+    def notation(self, *inputs: Node) -> Notation:
+        size = len(self.data) // self.type.dtype.itemsize
+        text = str(self.array.tolist()) if size <= 4 else f"constant{list(self.type.shape)}"
+        return Notation(text, text)
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield constant(np.arange(6.0).reshape(2, 3)).op, []
+
+
+def constant(array: Array, of: DType | None = None) -> Node:
+    """The node of an array; one number everywhere becomes `Full`."""
+    array = np.ascontiguousarray(array, (of or dtype(array.dtype)).numpy).reshape(np.shape(array))
+    kind = TensorType(dtype(array.dtype), tuple(array.shape))
+    data = array.tobytes()
+    item = kind.dtype.itemsize
+    if array.size and data == data[:item] * array.size:
+        return apply(Full(data[:item], kind.dtype, kind.shape))
+    return apply(Constant(data, kind))
+
+
+@dataclass(frozen=True)
+class SizeOf(Op):
+    """The value of a size, as a number."""
+
+    role = "view"
+    name = "size"
+    size: Dim
+    dtype: DType
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType(self.dtype, ())
+
+    def ref(self, *inputs: Array) -> Array:
+        return np.asarray(self.size, self.dtype.numpy)
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return IndexValue(self.size, self.dtype)
+
+    def notation(self, *inputs: Node) -> Notation:
+        text = str(self.size)
+        one = isinstance(self.size, int) or len(self.size.terms) == 1
+        latex = r"\mathrm{{" + text.replace("_", r"\_") + "}}"
+        return Notation(text, latex, ATOM if one else ADD)
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls(7, float64), []
+
+
+def size_of(size: Dim, of: DType) -> Node:
+    """A size as a scalar: a literal where it is known."""
+    return full(size, of, ()) if isinstance(size, int) else apply(SizeOf(size, of))
+
+
+@dataclass(frozen=True)
+class Iota(Op):
+    """The index along one axis."""
+
+    role = "view"
+    name = "iota"
+    shape: Shape
+    axis: int
+    dtype: DType
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        return TensorType(self.dtype, self.shape)
+
+    def ref(self, *inputs: Array) -> Array:
+        return np.asarray(np.indices(known(self.shape), self.dtype.numpy)[self.axis])
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        return IndexValue(index[self.axis], self.dtype)
+
+    def notation(self, *inputs: Node) -> Notation:
+        n = self.shape[self.axis]
+        return Notation(f"arange({n})", rf"\operatorname{{{{arange}}}}({n})")
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls((2, 3), 1, int64), []
+        yield cls((4,), 0, float64), []

@@ -1,0 +1,254 @@
+"""Canonical forms: one spelling for what can be spelled in several ways.
+
+Numbers stand right, signs move outward, powers become products and roots, views merge and move
+outward through elementwise ops, products read through transposes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chainrule.ir.node import Node, apply
+from chainrule.ir.size import product
+from chainrule.ops import build
+from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.contract import Contract, contract
+from chainrule.ops.elementwise import TABLE
+from chainrule.ops.layout import Permute, Reshape
+from chainrule.ops.source import Full, SizeOf, constant, size_of
+from chainrule.rewrite.rule import COMMUTATIVE, Bindings, Rules, See, recognize, rule
+
+
+def _only_c_is_a_number(b: Bindings) -> bool:
+    return isinstance(b["c"].op, Full) and not isinstance(b["y"].op, Full)
+
+
+def _finite_product(b: Bindings) -> bool:
+    c, d = b["c"].op, b["d"].op
+    if not (isinstance(c, Full) and isinstance(d, Full)):
+        return False
+    value = c.value * d.value
+    return c.dtype.is_integer or bool(np.isfinite(value) and value)
+
+
+@recognize(*(name for name in TABLE if name != "stop_gradient"))
+def fold_numbers(node: Node, see: See) -> Node | None:
+    """Given an elementwise op of numbers, the number it is."""
+    numbers = [i.op.scalar for i in node.inputs if isinstance(i.op, Full)]
+    if len(numbers) < len(node.inputs):
+        return None
+    value = node.op.ref(*numbers).astype(node.type.dtype.numpy)
+    return apply(Full(value.tobytes(), node.type.dtype, node.type.shape))
+
+
+@recognize(*sorted(COMMUTATIVE))
+def number_to_the_right(node: Node, see: See) -> Node | None:
+    """Given `2 * x`, `x * 2`."""
+    x, y = node.inputs
+    if isinstance(x.op, Full) and not isinstance(y.op, Full):
+        return apply(node.op, y, x)
+    return None
+
+
+@recognize("permute")
+def merge_permutes(node: Node, see: See) -> Node | None:
+    """Given a permutation of a permutation, one; given one that moves nothing, its operand."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Permute)
+    if node.op.perm == tuple(range(len(node.op.perm))):
+        return x
+    if see(x, "permute") and isinstance(x.op, Permute):
+        return apply(Permute(tuple(x.op.perm[p] for p in node.op.perm)), x.inputs[0])
+    return None
+
+
+@recognize("reshape")
+def merge_reshapes(node: Node, see: See) -> Node | None:
+    """Given a reshape of a reshape, the last; given one to the same shape, its operand."""
+    (x,) = node.inputs
+    if x.type.shape == node.type.shape:
+        return x
+    if see(x, "reshape"):
+        return apply(node.op, x.inputs[0])
+    if isinstance(x.op, Full):
+        return apply(Full(x.op.data, x.op.dtype, node.type.shape))
+    return None
+
+
+@recognize("reshape")
+def reshape_of_expand(node: Node, see: See) -> Node | None:
+    """Given a reshape that only drops or adds axes of size 1 of an expand, the expand so shaped."""
+    (x,) = node.inputs
+    if not see(x, "expand") or not isinstance(x.op, Expand):
+        return None
+    long = [i for i, d in enumerate(x.type.shape) if d != 1]
+    if [x.type.shape[i] for i in long] != [d for d in node.type.shape if d != 1]:
+        return None
+    places = [i for i, d in enumerate(node.type.shape) if d != 1]
+    inner = [d for d in x.inputs[0].type.shape if d != 1]
+    kept = [p for i, p in zip(long, places, strict=True) if i not in x.op.axes]
+    axes = tuple(i for i in range(node.type.rank) if i not in kept)
+    base = x.inputs[0]
+    if tuple(inner) != base.type.shape:
+        base = apply(Reshape(tuple(inner)), base)
+    return build.expand(base, node.type.shape, axes)
+
+
+@recognize("expand")
+def merge_expands(node: Node, see: See) -> Node | None:
+    """Given an expand of an expand or of a number, one."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Expand)
+    if isinstance(x.op, Full):
+        return apply(Full(x.op.data, x.op.dtype, node.type.shape))
+    if see(x, "expand") and isinstance(x.op, Expand):
+        kept = [i for i in range(node.type.rank) if i not in node.op.axes]
+        inner = tuple(kept[a] for a in x.op.axes)
+        return build.expand(x.inputs[0], node.type.shape, tuple(sorted(node.op.axes + inner)))
+    return None
+
+
+@recognize("expand")
+def negative_out_of_expand(node: Node, see: See) -> Node | None:
+    """Given expand(-x), -expand(x)."""
+    inner = see(node.inputs[0], "neg")
+    return build.call("neg", apply(node.op, *inner)) if inner else None
+
+
+@recognize(*(name for name in TABLE if name not in ("neg", "stop_gradient")))
+def elementwise_inside_expand(node: Node, see: See) -> Node | None:
+    """Given f(expand(x), expand(y)) along the same axes, expand(f(x, y)): computed once only."""
+    views = [i.op for i in node.inputs if not isinstance(i.op, Full)]
+    if not views or any(v != views[0] for v in views) or not isinstance(views[0], Expand):
+        return None
+    inner = [_inside(i, see) for i in node.inputs]
+    if not all(inner):
+        return None
+    if node.op.name == "div" and _is_one(node.inputs[0]):
+        return None  # 1/expand(n) waits for the product it divides
+    return build.expand(apply(node.op, *[n for n in inner if n]), node.type.shape, views[0].axes)
+
+
+def _is_one(node: Node) -> bool:
+    return isinstance(node.op, Full) and node.op.value == 1
+
+
+def _inside(node: Node, see: See) -> Node | None:
+    if isinstance(node.op, Full):
+        return node
+    operand = see(node, "expand")
+    return operand[0] if operand else None
+
+
+@recognize("contract")
+def product_through_permute(node: Node, see: See) -> Node | None:
+    """Given a product of a permuted operand, the product that names its axes so instead."""
+    assert isinstance(node.op, Contract)
+    letters, operands = [node.op.a, node.op.b], list(node.inputs)
+    for i, operand in enumerate(operands):
+        if see(operand, "permute") and isinstance(operand.op, Permute):
+            back = {p: c for p, c in zip(operand.op.perm, letters[i], strict=True)}
+            letters[i] = "".join(back[p] for p in range(len(back)))
+            operands[i] = operand.inputs[0]
+            return contract(letters[0], letters[1], node.op.out, operands[0], operands[1])
+    return None
+
+
+@recognize("sum")
+def sum_of_expand(node: Node, see: See) -> Node | None:
+    """Given a sum over axes along which the operand repeats, a product with their size."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Sum)
+    if not node.op.axes:
+        return x
+    if not see(x, "expand") or not isinstance(x.op, Expand):
+        return None
+    repeated = [a for a in node.op.axes if a in x.op.axes]
+    if not repeated:
+        return None
+    count = size_of(product(tuple(x.type.shape[a] for a in repeated)), x.type.dtype)
+    kept = [i for i in range(x.type.rank) if i not in repeated]
+    shape = tuple(x.type.shape[i] for i in kept)
+    smaller = build.expand(x.inputs[0], shape, tuple(kept.index(a) for a in x.op.axes if a in kept))
+    total = build.call("mul", smaller, count)
+    rest = tuple(kept.index(a) for a in node.op.axes if a in kept)
+    return apply(Sum(rest), total) if rest else total
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node is a size or a number other than 0, at every index: safe to divide by."""
+    if isinstance(node.op, Expand):
+        node = node.inputs[0]
+    if isinstance(node.op, Full):
+        return bool(np.isfinite(node.op.value) and node.op.value != 0)
+    return isinstance(node.op, SizeOf)
+
+
+@recognize("mul")
+def product_with_reciprocal(node: Node, see: See) -> Node | None:
+    """Given x * (1/n), also where 1/n repeats, x / n."""
+    for x, y in (node.inputs, node.inputs[::-1]):
+        inverse = see(y, "expand")
+        parts = see(inverse[0], "div") if inverse else see(y, "div")
+        if not parts or not _is_one(parts[0]):
+            continue
+        divisor = apply(y.op, parts[1]) if inverse else parts[1]
+        return build.call("div", x, divisor)
+    return None
+
+
+@recognize("constant")
+def uniform_constant(node: Node, see: See) -> Node | None:
+    """Given an array that holds one number, the number."""
+    new = constant(node.op.ref())
+    return new if isinstance(new.op, Full) and new.type == node.type else None
+
+
+CANONICAL = Rules(
+    [
+        fold_numbers,
+        uniform_constant,
+        number_to_the_right,
+        # signs
+        rule("negative_twice", "-(-x)", "x"),
+        rule("times_minus_one", "x * -1", "-x"),
+        rule("negative_factor", "-x * y", "-(x * y)"),
+        rule("negative_numerator", "-x / y", "-(x / y)"),
+        rule("negative_denominator", "x / -y", "-(x / y)"),
+        rule("plus_negative", "x + -y", "x - y"),
+        rule("minus_negative", "x - -y", "x + y"),
+        rule("negative_minus", "-x - y", "-(x + y)"),
+        rule("negative_difference", "-(x - y)", "y - x"),
+        rule("zero_minus", "0 - x", "-x"),
+        # neutral elements
+        rule("plus_zero", "x + 0", "x"),
+        rule("minus_zero", "x - 0", "x"),
+        rule("times_one", "x * 1", "x"),
+        rule("over_one", "x / 1", "x"),
+        # numbers together
+        rule("scale_twice", "(x * c) * d", "x * (c * d)", when=_finite_product),
+        rule("scaled_factor", "(x * c) * y", "(x * y) * c", when=_only_c_is_a_number),
+        rule("divide_twice", "(x / c) / d", "x / (c * d)", when=_finite_product),
+        # powers
+        rule("power_one", "x ** 1", "x"),
+        rule("power_two", "x ** 2", "square(x)"),
+        rule("power_three", "x ** 3", "x * square(x)"),
+        rule("power_half", "x ** 0.5", "sqrt(x)"),
+        rule("power_minus_one", "x ** -1", "1 / x"),
+        rule("power_minus_half", "x ** -0.5", "1 / sqrt(x)"),
+        rule("power_zero", "x ** 0", "1"),
+        rule("times_itself", "x * x", "square(x)"),
+        # choices
+        rule("same_either_way", "where(c, x, x)", "x"),
+        # views
+        merge_permutes,
+        merge_reshapes,
+        reshape_of_expand,
+        merge_expands,
+        negative_out_of_expand,
+        product_with_reciprocal,
+        elementwise_inside_expand,
+        product_through_permute,
+        sum_of_expand,
+    ]
+)

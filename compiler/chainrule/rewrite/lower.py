@@ -1,0 +1,62 @@
+"""Forms that loops are made from: products that are none become sums or maps, folds become suffixes.
+
+Contractions without a summed axis, and those without a free one, disappear; so do reductions that
+fold the last axis together with others that do not lie before it.
+"""
+
+from __future__ import annotations
+
+from chainrule.ir.node import Node, apply
+from chainrule.ops import build
+from chainrule.ops.axes import Reduce, Sum
+from chainrule.ops.contract import Contract, transpose
+from chainrule.rewrite.rule import Rules, See, recognize
+
+
+@recognize("contract")
+def product_without_sum(node: Node, see: See) -> Node | None:
+    """Given an outer product, the product of its operands repeated along each other's axes."""
+    op = node.op
+    assert isinstance(op, Contract)
+    if op.summed:
+        return None
+    return build.call("mul", *(_aligned(x, a, op.out, node) for x, a in _operands(node, op)))
+
+
+@recognize("contract")
+def product_without_free_axes(node: Node, see: See) -> Node | None:
+    """Given row-by-row inner products, the sum of the elementwise product."""
+    op = node.op
+    assert isinstance(op, Contract)
+    if set(op.a) != set(op.b) or not op.summed:
+        return None
+    order = op.out + op.summed
+    x, y = (transpose(v, [letters.index(c) for c in order]) for v, letters in _operands(node, op))
+    axes = tuple(range(len(op.out), len(order)))
+    return apply(Sum(axes), build.call("mul", x, y))
+
+
+@recognize("sum", "max", "min")
+def split_fold(node: Node, see: See) -> Node | None:
+    """Given a fold over the last axis and others apart from it, the last ones first, then the rest."""
+    op = node.op
+    assert isinstance(op, Reduce)
+    rank = node.inputs[0].type.rank
+    tail = [a for a in op.axes if all(b in op.axes for b in range(a, rank))]
+    if not tail or len(tail) == len(op.axes):
+        return None
+    kind = type(op)
+    return apply(kind(tuple(a for a in op.axes if a not in tail)), apply(kind(tuple(tail)), *node.inputs))
+
+
+def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:
+    return (node.inputs[0], op.a), (node.inputs[1], op.b)
+
+
+def _aligned(x: Node, letters: str, out: str, node: Node) -> Node:
+    ordered = [c for c in out if c in letters]
+    x = transpose(x, [letters.index(c) for c in ordered])
+    return build.expand(x, node.type.shape, tuple(i for i, c in enumerate(out) if c not in letters))
+
+
+LOWERING = Rules([product_without_sum, product_without_free_axes, split_fold])

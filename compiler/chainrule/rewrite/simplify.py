@@ -1,0 +1,58 @@
+"""Simpler forms: what algebra makes of a derivative once the chain rule has written it down."""
+
+from __future__ import annotations
+
+from chainrule.ir.node import Node, apply
+from chainrule.ops import build
+from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.source import full
+from chainrule.rewrite.canonical import is_size
+from chainrule.rewrite.rule import Rules, See, recognize, rule
+
+
+@recognize("sum")
+def sum_of_one_hot(node: Node, see: See) -> Node | None:
+    """Given the sum of a one-hot code over its classes, 1."""
+    (x,) = node.inputs
+    if see(x, "one_hot") and isinstance(node.op, Sum) and node.op.axes == (x.type.rank - 1,):
+        return full(1, node.type.dtype, node.type.shape)
+    return None
+
+
+@recognize("sum")
+def sum_of_scaled(node: Node, see: See) -> Node | None:
+    """Given the sum of x * c or x / c with c the same along the axes summed, sum(x) * c or / c."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Sum)
+    for name in ("mul", "div"):
+        operands = see(x, name)
+        if not operands:
+            continue
+        for a, c in (operands, operands[::-1]) if name == "mul" else (operands,):
+            outer = _without_axes(c, node.op.axes, see)
+            if outer is not None and see(a, "one_hot"):
+                return build.call(name, apply(node.op, a), outer)
+    negative = see(x, "neg")
+    return build.call("neg", apply(node.op, negative[0])) if negative else None
+
+
+def _without_axes(c: Node, axes: tuple[int, ...], see: See) -> Node | None:
+    """C with axes dropped along which it only repeats, or None."""
+    if not see(c, "expand") or not isinstance(c.op, Expand) or not set(axes) <= set(c.op.axes):
+        return None
+    kept = [i for i in range(c.type.rank) if i not in axes]
+    shape = tuple(c.type.shape[i] for i in kept)
+    return build.expand(c.inputs[0], shape, tuple(kept.index(a) for a in c.op.axes if a in kept))
+
+
+SIMPLIFY = Rules(
+    [
+        sum_of_one_hot,
+        sum_of_scaled,
+        rule("negative_sum", "-x + y", "y - x"),
+        rule("common_divisor", "x / c - y / c", "(x - y) / c", when=lambda b: is_size(b["c"])),
+        rule("common_divisor_sum", "x / c + y / c", "(x + y) / c", when=lambda b: is_size(b["c"])),
+        rule("factor_over_size", "(x / c) * y", "(x * y) / c", when=lambda b: is_size(b["c"])),
+        rule("where_not_zero", "where(x <= 0, 0, 1) * y", "where(x <= 0, 0, y)"),
+    ]
+)

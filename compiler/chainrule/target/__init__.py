@@ -1,0 +1,69 @@
+"""What code is compiled for: instruction levels and their registers, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chainrule.errors import CompileError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine, as far as code generation asks.
+
+    `level` names the instruction set; `triple`, `cpu` and `features` are what LLVM is told (the cpu
+    is a generic level, never a product); `vector_bytes` and `vector_registers` are its widest
+    vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared.
+    """
+
+    level: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    fma: bool
+
+    def registers_of(self, itemsize: int, lanes: int) -> int:
+        """How many registers a vector of so many elements takes."""
+        return max(1, -(-lanes * itemsize // self.vector_bytes))
+
+
+_X86 = "x86_64-unknown-linux-gnu"
+_ARM = "aarch64-unknown-linux-gnu"
+
+#: the x86-64 levels are those of the System V psABI supplement, section "Micro-Architecture Levels"
+TARGETS = {
+    t.level: t
+    for t in (
+        Target("x86-64-v4", _X86, "x86-64-v4", "", 64, 32, True),
+        Target("x86-64-v3", _X86, "x86-64-v3", "", 32, 16, True),
+        Target("x86-64-v2", _X86, "x86-64-v2", "", 16, 16, False),
+        Target("generic", _X86, "x86-64", "", 16, 16, False),
+        Target("aarch64", _ARM, "generic", "+neon", 16, 32, True),
+    )
+}
+
+#: the feature bits that a level asks for beyond those of the level below
+LEVEL_FEATURES = {
+    "x86-64-v2": ("cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3"),
+    "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+}
+
+
+def target(level: str) -> Target:
+    """The target of that level. Raises CompileError where there is none of the name."""
+    if level not in TARGETS:
+        raise CompileError(f"no target is called {level!r}", f"there are {', '.join(TARGETS)}")
+    return TARGETS[level]
+
+
+def best_level(features: frozenset[str]) -> str:
+    """The highest x86-64 level whose feature bits are all there."""
+    best = "generic"
+    for level, needed in LEVEL_FEATURES.items():
+        if not features.issuperset(needed):
+            return best
+        best = level
+    return best

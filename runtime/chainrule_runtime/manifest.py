@@ -1,0 +1,100 @@
+"""What a compiled program needs to be called: the contract between whoever made it and this package.
+
+A size is an int, or `{"terms": [[coefficient, [factor, ...]], ...]}` where a factor is the name of
+a symbolic size or `["//" | "%", size, size]`. Everything here is plain data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+
+DimData = Union[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor and its place in the table of buffers."""
+
+    name: str
+    dtype: str
+    shape: tuple[DimData, ...]
+    place: int
+
+    def __str__(self) -> str:
+        return f"{_SHORT.get(self.dtype, self.dtype)}[{', '.join(map(show, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a program tests, and the code it leaves with when that does not hold.
+
+    With a `bound`, elements of `feed` (None: of a computed tensor) must lie in [0, bound); without,
+    `what` must be finite.
+    """
+
+    code: int
+    what: str
+    feed: str | None
+    bound: DimData | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The tensors of a program by what they are, and the memory it needs besides.
+
+    `feeds` are given at each call, `kept` are parameters and states that live between calls,
+    `outputs` are read after it; an output may share its place with a feed or a kept tensor.
+    `arena[i]` lists sizes in bytes, of which the largest is what slot i needs; `temporaries` maps a
+    place in the table to its slot. `nonempty` are sizes that must not be 0.
+    """
+
+    sizes: tuple[str, ...]
+    feeds: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+    constants: tuple[tuple[Tensor, np.ndarray[Any, Any]], ...]
+    outputs: tuple[Tensor, ...]
+    arena: tuple[tuple[DimData, ...], ...]
+    temporaries: tuple[tuple[int, int], ...]
+    checks: tuple[Check, ...]
+    nonempty: tuple[DimData, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """How many entries the table of buffers has."""
+        tensors = [*self.feeds, *self.kept, *(t for t, _ in self.constants), *self.outputs]
+        used = [*(t.place for t in tensors), *(place for place, _ in self.temporaries)]
+        return 1 + max(used, default=-1)
+
+
+_SHORT = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64"}
+
+
+def evaluate(dim: DimData, sizes: Mapping[str, int]) -> int:
+    """The number a size is, given the symbolic ones."""
+    if isinstance(dim, int):
+        return dim
+    return sum(c * math.prod(_factor(f, sizes) for f in factors) for c, factors in dim["terms"])
+
+
+def _factor(factor: Any, sizes: Mapping[str, int]) -> int:
+    if isinstance(factor, str):
+        return sizes[factor]
+    kind, numerator, denominator = factor
+    n, d = evaluate(numerator, sizes), evaluate(denominator, sizes)
+    return n // d if kind == "//" else n % d
+
+
+def show(dim: DimData) -> str:
+    """A size as text."""
+    if isinstance(dim, int):
+        return str(dim)
+    parts = []
+    for c, factors in dim["terms"]:
+        names = [f if isinstance(f, str) else f"({show(f[1])}{f[0]}{show(f[2])})" for f in factors]
+        parts.append("*".join([*([str(c)] if c != 1 or not names else []), *names]))
+    return " + ".join(parts).replace("+ -", "- ") or "0"
