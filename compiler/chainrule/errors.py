@@ -87,5 +87,9 @@ class ArtifactError(ChainruleError, OSError):
     """A file that is damaged, of another model, or of another version."""
 
 
+class NonFiniteError(ChainruleError, ArithmeticError):
+    """A loss that is infinite or NaN: training stops before anything changes."""
+
+
 class FormulaError(ChainruleError, ValueError):
     """Text that is not a formula."""

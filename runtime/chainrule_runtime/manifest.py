@@ -1,4 +1,4 @@
-"""What a compiled program needs to be called: the contract between whoever made it and this package.
+"""What a compiled program needs to be called: the contract between its maker and this package.
 
 A size is an int, or `{"terms": [[coefficient, [factor, ...]], ...]}` where a factor is the name of
 a symbolic size or `["//" | "%", size, size]`. Everything here is plain data.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
-DimData = Union[int, dict[str, Any]]
+DimData = int | dict[str, Any]
 
 
 @dataclass(frozen=True)

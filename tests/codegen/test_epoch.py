@@ -98,6 +98,7 @@ def start(loaded, labels, order, stop=0, first=0):
     return code, block, logs
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_epochs(run, shuffled):
     labels = np.arange(ROWS)

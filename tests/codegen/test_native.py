@@ -290,6 +290,65 @@ def test_gathers_and_strides(check, extent):
     check(Program("gather", (x, rows, *outs), ("n",), tuple(body)), arrays, n=n)
 
 
+def test_stores_where_the_data_says(check):
+    """Scatter-add of rows: a run-time index in a serial loop, with a vector loop inside it."""
+    x, rows, out = (
+        Buffer("x", float32, 5 * 20),
+        Buffer("rows", int64, 5),
+        Buffer("out", float32, 80),
+    )
+    row = Load(rows, I)
+    total = Apply("add", (Load(out, J, row, 20), Load(x, I * 20 + J)), float32)
+    body = (
+        Loop("i", 5, (Loop("j", 20, (Store(out, J, total, row, 20),), "vector"),)),
+        Loop("i", 5, (Store(out, 3, Literal(2.0, float32), row, 7),)),
+    )
+    arrays = {
+        "x": values(float32, 100),
+        "rows": np.array([3, 0, 3, 1, 0]),
+        "out": np.zeros(80, np.float32),
+    }
+    check(Program("scatter", (x, rows, out), (), body), arrays)
+
+
+@pytest.mark.parametrize("extent", [5, 16, 21])
+def test_cells_that_absent_lanes_keep(check, extent):
+    """A cell set under a short mask and read under a longer one; a temporary; a carried cell."""
+    x, out = Buffer("x", float32, 64), Buffer("out", float32, 64)
+    kept, own, carried = (Local(name, float32, (2,), True) for name in ("kept", "own", "carried"))
+    add = lambda a, b: Apply("add", (a, b), float32)  # noqa: E731
+    body = (
+        kept,
+        own,
+        carried,
+        Set(kept, (0,), Literal(5.0, float32)),
+        Loop("j", 3, (Set(kept, (0,), Load(x, J)),), "vector"),
+        Loop(
+            "j",
+            extent,
+            (Set(own, (1,), Load(x, J)), Store(out, J, add(Get(own, (1,)), Get(kept, (0,))))),
+            "vector",
+        ),
+        Loop(
+            "i",
+            4,
+            (
+                Loop(
+                    "j",
+                    extent,
+                    (Set(carried, (0,), add(Get(carried, (0,)), Load(x, J + I))),),
+                    "vector",
+                ),
+            ),
+        ),
+        Loop("j", extent, (Store(out, J + 32, Get(carried, (0,))),), "vector"),
+    )
+    check(
+        Program("cells", (x, out), (), body),
+        {"x": values(float32, 64), "out": np.zeros(64, np.float32)},
+    )
+
+
 def test_floor_division_of_negatives(check):
     x, out = Buffer("x", int32, 40), Buffer("out", int32, 80)
     body = (

@@ -54,6 +54,20 @@ def test_fma_rounds_once(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fma_of_subnormal_results(dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    low = -149 if dtype is np.float32 else -1074
+    size = np.exp2(rng.integers(low // 2 - 6, low // 2 + 32, (2, 4000)).astype(np.float64))
+    x, y = (rng.standard_normal((2, 4000)) * size).astype(dtype)
+    z = np.ldexp(rng.integers(-64, 64, 4000).astype(dtype), rng.integers(low, low + 24, 4000))
+    z = np.where(rng.integers(0, 2, 4000) == 0, z, -x * y).astype(dtype)
+    for a, b, c, r in zip(x, y, z, MACHINE["fma"].ref(x, y, z), strict=True):
+        exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        assert float(r) == _round(exact, dtype), (a, b, c)
+        assert exact == 0 or np.signbit(r) == (exact < 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_fma_at_the_edges(dtype: type) -> None:
     info = np.finfo(dtype)
     values = [*EDGES, info.tiny, info.max, -info.max, info.smallest_subnormal, info.eps]

@@ -197,7 +197,7 @@ def test_pow_float64() -> None:
             if want < mp.mpf(1.7e308):
                 unit = mp.mpf(2) ** max(mp.frexp(want)[1] - 53, -1074)
                 worst = max(worst, float(abs(mp.mpf(r) - want) / unit))
-    assert worst <= 1.1, worst
+    assert worst <= 1.2, worst
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

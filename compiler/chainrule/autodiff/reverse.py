@@ -55,6 +55,8 @@ def differentiate(
     for result, seed in zip(results, seeds, strict=True):
         if result in active:
             parts.setdefault(result, []).append(seed)
+    for node in order:
+        provenance.set_cotangent(node, None)
     steps: list[Step] = []
     cotangents: dict[Node, Node] = {}
     for node in reversed(order):
@@ -62,7 +64,8 @@ def differentiate(
             continue
         with provenance.derived_from(node):
             ct = cotangents[node] = _total(parts.pop(node))
-            _suggest(ct, node)
+            if ct.inputs:
+                provenance.set_cotangent(ct, node)
             if not any(_leads(node, i, active) for i in range(len(node.inputs))):
                 continue
             for operand, contribution in enumerate(_contributions(node, ct)):
@@ -104,8 +107,3 @@ def _total(parts: list[Node]) -> Node:
         total = apply(TABLE["add"], total, part)
     return total
 
-
-def _suggest(ct: Node, node: Node) -> None:
-    name = provenance.name_of(node)
-    if name is not None and ct.inputs:
-        provenance.suggest_name(ct, "d" + name)

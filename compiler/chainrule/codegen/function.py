@@ -35,9 +35,17 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.size import Dim, Remainder, Size
+from chainrule.ir.size import Dim
 from chainrule.ir.types import bool_, int64
-from chainrule.loops.walk import has_check, postorder, set_locals, stored_buffers
+from chainrule.loops.walk import (
+    at_most,
+    has_check,
+    merged_locals,
+    postorder,
+    set_locals,
+    stored_buffers,
+    values_of,
+)
 from chainrule.target import Target
 
 UNROLLED_VECTORS = 4
@@ -68,6 +76,7 @@ class _Emitter:
         self.code = ScalarCode(self.builder, target)
         self.target = target
         self.cells: dict[Cell, Register] = {}
+        self.merged = merged_locals(program.body)
         self.memory = MemoryCode(self.builder, self.address, self.code)
 
     @property
@@ -89,7 +98,8 @@ class _Emitter:
         elif isinstance(s, Set):
             self.set(s)
         elif isinstance(s, Store):
-            self.memory.store(s, self.value(s.value))
+            value, *index = self.values(*values_of(s))
+            self.memory.store(s, value, index[0] if index else None)
         elif isinstance(s, Check):
             self.check(s)
         elif not isinstance(s, Note):
@@ -120,7 +130,7 @@ class _Emitter:
         else:
             raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
         mask = self.lanes.mask if self.lanes else None
-        if mask is not None:
+        if mask is not None and s.local in self.merged:
             text = f"select {mask.typed}, {value.typed}, {self.cells[cell].typed}"
             value = self.code.instruction(text, (mask, value, self.cells[cell]), value.dtype)
         self.cells[cell] = value
@@ -176,7 +186,7 @@ class _Emitter:
             raise CompileError("vector loops do not nest")
         if isinstance(extent, int):
             self.known_vector_loop(loop, extent)
-        elif _at_most(extent, LANES):
+        elif at_most(extent, LANES):
             rest = self.address.number(extent)
             self.guarded(extent, rest, lambda: self.vector_body(loop, 0, self.counted_mask(rest)))
         else:
@@ -286,10 +296,13 @@ class _Emitter:
 
     def value(self, root: Value) -> Register:
         """A value's register; a scalar where every lane has the same."""
+        return self.values(root)[0]
+
+    def values(self, *roots: Value) -> list[Register]:
         registers: dict[int, Register] = {}
-        for v in postorder(root):
+        for v in postorder(*roots):
             registers[id(v)] = self.part(v, registers)
-        return registers[id(root)]
+        return [registers[id(root)] for root in roots]
 
     def part(self, v: Value, registers: dict[int, Register]) -> Register:
         if isinstance(v, Apply):
@@ -319,14 +332,3 @@ class _Emitter:
         assert self.lanes is not None
         whole = self.address.lanes(v.index, self.lanes.var)
         return self.code.cast(Register(whole, int64, LANES), v.dtype)
-
-
-def _at_most(extent: Dim, bound: int) -> bool:
-    """Whether a size is a remainder that can't exceed the bound."""
-    if not isinstance(extent, Size) or len(extent.terms) != 1:
-        return False
-    monomial, c = extent.terms[0]
-    if c != 1 or len(monomial) != 1 or not isinstance(monomial[0], Remainder):
-        return False
-    denominator = monomial[0].denominator
-    return isinstance(denominator, int) and 0 < denominator <= bound + 1

@@ -71,10 +71,7 @@ class MemoryCode:
             return self.gather(v.buffer, self.lane_pointers(v, slope, index))
         if slope is None or slope[0] not in (0, 1):
             return self.gather(v.buffer, self.lane_pointers(v, slope, index))
-        pointer = self.address.pointer(v.buffer, v.offset)
-        if index is not None:
-            moved = self.scaled_index(index, v.stride)
-            pointer = self.address.step(pointer, v.buffer, moved)
+        pointer = self.moved(v, index)
         if slope[0] == 0:
             return self.loaded(
                 v.buffer,
@@ -84,10 +81,14 @@ class MemoryCode:
             )
         return self.vector_load(v.buffer, pointer)
 
-    def scaled_index(self, index: Register, stride: Dim) -> str:
-        at = self.code.cast(index, int64).text
-        by = self.address.number(stride)
-        return at if by == "1" else self.builder.pure(f"mul nsw i64 {at}, {by}", at, by)
+    def moved(self, access: Load | Store, index: Register | None) -> str:
+        """The address of an element; `index`, a scalar, moves it by index * stride."""
+        pointer = self.address.pointer(access.buffer, access.offset)
+        if index is None:
+            return pointer
+        at, by = self.code.cast(index, int64).text, self.address.number(access.stride)
+        by_stride = self.builder.pure(f"mul nsw i64 {at}, {by}", at, by)
+        return self.address.step(pointer, access.buffer, by_stride)
 
     def loaded(self, buffer: Buffer, text: str, lanes: int, *operands: str) -> Register:
         """A load, as far out as it may be and once for each state of the buffer."""
@@ -134,15 +135,17 @@ class MemoryCode:
             moves = self.address.wide(
                 "mul", self.address.splat(self.address.number(slope[0])), IOTA
             )
-        if index is not None and isinstance(access, Load):
+        if index is not None:
             at = self.code.widen(self.code.cast(index, int64), LANES).text
             by = self.address.splat(self.address.number(access.stride))
             moves = self.address.wide("add", moves, self.address.wide("mul", at, by))
         text = f"getelementptr {memory(buffer.dtype)}, ptr {base}, {WIDE} {moves}"
         return self.builder.pure(text, base, moves)
 
-    def store(self, s: Store, value: Register) -> None:
+    def store(self, s: Store, value: Register, index: Register | None) -> None:
         """Write a value; a scalar is written to every lane there is."""
+        if index is not None and index.lanes:
+            raise CompileError(f"lanes store to {s.buffer.name} at places known at run time only")
         slope = self.address.slope(s.offset, self.lanes.var) if self.lanes else None
         if self.lanes is not None and slope is not None and slope[0] == 0:
             raise CompileError(
@@ -154,9 +157,9 @@ class MemoryCode:
         self.written([s.buffer])
         kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
         if self.lanes is not None and (slope is None or slope[0] != 1):
-            self.scatter(s, value.text, self.lane_pointers(s, slope))
+            self.scatter(s, value.text, self.lane_pointers(s, slope, index))
             return
-        pointer = self.address.pointer(s.buffer, s.offset)
+        pointer = self.moved(s, index)
         mask = self.lanes.mask if self.lanes else None
         if mask is None:
             self.builder.effect(f"store {kind} {value.text}, ptr {pointer}, align {align}")

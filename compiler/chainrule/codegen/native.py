@@ -84,8 +84,12 @@ def _machine(target: Target) -> Any:
     """LLVM's code generator for a target: a new one, as an engine takes it over and frees it."""
     from llvmlite import binding
 
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
+    if target.triple.split("-")[0] == binding.get_process_triple().split("-")[0]:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+    else:
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
     return binding.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
         features=target.features,

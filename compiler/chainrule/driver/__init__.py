@@ -1,6 +1,18 @@
-"""The driver: all levels of the compiler in order, and what it did."""
+"""The driver: all levels of the compiler in order, what it did, and programs to call."""
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
+from chainrule.driver.program import program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
 
-__all__ = ["LEVELS", "PASSES", "Compiled", "Report", "build", "leaves_of", "report", "show"]
+__all__ = [
+    "LEVELS",
+    "PASSES",
+    "Compiled",
+    "Report",
+    "build",
+    "leaves_of",
+    "program",
+    "raise_ours",
+    "report",
+    "show",
+]

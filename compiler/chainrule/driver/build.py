@@ -155,9 +155,10 @@ class _Layout:
         arena = [*plan.slots, *self.workspace]
         temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(scratch)]
         self.calls = self.bind(kernels, built, scratch)
-        sizes = {s for leaf in (*feeds, *kept) for d in leaf.type.shape for s in symbols_of(d)}
+        sizes = sizes_of(feeds)
+        _check_sizes(graph, sizes)
         self.manifest = Manifest(
-            sizes=tuple(sorted(sizes)),
+            sizes=sizes,
             feeds=tuple(self.tensor(_label(n), n) for n in feeds),
             kept=tuple(self.tensor(_label(n), n) for n in kept),
             constants=tuple((self.tensor("constant", n), n.op.ref()) for n in constants),
@@ -165,7 +166,7 @@ class _Layout:
             arena=tuple(tuple(map(dim_data, slot)) for slot in arena),
             temporaries=tuple(temporaries),
             checks=tuple(_check(k) for k in kernels if k.test is not None),
-            nonempty=tuple(map(dim_data, _demands(graph))),
+            nonempty=tuple(map(dim_data, demands_of(graph))),
         )
 
     def next(self, node: Node) -> int:
@@ -208,7 +209,23 @@ def _check(kernel: Kernel) -> Check:
     return Check(test.code, what, feed, None if test.bound is None else dim_data(test.bound))
 
 
-def _demands(graph: Graph) -> list[Dim]:
+def sizes_of(leaves: Sequence[Node]) -> tuple[str, ...]:
+    """The symbolic sizes that the shapes of leaves speak of, sorted."""
+    return tuple(sorted({s for leaf in leaves for d in leaf.type.shape for s in symbols_of(d)}))
+
+
+def _check_sizes(graph: Graph, known: Sequence[str]) -> None:
+    for node in graph.nodes:
+        for name in sorted({s for d in node.type.shape for s in symbols_of(d)} - set(known)):
+            raise CompileError(
+                f"the size {name} of {node!r} can't be known: no input that is needed has it",
+                "let an output depend on an input with that size",
+                where=provenance.line_of(node),
+            )
+
+
+def demands_of(graph: Graph) -> list[Dim]:
+    """Sizes that must be at least 1 for the graph to have a meaning."""
     found: dict[Dim, None] = {}
     for node in graph.nodes:
         found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))

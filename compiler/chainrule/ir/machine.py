@@ -116,7 +116,7 @@ def _fma(x: Array, y: Array, z: Array) -> Array:
 
 
 def _fma64(x: Array, y: Array, z: Array) -> Array:
-    """The sum x * y + z rounded once, but for results below 2**-1022, which may be rounded twice.
+    """The sum x * y + z rounded once, also where it is subnormal.
 
     The operands are scaled to exponents near 0; where z outweighs the product, or the product z, by
     more than 2**200 the smaller one only decides ties, so its distance is cut off there.
@@ -124,10 +124,17 @@ def _fma64(x: Array, y: Array, z: Array) -> Array:
     (fx, ex), (fy, ey), (fz, ez) = np.frexp(x), np.frexp(y), np.frexp(z)
     scale = ex + ey
     fz = np.ldexp(fz, np.clip(ez - scale, -300, 300))
+    scale = np.maximum(scale, ez - 300)
     high, low = _two_product(fx, fy)
     top, bottom = _two_sum(fz, low)
     head, tail = _two_sum(high, top)
-    exact = np.ldexp(head + _odd_sum(bottom, tail), np.where(ez - scale > 300, ez - 300, scale))
+    rest = _odd_sum(bottom, tail)
+    normal = head + rest
+    # a subnormal one is rounded beside `grid`, where floats end at 2**-1074, scaled
+    grid = np.copysign(np.ldexp(1.0, np.clip(52 - 1074 - scale, -1000, 900)), normal)
+    over, under = _two_sum(grid, head)
+    subnormal = np.copysign((over + _odd_sum(under, rest)) - grid, normal)
+    exact = np.ldexp(np.where(np.frexp(normal)[1] + scale < -1021, subnormal, normal), scale)
     product = np.where((z == 0) & (x != 0) & (y != 0), x * y, x * y + z)  # keeps a tiny one's sign
     plain = (x == 0) | (y == 0) | (z == 0) | ~np.isfinite(x * 0 + y * 0 + z * 0)
     product = np.where(np.isinf(z) & np.isfinite(x) & np.isfinite(y), z, product)

@@ -56,6 +56,8 @@ class Op:
     role: str = "pointwise"
     #: operands that must lie in memory because they are read at places known only at run time
     buffered: tuple[int, ...] = ()
+    #: what its result is called where it has no name: z for sums and products, h for activations
+    letter: str = "t"
     #: whether it is a plain function of other ops, see `expand`
     composite: bool = False
     #: (low, high, seed) of the values the tests draw
@@ -84,6 +86,10 @@ class Op:
 
     def expand(self, *inputs: Node) -> Node:
         raise NotImplementedError
+
+    def definition(self, *inputs: Node) -> Node:
+        """For a composite: what a textbook says it is, where `expand` guards against overflow."""
+        return self.expand(*inputs)
 
     def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
         raise NotImplementedError

@@ -1,29 +1,38 @@
 """How an operation is written: templates for text and LaTeX, with binding strengths.
 
 `{0}`, `{1}` stand for the operands. A result that binds weaker than its place asks for is put in
-parentheses. In a template the numbers of `operands` say how strongly each operand must bind.
+parentheses. In a template the numbers of `operands` say how strongly each operand must bind. An op
+that is written as the bare `{0}` is not seen at all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-# From weak to strong: a = b, a < b, a + b, a * b, -a, a @ b, a**b, an atom such as f(a) or a name.
-NONE, COMPARE, ADD, MULTIPLY, NEGATE, MATMUL, POWER, ATOM = range(8)
+if TYPE_CHECKING:
+    from chainrule.ir.node import Node
+
+# From weak to strong: a = b, a < b, a + b, a @ b, a * b, -a, a**b, an atom such as f(a) or a name.
+# A product of matrices binds weaker than one of elements, so that `(a @ b) ⊙ c` says which is which.
+NONE, COMPARE, ADD, MATMUL, MULTIPLY, NEGATE, POWER, ATOM = range(8)
 
 
 @dataclass(frozen=True)
 class Notation:
-    """`text` and `latex` templates, how strongly the result binds, and what the operands need."""
+    """`text` and `latex` templates, how strongly the result binds, and what the operands need.
+
+    `latex_binds` and `latex_operands` say so where LaTeX differs: a fraction needs no parentheses.
+    `shown` are the nodes that the holes stand for, where they are not the op's own operands.
+    """
 
     text: str
     latex: str
     binds: int = ATOM
     operands: tuple[int, ...] = ()
-
-    def operand(self, i: int) -> int:
-        """The binding strength operand `i` needs to stand without parentheses."""
-        return self.operands[i] if i < len(self.operands) else NONE
+    latex_binds: int | None = None
+    latex_operands: tuple[int, ...] | None = None
+    shown: tuple[Node, ...] | None = None
 
 
 def call(name: str, count: int, latex: str | None = None) -> Notation:

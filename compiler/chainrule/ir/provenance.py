@@ -16,8 +16,11 @@ from chainrule.errors import Location, user_location
 if TYPE_CHECKING:
     from chainrule.ir.node import Node
 
+#: Derivatives of derivatives of ... that still get a name.
+MAX_ORDER = 8
+
 _names: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
-_suggested: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
+_cotangents: weakref.WeakKeyDictionary[Node, Node | None] = weakref.WeakKeyDictionary()
 _lines: weakref.WeakKeyDictionary[Node, Location] = weakref.WeakKeyDictionary()
 _current: ContextVar[Location | None] = ContextVar("current", default=None)
 
@@ -44,8 +47,8 @@ def inherit(new: Node, old: Node) -> Node:
     if new is not old:
         if old in _names:
             _names.setdefault(new, _names[old])
-        elif old in _suggested:
-            _suggested.setdefault(new, _suggested[old])
+        if old in _cotangents:
+            _cotangents.setdefault(new, _cotangents[old])
         if old in _lines:
             _lines.setdefault(new, _lines[old])
     return new
@@ -56,14 +59,26 @@ def set_name(node: Node, name: str) -> None:
     _names.setdefault(node, name)
 
 
-def suggest_name(node: Node, name: str) -> None:
-    """Record what a derivation would call a node that the user has not named."""
-    _suggested.setdefault(node, name)
+def set_cotangent(node: Node, of: Node | None) -> None:
+    """Record that a node is the cotangent of another, or of none. What is recorded first stays."""
+    _cotangents.setdefault(node, of)
+
+
+def cotangent_of(node: Node) -> Node | None:
+    """The node that this one is the cotangent of, or None."""
+    return _cotangents.get(node)
 
 
 def name_of(node: Node) -> str | None:
-    """The user's name, else the suggested one, else None."""
-    return _names.get(node) or _suggested.get(node)
+    """The user's name, else "d" and the name of what it is a cotangent of."""
+    of: Node | None = node
+    for order in range(MAX_ORDER):
+        if of is None:
+            break
+        if of in _names:
+            return "d" * order + _names[of]
+        of = _cotangents.get(of)
+    return None
 
 
 def user_name_of(node: Node) -> str | None:

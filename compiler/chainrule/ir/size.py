@@ -237,7 +237,12 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
     if isinstance(dim, int):
         return dim
     total: Dim = 0
+    fixed: dict[Monomial, int] = {}
     for monomial, c in dim.terms:
+        left = _fix(monomial, values)
+        if left is not None:
+            fixed[left[0]] = fixed.get(left[0], 0) + c * left[1]
+            continue
         term: Dim = c
         for atom in monomial:
             if isinstance(atom, str):
@@ -246,7 +251,22 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
             n, d = substitute(atom.numerator, values), substitute(atom.denominator, values)
             term = term * (n // d if isinstance(atom, Quotient) else n % d)
         total = total + term
-    return total
+    return total + _simplest(fixed)
+
+
+def _fix(monomial: Monomial, values: Mapping[str, Dim]) -> tuple[Monomial, int] | None:
+    """What known numbers leave of a monomial, and their product; None where more is replaced."""
+    kept: list[Atom] = []
+    factor = 1
+    for atom in monomial:
+        value = values.get(atom, atom) if isinstance(atom, str) else None
+        if isinstance(value, int):
+            factor *= value
+        elif value is atom:
+            kept.append(atom)
+        else:
+            return None
+    return tuple(kept), factor
 
 
 def coefficient(dim: Dim, symbol: str) -> tuple[Dim, Dim] | None:

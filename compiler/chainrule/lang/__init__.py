@@ -1,0 +1,1 @@
+"""The language users write: expressions, their derivatives, and compiling them."""

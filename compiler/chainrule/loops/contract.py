@@ -196,29 +196,35 @@ def _nest(
     """One shape of tile over its part of the result: panels outside, so that b stays near."""
     if rows.count == 0 or columns.count == 0:
         return ()
-    acc = Local("acc", c.dtype, (rows.rows, columns.vectors), True)
+    whole = columns.vectors - (columns.last != LANES)
+    acc = Local("acc", c.dtype, (rows.rows, whole), True)
+    edge = Local("edge", c.dtype, (rows.rows, columns.vectors - whole), True)
     row = rows.start + _M * rows.rows + _I
     column = columns.start + _N * (columns.vectors * LANES)
 
     def cell(v: Dim) -> Get:
-        return Get(acc, (_I, v))
+        return Get(edge, (_I, 0)) if v == whole else Get(acc, (_I, v))
 
     def multiply(v: Dim) -> tuple[Stmt, ...]:
         args = (c.a(row, _K), b(_K, column + v * LANES + _J), cell(v))
-        return (Set(acc, (_I, v), Apply("fma", args, c.dtype)),)
+        return (Set(cell(v).local, cell(v).index, Apply("fma", args, c.dtype)),)
 
     def finish(v: Dim) -> tuple[Stmt, ...]:
         return c.epilogue(row, column + v * LANES + _J, cell(v))
 
-    zero = Set(acc, (_I, _V), Literal(0, c.dtype))
     tile: tuple[Stmt, ...] = (
-        acc,
-        Loop("i'", rows.rows, (Loop("v'", columns.vectors, (zero,), "unroll"),), "unroll"),
+        *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         # row by row, so that an element of a is held no longer than its row takes
         Loop("k'", c.k, (Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll"),)),
         Loop("i'", rows.rows, _over_vectors(columns, finish), "unroll"),
     )
     return (Loop("n'", columns.count, (Loop("m'", rows.count, tile),)),)
+
+
+def _clear(local: Local) -> Stmt:
+    rows, vectors = local.shape
+    zero = Set(local, (_I, _V), Literal(0, local.dtype))
+    return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
 
 
 def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:

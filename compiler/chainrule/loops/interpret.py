@@ -87,7 +87,8 @@ class _Machine:
         elif isinstance(s, Set):
             self.cell(s.local, s.index)[self.lanes(s.local)] = self.value(s.value)
         elif isinstance(s, Store):
-            self.buffers[s.buffer.name][self.index(s.offset)] = self.value(s.value)
+            moved = None if s.index is None else self.value(s.index)
+            self.buffers[s.buffer.name][self.place(s, moved)] = self.value(s.value)
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
@@ -114,6 +115,11 @@ class _Machine:
     def index(self, dim: Dim) -> Any:
         return evaluate(dim, self.symbols)
 
+    def place(self, access: Load | Store, index: Array | None) -> Any:
+        """Which element (or elements, in a vector loop) is meant."""
+        at = self.index(access.offset)
+        return at if index is None else at + index.astype(np.int64) * self.index(access.stride)
+
     def cell(self, local: Local, index: tuple[Dim, ...]) -> Array:
         return self.cells[local.name, tuple(self.index(i) for i in index)]
 
@@ -131,10 +137,8 @@ class _Machine:
         if isinstance(v, Apply):
             return self.apply(v.fn, [known[id(a)] for a in v.args], v.dtype)
         if isinstance(v, Load):
-            at = self.index(v.offset)
-            if v.index is not None:
-                at = at + known[id(v.index)].astype(np.int64) * self.index(v.stride)
-            return self.buffers[v.buffer.name][at]
+            index = None if v.index is None else known[id(v.index)]
+            return self.buffers[v.buffer.name][self.place(v, index)]
         if isinstance(v, Get):
             return self.cell(v.local, v.index)[self.lanes(v.local)].copy()
         if isinstance(v, Literal):

@@ -22,7 +22,7 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.size import Dim, Size, substitute
-from chainrule.loops.walk import shared
+from chainrule.loops.walk import shared, values_of
 
 
 def show(program: Program) -> str:
@@ -75,8 +75,8 @@ class _Printer:
             yield from self.lets((s.value,), indent)
             yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
         elif isinstance(s, Store):
-            yield from self.lets((s.value,), indent)
-            yield f"{indent}{self.buffer(s.buffer)}[{self.dim(s.offset)}] = {self.value(s.value)}"
+            yield from self.lets(values_of(s), indent)
+            yield f"{indent}{self.place(s)} = {self.value(s.value)}"
         else:
             yield from self.lets((s.condition,), indent)
             yield f"{indent}check {self.value(s.condition)} else {s.code}"
@@ -119,15 +119,18 @@ class _Printer:
         inside = f"[{', '.join(map(self.dim, index))}]" if index else ""
         return self.local(local) + inside
 
+    def place(self, access: Load | Store) -> str:
+        at = self.dim(access.offset)
+        if access.index is not None:
+            stride = "" if access.stride == 1 else f"*({self.dim(access.stride)})"
+            at = f"{at} + <{self.value(access.index)}>{stride}"
+        return f"{self.buffer(access.buffer)}[{at}]"
+
     def value(self, v: Value) -> str:
         if id(v) in self.bound:
             return self.bound[id(v)]
         if isinstance(v, Load):
-            at = self.dim(v.offset)
-            if v.index is not None:
-                stride = "" if v.stride == 1 else f"*({self.dim(v.stride)})"
-                at = f"{at} + <{self.value(v.index)}>{stride}"
-            return f"{self.buffer(v.buffer)}[{at}]"
+            return self.place(v)
         if isinstance(v, Get):
             return self.cell(v.local, v.index)
         if isinstance(v, Combine):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Buffer,
     Check,
@@ -19,7 +20,7 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.size import Dim, symbols_of
+from chainrule.ir.size import Dim, Remainder, symbols_of
 
 
 def operands(value: Value) -> tuple[Value, ...]:
@@ -75,6 +76,48 @@ def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
 def has_check(body: Iterable[Stmt]) -> bool:
     """Whether a body may leave its program early."""
     return any(isinstance(s, Check) for s in statements(body))
+
+
+def merged_locals(body: Sequence[Stmt]) -> frozenset[Local]:
+    """The locals with lanes that a masked iteration must leave in its absent lanes as they were.
+
+    Nobody sees an absent lane of the others: they are not combined, and each vector loop that reads
+    a cell has set it before, or all that touch the local have one extent of at most LANES.
+    """
+    values = [v for s in statements(body) for v in postorder(*values_of(s))]
+    merged = {v.local for v in values if isinstance(v, Combine)}
+    carried: set[Local] = set()
+    extents: dict[Local, set[Dim]] = {}
+    for loop in statements(body):
+        if not isinstance(loop, Loop) or loop.mode != "vector":
+            continue
+        done: set[tuple[Local, tuple[Dim, ...]]] = set()
+        for s in statements(loop.body):
+            for v in postorder(*values_of(s)):
+                if isinstance(v, Get):
+                    extents.setdefault(v.local, set()).add(loop.extent)
+                    carried |= {v.local} if (v.local, v.index) not in done else set()
+            if isinstance(s, Set):
+                extents.setdefault(s.local, set()).add(loop.extent)
+                done.add((s.local, s.index))
+    for local in carried:
+        short = all(at_most(extent, LANES) for extent in extents[local])
+        if not short or len(extents[local]) > 1:
+            merged.add(local)
+    return frozenset(merged)
+
+
+def at_most(extent: Dim, bound: int) -> bool:
+    """Whether a size is known not to exceed a bound: a number, or a remainder."""
+    if isinstance(extent, int):
+        return extent <= bound
+    if len(extent.terms) != 1:
+        return False
+    monomial, c = extent.terms[0]
+    if c != 1 or len(monomial) != 1 or not isinstance(monomial[0], Remainder):
+        return False
+    denominator = monomial[0].denominator
+    return isinstance(denominator, int) and 0 < denominator <= bound + 1
 
 
 def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:

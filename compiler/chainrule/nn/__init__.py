@@ -1,0 +1,1 @@
+"""Losses, initialisers and optimizers, each a few lines of expressions."""

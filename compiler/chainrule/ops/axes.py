@@ -14,7 +14,7 @@ import numpy as np
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.loop import Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
-from chainrule.ir.notation import MULTIPLY, NONE, Notation
+from chainrule.ir.notation import ATOM, MATMUL, MULTIPLY, Notation
 from chainrule.ir.size import Shape, known
 from chainrule.ir.types import DType, TensorType, float64, int64
 
@@ -93,11 +93,11 @@ class Reduce(Op):
         text, latex = self.symbol
         rank = inputs[0].type.rank if inputs else len(self.axes)
         if len(self.axes) == rank:
-            return Notation(f"{text}({{0}})", rf"{latex} {{0}}", MULTIPLY, (NONE,))
+            return Notation(f"{text}({{0}})", rf"{latex} {{0}}", ATOM, (), MATMUL, (MULTIPLY,))
         axes = self.axes[0] if len(self.axes) == 1 else self.axes
         shown = ",".join(str(a) for a in self.axes)
         latex = rf"{latex}_{{{{{shown}}}}} {{0}}"
-        return Notation(f"{text}({{0}}, axis={axes})", latex, MULTIPLY, (NONE,))
+        return Notation(f"{text}({{0}}, axis={axes})", latex, ATOM, (), MATMUL, (MULTIPLY,))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -39,6 +39,14 @@ def call(fn: str, *operands: Operand, like: Node | None = None) -> Node:
     return apply(TABLE[fn], *aligned)
 
 
+def aligned(name: str, *operands: Operand) -> list[Node]:
+    """Operands brought to one shape and one element type, as for an elementwise op called `name`."""
+    nodes = [o for o in operands if isinstance(o, Node)]
+    shape = broadcast_shapes([n.type.shape for n in nodes], name, nodes)
+    dtype = _common_dtype(name, operands, None)
+    return [_align(o, shape, dtype) for o in operands]
+
+
 def _common_dtype(fn: str, operands: Sequence[Operand], like: Node | None) -> DType:
     typed = [o.type.dtype for o in operands if isinstance(o, Node)]
     if not typed:

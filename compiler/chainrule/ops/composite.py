@@ -13,7 +13,7 @@ import numpy as np
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.formula import Formula, fold, parse
 from chainrule.ir.node import Array, Node, Op, Sample, apply
-from chainrule.ir.notation import Notation, call
+from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim
 from chainrule.ir.types import TensorType, bool_, float64, int64
 from chainrule.ops.axes import Sum
@@ -30,6 +30,7 @@ class _AlongAxis(Op):
 
     axis: int
     composite = True
+    letter = "p"
 
     def infer(self, *inputs: TensorType) -> TensorType:
         check_accepts(str(self.name), "float", inputs[0].dtype)
@@ -76,7 +77,10 @@ class Softmax(_AlongAxis):
         return (op("mul", out, op("sub", ct, self.total(op("mul", ct, out)))),)
 
     def expand(self, *inputs: Node) -> Node:
-        e = op("exp", self.below_top(inputs[0]))
+        return self.definition(self.below_top(inputs[0]))
+
+    def definition(self, *inputs: Node) -> Node:
+        e = op("exp", inputs[0])
         return op("div", e, self.total(e))
 
 
@@ -94,7 +98,10 @@ class LogSoftmax(_AlongAxis):
         return (op("sub", ct, op("mul", apply(Softmax(self.axis), inputs[0]), self.total(ct))),)
 
     def expand(self, *inputs: Node) -> Node:
-        x = self.below_top(inputs[0])
+        return self.definition(self.below_top(inputs[0]))
+
+    def definition(self, *inputs: Node) -> Node:
+        (x,) = inputs
         log_total = op("log", apply(Sum((self.axis,)), op("exp", x)))
         return op("sub", x, keep_axes(log_total, (self.axis,)))
 
@@ -122,8 +129,10 @@ class LogSumExp(_AlongAxis):
         (x,) = inputs
         top = apply(Max((self.axis,)), x)
         top = op("where", op("eq", op("abs", top), np.inf), 0.0, top)  # not inf - inf
-        e = op("exp", op("sub", x, keep_axes(top, (self.axis,))))
-        return op("add", op("log", apply(Sum((self.axis,)), e)), top)
+        return op("add", self.definition(op("sub", x, keep_axes(top, (self.axis,)))), top)
+
+    def definition(self, *inputs: Node) -> Node:
+        return op("log", apply(Sum((self.axis,)), op("exp", inputs[0])))
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class Pick(Op):
         return apply(Sum((x.type.rank - 1,)), chosen)
 
     def notation(self, *inputs: Node) -> Notation:
-        return Notation("{0}[{1}]", "{0}_{{{1}}}", operands=(7, 0))
+        return Notation("{0}[{1}]", r"{0}\left[{1}\right]", operands=(ATOM,))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Array, Node, Op, Sample, apply
-from chainrule.ir.notation import MATMUL, Notation
+from chainrule.ir.notation import ATOM, MATMUL, POWER, Notation
 from chainrule.ir.size import Dim
 from chainrule.ir.types import TensorType, float64, int64, promote
 from chainrule.ops import build
@@ -26,6 +26,7 @@ class Contract(Op):
     """
 
     role = "contract"
+    letter = "z"
     name = "contract"
     a: str
     b: str
@@ -84,7 +85,8 @@ class Contract(Op):
                 flip = {"": "ᵀ", "ᵀ": ""}
                 return _product("1", flip[right[self.b]], "0", flip[left[self.a]])
         if not k and not group and len(self.a) == len(self.b) == 1 and self.out == self.a + self.b:
-            return Notation("outer({0}, {1})", r"{0} \otimes {1}", MATMUL, (MATMUL, MATMUL))
+            tex = r"{0} \otimes {1}"
+            return Notation("outer({0}, {1})", tex, ATOM, (), MATMUL, (ATOM, ATOM))
         return Notation(
             f'einsum("{self.spec}", {{0}}, {{1}})',
             rf"\operatorname{{{{einsum}}}}_{{{{{self.spec}}}}}\left({{0}}, {{1}}\right)",
@@ -104,12 +106,12 @@ class Contract(Op):
 
 def _product(first: str, first_t: str, second: str, second_t: str) -> Notation:
     tex = {"": "", "ᵀ": r"^{{\top}}"}
-    operands = {int(first): 7 if first_t else MATMUL, int(second): 7}
+    by_place = (first_t, second_t) if first == "0" else (second_t, first_t)
     return Notation(
         f"{{{first}}}{first_t} @ {{{second}}}{second_t}",
-        f"{{{first}}}{tex[first_t]} {{{second}}}{tex[second_t]}",
+        rf"{{{first}}}{tex[first_t]} \, {{{second}}}{tex[second_t]}",
         MATMUL,
-        (operands[0], operands[1]),
+        tuple(ATOM if transposed else POWER for transposed in by_place),
     )
 
 

@@ -21,10 +21,21 @@ from chainrule.ir import notation
 from chainrule.ir.formula import Call, Formula, Number, fold, parse
 from chainrule.ir.loop import Apply, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
-from chainrule.ir.notation import ADD, ATOM, COMPARE, MULTIPLY, NEGATE, POWER, Notation
+from chainrule.ir.notation import (
+    ADD,
+    ATOM,
+    COMPARE,
+    MATMUL,
+    MULTIPLY,
+    NEGATE,
+    NONE,
+    POWER,
+    Notation,
+)
 from chainrule.ir.types import DType, TensorType, bool_, float32, float64, int64
 from chainrule.ops.recipes import RECIPES
 from chainrule.ops.source import full
+from chainrule.ops.spelling import COMPARISONS, choice, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +50,7 @@ class Elementwise(Op):
     native: str | dict[str, str]
     accepts: str = "numeric"
     result: str = "same"
-    math: Notation = Notation("", "")
+    math: Notation | Callable[..., Notation] | None = None
     domain: tuple[float, float] = (-2.0, 2.0)
     letter: str = "t"
     role: str = "pointwise"
@@ -72,7 +83,9 @@ class Elementwise(Op):
         return tuple(None if p is None else chain(ct, parse(p), at) for p in self.partials)
 
     def notation(self, *inputs: Node) -> Notation:
-        return self.math if self.math.text else notation.call(self.name, len(self.params))
+        if self.math is None:
+            return notation.call(self.name, len(self.params))
+        return self.math if isinstance(self.math, Notation) else self.math(*inputs)
 
     def samples_of(self) -> Iterator[Sample]:
         """One sample for each element type that the tests draw."""
@@ -174,11 +187,12 @@ def _relu(x: Array) -> Array:
 
 # how the ops below are written
 _PLUS = notation.infix("+", "+", ADD)
-_MINUS = notation.infix("-", "-", ADD, ADD, MULTIPLY)
-_TIMES = notation.infix("⊙", r"\odot", MULTIPLY)
-_OVER = notation.infix("/", "/", MULTIPLY, MULTIPLY, NEGATE)
-_NEGATIVE = Notation("-{0}", "-{0}", NEGATE, (NEGATE,))
-_POWER = Notation("{0}**{1}", "{0}^{{{1}}}", POWER, (ATOM, NEGATE))
+_MINUS = notation.infix("-", "-", ADD, ADD, MATMUL)
+_OVER = Notation(
+    "{0} / {1}", r"\frac{{{0}}}{{{1}}}", MULTIPLY, (MULTIPLY, NEGATE), latex_operands=()
+)
+_NEGATIVE = Notation("-{0}", "-{0}", MULTIPLY, (MULTIPLY,))
+_POWER = Notation("{0}**{1}", "{0}^{{{1}}}", POWER, (ATOM, POWER), latex_operands=(ATOM, NONE))
 _SQUARED = Notation("{0}²", "{0}^{{2}}", POWER, (ATOM,))
 _BARS = Notation("|{0}|", r"\left|{0}\right|")
 _ROOT = Notation("sqrt({0})", r"\sqrt{{{0}}}")
@@ -190,8 +204,8 @@ _SIN, _COS = notation.call("sin", 1, r"\sin"), notation.call("cos", 1, r"\cos")
 _AND, _OR, _NOT = notation.call("and", 2), notation.call("or", 2), notation.call("not", 1)
 
 
-def _compare(symbol: str, latex: str) -> Notation:
-    return notation.infix(symbol, latex, COMPARE, ADD, ADD)
+def _compare(name: str) -> Notation:
+    return notation.infix(*COMPARISONS[name], COMPARE, ADD, ADD)
 
 
 # the derivatives of x**y, and of the larger and the smaller of two: equal ones share it
@@ -217,7 +231,7 @@ _logic = partial(define, accepts="logic", role="light")
 # arithmetic: name, meaning, partial derivatives, meaning in NumPy, machine code
 _number("add", "x + y", ("1", "1"), np.add, "x + y", math=_PLUS, letter="z")
 _number("sub", "x - y", ("1", "-1"), np.subtract, "x - y", math=_MINUS, letter="z")
-_number("mul", "x*y", ("y", "x"), np.multiply, "x*y", math=_TIMES)
+_number("mul", "x*y", ("y", "x"), np.multiply, "x*y", math=product)
 _float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=_OVER, domain=(0.5, 2.0))
 _number("neg", "-x", ("-1",), np.negative, "-x", math=_NEGATIVE)
 _float("pow", "x**y", _POW, np.power, math=_POWER, domain=(0.5, 2.0))
@@ -244,13 +258,13 @@ _float("sin", "sin(x)", ("cos(x)",), np.sin, math=_SIN)
 _float("cos", "cos(x)", ("-sin(x)",), np.cos, math=_COS)
 # choices
 define("where", "where(c, x, y)", (None, "where(c, 1, 0)", "where(c, 0, 1)"),
-       np.where, "where(c, x, y)", ("c", "x", "y"), accepts="any")
-_test("lt", "x < y", ref=np.less, native="x < y", math=_compare("<", "<"))
-_test("le", "x <= y", ref=np.less_equal, native="x <= y", math=_compare("<=", r"\le"))
-_test("gt", "x > y", ref=np.greater, native="x > y", math=_compare(">", ">"))
-_test("ge", "x >= y", ref=np.greater_equal, native="x >= y", math=_compare(">=", r"\ge"))
-_test("eq", "Eq(x, y)", ref=np.equal, native="x == y", math=_compare("==", "="))
-_test("ne", "Ne(x, y)", ref=np.not_equal, native="x != y", math=_compare("!=", r"\ne"))
+       np.where, "where(c, x, y)", ("c", "x", "y"), accepts="any", math=choice)
+_test("lt", "x < y", ref=np.less, native="x < y", math=_compare("lt"))
+_test("le", "x <= y", ref=np.less_equal, native="x <= y", math=_compare("le"))
+_test("gt", "x > y", ref=np.greater, native="x > y", math=_compare("gt"))
+_test("ge", "x >= y", ref=np.greater_equal, native="x >= y", math=_compare("ge"))
+_test("eq", "Eq(x, y)", ref=np.equal, native="x == y", math=_compare("eq"))
+_test("ne", "Ne(x, y)", ref=np.not_equal, native="x != y", math=_compare("ne"))
 _logic("and_", "And(x, y)", (None, None), np.bitwise_and, "and_(x, y)", math=_AND)
 _logic("or_", "Or(x, y)", (None, None), np.bitwise_or, "or_(x, y)", math=_OR)
 _logic("xor", "Xor(x, y)", (None, None), np.bitwise_xor, "xor(x, y)")

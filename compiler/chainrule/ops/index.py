@@ -22,7 +22,7 @@ from chainrule.ir.node import (
     apply,
     for_each,
 )
-from chainrule.ir.notation import Notation, call
+from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim, known
 from chainrule.ir.types import DType, TensorType, bool_, float64, int64
 
@@ -111,7 +111,7 @@ class Take(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         if self.axis == 0:
-            return Notation("{0}[{1}]", "{0}_{{{1}}}", operands=(7, 0))
+            return Notation("{0}[{1}]", r"{0}\left[{1}\right]", operands=(ATOM,))
         return Notation(
             f"take({{0}}, {{1}}, axis={self.axis})",
             rf"\operatorname{{{{take}}}}_{{{{{self.axis}}}}}\left({{0}}, {{1}}\right)",

@@ -22,7 +22,7 @@ from chainrule.ir.node import (
     apply,
     for_each,
 )
-from chainrule.ir.notation import ATOM, Notation
+from chainrule.ir.notation import ATOM, POWER, Notation
 from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
 
@@ -52,7 +52,7 @@ class Permute(Op):
     def notation(self, *inputs: Node) -> Notation:
         swap = (*range(len(self.perm) - 2), len(self.perm) - 1, len(self.perm) - 2)
         if self.perm == swap:
-            return Notation("{0}ᵀ", r"{0}^{{\top}}", ATOM, (ATOM,))
+            return Notation("{0}ᵀ", r"{0}^{{\top}}", POWER, (ATOM,))
         latex = rf"\pi_{{{{{self.perm}}}}}\left({{0}}\right)"
         return Notation(f"permute_dims({{0}}, {self.perm})", latex)
 
@@ -176,7 +176,7 @@ class Slice(Op):
                 stop = a + n * s
                 parts.append(f"{a}:{stop if stop != -1 else ''}:{s}")
         shown = ", ".join(parts)
-        return Notation(f"{{0}}[{shown}]", f"{{0}}_{{{{[{shown}]}}}}", ATOM, (ATOM,))
+        return Notation(f"{{0}}[{shown}]", rf"{{0}}\left[{shown}\right]", ATOM, (ATOM,))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError
+from chainrule.ir import provenance
 from chainrule.ir.loop import IndexValue, Literal, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, next_serial
 from chainrule.ir.notation import ADD, ATOM, NEGATE, Notation
@@ -40,7 +41,7 @@ class Leaf(Op):
         return self.type
 
     def notation(self, *inputs: Node) -> Notation:
-        return Notation(self.label, latex_name(self.label))
+        return Notation(escape(self.label), escape(latex_name(self.label)))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -49,17 +50,33 @@ class Leaf(Op):
 
 def leaf(kind: str, label: str, type: TensorType, init: Any = None) -> Node:
     """A new leaf: never merged with another."""
-    return apply(Leaf(kind, label, type, next_serial(), init))
+    node = apply(Leaf(kind, label, type, next_serial(), init))
+    provenance.set_name(node, label)
+    return node
+
+
+def escape(text: str) -> str:
+    """Text that a template gives back as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def latex_name(name: str) -> str:
     """A name in LaTeX: `W1` with its number as an index, longer names upright, Greek as Greek."""
     stem = name.rstrip("0123456789")
     number = name[len(stem) :]
-    body = "\\" + stem if stem in _GREEK.split() else stem
-    if len(stem) > 1 and body == stem:
-        body = r"\mathrm{" + stem.replace("_", r"\_") + "}"
-    return (body + (f"_{{{number}}}" if number else "")).replace("{", "{{").replace("}", "}}")
+    stem = stem.removesuffix("_") if number else stem
+    body = "\\" + stem if stem in _GREEK.split() else "".join(_TEX.get(c, c) for c in stem)
+    if len(stem) != 1 and body == stem or not stem.isalnum():
+        body = rf"\mathrm{{{body}}}"
+    return body + (f"_{{{number}}}" if number else "")
+
+
+_TEX = {c: "\\" + c for c in "_#$%&{}"} | {
+    "\\": r"\backslash{}",
+    "^": r"\wedge{}",
+    "~": r"\sim{}",
+    " ": r"\ ",
+}
 
 
 _GREEK = (
@@ -100,11 +117,19 @@ class Full(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         text = format_number(self.value, self.dtype)
-        return Notation(text, text, NEGATE if text.startswith("-") else ATOM)
+        return Notation(text, escape(_tex(text)), NEGATE if text.startswith("-") else ATOM)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield full(2.5, float64, (2, 3)).op, []
+
+
+def _tex(number: str) -> str:
+    mantissa, e, exponent = number.partition("e")
+    if e and exponent.lstrip("+-").isdigit():
+        times = "" if mantissa == "1" else rf"{mantissa} \cdot "
+        return rf"{times}10^{{{int(exponent)}}}"
+    return number.replace("inf", r"\infty").replace("nan", r"\mathrm{nan}")
 
 
 def format_number(value: float | int | bool, of: DType) -> str:
@@ -185,8 +210,8 @@ class SizeOf(Op):
     def notation(self, *inputs: Node) -> Notation:
         text = str(self.size)
         one = isinstance(self.size, int) or len(self.size.terms) == 1
-        latex = r"\mathrm{{" + text.replace("_", r"\_") + "}}"
-        return Notation(text, latex, ATOM if one else ADD)
+        latex = text if isinstance(self.size, int) else latex_name(text)
+        return Notation(escape(text), escape(latex), ATOM if one else ADD)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

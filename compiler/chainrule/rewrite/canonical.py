@@ -121,7 +121,8 @@ def elementwise_inside_expand(node: Node, see: See) -> Node | None:
     views = [i.op for i in node.inputs if not isinstance(i.op, Full)]
     if not views or any(v != views[0] for v in views) or not isinstance(views[0], Expand):
         return None
-    inner = [_inside(i, see) for i in node.inputs]
+    first = next(i for i in node.inputs if not isinstance(i.op, Full))
+    inner = [_inside(i, first.inputs[0], see) for i in node.inputs]
     if not all(inner):
         return None
     if node.op.name == "div" and _is_one(node.inputs[0]):
@@ -133,9 +134,9 @@ def _is_one(node: Node) -> bool:
     return isinstance(node.op, Full) and node.op.value == 1
 
 
-def _inside(node: Node, see: See) -> Node | None:
+def _inside(node: Node, beside: Node, see: See) -> Node | None:
     if isinstance(node.op, Full):
-        return node
+        return apply(Full(node.op.data, node.op.dtype, beside.type.shape))
     operand = see(node, "expand")
     return operand[0] if operand else None
 

@@ -1,6 +1,7 @@
 """From a graph to kernels.
 
-Nodes are visited by their distance from the leaves, and each joins the last kernel that computes
+Nodes are visited by their distance from the leaves (what is made from leaves alone, when it is
+first needed), and each joins the last kernel that computes
 one of its operands if it fits that kernel's space, else begins a kernel. Joining only the last one
 keeps the order of kernels a valid order whatever is joined. What a kernel needs from another lies
 in memory; views, comparisons and numbers made from indices are worked out where they are read.
@@ -42,10 +43,12 @@ class _Fusion:
         self.graph, self.finite = _computed_updates(graph), finite
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
+        self.hosts: dict[Node, Node] = {}
         self.tested: set[tuple[Node, Dim | None]] = set()
 
     def run(self) -> list[Kernel]:
-        for node in _by_depth(self.graph.nodes):
+        nodes, self.hosts = _order_of_visits(self.graph.nodes)
+        for node in nodes:
             for operand, bound in node.op.bounds(*[i.type for i in node.inputs]):
                 self.test(node.inputs[operand], bound)
             self.place(node)
@@ -96,8 +99,9 @@ class _Fusion:
         self.store(node)
 
     def latest(self, node: Node) -> int | None:
-        """The last kernel that computes an operand of a node, looking through views."""
-        found = [self.at[b] for b, _ in bases(node) if b in self.at]
+        """The last kernel that computes an operand of a node, or of the host it waited for."""
+        readers = {node, self.hosts.get(node, node)}
+        found = [self.at[b] for reader in readers for b, _ in bases(reader) if b in self.at]
         return max(found) if found else None
 
     def join(self, node: Node) -> None:
@@ -208,12 +212,35 @@ def _readable(base: Node, path: tuple[Node, ...], node: Node, kernel: Kernel) ->
     )
 
 
-def _by_depth(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes sorted by their longest path from a leaf; stable, so operands stay first."""
+def _order_of_visits(nodes: Sequence[Node]) -> tuple[list[Node], dict[Node, Node]]:
+    """The nodes by their longest path from a leaf, and the hosts of those that are made late.
+
+    A tensor that is made from leaves alone, such as 0.9 * m, waits for the first node that uses it
+    together with something computed, its host, and is then made where that is made.
+    """
     depth: dict[Node, int] = {}
+    computed: set[Node] = set()
     for node in nodes:
         depth[node] = 1 + max((depth[i] for i in node.inputs), default=0)
-    return sorted(nodes, key=depth.__getitem__)
+        heavy = node.op.role not in ("leaf", "view", "light", "pointwise") or node.type.shape == ()
+        if node.inputs and (heavy or any(i in computed for i in node.inputs)):
+            computed.add(node)
+    hosts: dict[Node, Node] = {}
+    for node in reversed(nodes):
+        host = node if node in computed else hosts.get(node)
+        if host is None:
+            continue
+        for i in node.inputs:
+            if i not in computed and (i not in hosts or depth[host] < depth[hosts[i]]):
+                hosts[i] = host
+    late = {n: h for n, h in hosts.items() if n.op.role == "pointwise"}
+
+    time: dict[Node, float] = {}
+    for node in nodes:
+        wanted = depth[late[node]] - 0.5 if node in late else depth[node]
+        time[node] = max((time[i] for i in node.inputs), default=wanted)
+        time[node] = max(time[node], wanted)
+    return sorted(nodes, key=time.__getitem__), late
 
 
 def _connect(kernels: Sequence[Kernel], graph: Graph) -> None:
@@ -250,6 +277,8 @@ def _order(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
         order = _sorted(kernels, in_place, writer)
         if order is not None:
             return order + copies
+        if not in_place:
+            raise CompileError("kernels wait for each other in a circle; this is a bug of chainrule")
         leaf, kernel = in_place.popitem()
         value = next(v for v, target in kernel.writes.items() if target is leaf)
         kernel.writes[value] = value

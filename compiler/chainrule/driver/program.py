@@ -1,0 +1,125 @@
+"""Programs that can be called: native ones, and the reference evaluator behind the same door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
+
+from chainrule import errors
+from chainrule.driver.build import Compiled, build, demands_of, dim_data, sizes_of
+from chainrule.driver.report import Report, report, show
+from chainrule.errors import CompileError
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.graph import Graph, walk
+from chainrule.ir.node import Node
+from chainrule.ir.size import evaluate as number_of
+from chainrule.ops.source import Leaf
+from chainrule.show.graph import graph_text
+
+Array = np.ndarray[Any, Any]
+
+
+class Callee(Protocol):
+    """What `cr.compile` calls, whichever backend it is."""
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]: ...
+
+    def show(self, level: str) -> str: ...
+
+    def report(self) -> Report: ...
+
+
+def program(graph: Graph, feeds: Sequence[Node], names: Sequence[str], backend: str) -> Callee:
+    """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
+    if backend == "reference":
+        return ReferenceProgram(graph, feeds)
+    return NativeProgram(build(graph, feeds=feeds, outputs=names))
+
+
+def raise_ours(fault: RuntimeFault) -> NoReturn:
+    """Raise what the runtime found as the error of ours of the same name, at the user's line."""
+    kind = getattr(errors, type(fault).__name__, CompileError)
+    raise kind(fault.what, *fault.details) from None
+
+
+class NativeProgram:
+    """Compiled code with its buffers."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self._program = Program(
+            compiled.manifest, compiled.step_address, keep_alive=compiled.loaded
+        )
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """New arrays, one for each output in order. Raises FeedError."""
+        try:
+            return self._program(feeds)
+        except RuntimeFault as fault:
+            raise_ours(fault)
+
+    def show(self, level: str) -> str:
+        """The program as text at a level."""
+        return show(self.compiled, level)
+
+    def report(self) -> Report:
+        """What the compiler did."""
+        return report(self.compiled)
+
+
+class ReferenceProgram:
+    """The graph as written, evaluated in NumPy node by node, behind the same checks of its feeds."""
+
+    def __init__(self, graph: Graph, feeds: Sequence[Node]) -> None:
+        self.graph, self.feeds = graph, tuple(feeds)
+        tensors = [
+            Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
+            for i, n in enumerate(feeds)
+        ]
+        self._binder = Binder(tensors, sizes_of(feeds), list(map(dim_data, demands_of(graph))))
+        self._positions = [
+            (node, node.inputs[i], bound)
+            for node in walk(graph.roots)
+            for i, bound in node.op.bounds(*[x.type for x in node.inputs])
+        ]
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """New arrays, one for each output in order. Raises FeedError."""
+        try:
+            arrays = self._binder.arrays(feeds)
+            sizes = self._binder.sizes([a.shape for a in arrays])
+            given = dict(zip(self.feeds, arrays, strict=True))
+            self._check_positions(given, sizes)
+        except RuntimeFault as fault:
+            raise_ours(fault)
+        return [np.array(a) for a in evaluate(self.graph.outputs, given)]
+
+    def _check_positions(self, given: Mapping[Node, Array], sizes: Mapping[str, int]) -> None:
+        values = evaluate([p for _, p, _ in self._positions], given)
+        for (node, operand, dim), array in zip(self._positions, values, strict=True):
+            bound = number_of(dim, sizes)
+            if array.size and not (array.min() >= 0 and array.max() < bound):
+                bad = array[(array < 0) | (array >= bound)].reshape(-1)[0]
+                name = _label(operand) if isinstance(operand.op, Leaf) else str(operand.op.name)
+                raise FeedError(
+                    f"{name} holds {bad}, where only 0 to {bound - 1} have a meaning",
+                    f"it is read as positions by {node.op.name}",
+                )
+
+    def show(self, level: str) -> str:
+        """The graph; there is nothing else to the reference."""
+        if level not in ("graph", "optimized"):
+            raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
+        return graph_text(self.graph)
+
+    def report(self) -> Report:
+        """There is nothing to report: raises CompileError."""
+        raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
+
+
+def _label(node: Node) -> str:
+    assert isinstance(node.op, Leaf)
+    return node.op.label

@@ -1,0 +1,96 @@
+"""`cr.compile`: from expressions to a function of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chainrule import driver
+from chainrule.errors import CompileError
+from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
+from chainrule.lang.derive import flatten
+from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.tensor import Tensor
+from chainrule.ops.source import Leaf
+
+
+class Function:
+    """A compiled expression: arrays in by name, new NumPy arrays out in the structure asked for.
+
+    It is pure: parameters and states are fed like inputs, NaN and inf are numbers to it.
+    """
+
+    def __init__(self, outputs: Any, backend: str) -> None:
+        nodes = flatten(outputs)
+        self._structure, self.backend = outputs, backend
+        leaves = driver.leaves_of(nodes)
+        check_names(leaves)
+        self.inputs = [_label(n) for n in leaves]
+        names = [f"{i}" for i in range(len(nodes))]
+        self._program = driver.program(Graph(tuple(nodes)), leaves, names, backend)
+
+    def __call__(self, **feeds: Any) -> Any:
+        """Compute the outputs. Raises FeedError where a feed is missing, unknown or does not fit."""
+        results = iter(self._program.call(feeds))
+        return _like(self._structure, lambda: next(results))
+
+    def show(self, level: str) -> str:
+        """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
+        return self._program.show(level)
+
+    def report(self) -> driver.Report:
+        """Passes, kernels with flops and bytes, memory plan, code size."""
+        return self._program.report()
+
+    def __repr__(self) -> str:
+        return f"<compiled function of {', '.join(self.inputs)}, backend {self.backend!r}>"
+
+
+def compile(
+    outputs: Any,
+    backend: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
+    training: bool = False,
+    seed: int = 0,
+) -> Function:
+    """Compile a Tensor, or a list, tuple or dict of them, to a function with that structure.
+
+    `backend` is "cpu" (native code) or "reference" (NumPy, slow and obvious). Every size that is
+    not known is known at the call: one compilation serves all. `training` says whether dropout and
+    batch statistics are active. Raises CompileError for an option that is not built.
+    """
+    check_options(backend, threads, precision)
+    check_seed(seed)
+    if not isinstance(training, bool):
+        raise CompileError(f"training is True or False, not {training!r}")
+    return Function(outputs, backend)
+
+
+def check_names(leaves: list[Node]) -> None:
+    """Refuse two leaves of one name: a feed could not tell them apart."""
+    seen: dict[str, Node] = {}
+    for leaf in leaves:
+        other = seen.setdefault(_label(leaf), leaf)
+        if other is not leaf:
+            lines = [str(line) for n in (other, leaf) if (line := provenance.line_of(n))]
+            raise CompileError(
+                f"two leaves are called {_label(leaf)!r}: {other.type} and {leaf.type}",
+                *(f"one at {line}" for line in lines),
+                "give each a name of its own",
+            )
+
+
+def _label(leaf: Node) -> str:
+    assert isinstance(leaf.op, Leaf)
+    return leaf.op.label
+
+
+def _like(structure: Any, take: Any) -> Any:
+    if isinstance(structure, dict):
+        return {k: _like(v, take) for k, v in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(_like(v, take) for v in structure)
+    assert isinstance(structure, Tensor)
+    return take()

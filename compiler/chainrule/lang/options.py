@@ -1,0 +1,36 @@
+"""Options that every compiled thing takes, and what is built of them so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chainrule.errors import CompileError
+
+BACKENDS = ("cpu", "reference")
+
+
+def check_options(backend: str, threads: int | None, precision: str | None, **unbuilt: Any) -> None:
+    """Refuse what is not built: CompileError says what is.
+
+    `unbuilt` are options by name that may only have their default, None.
+    """
+    if backend not in BACKENDS:
+        raise CompileError(f"no backend {backend!r} is built yet", f"there are {', '.join(BACKENDS)}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
+    if threads not in (None, 1):
+        raise CompileError(f"threads={threads} is not built yet", "there is one thread: threads=1 or None")
+    if precision is not None:
+        raise CompileError(
+            f"precision={precision!r} is not built yet", "with None each tensor's dtype decides"
+        )
+    for name, value in unbuilt.items():
+        if value is not None:
+            raise CompileError(f"{name}={value!r} is not built yet", f"leave {name} out")
+
+
+def check_seed(seed: int) -> int:
+    """A seed is an int in [0, 2**64)."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise CompileError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
+    return seed

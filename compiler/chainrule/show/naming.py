@@ -1,0 +1,107 @@
+"""Names on a page: the user's, z1, h2, p1 by what a part is, and dz1 for the cotangent of z1."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from chainrule.ir import provenance
+from chainrule.ir.node import Node
+from chainrule.ir.size import symbols_of
+
+Parts = Mapping[Node, Sequence[Node]]
+
+
+def name_all(
+    order: Sequence[Node],
+    parts: Parts,
+    bound: Collection[Node],
+    given: Mapping[Node, str],
+    roots: Sequence[Node],
+) -> dict[Node, str]:
+    """A name for each node that is bound, no two alike, but for a result that nobody named.
+
+    Forward values are numbered first, in the order they are computed; so z2 is the same part of the
+    same net on every page. Cotangents are named after them.
+    """
+    taken = {n.op.notation().text for n in order if not n.inputs} | _sizes(order)
+    taken |= set(given.values())
+    names = dict(given)
+    used = {p for n in order for p in parts[n]}
+    wanted = [n for n in order if n in bound and n not in given]
+    wanted = [n for n in wanted if n in used or provenance.name_of(n) or len(roots) > 1]
+    named = [n for n in wanted if provenance.user_name_of(n)]
+    for node in named:
+        names[node] = _claim(provenance.name_of(node) or "t", taken)
+    _number(_forward(order, parts, wanted, roots), names, taken)
+    for node in wanted:
+        if node not in names:
+            base, depth = _origin(node)
+            stem = provenance.user_name_of(base) or names.get(base)
+            names[node] = _claim("d" * depth + stem if stem else _next("t", taken), taken)
+    return names
+
+
+def _sizes(order: Iterable[Node]) -> set[str]:
+    return {s for n in order if not n.inputs for d in n.shape for s in symbols_of(d)}
+
+
+def _forward(
+    order: Sequence[Node], parts: Parts, wanted: Sequence[Node], roots: Sequence[Node]
+) -> list[Node]:
+    """The forward values that need a number: the bound, those a bound cotangent is of, and every
+    sum of products that something else reads."""
+    needed = {_origin(n)[0] for n in wanted}
+    sums: set[Node] = set()
+    read: set[Node] = set()
+    for node in order:
+        inside = [p for p in parts[node] if p in sums]
+        if node.op.role == "contract" or (node.op.letter == "z" and inside):
+            sums.add(node)
+        if node.op.letter != "z":
+            read.update(inside)
+    numbered = [n for n in order if n in needed or n in read]
+    numbered += [n for n in dict.fromkeys(map(_first, wanted)) if n not in set(order)]
+    return [n for n in numbered if provenance.cotangent_of(n) is None]
+
+
+def _first(node: Node) -> Node:
+    return _origin(node)[0]
+
+
+def _origin(node: Node) -> tuple[Node, int]:
+    """The forward value that a node is a cotangent of, of some order; itself where of none."""
+    depth = 0
+    while (of := provenance.cotangent_of(node)) is not None:
+        node, depth = of, depth + 1
+    return node, depth
+
+
+def _number(nodes: Iterable[Node], names: dict[Node, str], taken: set[str]) -> None:
+    """Letters with numbers, for those that have no name."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        if node in names or provenance.user_name_of(node) or not node.inputs:
+            continue
+        letter = node.op.letter
+        number = counts.get(letter, 0) + 1
+        while f"{letter}{number}" in taken:
+            number += 1
+        counts[letter] = number
+        names[node] = f"{letter}{number}"
+        taken.add(names[node])
+
+
+def _claim(name: str, taken: set[str]) -> str:
+    """The name, or where it is taken the name with the first number that is not."""
+    new, number = name, 2
+    while new in taken:
+        new, number = f"{name}_{number}", number + 1
+    taken.add(new)
+    return new
+
+
+def _next(letter: str, taken: set[str]) -> str:
+    number = 1
+    while f"{letter}{number}" in taken:
+        number += 1
+    return f"{letter}{number}"

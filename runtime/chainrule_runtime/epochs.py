@@ -1,0 +1,203 @@
+"""Many steps in one native call, by a worker thread, so that Ctrl-C reaches Python meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chainrule_runtime.errors import RuntimeFault
+from chainrule_runtime.memory import Array, address, aligned
+from chainrule_runtime.program import Plan, Program
+from chainrule_runtime.runblock import FINISHED, STOPPED, LoggedScalar, RunBlock, SlicedInput
+
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """How data is cut: `rows` of each `sliced` input, `size` at a time; `symbol` is their number.
+
+    Without a symbol every input is whole, and an epoch is one step.
+    """
+
+    symbol: str | None
+    sliced: tuple[bool, ...]
+    rows: int
+    size: int
+
+    @property
+    def steps(self) -> int:
+        """Minibatches in an epoch; the last may be smaller."""
+        return -(-self.rows // self.size)
+
+    def shapes(self, arrays: Sequence[Array], count: int) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the inputs of a minibatch of `count` rows."""
+        pairs = zip(arrays, self.sliced, strict=True)
+        return tuple((count, *a.shape[1:]) if cut else a.shape for a, cut in pairs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many steps were finished, what each scalar output was, and what stopped them, if any.
+
+    `logs` has one array for each of `manifest.outputs`, of `steps` elements.
+    """
+
+    steps: int
+    logs: tuple[Array, ...]
+    fault: RuntimeFault | None = None
+
+
+class EpochLoop:
+    """A program's native loop over minibatches; all its outputs are scalars."""
+
+    def __init__(self, program: Program, run_address: int) -> None:
+        self.program = program
+        self._run = _RUN(run_address)
+
+    def plans(self, arrays: Sequence[Array], cut: Minibatches) -> tuple[Plan, Plan]:
+        """The plans for a full minibatch and for the last one. Raises FeedError."""
+        last = cut.rows - cut.size * (cut.steps - 1)
+        first = self.program.plan(cut.shapes(arrays, cut.size))
+        return first, self.program.plan(cut.shapes(arrays, last))
+
+    def __call__(
+        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+    ) -> Outcome:
+        """Run whole epochs. `order` holds the row numbers of each in turn; None: as they lie.
+
+        Raises KeyboardInterrupt after the step during which it came, FeedError where shapes do not
+        fit. A step that refuses its input ends the run: see `Outcome.fault`.
+        """
+        with self.program.lock:
+            first, last = self.plans(arrays, cut)
+            slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
+            self.program.point(arrays)
+            self.program.use(first, slots)
+            job = _Job(self.program, first, arrays, cut, epochs, order)
+            code = self._call(job)
+            done = int(job.block.progress)
+            fault = None
+            if code not in (FINISHED, STOPPED):
+                batch = job.minibatch(done)
+                sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
+                fault = self.program.fault(code, batch, first.outputs, sizes)
+            return Outcome(done, tuple(log[:done] for log in job.logs), fault)
+
+    def _call(self, job: _Job) -> int:
+        """Run the job; on the main thread by a worker, since a signal is only seen by Python code.
+
+        Whoever takes the ticket decides: the worker runs, or it never will.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return self._native(job)
+        codes: list[int] = []
+        tickets, done = [job], threading.Event()
+
+        def work() -> None:
+            if _take(tickets):
+                codes.append(self._native(job))
+                done.set()
+
+        interruption: BaseException | None = None
+        worker = threading.Thread(target=work, daemon=True)
+        while not done.is_set():
+            try:
+                if worker.ident is None:
+                    worker.start()
+                done.wait(0.1)
+            except BaseException as error:  # Ctrl-C, or what another signal's handler raises
+                job.stop.value = 1
+                interruption = interruption or error
+                if _take(tickets):
+                    break
+        if interruption is not None:
+            raise interruption
+        return codes[0]
+
+    def _native(self, job: _Job) -> int:
+        code: int = self._run(job.address)
+        return code
+
+
+def _take(tickets: list[_Job]) -> bool:
+    try:
+        tickets.pop()
+    except IndexError:
+        return False
+    return True
+
+
+class _Job:
+    """The block that the native loop is told by, and everything it points to."""
+
+    def __init__(
+        self,
+        program: Program,
+        plan: Plan,
+        arrays: Sequence[Array],
+        cut: Minibatches,
+        epochs: int,
+        order: Array | None,
+    ) -> None:
+        self.arrays, self.cut, self.order = arrays, cut, order
+        self.stop = ctypes.c_int32(0)
+        total = epochs * cut.steps
+        self.logs = [np.zeros(total, o.dtype) for o in plan.outputs]
+        self._staging = [
+            aligned(cut.size * _row_bytes(a)) if chosen and order is not None else None
+            for a, chosen in zip(arrays, cut.sliced, strict=True)
+        ]
+        places = [t.place for t in program.manifest.feeds]
+        inputs = [
+            SlicedInput(address(a), None if s is None else address(s), _row_bytes(a), place)
+            for a, s, place, chosen in zip(arrays, self._staging, places, cut.sliced, strict=True)
+            if chosen
+        ]
+        logs = [
+            LoggedScalar(o.place, o.dtype.itemsize, address(log))
+            for o, log in zip(plan.outputs, self.logs, strict=True)
+        ]
+        self._inputs = (SlicedInput * max(1, len(inputs)))(*inputs)
+        self._logs = (LoggedScalar * max(1, len(logs)))(*logs)
+        names = program.manifest.sizes
+        self._sizes = (ctypes.c_int64 * max(1, len(names)))(*[plan.sizes[s] for s in names])
+        self.block = RunBlock(
+            table=program.table_address,
+            sizes=ctypes.addressof(self._sizes),
+            step=0,
+            last=total,
+            steps_per_epoch=cut.steps,
+            rows=cut.rows,
+            batch_size=cut.size,
+            batch_index=-1 if cut.symbol is None else names.index(cut.symbol),
+            order=None if order is None else address(order),
+            stop=ctypes.addressof(self.stop),
+            progress=0,
+            input_count=len(inputs),
+            inputs=ctypes.addressof(self._inputs),
+            log_count=len(logs),
+            logs=ctypes.addressof(self._logs),
+        )
+        self.address = ctypes.addressof(self.block)
+
+    def minibatch(self, step: int) -> list[Array]:
+        """What step number `step` was fed."""
+        epoch, in_epoch = divmod(step, self.cut.steps)
+        rows = (
+            np.arange(self.cut.rows)
+            if self.order is None
+            else self.order.reshape(-1, self.cut.rows)[epoch]
+        )
+        chosen = rows[in_epoch * self.cut.size :][: self.cut.size]
+        pairs = zip(self.arrays, self.cut.sliced, strict=True)
+        return [a[chosen] if cut else a for a, cut in pairs]
+
+
+def _row_bytes(array: Array) -> int:
+    return array.itemsize * math.prod(array.shape[1:])

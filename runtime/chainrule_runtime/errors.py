@@ -1,0 +1,22 @@
+"""What can go wrong while a program runs. The compiler has errors of the same names."""
+
+from __future__ import annotations
+
+
+class RuntimeFault(Exception):
+    """The base: `what` is one sentence, `details` are further lines, the last one a remedy."""
+
+    def __init__(self, what: str, *details: str) -> None:
+        self.what, self.details = what, details
+        super().__init__(what, *details)
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.what, *self.details])
+
+
+class FeedError(RuntimeFault, ValueError):
+    """Data given to a program that it can't take."""
+
+
+class NonFiniteError(RuntimeFault, ArithmeticError):
+    """A number that must be finite is infinite or NaN."""

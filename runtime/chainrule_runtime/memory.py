@@ -1,0 +1,111 @@
+"""Memory that programs work in: blocks that begin at a multiple of 64 bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+ALIGN = 64
+
+
+def address(array: Array) -> int:
+    """Where an array's first element lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+def aligned(size: int) -> Array:
+    """`size` bytes, zero, the first at a multiple of ALIGN."""
+    block = np.zeros(size + ALIGN, np.uint8)
+    start = -address(block) % ALIGN
+    return block[start : start + size]
+
+
+def round_up(size: int) -> int:
+    """The next multiple of ALIGN."""
+    return -(-size // ALIGN) * ALIGN
+
+
+class Lock:
+    """A mutual exclusion that a forked child finds open, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def renew(self) -> None:
+        """Open it, for a process in which nobody can hold it."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for lock in _locks:
+        lock.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+class Storage:
+    """Named arrays that live between calls, zero at first, and the lock for whoever uses them.
+
+    `tensors` are (name, dtype, shape). Those that `lent` holds are arrays of another storage, whose
+    `lock` is then to be given too.
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]],
+        lent: Mapping[str, Array] | None = None,
+        lock: Lock | None = None,
+    ) -> None:
+        self.lock = lock or Lock()
+        self.arrays: dict[str, Array] = dict(lent or {})
+        own = [t for t in tensors if t[0] not in self.arrays]
+        sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape in own]
+        block, start = aligned(sum(map(round_up, sizes))), 0
+        for (name, dtype, shape), size in zip(own, sizes, strict=True):
+            self.arrays[name] = block[start : start + size].view(dtype).reshape(shape)
+            start += round_up(size)
+
+
+class Arena:
+    """Working memory that grows when more is asked for, and only then."""
+
+    def __init__(self) -> None:
+        self._block = aligned(0)
+        self.start = address(self._block)
+
+    def reserve(self, size: int) -> int:
+        """The address of at least `size` bytes; what was in them may be lost."""
+        if size > self._block.nbytes:
+            self._block = aligned(size)
+            self.start = address(self._block)
+        return self.start
+
+
+def spans(arrays: Iterable[Array]) -> list[tuple[int, int]]:
+    """The stretches of memory that arrays lie in: (first byte, one past the last), merged."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted((address(a), address(a) + a.nbytes) for a in arrays):
+        if out and start - out[-1][1] <= ALIGN:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out

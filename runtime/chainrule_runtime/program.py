@@ -1,0 +1,223 @@
+"""A compiled program as a function: buffers, sizes, one native call, and errors that say what."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
+from chainrule_runtime.feeds import Binder, place_of
+from chainrule_runtime.manifest import Check, Manifest, evaluate
+from chainrule_runtime.memory import Arena, Array, Lock, address, round_up, spans
+
+_STEP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
+#: outputs up to so many bytes are copied from a buffer of the plan: cheaper than a new address
+_SMALL = 4096
+_PLANS = 64
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output at given sizes: where it stands in the table, and what it is read from.
+
+    With a `buffer` it is copied from there after the call, with a `feed` from that array; with
+    neither the call writes it into a new array.
+    """
+
+    name: str
+    place: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    buffer: Array | None = None
+    feed: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a program needs for one combination of sizes; `slots` are the arena's, in bytes."""
+
+    sizes: dict[str, int]
+    native_sizes: Any
+    size_address: int
+    slots: tuple[int, ...]
+    outputs: tuple[Output, ...]
+    standing: tuple[tuple[int, int], ...]
+
+
+class Program:
+    """A function with buffers. Calls exclude each other; the native part runs without the GIL.
+
+    `kept` gives the arrays that live between calls, by name, and `lock` guards them: programs that
+    share arrays share the lock. `keep_alive` is whatever owns the code at `step_address`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        step_address: int,
+        *,
+        kept: Mapping[str, Array] | None = None,
+        lock: Lock | None = None,
+        keep_alive: object = None,
+    ) -> None:
+        self.manifest = manifest
+        self.binder = Binder(manifest.feeds, manifest.sizes, manifest.nonempty)
+        self.lock = lock or Lock()
+        self.table = (ctypes.c_void_p * max(1, manifest.places))()
+        self.table_address = ctypes.addressof(self.table)
+        self._keep_alive = keep_alive
+        self._step = _STEP(step_address)
+        self._feed_places = [t.place for t in manifest.feeds]
+        self._arena = Arena()
+        self._plans: dict[Shapes, Plan] = {}
+        self._current: Plan | None = None
+        kept = kept or {}
+        self.kept = {t.name: kept[t.name] for t in manifest.kept}
+        self._spans = spans(a for a in self.kept.values() if a.nbytes)
+        standing = [(t.place, self.kept[t.name]) for t in manifest.kept]
+        standing += [(t.place, np.ascontiguousarray(a)) for t, a in manifest.constants]
+        self._standing = dict(standing)
+        for place, array in standing:
+            self.table[place] = address(array)
+
+    def __call__(self, given: Mapping[str, object]) -> list[Array]:
+        """Run once on what is given by name; new arrays, in the order of `manifest.outputs`.
+
+        Raises FeedError or NonFiniteError; what is kept is then as it was.
+        """
+        arrays = self.binder.arrays(given)
+        with self.lock:
+            plan = self.plan(tuple([a.shape for a in arrays]))
+            self.point(arrays)
+            if plan is not self._current:
+                self.use(plan)
+            results = [self._receive(o, arrays) for o in plan.outputs]
+            code = self._step(self.table_address, plan.size_address)
+            if code:
+                raise self.fault(code, arrays, plan.outputs, plan.sizes)
+            return [r if o.buffer is None and o.feed is None else r.reshape(o.shape).copy()
+                    for o, r in zip(plan.outputs, results, strict=True)]  # fmt: skip
+
+    def point(self, arrays: list[Array]) -> None:
+        """Enter the feeds in the table; one that lies in kept memory is replaced by a copy."""
+        for i, place in enumerate(self._feed_places):
+            at = address(arrays[i])
+            for start, end in self._spans:
+                if at < end and start < at + arrays[i].nbytes:
+                    arrays[i] = arrays[i].copy()
+                    at = address(arrays[i])
+            self.table[place] = at
+
+    def plan(self, shapes: Shapes) -> Plan:
+        """The plan for feeds of these shapes. Raises FeedError where they do not fit."""
+        plan = self._plans.get(shapes)
+        if plan is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            plan = self._plans[shapes] = self._make_plan(self.binder.sizes(shapes))
+        return plan
+
+    def _make_plan(self, sizes: dict[str, int]) -> Plan:
+        native = (ctypes.c_int64 * max(1, len(sizes)))(*[sizes[s] for s in self.manifest.sizes])
+        outputs = self._outputs(sizes)
+        standing = [(o.place, address(o.buffer)) for o in outputs if o.buffer is not None]
+        return Plan(
+            sizes, native, ctypes.addressof(native), self.slots(sizes), outputs, tuple(standing)
+        )
+
+    def slots(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The bytes of each slot of the arena."""
+        return tuple(
+            round_up(max([0, *(evaluate(size, sizes) for size in slot)]))
+            for slot in self.manifest.arena
+        )
+
+    def _outputs(self, sizes: Mapping[str, int]) -> tuple[Output, ...]:
+        uses = Counter(t.place for t in self.manifest.outputs)
+        buffers: dict[int, Array] = dict(self._standing)
+        made = []
+        for t in self.manifest.outputs:
+            shape, dtype = tuple(evaluate(d, sizes) for d in t.shape), np.dtype(t.dtype)
+            if any(d < 0 for d in shape):
+                raise FeedError(f"{t.name} is {t}: of these sizes its shape would be {shape}")
+            if t.place in self._feed_places:
+                feed = self._feed_places.index(t.place)
+                made.append(Output(t.name, t.place, shape, dtype, feed=feed))
+                continue
+            small = dtype.itemsize * int(np.prod(shape, dtype=object)) <= _SMALL
+            if t.place not in buffers and (small or uses[t.place] > 1):
+                buffers[t.place] = np.zeros(shape, dtype)
+            made.append(Output(t.name, t.place, shape, dtype, buffers.get(t.place)))
+        return tuple(made)
+
+    def use(self, plan: Plan, slots: Sequence[int] | None = None) -> None:
+        """Enter a plan's buffers in the table; `slots` are other sizes for the arena's."""
+        sizes = plan.slots if slots is None else slots
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        start = self._arena.reserve(sum(sizes))
+        for place, slot in self.manifest.temporaries:
+            self.table[place] = start + starts[slot]
+        for place, at in plan.standing:
+            self.table[place] = at
+        self._current = plan if slots is None else None
+
+    def _receive(self, output: Output, arrays: Sequence[Array]) -> Array:
+        if output.buffer is not None:
+            return output.buffer
+        if output.feed is not None:
+            return arrays[output.feed]
+        result = np.empty(output.shape, output.dtype)
+        self.table[output.place] = address(result)
+        return result
+
+    def check_labels(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> None:
+        """Raise FeedError where a feed holds positions outside the bounds its program tests."""
+        for check in self.manifest.checks:
+            if check.bound is not None and check.feed in self.binder.names:
+                array = arrays[self.binder.names.index(check.feed)]
+                fault = outside(check, array, evaluate(check.bound, sizes))
+                if fault is not None:
+                    raise fault
+
+    def fault(
+        self,
+        code: int,
+        arrays: Sequence[Array],
+        outputs: Sequence[Output],
+        sizes: Mapping[str, int],
+    ) -> RuntimeFault:
+        """What a code other than 0 means, in words; `arrays` are what was fed."""
+        found = [c for c in self.manifest.checks if c.code == code]
+        if not found:
+            return RuntimeFault(f"the program left with code {code}, which it does not define")
+        check = found[0]
+        if check.bound is None:
+            return NonFiniteError(_non_finite(outputs) or f"{check.what} is not finite")
+        bound = evaluate(check.bound, sizes)
+        array = self.kept.get(check.feed or "")
+        if check.feed in self.binder.names:
+            array = arrays[self.binder.names.index(check.feed)]
+        fault = None if array is None else outside(check, array, bound)
+        return fault or FeedError(f"{check.what} holds a position outside [0, {bound})")
+
+
+def _non_finite(outputs: Sequence[Output]) -> str:
+    scalars = [(o.name, o.buffer) for o in outputs if o.buffer is not None and not o.shape]
+    return " and ".join(f"{name} is {a.item()}" for name, a in scalars if not np.isfinite(a).all())
+
+
+def outside(check: Check, array: Array, bound: int) -> FeedError | None:
+    """What is wrong with an array of positions, naming the first bad one; None if nothing is."""
+    if array.size == 0 or (array.min() >= 0 and array.max() < bound):
+        return None
+    where = np.unravel_index(int(np.argmax((array < 0) | (array >= bound))), array.shape)
+    return FeedError(
+        f"{check.feed} holds {array[where]}, where only 0 to {bound - 1} have a meaning",
+        f"{place_of(where)} is the first outside [0, {bound}); nothing was changed",
+    )
