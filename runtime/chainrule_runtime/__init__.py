@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from chainrule_runtime.epochs import EpochLoop, Outcome
+from chainrule_runtime.epochs import EpochLoop, Minibatches, Outcome
 from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.manifest import Check, Manifest, Tensor
 from chainrule_runtime.memory import Storage
-from chainrule_runtime.program import Program
+from chainrule_runtime.program import Program, check_positions
 
 __all__ = [
     "Binder",
@@ -15,10 +15,12 @@ __all__ = [
     "EpochLoop",
     "FeedError",
     "Manifest",
+    "Minibatches",
     "NonFiniteError",
     "Outcome",
     "Program",
     "RuntimeFault",
     "Storage",
     "Tensor",
+    "check_positions",
 ]

@@ -35,6 +35,21 @@ class Minibatches:
         """Minibatches in an epoch; the last may be smaller."""
         return -(-self.rows // self.size)
 
+    def both_shapes(
+        self, arrays: Sequence[Array]
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """The shapes of the inputs of a full minibatch, and of the last one."""
+        last = self.rows - self.size * (self.steps - 1)
+        return self.shapes(arrays, self.size), self.shapes(arrays, last)
+
+    def minibatch(self, arrays: Sequence[Array], step: int, order: Array | None) -> list[Array]:
+        """What step number `step` is fed; `order` has the row numbers of each epoch in turn."""
+        epoch, in_epoch = divmod(step, self.steps)
+        rows = np.arange(self.rows) if order is None else order.reshape(-1, self.rows)[epoch]
+        chosen = rows[in_epoch * self.size :][: self.size]
+        pairs = zip(arrays, self.sliced, strict=True)
+        return [np.ascontiguousarray(a[chosen]) if cut else a for a, cut in pairs]
+
     def shapes(self, arrays: Sequence[Array], count: int) -> tuple[tuple[int, ...], ...]:
         """The shapes of the inputs of a minibatch of `count` rows."""
         pairs = zip(arrays, self.sliced, strict=True)
@@ -60,12 +75,6 @@ class EpochLoop:
         self.program = program
         self._run = _RUN(run_address)
 
-    def plans(self, arrays: Sequence[Array], cut: Minibatches) -> tuple[Plan, Plan]:
-        """The plans for a full minibatch and for the last one. Raises FeedError."""
-        last = cut.rows - cut.size * (cut.steps - 1)
-        first = self.program.plan(cut.shapes(arrays, cut.size))
-        return first, self.program.plan(cut.shapes(arrays, last))
-
     def __call__(
         self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
     ) -> Outcome:
@@ -75,7 +84,7 @@ class EpochLoop:
         fit. A step that refuses its input ends the run: see `Outcome.fault`.
         """
         with self.program.lock:
-            first, last = self.plans(arrays, cut)
+            first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
             slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
             self.program.point(arrays)
             self.program.use(first, slots)
@@ -84,7 +93,7 @@ class EpochLoop:
             done = int(job.block.progress)
             fault = None
             if code not in (FINISHED, STOPPED):
-                batch = job.minibatch(done)
+                batch = cut.minibatch(arrays, done, order)
                 sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
                 fault = self.program.fault(code, batch, first.outputs, sizes)
             return Outcome(done, tuple(log[:done] for log in job.logs), fault)
@@ -145,7 +154,7 @@ class _Job:
         epochs: int,
         order: Array | None,
     ) -> None:
-        self.arrays, self.cut, self.order = arrays, cut, order
+        self._alive = arrays, order
         self.stop = ctypes.c_int32(0)
         total = epochs * cut.steps
         self.logs = [np.zeros(total, o.dtype) for o in plan.outputs]
@@ -185,18 +194,6 @@ class _Job:
             logs=ctypes.addressof(self._logs),
         )
         self.address = ctypes.addressof(self.block)
-
-    def minibatch(self, step: int) -> list[Array]:
-        """What step number `step` was fed."""
-        epoch, in_epoch = divmod(step, self.cut.steps)
-        rows = (
-            np.arange(self.cut.rows)
-            if self.order is None
-            else self.order.reshape(-1, self.cut.rows)[epoch]
-        )
-        chosen = rows[in_epoch * self.cut.size :][: self.cut.size]
-        pairs = zip(self.arrays, self.cut.sliced, strict=True)
-        return [a[chosen] if cut else a for a, cut in pairs]
 
 
 def _row_bytes(array: Array) -> int:

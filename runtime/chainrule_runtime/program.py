@@ -176,15 +176,6 @@ class Program:
         self.table[output.place] = address(result)
         return result
 
-    def check_labels(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> None:
-        """Raise FeedError where a feed holds positions outside the bounds its program tests."""
-        for check in self.manifest.checks:
-            if check.bound is not None and check.feed in self.binder.names:
-                array = arrays[self.binder.names.index(check.feed)]
-                fault = outside(check, array, evaluate(check.bound, sizes))
-                if fault is not None:
-                    raise fault
-
     def fault(
         self,
         code: int,
@@ -210,6 +201,21 @@ class Program:
 def _non_finite(outputs: Sequence[Output]) -> str:
     scalars = [(o.name, o.buffer) for o in outputs if o.buffer is not None and not o.shape]
     return " and ".join(f"{name} is {a.item()}" for name, a in scalars if not np.isfinite(a).all())
+
+
+def check_positions(
+    checks: Sequence[Check],
+    names: Sequence[str],
+    arrays: Sequence[Array],
+    sizes: Mapping[str, int],
+) -> None:
+    """Raise FeedError where one of the arrays so named holds positions outside its check's bound."""
+    for check in checks:
+        if check.bound is not None and check.feed in names:
+            array = arrays[names.index(check.feed)]
+            fault = outside(check, array, evaluate(check.bound, sizes))
+            if fault is not None:
+                raise fault
 
 
 def outside(check: Check, array: Array, bound: int) -> FeedError | None:

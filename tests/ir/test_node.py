@@ -97,18 +97,18 @@ def test_walk_users_replace() -> None:
     assert q is build.call("mul", build.call("add", x, x), build.call("add", x, x))
 
 
-def chain(n: int) -> tuple[Node, Node]:
+def chain(n: int, fns: tuple[str, ...] = ("tanh", "sin")) -> tuple[Node, Node]:
     x = variable()
     h = x
     for i in range(n):
-        h = build.call(("tanh", "sin", "neg", "square")[i % 4], h)
+        h = build.call(fns[i % len(fns)], h)
     return x, h
 
 
-def derive(n: int) -> tuple[float, int]:
+def derive(n: int, fns: tuple[str, ...]) -> tuple[float, int]:
     """Seconds and nodes of building a chain, differentiating and rewriting it, and freeing it."""
     start = time.perf_counter()
-    x, h = chain(n)
+    x, h = chain(n, fns)
     (h,) = stabilize(Graph((h,)), [x]).outputs
     (dx,) = differentiate([h], [full(1, float32, h.shape)], [x]).gradients
     assert dx is not None
@@ -119,12 +119,21 @@ def derive(n: int) -> tuple[float, int]:
     return time.perf_counter() - start, size
 
 
-def test_a_hundred_thousand_nodes_deep() -> None:
+@pytest.mark.parametrize(
+    ("few", "many", "fns"),
+    [
+        (5_000, 100_000, ("tanh", "sin")),
+        (1_000, 8_000, ("tanh", "neg", "square", "sin")),  # signs and numbers move a long way
+    ],
+)
+def test_deep_graphs_take_linear_time_and_no_recursion(
+    few: int, many: int, fns: tuple[str, ...]
+) -> None:
     live = len(node_room._interned)
-    small, nodes = derive(5_000)
-    large, more = derive(100_000)
-    assert more == pytest.approx(20 * nodes, rel=0.01)
-    assert large < 60 * small + 1, (small, large)  # linear would be 20 times, quadratic 400
+    small, nodes = derive(few, fns)
+    large, more = derive(many, fns)
+    assert more == pytest.approx(many / few * nodes, rel=0.02)
+    assert large < 4 * many / few * small + 1, (small, large)
     assert len(node_room._interned) <= live
 
 

@@ -118,7 +118,7 @@ def test_equal_sizes_hash_and_print_alike(a: Dim) -> None:
         (N * M, "m*n"),
         ((N + 1) // 2, "((n + 1)//2)"),
         ((N * 2 + 3) // 2, "n + 1"),
-        ((N * 3) // 2, "n + (n//2)"),
+        ((N * 3) // 2, "(n//2) + n"),
         (7 % N, "(7%n)"),
     ],
 )

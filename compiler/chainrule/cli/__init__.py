@@ -1,0 +1,83 @@
+"""The command line: `chainrule demo`, `chainrule explain` and `chainrule doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from chainrule.cli import demo as demos
+from chainrule.cli import doctor as doctors
+from chainrule.cli import explain as explanations
+from chainrule.cli.page import Page
+from chainrule.errors import ChainruleError
+from chainrule.version import __version__
+
+INTERRUPTED = 130  # as shells count: 128 + SIGINT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="chainrule")
+def cli() -> None:
+    """A deep-learning compiler that shows its work."""
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the figures.")
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write checkpoint, loss curve and report into this folder.",
+)
+@click.option("--epochs", type=click.IntRange(1, 1000), default=demos.EPOCHS, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
+def demo(as_json: bool, save: Path | None, epochs: int, seed: int) -> None:
+    """Train a small net on real handwritten digits, and show everything on the way.
+
+    The model, the gradients as mathematics, a proof by the chain rule, what the compiler did, and
+    the accuracy on images that training never saw. Runs offline, in seconds.
+    """
+    page = Page(quiet=as_json)
+    figures = demos.run(page, epochs, seed, save)
+    if as_json:
+        click.echo(figures.json())
+
+
+@cli.command()
+@click.argument("target", metavar="FILE.py[:NAME]")
+@click.option("--latex", is_flag=True, help="Print LaTeX.")
+def explain(target: str, latex: bool) -> None:
+    """Print the gradient of each parameter, and its proof by the chain rule.
+
+    NAME is a loss or a training step in the file; left out, it is the only one there, or the one
+    called loss or step. The file is a Python program, and it is run: explain only files you trust.
+    What stands under `if __name__ == "__main__":` is not run.
+    """
+    explanations.run(Page(), target, latex)
+
+
+@cli.command()
+def doctor() -> None:
+    """Show what will work here: CPU, threads, compilers, packages; and test the whole way down."""
+    if not doctors.run(Page()):
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """Run the command line: 0 if all went well, 1 or 2 with one clear message, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without ∂ and ᵀ shows ? in their places
+            stream.reconfigure(errors="replace")
+    try:
+        cli.main(prog_name="chainrule", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except ChainruleError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(1) from None

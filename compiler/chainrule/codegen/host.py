@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from chainrule import config
 from chainrule.errors import CompileError
 from chainrule.target import Target, best_level, target
+
+
+@dataclass(frozen=True)
+class Host:
+    """This machine as LLVM sees it: its name for the CPU, the feature bits, LLVM's own version."""
+
+    cpu: str
+    features: frozenset[str]
+    llvm: str
+
+
+def describe_host() -> Host:
+    """This machine, for people to look at; code is made for `host_target()`."""
+    from llvmlite import binding
+
+    features = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
+    return Host(binding.get_host_cpu_name(), features, ".".join(map(str, binding.llvm_version_info)))
 
 
 def host_target() -> Target:

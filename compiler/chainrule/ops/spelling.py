@@ -56,14 +56,12 @@ def choice(c: Node, x: Node, y: Node) -> Notation:
         else:
             condition, shown = ("not {1}", r"\neg {1}"), (kept, c)
         needs = (MULTIPLY, ADD, ADD) if len(shown) == 3 else (MULTIPLY, ATOM)
-        times, tex_times = ("*", r"\,") if kept.type.rank == 0 else ("⊙", r"\odot")
-        return Notation(
-            f"{{0}} {times} [{condition[0]}]",
-            rf"{{0}} {tex_times} \left[{condition[1]}\right]",
-            MULTIPLY,
-            needs,
-            shown=shown,
-        )
+        brackets = f"[{condition[0]}]", rf"\left[{condition[1]}\right]"
+        if isinstance(kept.op, Full) and kept.op.value == 1:
+            return Notation(*brackets, ATOM, needs, shown=shown)
+        times = ("*", r"\,") if _is_scalar(kept) else ("⊙", r"\odot")
+        texts = (f"{{0}} {sign} {part}" for sign, part in zip(times, brackets, strict=True))
+        return Notation(*texts, MULTIPLY, needs, shown=shown)
     latex = r"\begin{{cases}}{1} & {0} \\ {2} & \text{{else}}\end{{cases}}"
     return Notation("where({0}, {1}, {2})", latex, ATOM, (COMPARE, NONE, NONE))
 

@@ -19,16 +19,16 @@ from chainrule.ops.source import Full, SizeOf, constant, size_of
 from chainrule.rewrite.rule import COMMUTATIVE, Bindings, Rules, See, recognize, rule
 
 
-def _only_c_is_a_number(b: Bindings) -> bool:
-    return isinstance(b["c"].op, Full) and not isinstance(b["y"].op, Full)
+def _is_moderate(value: float) -> bool:
+    """Whether scaling by a number later instead of sooner is safe from overflow and underflow."""
+    return 2.0**-24 <= abs(value) <= 2.0**24
 
 
-def _finite_product(b: Bindings) -> bool:
+def _mergeable(b: Bindings) -> bool:
     c, d = b["c"].op, b["d"].op
     if not (isinstance(c, Full) and isinstance(d, Full)):
         return False
-    value = c.value * d.value
-    return c.dtype.is_integer or bool(np.isfinite(value) and value)
+    return c.dtype.is_integer or _is_moderate(c.value * d.value)
 
 
 @recognize(*(name for name in TABLE if name != "stop_gradient"))
@@ -47,6 +47,23 @@ def number_to_the_right(node: Node, see: See) -> Node | None:
     x, y = node.inputs
     if isinstance(x.op, Full) and not isinstance(y.op, Full):
         return apply(node.op, y, x)
+    return None
+
+
+@recognize("mul")
+def number_outward(node: Node, see: See) -> Node | None:
+    """Given `(x * 2) * y`, `(x * y) * 2`; given `(x * 2) * 3`, `x * 6`."""
+    for scaled, y in (node.inputs, node.inputs[::-1]):
+        factors = see(scaled, "mul")
+        if not factors or not isinstance(factors[1].op, Full):
+            continue
+        (x, c), number = factors, factors[1].op
+        if isinstance(y.op, Full):
+            merged = build.call("mul", c, y)
+            return build.call("mul", x, merged) if _mergeable({"c": c, "d": y}) else None
+        stuck = x.op.name == "mul" and isinstance(x.inputs[1].op, Full)  # it did not merge there
+        if not stuck and (c.dtype.is_integer or _is_moderate(number.value)):
+            return build.call("mul", build.call("mul", x, y), c)
     return None
 
 
@@ -227,9 +244,8 @@ CANONICAL = Rules(
         rule("times_one", "x * 1", "x"),
         rule("over_one", "x / 1", "x"),
         # numbers together
-        rule("scale_twice", "(x * c) * d", "x * (c * d)", when=_finite_product),
-        rule("scaled_factor", "(x * c) * y", "(x * y) * c", when=_only_c_is_a_number),
-        rule("divide_twice", "(x / c) / d", "x / (c * d)", when=_finite_product),
+        number_outward,
+        rule("divide_twice", "(x / c) / d", "x / (c * d)", when=_mergeable),
         # powers
         rule("power_one", "x ** 1", "x"),
         rule("power_two", "x ** 2", "square(x)"),

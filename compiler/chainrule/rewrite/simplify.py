@@ -5,7 +5,7 @@ from __future__ import annotations
 from chainrule.ir.node import Node, apply
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
-from chainrule.ops.source import full
+from chainrule.ops.source import Full, full
 from chainrule.rewrite.canonical import is_size
 from chainrule.rewrite.rule import Rules, See, recognize, rule
 
@@ -45,10 +45,27 @@ def _without_axes(c: Node, axes: tuple[int, ...], see: See) -> Node | None:
     return build.expand(c.inputs[0], shape, tuple(kept.index(a) for a in c.op.axes if a in kept))
 
 
+@recognize("mul")
+def common_factor(node: Node, see: See) -> Node | None:
+    """Given x / (y * c) * c for a number c, also where the divisor repeats, x / y."""
+    quotient, number = see(node.inputs[0], "div"), node.inputs[1]
+    if not quotient or not is_size(number):
+        return None
+    x, divisor = quotient
+    view = see(divisor, "expand")
+    factors = see(view[0] if view else divisor, "mul")
+    if not factors or not isinstance(number.op, Full) or not isinstance(factors[1].op, Full):
+        return None
+    if factors[1].op.data != number.op.data:
+        return None
+    return build.call("div", x, apply(divisor.op, factors[0]) if view else factors[0])
+
+
 SIMPLIFY = Rules(
     [
         sum_of_one_hot,
         sum_of_scaled,
+        common_factor,
         rule("negative_sum", "-x + y", "y - x"),
         rule("common_divisor", "x / c - y / c", "(x - y) / c", when=lambda b: is_size(b["c"])),
         rule("common_divisor_sum", "x / c + y / c", "(x + y) / c", when=lambda b: is_size(b["c"])),

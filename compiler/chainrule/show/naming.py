@@ -26,13 +26,17 @@ def name_all(
     taken = {n.op.notation().text for n in order if not n.inputs} | _sizes(order)
     taken |= set(given.values())
     names = dict(given)
+    for root in roots:
+        name = provenance.name_of(root)
+        if name is not None and root in bound and root not in names:
+            names[root] = _claim(name, taken)
     used = {p for n in order for p in parts[n]}
-    wanted = [n for n in order if n in bound and n not in given]
+    wanted = [n for n in order if n in bound and n not in names]
     wanted = [n for n in wanted if n in used or provenance.name_of(n) or len(roots) > 1]
     named = [n for n in wanted if provenance.user_name_of(n)]
     for node in named:
         names[node] = _claim(provenance.name_of(node) or "t", taken)
-    _number(_forward(order, parts, wanted, roots), names, taken)
+    _number(*_forward(order, parts, wanted), names, taken)
     for node in wanted:
         if node not in names:
             base, depth = _origin(node)
@@ -46,10 +50,10 @@ def _sizes(order: Iterable[Node]) -> set[str]:
 
 
 def _forward(
-    order: Sequence[Node], parts: Parts, wanted: Sequence[Node], roots: Sequence[Node]
-) -> list[Node]:
+    order: Sequence[Node], parts: Parts, wanted: Sequence[Node]
+) -> tuple[list[Node], set[Node]]:
     """The forward values that need a number: the bound, those a bound cotangent is of, and every
-    sum of products that something else reads."""
+    sum of products that something else reads; and which are sums of products."""
     needed = {_origin(n)[0] for n in wanted}
     sums: set[Node] = set()
     read: set[Node] = set()
@@ -59,9 +63,10 @@ def _forward(
             sums.add(node)
         if node.op.letter != "z":
             read.update(inside)
+    here = set(order)
     numbered = [n for n in order if n in needed or n in read]
-    numbered += [n for n in dict.fromkeys(map(_first, wanted)) if n not in set(order)]
-    return [n for n in numbered if provenance.cotangent_of(n) is None]
+    numbered += [n for n in dict.fromkeys(map(_first, wanted)) if n not in here]
+    return [n for n in numbered if provenance.cotangent_of(n) is None], sums
 
 
 def _first(node: Node) -> Node:
@@ -76,13 +81,16 @@ def _origin(node: Node) -> tuple[Node, int]:
     return node, depth
 
 
-def _number(nodes: Iterable[Node], names: dict[Node, str], taken: set[str]) -> None:
-    """Letters with numbers, for those that have no name."""
+def _number(
+    nodes: Iterable[Node], sums: Collection[Node], names: dict[Node, str], taken: set[str]
+) -> None:
+    """Letters with numbers, for those that have no name. z is for sums of products and scalars."""
     counts: dict[str, int] = {}
     for node in nodes:
         if node in names or provenance.user_name_of(node) or not node.inputs:
             continue
-        letter = node.op.letter
+        is_plain = node.op.letter == "z" and node.type.rank and node not in sums
+        letter = "t" if is_plain else node.op.letter
         number = counts.get(letter, 0) + 1
         while f"{letter}{number}" in taken:
             number += 1

@@ -18,7 +18,7 @@ from chainrule.show.naming import name_all
 #: Characters that an expression may have before its parts are named.
 WIDTH = 60
 #: An expression this short is repeated rather than named.
-SHORT = 6
+SHORT = 10
 #: What stands for a name while names are not yet known.
 _NAME = ("abc", ATOM)
 

@@ -1,0 +1,140 @@
+"""`chainrule doctor`: what will work on this machine, and a test of the whole way down."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from chainrule.cli.page import Page
+from chainrule.codegen.host import describe_host, host_target
+from chainrule.config import KNOBS
+from chainrule.errors import ChainruleError
+from chainrule.lang import functions as f
+from chainrule.lang.compiled import compile
+from chainrule.lang.derive import grad
+from chainrule.lang.leaves import input
+from chainrule.target import LEVEL_FEATURES
+from chainrule.version import __version__
+
+NEEDED = ("numpy", "llvmlite", "sympy", "networkx", "click", "rich")
+EXTRAS = {
+    "matplotlib": "loss curves: pip install 'chainrule[plot]'",
+    "torch": "a peer in tests and benchmarks",
+    "jax": "a peer in benchmarks",
+    "pytest": "the tests: pip install -e '.[dev]'",
+}
+LINKERS = ("cc", "gcc", "clang", "ld", "ld.lld", "zig")
+TOLERANCE = 1e-5
+
+
+def run(page: Page) -> bool:
+    """Print what is there; whether the self-test went well."""
+    page.heading("Versions")
+    page.table(("what", "version"), _versions())
+    page.heading("Machine")
+    page.table(("what", "here"), _machine())
+    page.heading("Optional")
+    page.table(("package", "version", "what for"), _extras())
+    page.heading("Environment variables")
+    page.table(
+        ("variable", "now", "what it does"),
+        [(k.variable, str(k.value() or "unset"), k.doc) for k in KNOBS],
+    )
+    page.heading("Self-test", "derive, compile and run a small program; compare it with NumPy")
+    return _report_test(page)
+
+
+def _versions() -> list[tuple[str, str]]:
+    python = f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})"
+    packages = [(name, installed(name) or "missing") for name in NEEDED]
+    return [("chainrule", __version__), ("Python", python), *packages]
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed distribution, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _extras() -> list[tuple[str, str, str]]:
+    return [(name, installed(name) or "not installed", why) for name, why in EXTRAS.items()]
+
+
+def _machine() -> list[tuple[str, str]]:
+    host = describe_host()
+    linkers = [name for name in LINKERS if shutil.which(name)]
+    if installed("ziglang"):
+        linkers.append("ziglang (Python package)")
+    return [
+        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        ("CPU", f"{host.cpu} as LLVM knows it"),
+        ("instructions", _levels(host.features)),
+        ("target", _target()),
+        ("LLVM", host.llvm),
+        ("cores", _cores()),
+        ("threads", "1: compiled code runs on one thread, and Ctrl-C is seen meanwhile"),
+        ("linkers", ", ".join(linkers) or "none; none is needed to train"),
+        ("CUDA", "not built yet: backend=\"cuda\" is refused"),
+        ("cache", "none: what is compiled lives as long as the process"),
+    ]
+
+
+def _levels(features: frozenset[str]) -> str:
+    """Each level of x86-64 and what it lacks here; other machines have one level."""
+    if not features & set(LEVEL_FEATURES["x86-64-v2"]):
+        return "one level, chosen by the architecture"
+    lacking = {level: sorted(set(bits) - features) for level, bits in LEVEL_FEATURES.items()}
+    return "; ".join(f"{k} {'without ' + ', '.join(v) if v else 'yes'}" for k, v in lacking.items())
+
+
+def _target() -> str:
+    try:
+        target = host_target()
+    except ChainruleError as error:
+        return str(error).splitlines()[0]
+    lanes = target.vector_bytes // 4
+    return f"{target.level}: {target.vector_registers} vectors of {lanes} float32"
+
+
+def _cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{os.cpu_count()}, of which this process may use {usable}"
+
+
+def _report_test(page: Page) -> bool:
+    start = time.perf_counter()
+    try:
+        error = self_test()
+    except ChainruleError as fault:
+        page.say(f"failed: {type(fault).__name__}: {fault}", style="bold red")
+        return False
+    milliseconds = (time.perf_counter() - start) * 1e3
+    good = error < TOLERANCE
+    verdict = "passed" if good else "failed"
+    page.say(
+        f"{verdict} in {milliseconds:.0f} ms: the largest relative error is {error:.1e}",
+        style="bold green" if good else "bold red",
+    )
+    return good
+
+
+def self_test() -> float:
+    """The largest relative error of a compiled gradient against the reference in NumPy."""
+    x, w = input("x", ("batch", 8)), input("w", (8, 5))
+    loss = f.mean(f.softplus(f.tanh(x @ w)))
+    wanted = {"loss": loss, "dw": grad(loss, w)}
+    random = np.random.default_rng(0)
+    feeds = {"x": random.standard_normal((11, 8)), "w": random.standard_normal((8, 5))}
+    native, truth = compile(wanted)(**feeds), compile(wanted, backend="reference")(**feeds)
+    return max(
+        float(np.max(np.abs(native[name] - truth[name])) / np.max(np.abs(truth[name])))
+        for name in wanted
+    )

@@ -1,0 +1,63 @@
+"""Readable mathematics as LaTeX, for amsmath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from chainrule.ir import provenance
+from chainrule.ir.node import Node
+from chainrule.ir.notation import Notation
+from chainrule.ops.source import latex_name
+from chainrule.show.page import Line, Style, arrange, seen, write
+
+_D = r"\mathrm{d}"
+
+
+def _binds(notation: Notation) -> int:
+    return notation.binds if notation.latex_binds is None else notation.latex_binds
+
+
+def _needs(notation: Notation) -> tuple[int, ...]:
+    return notation.operands if notation.latex_operands is None else notation.latex_operands
+
+
+def _name(node: Node, name: str) -> str:
+    """A name; the differential of a name where the node is a cotangent and called so."""
+    order, of = 0, provenance.cotangent_of(node)
+    while of is not None:
+        order, of = order + 1, provenance.cotangent_of(of)
+    if not order or not name.startswith("d" * order) or name == "d" * order:
+        return latex_name(name)
+    return _D * order + latex_name(name[order:])
+
+
+LATEX = Style(lambda n: n.latex, _binds, _needs, _name, r"\left(%s\right)")
+
+
+def latex(node: Node, names: Mapping[Node, str] | None = None) -> str:
+    r"""An expression as an `aligned` block: named bindings, then the result.
+
+    A result that is a gradient by W stands as `\frac{\partial J}{\partial W}`.
+    """
+    return latex_lines([node], names)
+
+
+def latex_lines(nodes: Sequence[Node], names: Mapping[Node, str] | None = None) -> str:
+    """Several expressions as one `aligned` block, with the bindings they share."""
+    page = arrange(nodes, names)
+    results = {seen(n) for n in nodes}
+    lines = write(page, LATEX)
+    rows = [_row(n, n.node in results) for n in lines]
+    if len(rows) == 1 and lines[0].name is None:
+        return lines[0].expression
+    body = " \\\\\n".join(rows)
+    return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
+
+
+def _row(line: Line, is_result: bool) -> str:
+    if line.name is None:
+        return f"&{line.expression}"
+    name, of = line.name, line.name.removeprefix(_D)
+    if is_result and of != name and not of.startswith(_D):
+        name = rf"\frac{{\partial J}}{{\partial {of}}}"
+    return f"{name} &= {line.expression}"

@@ -1,0 +1,204 @@
+"""What runs a step: native code, or the reference evaluator, behind one door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from chainrule import driver
+from chainrule.driver.build import demands_of, dim_data, sizes_of
+from chainrule.errors import CompileError
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.graph import Graph, walk
+from chainrule.ir.node import Node
+from chainrule.ops.source import Leaf
+from chainrule.show.graph import graph_text
+from chainrule_runtime import (
+    Binder,
+    Check,
+    EpochLoop,
+    Minibatches,
+    NonFiniteError,
+    Outcome,
+    Program,
+    RuntimeFault,
+    Storage,
+    check_positions,
+)
+from chainrule_runtime import Tensor as TensorData
+
+Array = np.ndarray[Any, Any]
+
+
+class Engine(Protocol):
+    """A graph with its feeds and what it keeps; faults are the runtime's.
+
+    `call` runs once, `loop` over minibatches; `check` refuses data whose shapes or labels do not
+    fit, before anything changes.
+    """
+
+    binder: Binder
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]: ...
+
+    def check(self, arrays: Sequence[Array], cut: Minibatches) -> None: ...
+
+    def loop(
+        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+    ) -> Outcome: ...
+
+    def show(self, level: str) -> str: ...
+
+    def report(self) -> driver.Report: ...
+
+
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss
+MakeEngine = Callable[[Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool], Engine]
+
+
+class NativeEngine:
+    """Compiled code over the storage."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Node],
+        kept: Sequence[Node],
+        names: Sequence[str],
+        storage: Storage,
+        trains: bool,
+    ) -> None:
+        self.compiled = driver.build(
+            graph,
+            feeds=inputs,
+            kept=kept,
+            outputs=names,
+            finite=[0] if trains else [],
+            epochs=trains,
+        )
+        self._program = Program(
+            self.compiled.manifest,
+            self.compiled.step_address,
+            kept=storage.arrays,
+            lock=storage.lock,
+            keep_alive=self.compiled.loaded,
+        )
+        self.binder = self._program.binder
+        self._loop = EpochLoop(self._program, self.compiled.run_address) if trains else None
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """Run once."""
+        return self._program(feeds)
+
+    def check(self, arrays: Sequence[Array], cut: Minibatches) -> None:
+        """Refuse data whose shapes or labels do not fit."""
+        first, _ = (self._program.plan(s) for s in cut.both_shapes(arrays))
+        checks = self.compiled.manifest.checks
+        check_positions(checks, self.binder.names, arrays, first.sizes)
+
+    def loop(
+        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+    ) -> Outcome:
+        """Run whole epochs in one native call."""
+        if self._loop is None:
+            raise CompileError("only a training step runs over minibatches")
+        return self._loop(arrays, cut, epochs, order)
+
+    def show(self, level: str) -> str:
+        """The program as text at a level."""
+        return driver.show(self.compiled, level)
+
+    def report(self) -> driver.Report:
+        """What the compiler did."""
+        return driver.report(self.compiled)
+
+
+class ReferenceEngine:
+    """The graph as written, evaluated in NumPy node by node over the same storage."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Node],
+        kept: Sequence[Node],
+        names: Sequence[str],
+        storage: Storage,
+        trains: bool,
+    ) -> None:
+        self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
+        self.names, self.storage, self.trains = tuple(names), storage, trains
+        self.binder = Binder(
+            [_data(n, i) for i, n in enumerate(inputs)],
+            sizes_of(inputs),
+            list(map(dim_data, demands_of(graph))),
+        )
+        self._positions = {
+            Check(0, str(node.op.name), _name(node.inputs[i]), dim_data(bound)): node.inputs[i]
+            for node in walk(graph.roots)
+            for i, bound in node.op.bounds(*[x.type for x in node.inputs])
+        }
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """Run once."""
+        return self._step(self.binder.arrays(feeds))
+
+    def _step(self, arrays: Sequence[Array]) -> list[Array]:
+        sizes = self.binder.sizes([a.shape for a in arrays])
+        with self.storage.lock:
+            values = dict(zip(self.inputs, arrays, strict=True))
+            values |= {n: self.storage.arrays[_name(n)] for n in self.kept}
+            for check, node in self._positions.items():
+                check_positions([check], [check.feed or ""], evaluate([node], values), sizes)
+            results = [np.array(a) for a in evaluate(self.graph.roots, values)]
+            if self.trains and not np.isfinite(results[0]):
+                raise NonFiniteError(f"{self.names[0]} is {results[0].item()}")
+            outputs = results[: len(self.names)]
+            changed = results[len(self.names) :]
+            for (node, _), new in zip(self.graph.updates, changed, strict=True):
+                self.storage.arrays[_name(node)][...] = new
+        return outputs
+
+    def check(self, arrays: Sequence[Array], cut: Minibatches) -> None:
+        """Refuse data whose shapes or labels do not fit."""
+        first, _ = (self.binder.sizes(s) for s in cut.both_shapes(arrays))
+        check_positions(list(self._positions), self.binder.names, arrays, first)
+
+    def loop(
+        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+    ) -> Outcome:
+        """Run whole epochs, step by step."""
+        logs: list[list[Array]] = []
+        fault: RuntimeFault | None = None
+        for k in range(epochs * cut.steps):
+            try:
+                logs.append(self._step(cut.minibatch(arrays, k, order)))
+            except RuntimeFault as error:
+                fault = error
+                break
+        kinds = [n.type.dtype.numpy for n in self.graph.outputs]
+        columns = [np.array([row[i] for row in logs], kind) for i, kind in enumerate(kinds)]
+        return Outcome(len(logs), tuple(columns), fault)
+
+    def show(self, level: str) -> str:
+        """The graph; there is nothing else to the reference."""
+        if level not in ("graph", "optimized"):
+            raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
+        return graph_text(self.graph)
+
+    def report(self) -> driver.Report:
+        """There is nothing to report: raises CompileError."""
+        raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
+
+
+ENGINES: dict[str, MakeEngine] = {"cpu": NativeEngine, "reference": ReferenceEngine}
+
+
+def _name(node: Node) -> str:
+    return node.op.label if isinstance(node.op, Leaf) else f"({node.op.name})"
+
+
+def _data(node: Node, place: int) -> TensorData:
+    shape = tuple(map(dim_data, node.type.shape))
+    return TensorData(_name(node), node.type.dtype.name, shape, place)

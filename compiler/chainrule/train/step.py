@@ -1,0 +1,376 @@
+"""`cr.training_step`: forward, backward and update as one program, called once a minibatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from chainrule import driver
+from chainrule.errors import (
+    ArtifactError,
+    CompileError,
+    FeedError,
+    NonFiniteError,
+    user_location,
+)
+from chainrule.ir import provenance
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
+from chainrule.ir.size import Size
+from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.tensor import Tensor
+from chainrule.nn import init as initial
+from chainrule.nn.optim import Optimizer, check
+from chainrule.ops import philox
+from chainrule.ops.source import Leaf
+from chainrule.train import checkpoint
+from chainrule.train.engine import ENGINES, Engine
+from chainrule.train.plan import RATE, STEP, StepPlan, label, nodes_of, plan_step
+from chainrule_runtime import FeedError as RuntimeFeedError
+from chainrule_runtime import Minibatches, RuntimeFault, Storage
+from chainrule_runtime import NonFiniteError as RuntimeNonFinite
+
+Array = np.ndarray[Any, Any]
+SEED, EPOCH = "training.seed", "training.epoch"
+_RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
+#: row numbers of so many elements at most are made ahead for one native call
+_ORDER_LIMIT = 2**22
+
+
+def training_step(
+    loss: Tensor,
+    optimizer: Optimizer,
+    metrics: Mapping[str, Tensor] | None = None,
+    outputs: Any = None,
+    updates: Mapping[Tensor, Tensor] | None = None,
+    train: Sequence[Tensor | str] | None = None,
+    share: TrainingStep | None = None,
+    backend: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
+    memory_budget: int | None = None,
+    ensemble: int | None = None,
+    seed: int = 0,
+) -> TrainingStep:
+    """Compile the training of a loss: its gradients and the optimizer's update in one program.
+
+    `metrics` are scalars computed beside the loss, by name. `outputs` is what `predict` gives: a
+    Tensor, or a list, tuple or dict of them. `updates` says what states become. `train` limits what
+    is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
+    where both have them. `seed`, from 0 to 2**64 - 1, decides initial values and shuffling. Raises
+    CompileError for an option that is not built yet.
+    """
+    check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
+    check_seed(seed)
+    wanted = nodes_of(outputs)
+    plan = plan_step(loss, optimizer, metrics or {}, wanted, updates or {}, train)
+    return TrainingStep(plan, optimizer, outputs, share, backend, seed)
+
+
+class TrainingStep:
+    """A compiled training step with its parameters. Made by `training_step`.
+
+    Calls from several threads wait for each other.
+    """
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        optimizer: Optimizer,
+        outputs: Any,
+        share: TrainingStep | None,
+        backend: str,
+        seed: int,
+    ) -> None:
+        self._plan, self._outputs, self.backend, self.seed = plan, outputs, backend, seed
+        self._epoch = 0
+        self._metrics: dict[str, Any] = {}
+        self._predictor: Engine | None = None
+        lent = _lent(plan, share)
+        tensors = [(label(n), n.type.dtype.numpy, _static(n)) for n in plan.kept]
+        lock = share._storage.lock if share is not None and lent else None
+        self._storage = Storage(tensors, lent, lock)
+        _begin(plan, self._storage.arrays, seed, set(lent))
+        self.learning_rate = optimizer.lr
+        arrays = self._storage.arrays
+        #: live, writable views of the parameters, by name: write with `parameters["W"][...] = new`
+        self.parameters: Mapping[str, Array] = MappingProxyType(
+            {label(p): arrays[label(p)] for p in plan.parameters}
+        )
+        names = plan.names
+        make = ENGINES[backend]
+        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True)
+
+    # training
+
+    def __call__(self, **feeds: Any) -> float:
+        """One step on one minibatch; the loss before the update.
+
+        Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
+        or NaN; nothing is changed then.
+        """
+        try:
+            results = self._engine.call(feeds)
+        except RuntimeFault as fault:
+            self._raise(fault)
+        self._metrics = {
+            n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)
+        }
+        return float(results[0])
+
+    def run(
+        self, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
+    ) -> Array:
+        """Whole epochs of minibatches in one native call; the loss of each step, before its update.
+
+        Inputs whose axis 0 is the first symbolic size are cut into minibatches of `batch_size` rows,
+        the last of an epoch smaller if need be; others are whole in every step. A `batch_size` above
+        the number of rows is one minibatch of them all. `shuffle` draws a new order of rows for each
+        epoch from the seed. Everything is checked before the first update. Raises FeedError and
+        NonFiniteError, which leave what the steps before made; Ctrl-C comes through at the end of a
+        step.
+        """
+        _check_count("batch_size", batch_size, 1)
+        _check_count("epochs", epochs, 0)
+        self._check_run_names()
+        try:
+            arrays = self._engine.binder.arrays(data)
+            cut = self._cut(arrays, batch_size)
+            self._engine.check(arrays, cut)
+            logs = self._run(arrays, cut, epochs, shuffle)
+        except RuntimeFault as fault:
+            self._raise(fault)
+        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
+        return logs[0]
+
+    def _run(
+        self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
+    ) -> list[Array]:
+        """Native calls of as many epochs each as their orders of rows may take memory."""
+        group = max(1, _ORDER_LIMIT // cut.rows) if shuffle else max(1, epochs)
+        parts: list[Sequence[Array]] = []
+        for first in range(0, epochs, group):
+            count = min(group, epochs - first)
+            begin, before = self._epoch, self.steps
+            order = self._order(begin, count, cut.rows) if shuffle else None
+            try:
+                outcome = self._engine.loop(arrays, cut, count, order)
+            finally:  # an epoch that was begun counts, whatever ended it
+                self._epoch = begin + -(-(self.steps - before) // cut.steps)
+            if outcome.fault is not None:
+                raise outcome.fault
+            parts.append(outcome.logs)
+        kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
+        return [
+            np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
+            for i, kind in enumerate(kinds)
+        ]
+
+    def _order(self, first: int, epochs: int, rows: int) -> Array:
+        orders = [philox.permutation(self.seed, first + e, rows) for e in range(epochs)]
+        return np.concatenate(orders)
+
+    def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
+        """How the data is cut into minibatches."""
+        inputs = self._plan.inputs
+        sizes = (d for n in inputs for d in n.type.shape if isinstance(d, Size))
+        symbol = next((s for size in sizes for s in sorted(size.symbols())), None)
+        whole = Size.symbol(symbol) if symbol else None
+        sliced = [bool(n.type.shape) and n.type.shape[0] == whole for n in inputs]
+        rows = {
+            label(n): len(a)
+            for n, a, cut in zip(inputs, arrays, sliced, strict=True)
+            if cut and a.ndim
+        }
+        if not rows:
+            return Minibatches(None, (False,) * len(inputs), 1, 1)
+        count = next(iter(rows.values()))
+        if any(n != count for n in rows.values()):
+            shown = ", ".join(f"{name} has {n}" for name, n in rows.items())
+            raise RuntimeFeedError(f"{symbol} is one number of rows: {shown}")
+        if count == 0:
+            raise RuntimeFeedError(f"there is no data: {', '.join(rows)} of 0 rows")
+        return Minibatches(symbol, tuple(sliced), count, min(batch_size, count))
+
+    def _check_run_names(self) -> None:
+        clash = [label(n) for n in self._plan.inputs if label(n) in _RUN_OPTIONS]
+        if clash:
+            raise CompileError(
+                f"run has an option {clash[0]!r}, so no input it feeds can be called that"
+            )
+
+    def _raise(self, fault: RuntimeFault) -> NoReturn:
+        if isinstance(fault, RuntimeNonFinite):
+            raise NonFiniteError(
+                f"{fault.what} in step {self.steps + 1}, counted from 1",
+                "this step has changed nothing: parameters and optimizer are as they were before it",
+                "is there a NaN in the data? else try a smaller learning rate",
+            ) from None
+        driver.raise_ours(fault)
+
+    # what it knows
+
+    def predict(self, **feeds: Any) -> Any:
+        """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        if self._outputs is None:
+            raise CompileError(
+                "this step has no outputs to predict", "training_step(..., outputs=z)"
+            )
+        if self._predictor is None:
+            self._predictor = self._make_predictor()
+        try:
+            results = iter(self._predictor.call(feeds))
+        except RuntimeFault as fault:
+            driver.raise_ours(fault)
+        return _like(self._outputs, results)
+
+    def _make_predictor(self) -> Engine:
+        nodes = nodes_of(self._outputs)
+        leaves = driver.leaves_of(nodes)
+        kept = [n for n in leaves if n in self._plan.kept]
+        inputs = [n for n in leaves if n not in self._plan.kept]
+        names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
+        make = ENGINES[self.backend]
+        return make(Graph(tuple(nodes)), inputs, kept, names, self._storage, False)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the last call: a number for each metric; of the last `run`, an array with one a step."""
+        return dict(self._metrics)
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient of the loss by each parameter that is trained, as an expression."""
+        return {label(w): Tensor(g) for w, g in self._plan.gradients.items()}
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been made."""
+        return int(self._storage.arrays[STEP])
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, which may change between steps; FeedError unless it is at least 0."""
+        rate = self._storage.arrays[RATE]
+        return float(str(rate[()]))  # the shortest number that is this one in its type: 0.001
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._storage.arrays[RATE][...] = check("learning_rate", value, least=0.0)
+
+    def show(self, level: str) -> str:
+        """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
+        return self._engine.show(level)
+
+    def report(self) -> driver.Report:
+        """Passes, kernels with flops and bytes, memory plan, code size."""
+        return self._engine.report()
+
+    # keeping it
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of everything that training depends on, by name.
+
+        Parameters and states under their names; the optimizer's under "optimizer."; the seed and
+        the number of epochs begun under "training.".
+        """
+        with self._storage.lock:
+            kept = {name: a.copy() for name, a in self._storage.arrays.items()}
+        return {
+            **kept,
+            SEED: np.array(self.seed, np.uint64),
+            EPOCH: np.array(self._epoch, np.int64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. Raises ArtifactError, which lists every difference."""
+        own = self.state_dict()
+        given = {name: np.asarray(a) for name, a in state.items()}
+        differences = _differences(own, given)
+        if differences:
+            raise ArtifactError("this is the state of another training step", *differences)
+        with self._storage.lock:
+            for name, array in self._storage.arrays.items():
+                array[...] = given[name]
+        self.seed, self._epoch = int(given[SEED]), int(given[EPOCH])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file, whole or not at all. Raises ArtifactError."""
+        checkpoint.write(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
+        self.load_state_dict(checkpoint.read(path))
+
+
+def _lent(plan: StepPlan, share: TrainingStep | None) -> dict[str, Array]:
+    """The arrays of parameters and states that another step has too."""
+    if share is None:
+        return {}
+    if not isinstance(share, TrainingStep):
+        raise CompileError(f"share is another training step, not {share!r}")
+    theirs = {*share._plan.parameters, *share._plan.states}
+    common = [n for n in (*plan.parameters, *plan.states) if n in theirs]
+    if not common:
+        raise CompileError("the step to share with has none of this one's parameters")
+    return {label(n): share._storage.arrays[label(n)] for n in common}
+
+
+def _begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: set[str]) -> None:
+    """Give every array its initial value; those that are lent keep theirs."""
+    for index, node in enumerate((*plan.parameters, *plan.states)):
+        if label(node) not in lent:
+            how = _initializer(node)
+            arrays[label(node)][...] = initial.draw(
+                how, _static(node), node.type.dtype.numpy, seed, index
+            )
+    for slot, (w, begin) in plan.slots.items():
+        (value,) = evaluate([begin], {w: arrays[label(w)]})
+        arrays[label(slot)][...] = value
+
+
+def _initializer(node: Node) -> Any:
+    assert isinstance(node.op, Leaf)
+    try:
+        return initial.resolve(node.op.init)
+    except FeedError as error:
+        line = provenance.line_of(node) or user_location()
+        raise FeedError(f"{label(node)}: {error.what}", *error.details, where=line) from None
+
+
+def _static(node: Node) -> tuple[int, ...]:
+    return tuple(int(d) for d in node.type.shape if isinstance(d, int))
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise FeedError(f"{name} is an int from {least} on, not {value!r}")
+
+
+def _like(structure: Any, results: Iterator[Array]) -> Any:
+    """The arrays in the structure of the Tensors they are of."""
+    if isinstance(structure, dict):
+        return {k: _like(v, results) for k, v in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(_like(v, results) for v in structure)
+    return next(results)
+
+
+def _differences(own: Mapping[str, Array], given: Mapping[str, Array]) -> list[str]:
+    found = [f"{name} is missing" for name in own if name not in given]
+    found += [f"{name} is unknown here" for name in given if name not in own]
+    for name in own:
+        if name in given and (own[name].shape, own[name].dtype) != (
+            given[name].shape,
+            given[name].dtype,
+        ):
+            have, want = given[name], own[name]
+            found.append(
+                f"{name} is {have.dtype} of shape {have.shape}, not {want.dtype} of shape {want.shape}"
+            )
+    return found

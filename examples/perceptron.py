@@ -1,0 +1,65 @@
+"""One neuron, as a lecture writes it: ŷ = σ(x·w + b), how it errs, and how it learns.
+
+    python examples/perceptron.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import chainrule as cr
+
+# The neuron: two inputs, two weights, a bias. t is what it should have said.
+x = cr.input("x", (2,))
+t = cr.input("t", ())
+w = cr.parameter("w", (2,), init=[0.5, -0.3])
+b = cr.parameter("b", ())
+y = cr.sigmoid((x @ w + b).named("z")).named("ŷ")
+J = (cr.square(y - t) / 2).named("J")
+
+# How J changes with w and with b. These are expressions too: they can be printed and compiled.
+dw, db = cr.grad(J, [w, b])
+
+# The same neuron for many samples at once, with the loss that suits a sigmoid.
+xs = cr.input("xs", ("batch", 2))
+ts = cr.input("ts", ("batch",))
+scores = (xs @ w + b).named("z")
+loss = cr.losses.binary_cross_entropy(scores, ts).named("loss")
+
+
+def by_hand(steps: int) -> None:
+    """Descend along the gradient on one sample, the way one does it on paper."""
+    f = cr.compile({"y": y, "J": J, "dw": dw, "db": db})
+    weights, bias, rate = np.array([0.5, -0.3], "float32"), np.float32(0), 1.0
+    for step in range(1, steps + 1):
+        now = f(x=[1.0, 2.0], t=1.0, w=weights, b=bias)
+        print(f"step {step}: ŷ = {now['y']:.3f}, J = {now['J']:.4f}, ∂J/∂w = {now['dw'].round(4)}")
+        weights, bias = weights - rate * now["dw"], bias - rate * now["db"]
+
+
+def trained(epochs: int) -> float:
+    """Train on points left and right of a line; the fraction that lands on the right side."""
+    points = np.random.default_rng(0).standard_normal((200, 2)).astype("float32")
+    side = (points @ [2.0, -1.0] > 0.5).astype("float32")
+    step = cr.training_step(loss, cr.optim.SGD(0.5), outputs={"z": scores})
+    losses = step.run(xs=points, ts=side, batch_size=20, epochs=epochs)
+    print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} after {len(losses)} steps")
+    print(f"w = {step.parameters['w'].round(2)}, b = {step.parameters['b'].round(2)}")
+    return float(((step.predict(xs=points)["z"] > 0) == side).mean())
+
+
+def main(steps: int = 4, epochs: int = 100) -> None:
+    print("The neuron and its error, number by number:")
+    print(cr.scalars(J))
+    print("\nand the derivative by its weights:")
+    print(cr.scalars(dw))
+    print("\nWhy, by the chain rule:")
+    print(cr.explain(J, w))
+    print("\nFour steps by hand, on the sample x = (1, 2), t = 1:")
+    by_hand(steps)
+    print("\nTrained on 200 points, in one native call:")
+    print(f"{trained(epochs):.1%} of them are on the right side")
+
+
+if __name__ == "__main__":
+    main()
