@@ -1,6 +1,6 @@
 """Held-out accuracy of the demo's net over several seeds: split, initial values and shuffling.
 
-    python benchmarks/digits_accuracy.py [--seeds 10] [--epochs 30]
+python benchmarks/digits_accuracy.py [--first 0] [--seeds 10] [--epochs 30]
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def accuracy(seed: int, epochs: int, batch_size: int, rate: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--rate", type=float, default=LEARNING_RATE)
     asked = parser.parse_args()
     start = time.perf_counter()
-    found = [
-        accuracy(seed, asked.epochs, asked.batch_size, asked.rate) for seed in range(asked.seeds)
-    ]
+    seeds = range(asked.first, asked.first + asked.seeds)
+    found = [accuracy(seed, asked.epochs, asked.batch_size, asked.rate) for seed in seeds]
     seconds = (time.perf_counter() - start) / asked.seeds
     print("seed  held-out accuracy")
-    for seed, value in enumerate(found):
+    for seed, value in zip(seeds, found, strict=True):
         print(f"{seed:4}  {value:.2%}")
     print(
         f"mean {statistics.mean(found):.2%}, standard deviation {statistics.stdev(found):.2%}, "

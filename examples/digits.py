@@ -1,6 +1,6 @@
 """A net learns to read handwritten digits: the whole program, top to bottom.
 
-    python examples/digits.py
+python examples/digits.py
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def main(epochs: int = 30) -> float:
     print(cr.grad(loss, W1), "\n")
 
     # Forward, backward and update, compiled into one native function.
-    step = cr.training_step(loss, cr.optim.Adam(2e-3), outputs={"z": z}, seed=0)
+    step = cr.training_step(loss, cr.optim.Adam(3e-3), outputs={"z": z}, seed=0)
 
     data = digits(held_out=0.2, seed=0)
-    losses = step.run(x=data.x_train, y=data.y_train, batch_size=32, epochs=epochs)
+    losses = step.run(x=data.x_train, y=data.y_train, batch_size=64, epochs=epochs)
     found = step.predict(x=data.x_test)["z"].argmax(axis=1)
     accuracy = float((found == data.y_test).mean())
     print(f"loss {losses[0]:.3f} at first, {losses[-1]:.5f} after {len(losses)} steps")

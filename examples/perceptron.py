@@ -1,6 +1,6 @@
 """One neuron, as a lecture writes it: ŷ = σ(x·w + b), how it errs, and how it learns.
 
-    python examples/perceptron.py
+python examples/perceptron.py
 """
 
 from __future__ import annotations
@@ -44,18 +44,16 @@ def trained(epochs: int) -> float:
     step = cr.training_step(loss, cr.optim.SGD(0.5), outputs={"z": scores})
     losses = step.run(xs=points, ts=side, batch_size=20, epochs=epochs)
     print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} after {len(losses)} steps")
-    print(f"w = {step.parameters['w'].round(2)}, b = {step.parameters['b'].round(2)}")
+    print(f"w = {step.parameters['w'].round(2)}, b = {step.parameters['b']:.2f}")
     return float(((step.predict(xs=points)["z"] > 0) == side).mean())
 
 
-def main(steps: int = 4, epochs: int = 100) -> None:
-    print("The neuron and its error, number by number:")
+def main(steps: int = 4, epochs: int = 50) -> None:
+    print("The neuron, its error, and how that changes with each weight, number by number:")
     print(cr.scalars(J))
-    print("\nand the derivative by its weights:")
-    print(cr.scalars(dw))
     print("\nWhy, by the chain rule:")
     print(cr.explain(J, w))
-    print("\nFour steps by hand, on the sample x = (1, 2), t = 1:")
+    print("\nSteps by hand, on the sample x = (1, 2), t = 1:")
     by_hand(steps)
     print("\nTrained on 200 points, in one native call:")
     print(f"{trained(epochs):.1%} of them are on the right side")

@@ -4,7 +4,7 @@ Declare a network in expressions; its gradients are derived by the chain rule as
 read; forward, backward and update become one native program.
 """
 
-from chainrule import errors
+from chainrule import datasets, errors
 from chainrule.ir.size import Size
 from chainrule.lang.compiled import Function, compile
 from chainrule.lang.derive import grad, hvp, vjp
@@ -75,7 +75,10 @@ from chainrule.lang.functions import (
     zeros,
     zeros_like,
 )
+from chainrule.lang.inspect import explain, scalars, to_networkx
 from chainrule.lang.leaves import constant, input, parameter, state
 from chainrule.lang.tensor import Tensor
+from chainrule.nn import init, losses, optim
+from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 

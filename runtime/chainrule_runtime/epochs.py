@@ -197,4 +197,5 @@ class _Job:
 
 
 def _row_bytes(array: Array) -> int:
-    return array.itemsize * math.prod(array.shape[1:])
+    size: int = array.itemsize * math.prod(array.shape[1:])
+    return size

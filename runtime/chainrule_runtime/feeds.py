@@ -6,7 +6,6 @@ aligned and of the type already is used where it lies.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -144,6 +143,8 @@ class Binder:
 
     def check_names(self, given: Mapping[str, object]) -> None:
         """Raise FeedError unless just the names of the feeds are given."""
+        import difflib  # for the words of an error alone
+
         extra = [name for name in given if name not in self.names]
         missing = [name for name in self.names if name not in given]
         if not extra and not missing:
@@ -153,10 +154,11 @@ class Binder:
             said.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
         if extra:
             said.append(f"there is no input {', '.join(map(repr, extra))}")
+        by_lower = {name.lower(): name for name in missing or self.names}
         close = [
-            f"{name!r}: did you mean {near[0]!r}?"
+            f"{name!r}: did you mean {by_lower[near[0]]!r}?"
             for name in extra
-            if (near := difflib.get_close_matches(str(name), missing or self.names, n=1))
+            if (near := difflib.get_close_matches(str(name).lower(), by_lower, n=1))
         ]
         takes = ", ".join(f"{t.name}: {t}" for t in self.feeds)
         raise FeedError("; ".join(said), *close, f"it takes {takes or 'nothing'}")

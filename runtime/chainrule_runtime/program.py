@@ -37,6 +37,11 @@ class Output:
     buffer: Array | None = None
     feed: int | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether each call makes a new array for it to be written to."""
+        return self.buffer is None and self.feed is None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -101,8 +106,10 @@ class Program:
             code = self._step(self.table_address, plan.size_address)
             if code:
                 raise self.fault(code, arrays, plan.outputs, plan.sizes)
-            return [r if o.buffer is None and o.feed is None else r.reshape(o.shape).copy()
-                    for o, r in zip(plan.outputs, results, strict=True)]  # fmt: skip
+            return [
+                result if output.fresh else result.copy()
+                for output, result in zip(plan.outputs, results, strict=True)
+            ]
 
     def point(self, arrays: list[Array]) -> None:
         """Enter the feeds in the table; one that lies in kept memory is replaced by a copy."""
@@ -153,7 +160,9 @@ class Program:
             small = dtype.itemsize * int(np.prod(shape, dtype=object)) <= _SMALL
             if t.place not in buffers and (small or uses[t.place] > 1):
                 buffers[t.place] = np.zeros(shape, dtype)
-            made.append(Output(t.name, t.place, shape, dtype, buffers.get(t.place)))
+            buffer = buffers.get(t.place)
+            buffer = None if buffer is None else buffer.reshape(shape)
+            made.append(Output(t.name, t.place, shape, dtype, buffer))
         return tuple(made)
 
     def use(self, plan: Plan, slots: Sequence[int] | None = None) -> None:
@@ -171,7 +180,7 @@ class Program:
         if output.buffer is not None:
             return output.buffer
         if output.feed is not None:
-            return arrays[output.feed]
+            return arrays[output.feed].reshape(output.shape)
         result = np.empty(output.shape, output.dtype)
         self.table[output.place] = address(result)
         return result
@@ -198,9 +207,11 @@ class Program:
         return fault or FeedError(f"{check.what} holds a position outside [0, {bound})")
 
 
-def _non_finite(outputs: Sequence[Output]) -> str:
+def _non_finite(outputs: Sequence[Output]) -> str | None:
+    """The first scalar among outputs that is not finite, in words."""
     scalars = [(o.name, o.buffer) for o in outputs if o.buffer is not None and not o.shape]
-    return " and ".join(f"{name} is {a.item()}" for name, a in scalars if not np.isfinite(a).all())
+    bad = (f"{name} is {a.item()}" for name, a in scalars if not np.isfinite(a).all())
+    return next(bad, None)
 
 
 def check_positions(
@@ -209,7 +220,7 @@ def check_positions(
     arrays: Sequence[Array],
     sizes: Mapping[str, int],
 ) -> None:
-    """Raise FeedError where one of the arrays so named holds positions outside its check's bound."""
+    """Raise FeedError where an array of one of these names holds positions outside its bound."""
     for check in checks:
         if check.bound is not None and check.feed in names:
             array = arrays[names.index(check.feed)]

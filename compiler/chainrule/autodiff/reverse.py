@@ -106,4 +106,3 @@ def _total(parts: list[Node]) -> Node:
     for part in parts[1:]:
         total = apply(TABLE["add"], total, part)
     return total
-

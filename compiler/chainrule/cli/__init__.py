@@ -10,7 +10,7 @@ import click
 from chainrule.cli import demo as demos
 from chainrule.cli import doctor as doctors
 from chainrule.cli import explain as explanations
-from chainrule.cli.page import Page
+from chainrule.cli.page import Page, told
 from chainrule.errors import ChainruleError
 from chainrule.version import __version__
 
@@ -79,5 +79,5 @@ def main() -> None:
         click.echo("interrupted", err=True)
         raise SystemExit(INTERRUPTED) from None
     except ChainruleError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        click.echo(told(error), err=True)
         raise SystemExit(1) from None

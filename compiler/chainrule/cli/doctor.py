@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from chainrule.cli.page import Page
+from chainrule.cli.page import Page, told
 from chainrule.codegen.host import describe_host, host_target
 from chainrule.config import KNOBS
 from chainrule.errors import ChainruleError
@@ -82,7 +82,7 @@ def _machine() -> list[tuple[str, str]]:
         ("cores", _cores()),
         ("threads", "1: compiled code runs on one thread, and Ctrl-C is seen meanwhile"),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
-        ("CUDA", "not built yet: backend=\"cuda\" is refused"),
+        ("CUDA", 'not built yet: backend="cuda" is refused'),
         ("cache", "none: what is compiled lives as long as the process"),
     ]
 
@@ -99,7 +99,7 @@ def _target() -> str:
     try:
         target = host_target()
     except ChainruleError as error:
-        return str(error).splitlines()[0]
+        return error.what
     lanes = target.vector_bytes // 4
     return f"{target.level}: {target.vector_registers} vectors of {lanes} float32"
 
@@ -114,7 +114,7 @@ def _report_test(page: Page) -> bool:
     try:
         error = self_test()
     except ChainruleError as fault:
-        page.say(f"failed: {type(fault).__name__}: {fault}", style="bold red")
+        page.say(f"failed: {told(fault)}", style="bold red")
         return False
     milliseconds = (time.perf_counter() - start) * 1e3
     good = error < TOLERANCE

@@ -14,8 +14,7 @@ import click
 
 from chainrule.cli.page import Page
 from chainrule.driver import leaves_of
-from chainrule.errors import ChainruleError
-from chainrule.ir import provenance
+from chainrule.errors import ChainruleError, GradientError
 from chainrule.lang.derive import grad
 from chainrule.lang.inspect import explain
 from chainrule.lang.tensor import Tensor
@@ -34,22 +33,34 @@ def run(page: Page, target: str, latex: bool) -> None:
     parameters = [n for n in leaves_of([loss.node]) if _is_parameter(n.op)]
     if not parameters:
         raise click.ClickException(f"{loss!r} depends on no parameter: there is nothing to derive")
+    write = show_latex if latex else show
     for node in parameters:
-        show(page, loss, Tensor(node), latex)
+        write(page, loss, Tensor(node))
 
 
-def show(page: Page, loss: Tensor, parameter: Tensor, latex: bool) -> None:
-    """One gradient and its proof."""
-    gradient, proof = grad(loss, parameter), explain(loss, parameter)
-    if latex:
-        lines = f"% the gradient of {parameter.name}", gradient.latex(), "% its proof", proof.latex()
-        page.verbatim("\n".join(lines), indent=0)
-        return
+def show(page: Page, loss: Tensor, parameter: Tensor) -> None:
+    """One gradient and its proof, or why there is none."""
     page.heading(f"The gradient of {parameter.name}: {parameter.type}")
+    try:
+        gradient, proof = grad(loss, parameter), explain(loss, parameter)
+    except GradientError as error:
+        page.say(f"there is none: {error.what}")
+        return
     page.verbatim(str(gradient))
-    page.say("")
+    page.gap()
     page.say("by the chain rule", style="dim")
     page.verbatim(str(proof))
+
+
+def show_latex(page: Page, loss: Tensor, parameter: Tensor) -> None:
+    """The same as LaTeX, with comments between."""
+    page.verbatim(f"% the gradient of {parameter.name}", indent=0)
+    try:
+        gradient, proof = grad(loss, parameter), explain(loss, parameter)
+    except GradientError as error:
+        page.verbatim(f"% there is none: {error.what}", indent=0)
+        return
+    page.verbatim(f"{gradient.latex()}\n% its proof\n{proof.latex()}", indent=0)
 
 
 def split(target: str) -> tuple[Path, str | None]:
@@ -78,11 +89,13 @@ def load(path: Path) -> Mapping[str, Any]:
 
 
 def own(error: BaseException, path: Path) -> str:
-    """An error as the user's file raised it: what it says, and the file's lines on the way to it."""
+    """An error as the file raised it: what it says, and the file's lines on the way to it."""
     if isinstance(error, SystemExit):
         return f"it ended itself with {error.code!r}"
+    if isinstance(error, ChainruleError):
+        return f"{type(error).__name__}: {error}"
     said = "".join(traceback.format_exception_only(error)).rstrip()
-    if isinstance(error, ChainruleError | SyntaxError):
+    if isinstance(error, SyntaxError):
         return said
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if Path(f.filename) == path]

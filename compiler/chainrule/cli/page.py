@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from chainrule.errors import ChainruleError
 
 #: columns of a report, and of a screen that is no terminal
 WIDTH = 100
@@ -32,18 +35,20 @@ class Page:
     @property
     def text(self) -> str:
         """All that was shown so far, without colours."""
-        return self._copy.getvalue()
+        return "\n".join(line.rstrip() for line in self._copy.getvalue().splitlines()) + "\n"
 
     def heading(self, title: str, about: str = "") -> None:
         """A section's title, and in a line what it is about."""
-        self._show(Text())
+        self.gap()
         self._show(Text(title, style="bold cyan"))
         if about:
-            self._show(Padding(Text(about, style="dim"), (0, 0, 0, INDENT)))
+            self.say(about, style="dim")
 
     def say(self, words: str, style: str = "") -> None:
         """Prose; it wraps where the screen ends."""
-        self._show(Padding(Text(words, style=style), (0, 0, 0, INDENT)))
+        for console in (self.screen, self._paper):
+            for line in textwrap.wrap(words, max(console.width, 2 * INDENT + 1) - INDENT):
+                console.print(Text(" " * INDENT + line, style=style), soft_wrap=True)
 
     def verbatim(self, lines: str, indent: int = INDENT) -> None:
         """Mathematics or code; its lines are left as they are, however narrow the screen."""
@@ -52,16 +57,14 @@ class Page:
             for console in (self.screen, self._paper):
                 console.print(text, soft_wrap=True)
 
-    def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = ""
-    ) -> None:
-        """Rows under a head, and a line's space after; the columns named in `right` stand right."""
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> None:
+        """Rows under a head; the columns named in `right` stand right."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for column in columns:
             table.add_column(column, justify="right" if column in right.split() else "left")
         for row in rows:
             table.add_row(*map(Text, row))
-        self._show(Padding(table, (0, 0, 1, INDENT)))
+        self._show(Padding(table, (0, 0, 0, INDENT), expand=False))
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
@@ -75,6 +78,15 @@ class Page:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
 
+    def gap(self) -> None:
+        """An empty line."""
+        self._show(Text())
+
     def _show(self, what: Text | Padding) -> None:
         for console in (self.screen, self._paper):
             console.print(what)
+
+
+def told(error: ChainruleError) -> str:
+    """An error that a command ran into by itself: no file of the user's made it, so no line."""
+    return "\n  ".join([f"{type(error).__name__}: {error.what}", *error.details])

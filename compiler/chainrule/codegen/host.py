@@ -24,7 +24,8 @@ def describe_host() -> Host:
     from llvmlite import binding
 
     features = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
-    return Host(binding.get_host_cpu_name(), features, ".".join(map(str, binding.llvm_version_info)))
+    llvm = ".".join(map(str, binding.llvm_version_info))
+    return Host(binding.get_host_cpu_name(), features, llvm)
 
 
 def host_target() -> Target:

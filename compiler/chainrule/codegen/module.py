@@ -36,18 +36,22 @@ def emit_module(
     With `epochs` there is also `i64 @run(block)`, see codegen.epoch.
     """
     names: dict[str, str] = {}
+    known: dict[int, str] = {}
     texts: list[str] = []
     declarations: set[str] = set()
     steps: list[tuple[Call, str]] = []
-    for call in calls:
+    for i, call in enumerate(calls):
         _check_call(call, sizes)
-        key = signature(call.program)
-        if key not in names:
-            names[key] = f"kernel{len(names)}"
-            text, needed = emit_function(call.program, names[key], target)
-            texts.append(text)
-            declarations |= needed
-        steps.append((call, names[key]))
+        name = known.get(id(call.program))
+        if name is None:
+            key = signature(call.program)
+            if key not in names:
+                names[key] = f"kernel{i}"
+                text, needed = emit_function(call.program, names[key], target)
+                texts.append(text)
+                declarations |= needed
+            name = known[id(call.program)] = names[key]
+        steps.append((call, name))
     texts.append(_entry(steps, sizes))
     if epochs:
         texts.append(run_loop())
@@ -74,18 +78,19 @@ def _check_call(call: Call, sizes: Sequence[str]) -> None:
 
 def _entry(steps: Sequence[tuple[Call, str]], sizes: Sequence[str]) -> str:
     lines = ["define i32 @step(ptr %table, ptr %sizes) #1 {", "entry:"]
-    used = sorted({b for call, _ in steps for b in call.buffers})
-    for b in used:
-        lines.append(f"  %at{b} = getelementptr ptr, ptr %table, i64 {b}")
-        lines.append(f"  %buffer{b} = load ptr, ptr %at{b}, align 8")
     for i, _ in enumerate(sizes):
         lines.append(f"  %where{i} = getelementptr i64, ptr %sizes, i64 {i}")
         lines.append(f"  %size{i} = load i64, ptr %where{i}, align 8")
+    once = {name: call.program for call, name in steps}
+    checked = {name for name, program in once.items() if has_check(program.body)}
     for i, (call, name) in enumerate(steps):
-        arguments = [f"ptr %buffer{b}" for b in call.buffers]
+        for j, b in enumerate(call.buffers):  # loaded here, not all at once: few stay in registers
+            lines.append(f"  %at{i}.{j} = getelementptr ptr, ptr %table, i64 {b}")
+            lines.append(f"  %buffer{i}.{j} = load ptr, ptr %at{i}.{j}, align 8")
+        arguments = [f"ptr %buffer{i}.{j}" for j, _ in enumerate(call.buffers)]
         arguments += [f"i64 %size{sizes.index(s)}" for s in call.program.sizes]
         lines.append(f"  %code{i} = call i32 @{name}({', '.join(arguments)})")
-        if has_check(call.program.body):
+        if name in checked:
             lines.append(f"  %good{i} = icmp eq i32 %code{i}, 0")
             lines.append(f"  br i1 %good{i}, label %next{i}, label %bad{i}")
             lines += [f"bad{i}:", f"  ret i32 %code{i}", f"next{i}:"]

@@ -15,7 +15,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim, Quotient, Size, symbols_of
-from chainrule.loops.build import Built, build_kernel
+from chainrule.loops.build import Built, build_kernels
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.passes import (
     canonicalize,
@@ -26,8 +26,10 @@ from chainrule.rewrite.passes import (
     stabilize,
 )
 from chainrule.schedule.buffers import Plan, plan_buffers
-from chainrule.schedule.fuse import fuse, storage
+from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.materialize import materialize
+from chainrule.schedule.reading import storage
 from chainrule.target import Target
 from chainrule_runtime.manifest import Check, DimData, Manifest
 from chainrule_runtime.manifest import Tensor as TensorData
@@ -35,13 +37,13 @@ from chainrule_runtime.manifest import Tensor as TensorData
 #: The passes over the graph, in order; what follows are the levels below it.
 PASSES: tuple[Pass, ...] = tuple(
     Pass(p.__name__, p, p.__doc__ or "")
-    for p in (canonicalize, stabilize, simplify, expand_composites, lower, drop_unused)
+    for p in (canonicalize, stabilize, simplify, expand_composites, lower, drop_unused, materialize)
 )
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program at every level, loaded: what it was, what became of it, and where its code starts."""
+    """A program at every level, loaded: what it was, what became of it, where its code starts."""
 
     source: Graph
     graph: Graph
@@ -93,7 +95,7 @@ def build(
     kernels = fuse(final, [final.outputs[i] for i in finite])
     plan = plan_buffers(kernels, _kept_memory(final))
     clock.lap("kernels")
-    built = [build_kernel(k, f"kernel{i}", machine) for i, k in enumerate(kernels)]
+    built = build_kernels(kernels, machine)
     clock.lap("loops")
     layout = _Layout(final, kernels, built, plan, feeds, kept, outputs)
     llvm = emit_module(layout.calls, layout.manifest.sizes, machine, epochs)
@@ -176,7 +178,9 @@ class _Layout:
         shape = tuple(map(dim_data, node.type.shape))
         return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
 
-    def bind(self, kernels: Sequence[Kernel], built: Sequence[Built], scratch: list[int]) -> list[Call]:
+    def bind(
+        self, kernels: Sequence[Kernel], built: Sequence[Built], scratch: list[int]
+    ) -> list[Call]:
         """Each program with its buffers; a value that updates a leaf lies where the leaf lies."""
         for kernel in kernels:
             for node, target in kernel.writes.items():
@@ -253,5 +257,3 @@ def leaves_of(roots: Sequence[Node]) -> list[Node]:
     """The leaves that roots depend on, in order of creation."""
     found = [n for n in walk(roots) if isinstance(n.op, Leaf)]
     return sorted(found, key=lambda n: n.op.serial)  # type: ignore[attr-defined]
-
-

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
-from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
 from chainrule import errors
 from chainrule.driver.build import Compiled, build, demands_of, dim_data, sizes_of
@@ -18,6 +17,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 from chainrule.show.graph import graph_text
+from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +71,7 @@ class NativeProgram:
 
 
 class ReferenceProgram:
-    """The graph as written, evaluated in NumPy node by node, behind the same checks of its feeds."""
+    """The graph as written, evaluated in NumPy node by node, its feeds checked in the same way."""
 
     def __init__(self, graph: Graph, feeds: Sequence[Node]) -> None:
         self.graph, self.feeds = graph, tuple(feeds)

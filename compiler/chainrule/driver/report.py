@@ -6,25 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chainrule.show.graph import graph_text
-
 from chainrule.driver.build import Compiled
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
-from chainrule.ir.size import Dim, evaluate, product, symbols_of
+from chainrule.ir.size import Dim, evaluate
+from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
-from chainrule.ops.contract import Contract
-from chainrule.schedule.buffers import TYPICAL, bytes_of
+from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
+from chainrule.show.graph import graph_text
 
 LEVELS = ("graph", "optimized", "kernels", "loops", "llvm", "asm")
 
 
 @dataclass(frozen=True)
 class KernelFigures:
-    """A kernel: its form, the ops in it, floating-point operations and bytes moved, as sizes.
+    """A kernel: its form, the ops in it, what it writes (a leaf that it updates by the leaf's
+    name), floating-point operations and bytes moved, as sizes.
 
     An elementwise op counts as one operation an element, whatever its polynomial; a product as two
     for each multiply-add. Bytes are those of each tensor read or written, once.
@@ -68,11 +68,22 @@ class Report:
         """The figures as plain data; sizes as text."""
         return {
             "passes": [
-                {"name": p.name, "before": p.nodes_before, "after": p.nodes_after, "seconds": p.seconds}
+                {
+                    "name": p.name,
+                    "before": p.nodes_before,
+                    "after": p.nodes_after,
+                    "seconds": p.seconds,
+                }
                 for p in self.passes
             ],
             "kernels": [
-                {"name": k.name, "form": k.form, "ops": list(k.ops), "flops": str(k.flops), "bytes": str(k.bytes)}
+                {
+                    "name": k.name,
+                    "form": k.form,
+                    "ops": list(k.ops),
+                    "flops": str(k.flops),
+                    "bytes": str(k.bytes),
+                }
                 for k in self.kernels
             ],
             "memory": {name: str(size) for name, size in self.memory.items()},
@@ -84,8 +95,13 @@ class Report:
         }
 
     def __str__(self) -> str:
-        kernels = [(k.name, k.form, " ".join(k.ops), str(k.flops), str(k.bytes)) for k in self.kernels]
-        passes = [(p.name, f"{p.nodes_before} -> {p.nodes_after}", f"{p.seconds * 1e3:.1f} ms") for p in self.passes]
+        kernels = [
+            (k.name, k.form, " ".join(k.ops), str(k.flops), str(k.bytes)) for k in self.kernels
+        ]
+        passes = [
+            (p.name, f"{p.nodes_before} -> {p.nodes_after}", f"{p.seconds * 1e3:.1f} ms")
+            for p in self.passes
+        ]
         memory = [(name, f"{size} bytes") for name, size in self.memory.items()]
         times = ", ".join(f"{name} {s * 1e3:.0f} ms" for name, s in self.seconds.items())
         return "\n".join(
@@ -105,16 +121,16 @@ class Report:
 
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
-    largest = [max(slot, key=_typical) for slot in compiled.plan.slots]
+    largest = [max(slot, key=typical) for slot in compiled.plan.slots]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
         "parameters and state": _sum(bytes_of(n) for n in compiled.kept),
         "arena": _sum(largest),
-        "workspace": _sum(max(sizes, key=_typical) for sizes in compiled.workspace),
+        "workspace": _sum(max(sizes, key=typical) for sizes in compiled.workspace),
     }
     return Report(
         compiled.passes,
-        tuple(figures(k, b.program.name) for k, b in zip(compiled.kernels, compiled.built, strict=True)),
+        tuple(figures(kernel, f"kernel{i}") for i, kernel in enumerate(compiled.kernels)),
         memory,
         len(compiled.plan.slots),
         len(compiled.plan.slot),
@@ -127,19 +143,24 @@ def report(compiled: Compiled) -> Report:
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:
     """A kernel's operations and bytes, as sizes."""
-    ops = () if kernel.form in (Form.CHECK, Form.COPY) else tuple(str(n.op.name) for n in kernel.nodes)
+    ops = (
+        ()
+        if kernel.form in (Form.CHECK, Form.COPY)
+        else tuple(str(n.op.name) for n in kernel.nodes)
+    )
     touched = {*kernel.reads, *kernel.writes}
-    written = tuple(provenance.name_of(n) or str(n.op.name) for n in kernel.writes)
-    flops = _sum(_flops(n) for n in kernel.nodes) if ops else 0
-    return KernelFigures(name, kernel.form.value, ops or (kernel.form.value,), written, flops, _sum(map(bytes_of, touched)))
-
-
-def _flops(node: Node) -> Dim:
-    if isinstance(node.op, Contract):
-        sizes = dict(zip(node.op.a, node.inputs[0].type.shape, strict=True))
-        return 2 * product(node.type.shape) * product(tuple(sizes[c] for c in node.op.summed))
-    source = node.inputs[0] if node.op.role == "reduce" else node
-    return product(source.type.shape)
+    written = tuple(map(_label, kernel.writes.values()))
+    flops = (
+        _sum(n.op.flops(n.type, *[i.type for i in n.inputs]) for n in kernel.nodes) if ops else 0
+    )
+    return KernelFigures(
+        name,
+        kernel.form.value,
+        ops or (kernel.form.value,),
+        written,
+        flops,
+        _sum(map(bytes_of, touched)),
+    )
 
 
 def _sum(sizes: Iterable[Dim]) -> Dim:
@@ -149,13 +170,12 @@ def _sum(sizes: Iterable[Dim]) -> Dim:
     return total
 
 
-def _typical(size: Dim) -> int:
-    return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))
-
-
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
+        for r in (head, *rows)
+    ]
 
 
 def show(compiled: Compiled, level: str) -> str:
@@ -165,9 +185,10 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "optimized":
         return graph_text(compiled.graph)
     if level == "kernels":
-        return "\n".join(_kernel_text(k, b.program.name) for k, b in zip(compiled.kernels, compiled.built, strict=True))
+        pairs = zip(compiled.kernels, compiled.built, strict=True)
+        return "\n".join(_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
     if level == "loops":
-        return "\n".join(loop_text(b.program) for b in compiled.built)
+        return "\n".join(loop_text(p) for p in dict.fromkeys(b.program for b in compiled.built))
     if level == "llvm":
         return compiled.native.llvm
     if level == "asm":
@@ -175,14 +196,30 @@ def show(compiled: Compiled, level: str) -> str:
     raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
 
 
-def _kernel_text(kernel: Kernel, name: str) -> str:
-    def names(nodes: Iterable[Node]) -> str:
-        return ", ".join(f"{provenance.name_of(n) or n.op.name}: {n.type}" for n in nodes) or "nothing"
-
+def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
     space = ", ".join(map(str, kernel.space))
-    lines = [f"{name}: {kernel.form.value} over [{space}]", f"  reads  {names(kernel.reads)}"]
+    alike = "" if built.program.name == name else f", the loops of {built.program.name}"
+    lines = [f"{name}: {kernel.form.value} over [{space}]{alike}"]
+    lines += [f"  reads  {_listed(map(_shown, kernel.reads))}"]
     if kernel.test is not None:
         bound = "is finite" if kernel.test.bound is None else f"is in [0, {kernel.test.bound})"
         return "\n".join([*lines, f"  leaves with {kernel.test.code} unless each element {bound}"])
-    lines += [f"  {' '.join(str(n.op.name) for n in kernel.nodes)}", f"  writes {names(kernel.writes)}"]
-    return "\n".join(lines)
+    if kernel.form is not Form.COPY:
+        lines.append(f"  {' '.join(str(node.op.name) for node in kernel.nodes)}")
+    written = (
+        _shown(node) if node is target else f"{_shown(node)} into {_label(target)}"
+        for node, target in kernel.writes.items()
+    )
+    return "\n".join([*lines, f"  writes {_listed(written)}"])
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(parts) or "nothing"
+
+
+def _label(node: Node) -> str:
+    return provenance.name_of(node) or str(node.op.name)
+
+
+def _shown(node: Node) -> str:
+    return f"{_label(node)}: {node.type}"

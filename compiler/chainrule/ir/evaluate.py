@@ -15,21 +15,33 @@ from chainrule.ir.size import evaluate as number_of
 Feeds = Mapping[Node, Array]
 
 
-def evaluate(roots: Sequence[Node], feeds: Feeds) -> list[Array]:
+def evaluate(
+    roots: Sequence[Node],
+    feeds: Feeds,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    widen: bool = False,
+) -> list[Array]:
     """The values of roots, given arrays for leaves; each has exactly its node's dtype.
 
     Any node may be fed, not leaves alone: what lies behind it is then not computed. Symbolic sizes
-    are read off the shapes of the arrays. Raises FeedError where a leaf that is needed has no array
+    are read off the shapes of the arrays; `sizes` gives those that no array tells. With `widen`
+    floats are float64 whatever their node's dtype, for finite differences. Raises FeedError where a leaf that is needed has no array
     or where shapes do not fit together.
     """
-    sizes: dict[str, Dim] = dict(bind_sizes(feeds))
-    values: dict[Node, Array] = {n: np.asarray(a, n.dtype.numpy) for n, a in feeds.items()}
+    known: dict[str, Dim] = {**(sizes or {}), **bind_sizes(feeds)}
+    values = {n: np.asarray(a, _dtype(n, widen)) for n, a in feeds.items()}
     with np.errstate(all="ignore"):
         for node in walk(roots, stop=feeds.__contains__):
             if node not in values:
                 operands = [values[i] for i in node.inputs]
-                values[node] = np.asarray(_meaning(node, sizes, operands), node.dtype.numpy)
+                values[node] = np.asarray(_meaning(node, known, operands), _dtype(node, widen))
     return [values[r] for r in roots]
+
+
+def _dtype(node: Node, widen: bool) -> np.dtype[np.generic]:
+    kind: np.dtype[np.generic] = node.dtype.numpy
+    return np.dtype(np.float64) if widen and kind.kind == "f" else kind
 
 
 def _meaning(node: Node, sizes: dict[str, Dim], operands: Sequence[Array]) -> Array:

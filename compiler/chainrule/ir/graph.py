@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from chainrule.ir.node import Node, rebuild
 
@@ -20,10 +21,10 @@ class Graph:
         """Every node the graph is for."""
         return (*self.outputs, *(value for _, value in self.updates))
 
-    @property
-    def nodes(self) -> list[Node]:
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
         """Every node, operands before what uses them."""
-        return walk(self.roots)
+        return tuple(walk(self.roots))
 
     def with_roots(self, roots: Sequence[Node]) -> Graph:
         """The graph with other roots in the places of these."""

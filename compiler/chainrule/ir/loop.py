@@ -12,12 +12,13 @@
             | Literal | IndexValue | Apply fn(values)
     offset    an integer polynomial over loop variables and sizes (ir.size)
 
-A `vector` loop runs LANES elements at a time on every target; iteration i is lane i % LANES. A local
-with `lanes=True` has one cell a lane: inside a vector loop Set and Get mean the cell of this lane;
-outside, Set writes all of them and Combine folds them in one fixed tree:
+A `vector` loop runs LANES elements at a time on every target; iteration i is lane i % LANES. A
+local with `lanes=True` has one cell a lane: inside a vector loop Set and Get mean the cell of this
+lane; outside, Set writes all of them and Combine folds them in one fixed tree:
 ((0+8)+(4+12)) + ((2+10)+(6+14)) + ..., halving LANES to 1. A masked last iteration leaves the cells
-of absent lanes as they were. Vector loops do not nest, hold only Set and Store and unrolled loops of them, and their
-iterations do not read what others wrote, except through lane cells and buffers at the same offset.
+of absent lanes as they were. Vector loops do not nest, hold only Set and Store and unrolled loops
+of them, and their iterations do not read what others wrote, except through lane cells and buffers
+at the same offset.
 
 `fn` is the name of a machine operation (`chainrule.ir.machine`) or of an elementwise op in the
 table of `chainrule.ops`, whose `native` recipe says what it is in machine operations.
@@ -26,7 +27,6 @@ table of `chainrule.ops`, whose `native` recipe says what it is in machine opera
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from chainrule.ir.size import Dim
 from chainrule.ir.types import DType
@@ -107,7 +107,7 @@ class Apply:
     dtype: DType
 
 
-Value = Union[Load, Get, Combine, Literal, IndexValue, Apply]
+Value = Load | Get | Combine | Literal | IndexValue | Apply
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Set:
 
 @dataclass(frozen=True)
 class Store:
-    """Write an element of a buffer. With `index`, in serial loops only, at a place known at run time."""
+    """Write an element of a buffer. `index`, in serial loops only, is a place known at run time."""
 
     buffer: Buffer
     offset: Dim
@@ -165,7 +165,7 @@ class Note:
     text: str
 
 
-Stmt = Union[Loop, Local, Set, Store, Check, Note]
+Stmt = Loop | Local | Set | Store | Check | Note
 
 
 @dataclass(frozen=True)

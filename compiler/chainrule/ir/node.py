@@ -19,7 +19,7 @@ import numpy as np
 from chainrule.ir import provenance
 from chainrule.ir.loop import Loop, Stmt, Value
 from chainrule.ir.notation import Notation
-from chainrule.ir.size import Dim, Shape, Size, substitute
+from chainrule.ir.size import Dim, Shape, Size, product, substitute
 from chainrule.ir.types import TensorType
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +42,7 @@ class Op:
     * `vjp`     cotangents of the inputs from the cotangent of the result; None where there is none
     * `reaches` whether an operand has a derivative at all, or only chooses
     * `expand`  for a composite: the same thing in other ops (then it needs no `body`)
+    * `repeats` the axes along which a view only repeats; `flops` how much it computes
     * `body`    element `index` of the result as a scalar `Value`, reading its inputs
     * `nest`    or, where an element is not a function of its index: loops that write the result
     * `notation` how it prints
@@ -54,6 +55,8 @@ class Op:
     #: it is read than to keep · "leaf" memory that is given · "alias" the operand's
     #: memory under another shape · "reduce" · "contract" · "nest" loops of its own
     role: str = "pointwise"
+    #: whether an element depends on where it stands, and not on the operands' elements alone
+    indexed: bool = False
     #: operands that must lie in memory because they are read at places known only at run time
     buffered: tuple[int, ...] = ()
     #: what its result is called where it has no name: z for sums and products, h for activations
@@ -83,6 +86,14 @@ class Op:
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
         """Sizes that must be at least 1 when the sizes are known, or the op has no meaning."""
         return ()
+
+    def repeats(self) -> tuple[int, ...]:
+        """For a view: the result's axes along which it repeats; all else is as it was."""
+        return ()
+
+    def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
+        """Operations on numbers, one an element by default, whatever its polynomial costs."""
+        return product(out.shape) if self.role in ("pointwise", "light") else 0
 
     def expand(self, *inputs: Node) -> Node:
         raise NotImplementedError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chainrule.ir.node import Node
 
 # From weak to strong: a = b, a < b, a + b, a @ b, a * b, -a, a**b, an atom such as f(a) or a name.
-# A product of matrices binds weaker than one of elements, so that `(a @ b) ⊙ c` says which is which.
+# A product of matrices binds weaker than one of elements: `(a @ b) ⊙ c` says which is which.
 NONE, COMPARE, ADD, MATMUL, MULTIPLY, NEGATE, POWER, ATOM = range(8)
 
 

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
 from chainrule.ir.verify import verify
 
 
@@ -59,8 +60,9 @@ def run_passes(
     """
     records = []
     size = len(graph)
+    checked: set[Node] = set()
     if check:
-        verify(graph, "building")
+        verify(graph, "building", None, checked)
     for step in passes:
         before, size_before = graph, size
         counter: Counter[str] = Counter()
@@ -72,7 +74,7 @@ def run_passes(
             _rules.reset(token)
         seconds = time.perf_counter() - start
         if check:
-            verify(graph, step.name, before)
+            verify(graph, step.name, before, checked)
         size = len(graph)
         records.append(PassRecord(step.name, size_before, size, seconds, dict(counter)))
         if on_pass is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Union
 
 Dim = Union[int, "Size"]
@@ -17,7 +18,7 @@ Shape = tuple[Dim, ...]
 
 @dataclass(frozen=True)
 class Quotient:
-    """The floor of `numerator / denominator`, an atom of a polynomial: the division is not exact."""
+    """The floor of `numerator / denominator`: an atom, as the division is not exact."""
 
     numerator: Dim
     denominator: Dim
@@ -49,7 +50,9 @@ class Size:
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = [(m, c) for m, c in terms.items() if c]
-        self.terms = tuple(sorted(kept, key=lambda t: (-len(t[0]), [str(a) for a in t[0]])))
+        if len(kept) > 1:
+            kept.sort(key=_rank)
+        self.terms = tuple(kept)
         self._hash = hash(self.terms)
 
     @staticmethod
@@ -89,7 +92,7 @@ class Size:
         out: dict[Monomial, int] = {}
         for m, c in self.terms:
             for n, d in other.terms:
-                key = tuple(sorted(m + n, key=str))
+                key = tuple(sorted(m + n, key=str)) if m and n else m or n
                 out[key] = out.get(key, 0) + c * d
         return _simplest(out)
 
@@ -144,6 +147,16 @@ class Size:
         return frozenset(names)
 
 
+def _rank(term: tuple[Monomial, int]) -> tuple[int, tuple[str, ...]]:
+    """Where a term stands in its polynomial: those of more factors first, then by name."""
+    return _ranked(term[0])
+
+
+@lru_cache(maxsize=1 << 14)
+def _ranked(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
+    return -len(monomial), tuple(map(str, monomial))
+
+
 def _factor(dim: Dim) -> str:
     return str(dim) if isinstance(dim, int) or len(dim.terms) == 1 else f"({dim})"
 
@@ -165,7 +178,7 @@ def _simplest(terms: Mapping[Monomial, int]) -> Dim:
 
 
 def _split(a: Size, b: Dim) -> tuple[Dim, Dim]:
-    """`(q, r)` with `a == q * b + r`: all of a where b divides it, else what b divides of each term.
+    """`(q, r)` with `a == q * b + r`: q is a / b where that is exact, else what b divides of a.
 
     Taking q out changes neither floor nor remainder, so that equal quotients are spelled alike:
     (2n + 3)//2 is n + 1.
@@ -270,7 +283,7 @@ def _fix(monomial: Monomial, values: Mapping[str, Dim]) -> tuple[Monomial, int] 
 
 
 def coefficient(dim: Dim, symbol: str) -> tuple[Dim, Dim] | None:
-    """`(c, rest)`, neither holding `symbol`, with `dim == c * symbol + rest`; None if not linear."""
+    """`(c, rest)`, neither holding `symbol`, with `dim == c * symbol + rest`, or None."""
     if isinstance(dim, int):
         return 0, dim
     slope: dict[Monomial, int] = {}

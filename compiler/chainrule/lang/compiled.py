@@ -31,7 +31,7 @@ class Function:
         self._program = driver.program(Graph(tuple(nodes)), leaves, names, backend)
 
     def __call__(self, **feeds: Any) -> Any:
-        """Compute the outputs. Raises FeedError where a feed is missing, unknown or does not fit."""
+        """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
         results = iter(self._program.call(feeds))
         return _like(self._structure, lambda: next(results))
 

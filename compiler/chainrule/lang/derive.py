@@ -48,11 +48,14 @@ def gradients(loss: Node, wrt: Sequence[Node], unused: str = "error") -> list[No
         raise GradientError(f'unused is "error" or "zeros", not {unused!r}')
     if loss.type.shape != ():
         raise GradientError(
-            f"a gradient is of a scalar, not of {loss.type}", "sum or average it first, or use cr.vjp"
+            f"a gradient is of a scalar, not of {loss.type}",
+            "sum or average it first, or use cr.vjp",
         )
     for node in (loss, *wrt):
         if not node.type.dtype.is_float:
-            raise GradientError(f"only floats have derivatives: {node!r}", "convert with .astype(...)")
+            raise GradientError(
+                f"only floats have derivatives: {node!r}", "convert with .astype(...)"
+            )
     found = derive([loss], [full(1, loss.type.dtype, ())], wrt).gradients
     return [_or_zeros(g, w, loss, unused) for g, w in zip(found, wrt, strict=True)]
 

@@ -24,7 +24,8 @@ def elementwise(
 
     def function(*operands: TensorLike) -> Tensor:
         if len(operands) != len(op.params):
-            raise ShapeError(f"{name} takes {', '.join(op.params)}: {len(op.params)} operands, not {len(operands)}")
+            wanted = f"{len(op.params)} operands, {', '.join(op.params)}"
+            raise ShapeError(f"{name} takes {wanted}; not {len(operands)}")
         return Tensor(apply(op, *build.aligned(name, *[operand(o) for o in operands])))
 
     function.__name__ = function.__qualname__ = name

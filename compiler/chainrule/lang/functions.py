@@ -8,7 +8,7 @@ DTypeError; shapes that do not fit are a ShapeError.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.size import divide as exact_quotient
 from chainrule.ir.types import check_shape
 from chainrule.ir.types import dtype as _dtype
-from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise
+from chainrule.lang.pointwise import *  # noqa: F403 - one namespace for all functions
+from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.ops import build
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Pick, Softmax
@@ -29,204 +30,9 @@ from chainrule.ops.index import OneHot, Take
 from chainrule.ops.layout import Reshape
 from chainrule.ops.reduce import Max, Min
 from chainrule.ops.source import Iota, size_of
+from chainrule.ops.source import full as full_node
 
-Axis = Union[int, Sequence[int], None]
-
-
-# elementwise
-
-
-def exp(x: TensorLike, /) -> Tensor:
-    """e to the power x."""
-    return elementwise("exp", x)
-
-
-def expm1(x: TensorLike, /) -> Tensor:
-    """exp(x) - 1, accurate near 0."""
-    return elementwise("expm1", x)
-
-
-def log(x: TensorLike, /) -> Tensor:
-    """The natural logarithm; log(0) is -inf, of a negative number NaN."""
-    return elementwise("log", x)
-
-
-def log1p(x: TensorLike, /) -> Tensor:
-    """log(1 + x), accurate near 0."""
-    return elementwise("log1p", x)
-
-
-def sqrt(x: TensorLike, /) -> Tensor:
-    """The square root; of a negative number NaN."""
-    return elementwise("sqrt", x)
-
-
-def rsqrt(x: TensorLike, /) -> Tensor:
-    """1 / sqrt(x)."""
-    return elementwise("rsqrt", x)
-
-
-def square(x: TensorLike, /) -> Tensor:
-    """x * x."""
-    return elementwise("square", x)
-
-
-def tanh(x: TensorLike, /) -> Tensor:
-    """The hyperbolic tangent."""
-    return elementwise("tanh", x)
-
-
-def sigmoid(x: TensorLike, /) -> Tensor:
-    """1 / (1 + exp(-x))."""
-    return elementwise("sigmoid", x)
-
-
-def relu(x: TensorLike, /) -> Tensor:
-    """max(x, 0); the derivative at 0 is 0."""
-    return elementwise("relu", x)
-
-
-def softplus(x: TensorLike, /) -> Tensor:
-    """log(1 + exp(x)), without overflow."""
-    return elementwise("softplus", x)
-
-
-def log_sigmoid(x: TensorLike, /) -> Tensor:
-    """log(sigmoid(x)), without underflow."""
-    return elementwise("log_sigmoid", x)
-
-
-def erf(x: TensorLike, /) -> Tensor:
-    """The error function."""
-    return elementwise("erf", x)
-
-
-def sin(x: TensorLike, /) -> Tensor:
-    """The sine of x in radians."""
-    return elementwise("sin", x)
-
-
-def cos(x: TensorLike, /) -> Tensor:
-    """The cosine of x in radians."""
-    return elementwise("cos", x)
-
-
-def abs(x: TensorLike, /) -> Tensor:
-    """The absolute value; the derivative at 0 is 0."""
-    return elementwise("abs", x)
-
-
-def sign(x: TensorLike, /) -> Tensor:
-    """-1, 0 or 1; the derivative is 0."""
-    return elementwise("sign", x)
-
-
-def negative(x: TensorLike, /) -> Tensor:
-    """-x."""
-    return elementwise("neg", x)
-
-
-def add(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 + x2."""
-    return elementwise("add", x1, x2)
-
-
-def subtract(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 - x2."""
-    return elementwise("sub", x1, x2)
-
-
-def multiply(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 * x2, elementwise."""
-    return elementwise("mul", x1, x2)
-
-
-def divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 / x2, of floats."""
-    return elementwise("div", x1, x2)
-
-
-def pow(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 to the power x2."""
-    return elementwise("pow", x1, x2)
-
-
-def maximum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """The larger of each two; a NaN gives NaN. Equal operands share the derivative equally."""
-    return elementwise("maximum", x1, x2)
-
-
-def minimum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """The smaller of each two; a NaN gives NaN. Equal operands share the derivative equally."""
-    return elementwise("minimum", x1, x2)
-
-
-def less(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 < x2."""
-    return elementwise("lt", x1, x2)
-
-
-def less_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 <= x2."""
-    return elementwise("le", x1, x2)
-
-
-def greater(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 > x2."""
-    return elementwise("gt", x1, x2)
-
-
-def greater_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 >= x2."""
-    return elementwise("ge", x1, x2)
-
-
-def equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 == x2."""
-    return elementwise("eq", x1, x2)
-
-
-def not_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 != x2."""
-    return elementwise("ne", x1, x2)
-
-
-def logical_and(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """Whether both hold; a number holds if it is not 0."""
-    return elementwise("and_", _truth(x1), _truth(x2))
-
-
-def logical_or(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """Whether either holds; a number holds if it is not 0."""
-    return elementwise("or_", _truth(x1), _truth(x2))
-
-
-def logical_xor(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """Whether just one holds; a number holds if it is not 0."""
-    return elementwise("xor", _truth(x1), _truth(x2))
-
-
-def logical_not(x: TensorLike, /) -> Tensor:
-    """Whether x does not hold; a number holds if it is not 0."""
-    return elementwise("not_", _truth(x))
-
-
-def _truth(x: TensorLike) -> Tensor:
-    t = Tensor(as_node(x))
-    return t if t.dtype.is_bool else elementwise("ne", t, 0)
-
-
-def where(condition: TensorLike, x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 where the condition holds, x2 elsewhere."""
-    chosen = Tensor(as_node(condition))
-    if not chosen.dtype.is_bool:
-        raise DTypeError(f"where needs a bool condition, not {chosen.type}", "compare it: x != 0")
-    return elementwise("where", chosen, x1, x2)
-
-
-def stop_gradient(x: TensorLike, /) -> Tensor:
-    """x, through which no derivative passes."""
-    return elementwise("stop_gradient", x)
+Axis = int | Sequence[int] | None
 
 
 # reductions
@@ -235,14 +41,18 @@ def stop_gradient(x: TensorLike, /) -> Tensor:
 def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over axes, all by default; of no elements 0. Bools are counted as int64."""
     t = as_node(x)
-    return _reduce(Sum, build.cast(t, _dtype("int64")) if t.type.dtype.is_bool else t, axis, keepdims)
+    return _reduce(
+        Sum, build.cast(t, _dtype("int64")) if t.type.dtype.is_bool else t, axis, keepdims
+    )
 
 
 def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean of floats over axes, all by default; of no elements NaN."""
     t = as_node(x)
     if not t.type.dtype.is_float:
-        raise DTypeError(f"mean is defined for floats, not for {t.type}", 'convert first: x.astype("float32")')
+        raise DTypeError(
+            f"mean is defined for floats, not for {t.type}", 'convert first: x.astype("float32")'
+        )
     axes = _axes(axis, t)
     count = size_of(product(tuple(t.type.shape[a] for a in axes)), t.type.dtype)
     return Tensor(build.call("div", _reduce(Sum, t, axes, keepdims).node, count))
@@ -279,7 +89,9 @@ def _axis(axis: int, rank: int, x: Node) -> int:
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise ShapeError(f"an axis is an int, not {axis!r}")
     if not -rank <= axis < rank:
-        raise ShapeError(f"axis {axis} is out of range for {x.type}", f"axes go from {-rank} to {rank - 1}")
+        raise ShapeError(
+            f"axis {axis} is out of range for {x.type}", f"axes go from {-rank} to {rank - 1}"
+        )
     return int(axis) % rank
 
 
@@ -368,7 +180,9 @@ def flip(x: TensorLike, /, *, axis: Axis = None) -> Tensor:
     """The order of elements reversed along axes, all by default."""
     node = as_node(x)
     axes = _axes(axis, node)
-    parts = tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(node.type.rank))
+    parts = tuple(
+        slice(None, None, -1) if i in axes else slice(None) for i in range(node.type.rank)
+    )
     return Tensor(node)[parts] if axes else Tensor(node)
 
 
@@ -387,7 +201,7 @@ def one_hot(y: TensorLike, n: int | Size, /, *, dtype: object = "float32") -> Te
 
 
 def take(x: TensorLike, indices: TensorLike, /, *, axis: int | None = None) -> Tensor:
-    """Elements of x along an axis at integer positions, of any rank. A position outside is an error."""
+    """Elements of x along an axis at integer positions, of any rank; one outside is an error."""
     node, positions = as_node(x), as_node(indices)
     if axis is None and node.type.rank != 1:
         raise ShapeError(f"take needs an axis for {node.type}")
@@ -434,34 +248,39 @@ def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) ->
 
 def full(shape: Any, fill_value: bool | int | float, *, dtype: object = None) -> Tensor:
     """One number everywhere; float32 unless the number is an int (int64) or a bool."""
-    guess = "bool" if isinstance(fill_value, bool) else "int64" if isinstance(fill_value, int) else "float32"
-    return Tensor(build.full(fill_value, _dtype(dtype or guess), check_shape(shape)))
+    guess = (
+        "bool"
+        if isinstance(fill_value, bool)
+        else "int64"
+        if isinstance(fill_value, int)
+        else "float32"
+    )
+    return Tensor(full_node(fill_value, _dtype(dtype or guess), check_shape(shape)))
 
 
 def zeros(shape: Any, *, dtype: object = "float32") -> Tensor:
     """Zeros."""
-    return Tensor(build.full(0, _dtype(dtype), check_shape(shape)))
+    return Tensor(full_node(0, _dtype(dtype), check_shape(shape)))
 
 
 def ones(shape: Any, *, dtype: object = "float32") -> Tensor:
     """Ones."""
-    return Tensor(build.full(1, _dtype(dtype), check_shape(shape)))
+    return Tensor(full_node(1, _dtype(dtype), check_shape(shape)))
 
 
 def zeros_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
     """Zeros of x's shape and, unless told, type."""
     node = as_node(x)
-    return Tensor(build.full(0, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
+    return Tensor(full_node(0, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
 
 
 def ones_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
     """Ones of x's shape and, unless told, type."""
     node = as_node(x)
-    return Tensor(build.full(1, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
+    return Tensor(full_node(1, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
 
 
 def arange(stop: Dim, /, *, dtype: object = "int64") -> Tensor:
     """0, 1, ... up to, but without, stop, which may be a symbolic size."""
     (size,) = check_shape((stop,))
     return Tensor(apply(Iota((size,), 0, _dtype(dtype))))
-

@@ -49,13 +49,17 @@ def constant(array: Any, *, dtype: object = None) -> Tensor:
 def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
     for dim in type.shape:
         if not isinstance(dim, int):
-            raise ShapeError(f"{kind} {name} needs known sizes: {type}", "only inputs have symbolic ones")
+            raise ShapeError(
+                f"{kind} {name} needs known sizes: {type}", "only inputs have symbolic ones"
+            )
     if isinstance(init, (np.ndarray, list, tuple, int, float)):
         array = np.asarray(init)
         if array.dtype.kind not in "biuf":
             raise DTypeError(f"{kind} {name} can't begin as {array.dtype}")
         if array.ndim and array.shape != type.shape:
-            raise ShapeError(f"{kind} {name}: {type} can't begin as an array of shape {array.shape}")
+            raise ShapeError(
+                f"{kind} {name}: {type} can't begin as an array of shape {array.shape}"
+            )
         init = np.array(np.broadcast_to(array, type.shape), type.dtype.numpy)  # type: ignore[arg-type]
     return _leaf(kind, name, type, "zeros" if init is None else init)
 

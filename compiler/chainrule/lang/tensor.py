@@ -1,14 +1,13 @@
-"""What a user holds: a `Tensor` is a node with operators. Nothing is computed until it is compiled."""
+"""What a user holds: a `Tensor` is a node with operators. It has no value until compiled."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from types import EllipsisType
 from typing import Any, NoReturn, Union
 
 import numpy as np
-from chainrule.show.latex import latex
-from chainrule.show.text import text
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir import provenance
@@ -19,7 +18,10 @@ from chainrule.ops import build
 from chainrule.ops.contract import matmul, transpose
 from chainrule.ops.index import Take
 from chainrule.ops.layout import Slice
-from chainrule.ops.source import constant
+from chainrule.ops.source import constant, full
+from chainrule.show.latex import latex
+from chainrule.show.symbolic import to_sympy
+from chainrule.show.text import text
 
 TensorLike = Union["Tensor", bool, int, float, "np.ndarray[Any, Any]", "np.generic", list[Any]]
 Index = Union[int, slice, None, EllipsisType, "Tensor", "np.ndarray[Any, Any]", list[int]]
@@ -86,8 +88,6 @@ class Tensor:
 
     def sympy(self) -> Any:
         """The expression as SymPy: a scalar or a matrix expression."""
-        from chainrule.show.symbolic import to_sympy
-
         return to_sympy(self.node)
 
     # what it is not
@@ -203,7 +203,7 @@ class Tensor:
 
     @property
     def T(self) -> Tensor:
-        """The transpose of a matrix. Raises ShapeError for other ranks: use `mT` or permute_dims."""
+        """The transpose of a matrix. Raises ShapeError for other ranks, which have `mT`."""
         if self.ndim != 2:
             raise ShapeError(f".T is for matrices: {self!r}", "use .mT or cr.permute_dims")
         return Tensor(transpose(self.node, (1, 0)))
@@ -225,12 +225,12 @@ class Tensor:
 
 
 def as_node(value: object, beside: Tensor | None = None) -> Node:
-    """The node of a Tensor, an array or a number; a bare number takes its sibling's element type."""
+    """The node of a Tensor, an array or a number; a bare number takes its sibling's type."""
     if isinstance(value, Tensor):
         return value.node
     if isinstance(value, (bool, int, float)):
         if beside is not None:
-            return build.full(value, _scalar_dtype(value, beside.dtype), ())
+            return full(value, _scalar_dtype(value, beside.dtype), ())
         return constant(np.asarray(value, np.float32 if isinstance(value, float) else None))
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
@@ -244,7 +244,9 @@ def _scalar_dtype(value: bool | int | float, beside: DType) -> DType:
     if isinstance(value, bool):
         fits = beside.kind is Kind.BOOL
     if not fits:
-        raise DTypeError(f"{value!r} does not promote to {beside}", "convert with .astype(...) first")
+        raise DTypeError(
+            f"{value!r} does not promote to {beside}", "convert with .astype(...) first"
+        )
     return beside
 
 
@@ -266,32 +268,30 @@ def _subscript(x: Node, parts: tuple[Index, ...]) -> Node:
     axes = len([p for p in parts if p is not None and p is not Ellipsis])
     rank = x.type.rank
     dots = [i for i, p in enumerate(parts) if p is Ellipsis]
-    if axes > rank or len(dots) > 1:
-        raise ShapeError(f"{axes} indices for {rank} axes: {x.type}" if axes > rank else "an index holds one '...'")
+    if axes > rank:
+        raise ShapeError(f"{axes} indices for {rank} axes: {x.type}")
+    if len(dots) > 1:
+        raise ShapeError("an index holds one '...'")
     at = dots[0] if dots else len(parts)
     parts = (*parts[:at], *([slice(None)] * (rank - axes)), *parts[at + 1 :])
     if taking:
         return _take(x, parts)
-    starts: list[Dim] = []
-    counts: list[Dim] = []
-    steps: list[int] = []
+    ranges: list[tuple[Dim, Dim, int]] = []
     dropped: list[int] = []
     added: list[int] = []
-    place = 0
     for part in parts:
+        place = len(ranges)
         if part is None:
             added.append(place + len(added) - len(dropped))
             continue
-        start, count, step = _range(part, x.type.shape[place], x)
-        starts.append(start)
-        counts.append(count)
-        steps.append(step)
+        ranges.append(_range(part, x.type.shape[place], x))
         if not isinstance(part, slice):
             dropped.append(place)
-        place += 1
-    if any(s != 0 or k != 1 for s, k in zip(starts, steps, strict=True)) or tuple(counts) != x.type.shape:
-        x = apply(Slice(tuple(starts), tuple(counts), tuple(steps)), x)
-    return build.keep_axes(build.squeeze(x, dropped), added) if added else build.squeeze(x, dropped)
+    if any(r != (0, size, 1) for r, size in zip(ranges, x.type.shape, strict=True)):
+        starts, counts, steps = zip(*ranges, strict=True)
+        x = apply(Slice(starts, counts, steps), x)
+    x = build.squeeze(x, dropped)
+    return build.keep_axes(x, added) if added else x
 
 
 def _take(x: Node, parts: tuple[Index, ...]) -> Node:
@@ -314,25 +314,39 @@ def _range(part: Index, size: Dim, x: Node) -> tuple[Dim, Dim, int]:
             raise ShapeError(f"index {i} is outside an axis of size {size}: {x.type}")
         return (i if i >= 0 else size + i), 1, 1
     if not isinstance(part, slice):
-        raise ShapeError(f"an index is an int, a slice, None, '...' or an integer tensor, not {part!r}")
-    step = 1 if part.step is None else int(part.step)
-    if step == 0:
-        raise ShapeError("a slice's step can't be 0")
-    if isinstance(size, int) and not isinstance(part.start, Size) and not isinstance(part.stop, Size):
-        start, stop, step = part.indices(size)
-        return start, len(range(start, stop, step)), step
-    start = _end(part.start, size, 0 if step > 0 else size - 1, x)
-    stop_default: Dim = size if step > 0 else -1
-    stop = stop_default if part.stop is None else _end(part.stop, size, size, x)
-    count = (stop - start + step - 1) // step if step > 0 else (start - stop - step - 1) // -step
-    return start, count, step
+        raise ShapeError(
+            f"an index is an int, a slice, None, '...' or an integer tensor, not {part!r}"
+        )
+    first, last, by = (_end(end) for end in (part.start, part.stop, part.step))
+    step = 1 if by is None else by
+    if not isinstance(step, int) or step == 0:
+        raise ShapeError(f"a slice's step is a number other than 0, not {step}")
+    if step > 0:
+        start, stop = _place(first, size, 0, size), _place(last, size, size, size)
+        count = (stop - start + step - 1) // step
+    else:
+        start, stop = _place(first, size, size - 1, size - 1), _place(last, size, -1, size - 1)
+        count = (start - stop - step - 1) // -step
+    return start, max(count, 0) if isinstance(count, int) else count, step
 
 
-def _end(end: Any, size: Dim, default: Dim, x: Node) -> Dim:
+def _end(end: object) -> Dim | None:
+    if end is None or isinstance(end, Size):
+        return end
+    try:
+        return operator.index(end)  # type: ignore[arg-type]
+    except TypeError:
+        raise ShapeError(f"a slice is made of ints and sizes, not of {end!r}") from None
+
+
+def _place(end: Dim | None, size: Dim, default: Dim, most: Dim) -> Dim:
+    """An end of a slice as a place: from the far end where it is negative, cut off at known ends.
+
+    Where the size is symbolic the place must be there when the size is known; the op demands it.
+    """
     if end is None:
         return default
-    if isinstance(end, Size) or int(end) <= 0:
-        return end if isinstance(end, Size) or end == 0 else size + int(end)
-    if isinstance(size, int):
-        return min(int(end), size)
-    return int(end)
+    at = size + end if isinstance(end, int) and end < 0 else end
+    if not isinstance(at, int) or not isinstance(most, int):
+        return at
+    return min(max(at, 0 if most == size else -1), most)

@@ -145,7 +145,7 @@ BY_NAME: dict[str, Initializer] = {
 
 
 def resolve(init: object) -> Initializer | Array:
-    """The initialiser that a name, a function that makes one, or one itself stands for; or an array.
+    """The initialiser that a name, a function that makes one or one itself stands for, or an array.
 
     Raises FeedError for anything else.
     """

@@ -15,7 +15,7 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.loop import Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
 from chainrule.ir.notation import ATOM, MATMUL, MULTIPLY, Notation
-from chainrule.ir.size import Shape, known
+from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import DType, TensorType, float64, int64
 
 
@@ -37,6 +37,9 @@ class Expand(Op):
         if kept != inputs[0].shape:
             raise ShapeError(f"expand to {self.shape} at axes {self.axes} does not fit {inputs[0]}")
         return inputs[0].with_shape(self.shape)
+
+    def repeats(self) -> tuple[int, ...]:
+        return self.axes
 
     def ref(self, *inputs: Array) -> Array:
         return np.broadcast_to(np.expand_dims(inputs[0], self.axes), known(self.shape))
@@ -85,6 +88,9 @@ class Reduce(Op):
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
         folded = tuple(inputs[0].shape[a] for a in self.axes)
         return tuple(d for d in folded if not isinstance(d, int)) if self.needs_elements else ()
+
+    def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
+        return product(inputs[0].shape)
 
     def ref(self, *inputs: Array) -> Array:
         return np.asarray(self.fold(inputs[0], axis=self.axes), inputs[0].dtype)

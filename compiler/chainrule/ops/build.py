@@ -40,7 +40,7 @@ def call(fn: str, *operands: Operand, like: Node | None = None) -> Node:
 
 
 def aligned(name: str, *operands: Operand) -> list[Node]:
-    """Operands brought to one shape and one element type, as for an elementwise op called `name`."""
+    """Operands brought to one shape and one element type, as for an elementwise op `name`."""
     nodes = [o for o in operands if isinstance(o, Node)]
     shape = broadcast_shapes([n.type.shape for n in nodes], name, nodes)
     dtype = _common_dtype(name, operands, None)
@@ -84,6 +84,11 @@ def _align(operand: Operand, shape: Shape, dtype: DType | None) -> Node:
 def cast(x: Node, to: DType) -> Node:
     """`x` as another element type; x itself where it is that already."""
     return x if x.type.dtype == to else apply(Cast(to), x)
+
+
+def copy(x: Node) -> Node:
+    """The same elements, computed once more: a node with memory of its own."""
+    return apply(Cast(x.type.dtype), x)
 
 
 def broadcast_shapes(

@@ -182,16 +182,22 @@ class Defined(Op):
     Those are in terms of the parameters and of the result, `out`. See `derive.define_elementwise`.
     """
 
-    name: str
+    label: str
     params: tuple[str, ...]
     meaning: Formula
     partials: tuple[Formula, ...]
     composite = True
 
+    @property
+    def name(self) -> str:
+        """What no op of ours is called: rules go by the names of ops; users may repeat those."""
+        return f"elementwise:{self.label}"
+
     def infer(self, *inputs: TensorType) -> TensorType:
-        check_accepts(self.name, "float", inputs[0].dtype)
+        check_accepts(self.label, "float", inputs[0].dtype)
         if any(t != inputs[0] for t in inputs):
-            raise ShapeError(f"{self.name} needs one shape and type: {', '.join(map(str, inputs))}")
+            shown = ", ".join(map(str, inputs))
+            raise ShapeError(f"{self.label} needs one shape and type: {shown}")
         return inputs[0]
 
     def ref(self, *inputs: Array) -> Array:
@@ -209,7 +215,7 @@ class Defined(Op):
         return formula(self.meaning, dict(zip(self.params, inputs, strict=True)), like=inputs[0])
 
     def notation(self, *inputs: Node) -> Notation:
-        return call(self.name, len(self.params))
+        return call(self.label, len(self.params))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

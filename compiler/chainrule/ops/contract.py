@@ -9,8 +9,8 @@ import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Array, Node, Op, Sample, apply
-from chainrule.ir.notation import ATOM, MATMUL, POWER, Notation
-from chainrule.ir.size import Dim
+from chainrule.ir.notation import ATOM, MATMUL, MULTIPLY, POWER, Notation, infix
+from chainrule.ir.size import Dim, product
 from chainrule.ir.types import TensorType, float64, int64, promote
 from chainrule.ops import build
 from chainrule.ops.axes import Sum
@@ -58,6 +58,10 @@ class Contract(Op):
                     )
         return x.with_shape(tuple(sizes[letter] for letter in self.out))
 
+    def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
+        sizes = dict(zip(self.a, inputs[0].shape, strict=True))
+        return 2 * product(out.shape) * product(tuple(sizes[c] for c in self.summed))
+
     def ref(self, *inputs: Array) -> Array:
         return np.asarray(np.einsum(self.spec, *inputs, optimize=True), inputs[0].dtype)
 
@@ -84,6 +88,8 @@ class Contract(Op):
             if known and not lead and m and columns and rest == columns + rows:
                 flip = {"": "ᵀ", "ᵀ": ""}
                 return _product("1", flip[right[self.b]], "0", flip[left[self.a]])
+        if not k and "" in (self.a, self.b) and self.out == self.a + self.b:
+            return infix("*", r"\,", MULTIPLY)
         if not k and not group and len(self.a) == len(self.b) == 1 and self.out == self.a + self.b:
             tex = r"{0} \otimes {1}"
             return Notation("outer({0}, {1})", tex, ATOM, (), MATMUL, (ATOM, ATOM))

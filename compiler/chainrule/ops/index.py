@@ -23,7 +23,7 @@ from chainrule.ir.node import (
     for_each,
 )
 from chainrule.ir.notation import ATOM, Notation, call
-from chainrule.ir.size import Dim, known
+from chainrule.ir.size import Dim, known, product
 from chainrule.ir.types import DType, TensorType, bool_, float64, int64
 
 
@@ -38,6 +38,7 @@ class OneHot(Op):
     """A new last axis of `n`, 1 (or true) at the operand's value and 0 elsewhere."""
 
     role = "view"
+    indexed = True
     name = "one_hot"
     n: Dim
     dtype: DType
@@ -96,9 +97,7 @@ class Take(Op):
     def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
         end = self.axis + self.index_rank
         at = inputs[1](index[self.axis : end])
-        first, second = (
-            inputs[0]((*index[: self.axis], i, *index[end:])) for i in (0, 1)
-        )
+        first, second = (inputs[0]((*index[: self.axis], i, *index[end:])) for i in (0, 1))
         assert isinstance(first, Load) and isinstance(second, Load)
         return Load(first.buffer, first.offset, at, second.offset - first.offset)
 
@@ -144,6 +143,9 @@ class ScatterAdd(Op):
 
     def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Dim], ...]:
         return ((1, self.n),)
+
+    def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
+        return product(inputs[0].shape)
 
     def nest(self, types: Types, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         x, at = types

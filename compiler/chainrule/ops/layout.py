@@ -186,7 +186,7 @@ class Slice(Op):
 
 @dataclass(frozen=True)
 class Place(Op):
-    """The operand's elements put into zeros of `shape` where `Slice` would read them: its adjoint."""
+    """The operand's elements put into zeros where `Slice` would read them: its adjoint."""
 
     role = "nest"
     name = "place"

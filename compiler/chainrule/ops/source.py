@@ -62,11 +62,15 @@ def escape(text: str) -> str:
 
 def latex_name(name: str) -> str:
     """A name in LaTeX: `W1` with its number as an index, longer names upright, Greek as Greek."""
+    above, slash, below = name.partition("/∂")
+    if slash and above.startswith("∂"):
+        parts = latex_name(above[1:]), latex_name(below)
+        return r"\frac{{\partial {}}}{{\partial {}}}".format(*parts)
     stem = name.rstrip("0123456789")
     number = name[len(stem) :]
     stem = stem.removesuffix("_") if number else stem
     body = "\\" + stem if stem in _GREEK.split() else "".join(_TEX.get(c, c) for c in stem)
-    if len(stem) != 1 and body == stem or not stem.isalnum():
+    if (len(stem) != 1 and body == stem) or not stem.isalnum():
         body = rf"\mathrm{{{body}}}"
     return body + (f"_{{{number}}}" if number else "")
 
@@ -228,6 +232,7 @@ class Iota(Op):
     """The index along one axis."""
 
     role = "view"
+    indexed = True
     name = "iota"
     shape: Shape
     axis: int

@@ -60,8 +60,8 @@ def choice(c: Node, x: Node, y: Node) -> Notation:
         if isinstance(kept.op, Full) and kept.op.value == 1:
             return Notation(*brackets, ATOM, needs, shown=shown)
         times = ("*", r"\,") if _is_scalar(kept) else ("⊙", r"\odot")
-        texts = (f"{{0}} {sign} {part}" for sign, part in zip(times, brackets, strict=True))
-        return Notation(*texts, MULTIPLY, needs, shown=shown)
+        text, tex = (f"{{0}} {sign} {part}" for sign, part in zip(times, brackets, strict=True))
+        return Notation(text, tex, MULTIPLY, needs, shown=shown)
     latex = r"\begin{{cases}}{1} & {0} \\ {2} & \text{{else}}\end{{cases}}"
     return Notation("where({0}, {1}, {2})", latex, ATOM, (COMPARE, NONE, NONE))
 

@@ -142,8 +142,6 @@ def elementwise_inside_expand(node: Node, see: See) -> Node | None:
     inner = [_inside(i, first.inputs[0], see) for i in node.inputs]
     if not all(inner):
         return None
-    if node.op.name == "div" and _is_one(node.inputs[0]):
-        return None  # 1/expand(n) waits for the product it divides
     return build.expand(apply(node.op, *[n for n in inner if n]), node.type.shape, views[0].axes)
 
 
@@ -193,6 +191,19 @@ def sum_of_expand(node: Node, see: See) -> Node | None:
     return apply(Sum(rest), total) if rest else total
 
 
+@recognize("sum")
+def sum_of_number(node: Node, see: See) -> Node | None:
+    """Given the sum of one number over axes, the number times their size."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Sum)
+    if not isinstance(x.op, Full):
+        return None
+    count = size_of(product(tuple(x.type.shape[a] for a in node.op.axes)), x.type.dtype)
+    one = apply(Full(x.op.data, x.op.dtype, ()))
+    total = count if x.op.value == 1 else build.call("mul", count, one)
+    return build.broadcast(total, node.type.shape)
+
+
 def is_size(node: Node) -> bool:
     """Whether a node is a size or a number other than 0, at every index: safe to divide by."""
     if isinstance(node.op, Expand):
@@ -238,6 +249,12 @@ CANONICAL = Rules(
         rule("negative_minus", "-x - y", "-(x + y)"),
         rule("negative_difference", "-(x - y)", "y - x"),
         rule("zero_minus", "0 - x", "-x"),
+        rule("tanh_is_odd", "tanh(-x)", "-tanh(x)"),
+        rule("sin_is_odd", "sin(-x)", "-sin(x)"),
+        rule("erf_is_odd", "erf(-x)", "-erf(x)"),
+        rule("cos_is_even", "cos(-x)", "cos(x)"),
+        rule("abs_is_even", "abs(-x)", "abs(x)"),
+        rule("square_is_even", "square(-x)", "square(x)"),
         # neutral elements
         rule("plus_zero", "x + 0", "x"),
         rule("minus_zero", "x - 0", "x"),
@@ -253,8 +270,8 @@ CANONICAL = Rules(
         rule("power_half", "x ** 0.5", "sqrt(x)"),
         rule("power_minus_one", "x ** -1", "1 / x"),
         rule("power_minus_half", "x ** -0.5", "1 / sqrt(x)"),
-        rule("power_zero", "x ** 0", "1"),
         rule("times_itself", "x * x", "square(x)"),
+        rule("plus_itself", "x + x", "x * 2"),
         # choices
         rule("same_either_way", "where(c, x, x)", "x"),
         # views
@@ -267,5 +284,6 @@ CANONICAL = Rules(
         elementwise_inside_expand,
         product_through_permute,
         sum_of_expand,
+        sum_of_number,
     ]
 )

@@ -1,4 +1,4 @@
-"""Forms that loops are made from: products that are none become sums or maps, folds become suffixes.
+"""Forms that loops are made from: products that are none become maps, folds become suffixes.
 
 Contractions without a summed axis, and those without a free one, disappear; so do reductions that
 fold the last axis together with others that do not lie before it.
@@ -38,15 +38,15 @@ def product_without_free_axes(node: Node, see: See) -> Node | None:
 
 @recognize("sum", "max", "min")
 def split_fold(node: Node, see: See) -> Node | None:
-    """Given a fold over the last axis and others apart from it, the last ones first, then the rest."""
+    """Given a fold over the last axis and others apart, the last ones first, then the rest."""
     op = node.op
     assert isinstance(op, Reduce)
     rank = node.inputs[0].type.rank
     tail = [a for a in op.axes if all(b in op.axes for b in range(a, rank))]
     if not tail or len(tail) == len(op.axes):
         return None
-    kind = type(op)
-    return apply(kind(tuple(a for a in op.axes if a not in tail)), apply(kind(tuple(tail)), *node.inputs))
+    kind, rest = type(op), tuple(a for a in op.axes if a not in tail)
+    return apply(kind(rest), apply(kind(tuple(tail)), *node.inputs))
 
 
 def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:

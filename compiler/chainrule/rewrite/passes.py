@@ -20,7 +20,7 @@ from chainrule.rewrite.stability import STABILITY
 
 __all__ = ["canonicalize", "drop_unused", "expand_composites", "lower", "simplify", "stabilize"]
 
-_STABLE = STABILITY + CANONICAL
+_STABLE = CANONICAL + STABILITY
 _SIMPLE = CANONICAL + SIMPLIFY
 _LOW = LOWERING + _SIMPLE
 

@@ -170,7 +170,7 @@ def rewrite(graph: Graph, rules: Rules, opaque: Collection[Node] = ()) -> Graph:
 
 
 class Rewriter:
-    """One run of a rule set. A node in `opaque` is not replaced, and no pattern looks through it."""
+    """One run of a rule set. A node in `opaque` is not replaced and not looked through."""
 
     def __init__(self, rules: Rules, opaque: Collection[Node] = ()) -> None:
         self.rules, self.opaque = rules, set(opaque)
@@ -188,6 +188,7 @@ class Rewriter:
         """The node that no rule changes, equal in value to `root`."""
         stack = [root]
         becomes: dict[Node, Node] = {}
+        begun: set[Node] = set()  # and not in memo: they wait for what stands above them
         while stack:
             node = stack[-1]
             if node in self.memo:
@@ -195,6 +196,9 @@ class Rewriter:
                 continue
             waiting = [n for n in (becomes.get(node), *node.inputs) if n and n not in self.memo]
             if waiting:
+                begun.add(node)
+                if not begun.isdisjoint(waiting):
+                    raise self.loop()
                 stack.extend(reversed(waiting))
                 continue
             if node in becomes:
@@ -218,14 +222,16 @@ class Rewriter:
             self.settle(node, node)
             return
         new, used = found
-        if new in becomes and new not in self.memo:
-            raise CompileError(f"rewrite rules undo each other: {used.name} on {new!r}")
         becomes[node] = new
         self.applied[used.name] += 1
         self.steps += 1
         if self.steps > MAX_STEPS * (len(self.memo) + 100):
-            common = ", ".join(name for name, _ in self.applied.most_common(3))
-            raise CompileError(f"rewrite rules undo each other: {common}")
+            raise self.loop()
+
+    def loop(self) -> CompileError:
+        """The error of rules that lead back to where they began, or nowhere."""
+        common = ", ".join(name for name, _ in self.applied.most_common(3))
+        return CompileError(f"rewrite rules undo each other: {common}")
 
     def settle(self, node: Node, normal: Node) -> None:
         self.memo[node] = provenance.inherit(normal, node)

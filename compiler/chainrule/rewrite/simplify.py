@@ -7,7 +7,7 @@ from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.source import Full, full
 from chainrule.rewrite.canonical import is_size
-from chainrule.rewrite.rule import Rules, See, recognize, rule
+from chainrule.rewrite.rule import Guard, Rules, See, recognize, rule
 
 
 @recognize("sum")
@@ -37,7 +37,7 @@ def sum_of_scaled(node: Node, see: See) -> Node | None:
 
 
 def _without_axes(c: Node, axes: tuple[int, ...], see: See) -> Node | None:
-    """C with axes dropped along which it only repeats, or None."""
+    """`c` with axes dropped along which it only repeats, or None."""
     if not see(c, "expand") or not isinstance(c.op, Expand) or not set(axes) <= set(c.op.axes):
         return None
     kept = [i for i in range(c.type.rank) if i not in axes]
@@ -61,15 +61,32 @@ def common_factor(node: Node, see: See) -> Node | None:
     return build.call("div", x, apply(divisor.op, factors[0]) if view else factors[0])
 
 
+@recognize("where")
+def known_choice(node: Node, see: See) -> Node | None:
+    """Given a choice by a condition that is known, the branch it takes."""
+    condition, x, y = node.inputs
+    if not isinstance(condition.op, Full):
+        return None
+    return x if condition.op.value else y
+
+
+def _are_numbers(*names: str) -> Guard:
+    return lambda bound: all(isinstance(bound[name].op, Full) for name in names)
+
+
 SIMPLIFY = Rules(
     [
+        # these two lose a dependence, and so must not come before a derivative
+        rule("power_zero", "x ** 0", "1"),
+        known_choice,
         sum_of_one_hot,
         sum_of_scaled,
         common_factor,
         rule("negative_sum", "-x + y", "y - x"),
+        rule("like_terms", "x * c + x", "x * (c + 1)", when=_are_numbers("c")),
+        rule("like_scaled_terms", "x * c + x * d", "x * (c + d)", when=_are_numbers("c", "d")),
         rule("common_divisor", "x / c - y / c", "(x - y) / c", when=lambda b: is_size(b["c"])),
         rule("common_divisor_sum", "x / c + y / c", "(x + y) / c", when=lambda b: is_size(b["c"])),
         rule("factor_over_size", "(x / c) * y", "(x * y) / c", when=lambda b: is_size(b["c"])),
-        rule("where_not_zero", "where(x <= 0, 0, 1) * y", "where(x <= 0, 0, y)"),
     ]
 )

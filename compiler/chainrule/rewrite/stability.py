@@ -9,6 +9,7 @@ from chainrule.ir.node import Node, apply
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
+from chainrule.ops.reduce import Max
 from chainrule.rewrite.rule import Rules, See, recognize, rule
 
 
@@ -74,6 +75,40 @@ def less_its_logsumexp(node: Node, see: See) -> Node | None:
     return apply(LogSoftmax(op.axis), x)
 
 
+def _unshifted(node: Node, axis: int, see: See) -> tuple[Node, Node] | None:
+    """`(x, top)` where the node is x - top, the maximum of x along the axis repeated along it."""
+    difference = see(node, "sub")
+    view = see(difference[1], "expand") if difference else None
+    if not difference or not view or not isinstance(difference[1].op, Expand):
+        return None
+    x, top = difference[0], view[0]
+    barrier = see(top, "stop_gradient")
+    largest = barrier[0] if barrier else top
+    if largest.op != Max((axis,)) or largest.inputs[0] is not x or not see(largest, "max"):
+        return None
+    return (x, top) if difference[1].op.axes == (axis,) else None
+
+
+@recognize("softmax", "log_softmax")
+def softmax_of_shifted(node: Node, see: See) -> Node | None:
+    """Given softmax(x - max(x)), softmax(x), which takes the maximum off itself."""
+    assert isinstance(node.op, (Softmax, LogSoftmax))
+    shifted = _unshifted(node.inputs[0], node.op.axis, see)
+    return apply(node.op, shifted[0]) if shifted else None
+
+
+@recognize("add")
+def shifted_logsumexp(node: Node, see: See) -> Node | None:
+    """Given max(x) + logsumexp(x - max(x)), logsumexp(x)."""
+    for top, z in (node.inputs, node.inputs[::-1]):
+        inner = see(z, "logsumexp")
+        if inner and isinstance(z.op, LogSumExp):
+            shifted = _unshifted(inner[0], z.op.axis, see)
+            if shifted and shifted[1] is top:
+                return apply(z.op, shifted[0])
+    return None
+
+
 @recognize("log")
 def log_through_expand(node: Node, see: See) -> Node | None:
     """Given log(expand(x)), expand(log(x)), so that the rules for log see x."""
@@ -90,21 +125,28 @@ STABILITY = Rules(
         rule("sigmoid", "1 / (1 + exp(-x))", "sigmoid(x)"),
         rule("sigmoid_negative", "1 / (1 + exp(x))", "sigmoid(-x)"),
         rule("sigmoid_ratio", "exp(x) / (1 + exp(x))", "sigmoid(x)"),
-        rule("sigmoid_difference", "1 - 1 / (1 + exp(x))", "sigmoid(x)"),
+        rule("sigmoid_scaled_ratio", "(y * exp(x)) / (1 + exp(x))", "y * sigmoid(x)"),
+        rule("sigmoid_of_difference", "exp(x) / (exp(x) + exp(y))", "sigmoid(x - y)"),
+        rule("tanh_of_half", "expm1(x) / (1 + exp(x))", "tanh(x * 0.5)"),
+        rule("over_one_plus_exp", "y / (1 + exp(x))", "y * sigmoid(-x)"),
+        rule("exp_times_sigmoid", "exp(x) * sigmoid(-x)", "sigmoid(x)"),
+        rule("sigmoid_times_exp", "exp(-x) * sigmoid(x)", "sigmoid(-x)"),
+        rule("one_minus_sigmoid_ratio", "1 - sigmoid(-x)", "sigmoid(x)"),
         rule("log_sigmoid", "log(sigmoid(x))", "log_sigmoid(x)"),
         rule("log_one_minus_sigmoid", "log(1 - sigmoid(x))", "log_sigmoid(-x)"),
         rule("log1p_minus_sigmoid", "log1p(-sigmoid(x))", "log_sigmoid(-x)"),
         rule("exp_log_sigmoid", "exp(log_sigmoid(x))", "sigmoid(x)"),
+        rule("exp_minus_softplus", "exp(-softplus(x))", "sigmoid(-x)"),
         # softplus
         rule("softplus", "log(1 + exp(x))", "softplus(x)"),
         rule("softplus_log1p", "log1p(exp(x))", "softplus(x)"),
         rule("minus_softplus", "-softplus(-x)", "log_sigmoid(x)"),
+        rule("minus_log_sigmoid", "-log_sigmoid(x)", "softplus(-x)"),
+        rule("less_softplus", "x - softplus(x)", "log_sigmoid(x)"),
+        rule("softplus_less", "softplus(x) - x", "softplus(-x)"),
         rule("log_sum_of_two_exp", "log(exp(x) + exp(y))", "x + softplus(y - x)"),
         # hyperbolic tangent
         rule("tanh", "(exp(x) - exp(-x)) / (exp(x) + exp(-x))", "tanh(x)"),
-        rule("tanh_doubled", "(exp(x * 2) - 1) / (exp(x * 2) + 1)", "tanh(x)"),
-        rule("tanh_expm1", "expm1(x * 2) / (exp(x * 2) + 1)", "tanh(x)"),
-        rule("tanh_negative", "(1 - exp(-(x * 2))) / (1 + exp(-(x * 2)))", "tanh(x)"),
         # roots and squares
         rule("root_of_square", "sqrt(square(x))", "abs(x)"),
         rule("root_of_product", "sqrt(x * x)", "abs(x)"),
@@ -116,12 +158,16 @@ STABILITY = Rules(
         rule("exp_ratio", "exp(x) / exp(y)", "exp(x - y)"),
         rule("exp_reciprocal", "1 / exp(x)", "exp(-x)"),
         rule("expm1", "exp(x) - 1", "expm1(x)"),
+        rule("one_minus_exp", "1 - exp(x)", "-expm1(x)"),
+        rule("log_of_reciprocal", "log(1 / x)", "-log(x)"),
         # softmax and its kin
         exp_over_its_sum,
         log_of_softmax,
         exp_of_log_softmax,
         log_of_sum_of_exp,
         less_its_logsumexp,
+        softmax_of_shifted,
+        shifted_logsumexp,
         log_through_expand,
         rule("log1p", "log(1 + x)", "log1p(x)"),
     ]

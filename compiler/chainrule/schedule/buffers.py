@@ -33,36 +33,46 @@ def bytes_of(node: Node) -> Dim:
 
 
 def plan_buffers(kernels: Sequence[Kernel], kept: Sequence[Node]) -> Plan:
-    """Slots for every value that a kernel writes, except those in `kept`, which have memory already."""
+    """Slots for every value that a kernel writes; those in `kept` have memory already."""
     given = set(kept)
     last = {node: time for time, kernel in enumerate(kernels) for node in kernel.reads}
     slot: dict[Node, int] = {}
-    slots: list[list[Dim]] = []
-    free: list[int] = []
+    arena = _Arena()
     for time, kernel in enumerate(kernels):
         dying = [n for n in kernel.reads if n in slot and last[n] == time]
         for node, target in kernel.writes.items():
             if target is not node or node in given:
                 continue
-            slot[node] = _choose(bytes_of(node), slots, free)
+            slot[node] = arena.take(bytes_of(node))
             if node not in last:
                 dying.append(node)
-        free += [slot[n] for n in dying]
-    return Plan(slot, tuple(tuple(s) for s in slots))
+        arena.free += [slot[n] for n in dying]
+    return Plan(slot, tuple(map(tuple, arena.slots)))
 
 
-def _choose(size: Dim, slots: list[list[Dim]], free: list[int]) -> int:
-    """The free slot that fits best, else a new one."""
-    want = _typical(size)
-    best = min(free, key=lambda i: abs(max(map(_typical, slots[i])) - want), default=None)
-    if best is None or not want // 2 <= max(map(_typical, slots[best])) <= 4 * want + 64:
-        slots.append([size])
-        return len(slots) - 1
-    free.remove(best)
-    if size not in slots[best]:
-        slots[best].append(size)
-    return best
+class _Arena:
+    """Slots by number: the sizes of what each holds, how large it typically is, which are free."""
+
+    def __init__(self) -> None:
+        self.slots: list[dict[Dim, None]] = []
+        self.typical: list[int] = []
+        self.free: list[int] = []
+
+    def take(self, size: Dim) -> int:
+        """The free slot that fits best, else a new one."""
+        want = typical(size)
+        best = min(self.free, key=lambda i: abs(self.typical[i] - want), default=None)
+        if best is None or not want // 2 <= self.typical[best] <= 4 * want + 64:
+            best = len(self.slots)
+            self.slots.append({})
+            self.typical.append(0)
+        else:
+            self.free.remove(best)
+        self.slots[best][size] = None
+        self.typical[best] = max(self.typical[best], want)
+        return best
 
 
-def _typical(size: Dim) -> int:
+def typical(size: Dim) -> int:
+    """The number a size is where each symbol is TYPICAL."""
     return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))

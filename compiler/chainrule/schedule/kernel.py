@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from chainrule.ir.graph import walk
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Shape
 
@@ -56,3 +58,17 @@ class Test:
     bound: Dim | None = None
 
     __test__ = False
+
+
+def identity(kernel: Kernel) -> Hashable:
+    """What a kernel does, with numbers in the place of nodes: equal ones have equal loops."""
+    given = set(kernel.reads)
+    inside = [n for n in walk(kernel.nodes, stop=given.__contains__) if n not in given]
+    number: dict[Node, int] = {}
+    for node in (*kernel.reads, *kernel.nodes, *inside, *kernel.writes.values()):
+        number.setdefault(node, len(number))
+    steps = tuple((number[n], n.op, tuple(number[i] for i in n.inputs)) for n in inside)
+    memory = tuple(n.type for n in (*kernel.reads, *kernel.writes.values()))
+    writes = tuple((number[value], number[leaf]) for value, leaf in kernel.writes.items())
+    test = kernel.test and (kernel.test.code, kernel.test.bound, number[kernel.test.node])
+    return kernel.form, kernel.space, kernel.inner, steps, memory, writes, test

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from chainrule.errors import CompileError
-from chainrule.ir.graph import replace, walk
+from chainrule.ir.graph import walk
 from chainrule.ir.loop import Apply, Get, IndexValue, Literal, Local, Value
-from chainrule.ir.node import Array, Index, Node
+from chainrule.ir.node import Array, Index, Node, rebuild
 from chainrule.ir.size import Dim
 from chainrule.ir.types import DType
 from chainrule.ops.contract import Contract
@@ -31,8 +31,13 @@ class Algebra(Protocol):
 def spelled_out(roots: Sequence[Node]) -> list[Node]:
     """The roots with each composite replaced by its definition."""
     roots = list(roots)
-    while composites := [n for n in walk(roots) if n.op.composite]:
-        roots = replace(roots, {n: n.op.definition(*n.inputs) for n in composites[:1]})
+    while any(n.op.composite for n in walk(roots)):
+        memo: dict[Node, Node] = {}
+        for node in walk(roots):
+            inputs = [memo[i] for i in node.inputs]
+            defined = node.op.composite
+            memo[node] = node.op.definition(*inputs) if defined else rebuild(node, inputs)
+        roots = [memo[r] for r in roots]
     return roots
 
 
@@ -56,15 +61,22 @@ def _entries(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
         return _contraction(op, node, inputs, algebra)
     if combine := getattr(op, "combine", None):
         return _fold(combine, op.axes, inputs[0], dtype, algebra)  # type: ignore[attr-defined]
-    if op.role != "nest" and op.role != "alias":
-        return _by_body(node, inputs, algebra)
     try:
-        moved = np.asarray(op.ref(*inputs), object)
-    except (TypeError, IndexError, ValueError):
+        return _moved(node, inputs, algebra) if _only_moves(node) else _by_body(node, inputs, algebra)
+    except (NotImplementedError, TypeError, IndexError):
         raise CompileError(f"{op.name} has no form entry by entry: {node!r}") from None
-    zero = [k for k, v in np.ndenumerate(moved) if isinstance(v, int)]
-    for k in zero:
-        moved[k] = algebra.number(0, dtype)
+
+
+def _only_moves(node: Node) -> bool:
+    return node.op.role in ("nest", "alias")
+
+
+def _moved(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
+    """What an op does that moves entries and computes nothing, done by NumPy."""
+    moved = np.asarray(node.op.ref(*inputs), object)
+    for index, entry in np.ndenumerate(moved):
+        if isinstance(entry, int):
+            moved[index] = algebra.number(entry, node.dtype)
     return moved
 
 

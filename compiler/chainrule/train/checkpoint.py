@@ -1,5 +1,8 @@
 """Checkpoints: safetensors files, written whole or not at all, and verified when read.
 
+What only a checkpoint needs of the standard library is imported where it is used: hashlib, json and
+tempfile take a tenth of what importing chainrule takes.
+
 The format is that of github.com/huggingface/safetensors: 8 bytes of length (little-endian), a JSON
 header that says for each tensor its dtype, shape and bytes, and the bytes. `__metadata__` holds a
 SHA-256 of tensors' descriptions and bytes, so that no damage goes unseen.
@@ -7,15 +10,11 @@ SHA-256 of tensors' descriptions and bytes, so that no damage goes unseen.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,18 +36,21 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
 
     Raises ArtifactError where the file can't be written.
     """
-    target = Path(path)
+    import tempfile
+
+    target = os.path.abspath(path)
+    folder, name = os.path.split(target)
     data = _encode(tensors)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode(target))
         os.replace(temporary, target)
-        _sync_directory(target.parent)
+        _sync_directory(folder)
     except OSError as error:
         raise ArtifactError(
             f"can't write {target}: {error.strerror or error}",
@@ -60,16 +62,16 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
                 os.unlink(temporary)
 
 
-def _mode(target: Path) -> int:
+def _mode(target: str) -> int:
     """The permissions of the file that is replaced, or those a new file gets."""
     with suppress(OSError):
-        return stat.S_IMODE(target.stat().st_mode)
+        return stat.S_IMODE(os.stat(target).st_mode)
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
 
 
-def _sync_directory(folder: Path) -> None:
+def _sync_directory(folder: str) -> None:
     """Make a rename last through a power cut, where folders can be opened."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -80,6 +82,8 @@ def _sync_directory(folder: Path) -> None:
 
 
 def _encode(tensors: Mapping[str, Array]) -> bytes:
+    import json
+
     entries: dict[str, Any] = {}
     parts: list[bytes] = []
     end = 0
@@ -101,6 +105,9 @@ def _encode(tensors: Mapping[str, Array]) -> bytes:
 
 
 def _digest(entries: Mapping[str, Any], body: bytes | memoryview) -> str:
+    import hashlib
+    import json
+
     table = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
     digest = hashlib.sha256(len(table).to_bytes(8, "little") + table)
     digest.update(body)
@@ -109,21 +116,25 @@ def _digest(entries: Mapping[str, Any], body: bytes | memoryview) -> str:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The tensors of a file. Raises ArtifactError unless it is whole and was written by `write`."""
-    source = Path(path)
+    source = os.fspath(path)
     try:
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise ArtifactError(f"{source} is no file")
-        data = memoryview(source.read_bytes())
-    except ArtifactError:
-        raise
+        regular = stat.S_ISREG(os.stat(source).st_mode)
+        data = memoryview(_bytes_of(source) if regular else b"")
     except OSError as error:
         raise ArtifactError(f"can't read {source}: {error.strerror or error}") from error
+    if not regular:
+        raise ArtifactError(f"{source} is no file")
     try:
         return _decode(data)
     except _Damaged as damage:
         raise ArtifactError(
             f"{source} is no checkpoint that can be trusted: {damage}", "it was not loaded"
         ) from None
+
+
+def _bytes_of(source: str) -> bytes:
+    with open(source, "rb") as file:
+        return file.read()
 
 
 class _Damaged(Exception):
@@ -154,6 +165,8 @@ def _decode(data: memoryview) -> dict[str, Array]:
 
 
 def _header(text: bytes) -> dict[str, Any]:
+    import json
+
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:

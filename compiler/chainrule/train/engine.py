@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
 from chainrule.show.graph import graph_text
+from chainrule.train.plan import rows_of
 from chainrule_runtime import (
     Binder,
     Check,
@@ -28,6 +30,7 @@ from chainrule_runtime import (
     check_positions,
 )
 from chainrule_runtime import Tensor as TensorData
+from chainrule_runtime.manifest import DimData
 
 Array = np.ndarray[Any, Any]
 
@@ -79,7 +82,7 @@ class NativeEngine:
             epochs=trains,
         )
         self._program = Program(
-            self.compiled.manifest,
+            replace(self.compiled.manifest, nonempty=_nonempty(graph, inputs, trains)),
             self.compiled.step_address,
             kept=storage.arrays,
             lock=storage.lock,
@@ -132,7 +135,7 @@ class ReferenceEngine:
         self.binder = Binder(
             [_data(n, i) for i, n in enumerate(inputs)],
             sizes_of(inputs),
-            list(map(dim_data, demands_of(graph))),
+            _nonempty(graph, inputs, trains),
         )
         self._positions = {
             Check(0, str(node.op.name), _name(node.inputs[i]), dim_data(bound)): node.inputs[i]
@@ -193,6 +196,13 @@ class ReferenceEngine:
 
 
 ENGINES: dict[str, MakeEngine] = {"cpu": NativeEngine, "reference": ReferenceEngine}
+
+
+def _nonempty(graph: Graph, inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
+    """Sizes that must not be 0: a step learns nothing from no rows."""
+    rows = rows_of(inputs)
+    demands = [*demands_of(graph), *([rows] if trains and rows is not None else [])]
+    return tuple(map(dim_data, demands))
 
 
 def _name(node: Node) -> str:

@@ -11,6 +11,7 @@ from chainrule.errors import CompileError, DTypeError, GradientError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.ir.size import Size
 from chainrule.ir.types import TensorType, float32, float64, int32
 from chainrule.lang.compiled import check_names
 from chainrule.lang.derive import flatten, gradients
@@ -68,8 +69,9 @@ def plan_step(
     slots: dict[Node, tuple[Node, Node]] = {}
     changes = [(count, (Tensor(count) + 1).node)]
     for w, g in slopes.items():
-        own = {name: _slot(name, w, begin) for name, begin in optimizer.init(Tensor(w)).items()}
-        slots.update({own[n]: (w, b.node) for n, b in optimizer.init(Tensor(w)).items()})
+        begins = optimizer.init(Tensor(w))
+        own = {name: _slot(name, w, begin) for name, begin in begins.items()}
+        slots.update({own[name]: (w, begin.node) for name, begin in begins.items()})
         changes += _changes(optimizer, w, g, own, Tensor(rate), Tensor(count) + 1)
     changes += _state_changes(updates, set(trained))
     check_names(sorted({*leaves, *slots, rate, count}, key=_serial))
@@ -90,8 +92,10 @@ def plan_step(
 def _check_loss(loss: Tensor, metrics: Mapping[str, Tensor], optimizer: Optimizer) -> None:
     if not isinstance(optimizer, Optimizer):
         made = isinstance(optimizer, type) and issubclass(optimizer, Optimizer)
-        hint = f"make one: {optimizer.__name__}(lr=...)" if made else "such as cr.optim.Adam(1e-3)"  # type: ignore[attr-defined]
+        hint = f"make one: {optimizer.__name__}(lr=...)" if made else "such as cr.optim.Adam(1e-3)"
         raise CompileError(f"an optimizer is an object of cr.optim, not {optimizer!r}", hint)
+    if not isinstance(metrics, Mapping):
+        raise CompileError(f"metrics are Tensors by name, a dict, not {metrics!r}")
     if not isinstance(loss, Tensor):
         raise CompileError(f"a loss is a Tensor, not {loss!r}")
     for name, metric in metrics.items():
@@ -126,6 +130,8 @@ def _trained(
     if train is None:
         wanted = set(reached)
     else:
+        if isinstance(train, str | Tensor):
+            raise CompileError(f"train is a list of parameters or names, not {train!r}")
         by_name = {label(p): p for p in parameters}
         given = [by_name.get(t) if isinstance(t, str) else t.node for t in train]
         for t, node in zip(train, given, strict=True):
@@ -180,6 +186,13 @@ def _check_type(what: str, node: Node, value: Any) -> None:
         raise ShapeError(f"{what} must stay {node.type}, not {value.type}")
     if value.dtype != node.type.dtype:
         raise DTypeError(f"{what} must stay {node.type}, not {value.type}")
+
+
+def rows_of(inputs: Sequence[Node]) -> Size | None:
+    """The first symbolic size of inputs, in order of creation: how many rows a minibatch has."""
+    sizes = (d for n in inputs for d in n.type.shape if isinstance(d, Size))
+    symbols = (s for size in sizes for s in sorted(size.symbols()))
+    return next((Size.symbol(s) for s in symbols), None)
 
 
 def nodes_of(outputs: Any) -> list[Node]:

@@ -21,7 +21,6 @@ from chainrule.ir import provenance
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.size import Size
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn import init as initial
@@ -30,7 +29,7 @@ from chainrule.ops import philox
 from chainrule.ops.source import Leaf
 from chainrule.train import checkpoint
 from chainrule.train.engine import ENGINES, Engine
-from chainrule.train.plan import RATE, STEP, StepPlan, label, nodes_of, plan_step
+from chainrule.train.plan import RATE, STEP, StepPlan, label, nodes_of, plan_step, rows_of
 from chainrule_runtime import FeedError as RuntimeFeedError
 from chainrule_runtime import Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
@@ -93,8 +92,7 @@ class TrainingStep:
         self._predictor: Engine | None = None
         lent = _lent(plan, share)
         tensors = [(label(n), n.type.dtype.numpy, _static(n)) for n in plan.kept]
-        lock = share._storage.lock if share is not None and lent else None
-        self._storage = Storage(tensors, lent, lock)
+        self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
         _begin(plan, self._storage.arrays, seed, set(lent))
         self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
@@ -128,12 +126,12 @@ class TrainingStep:
     ) -> Array:
         """Whole epochs of minibatches in one native call; the loss of each step, before its update.
 
-        Inputs whose axis 0 is the first symbolic size are cut into minibatches of `batch_size` rows,
-        the last of an epoch smaller if need be; others are whole in every step. A `batch_size` above
-        the number of rows is one minibatch of them all. `shuffle` draws a new order of rows for each
-        epoch from the seed. Everything is checked before the first update. Raises FeedError and
-        NonFiniteError, which leave what the steps before made; Ctrl-C comes through at the end of a
-        step.
+        Inputs whose axis 0 is the first symbolic size are cut into minibatches of `batch_size`
+        rows, the last of an epoch smaller if need be; others are whole in every step. A
+        `batch_size` above the number of rows is one minibatch of them all. `shuffle` draws a new
+        order of rows for each epoch from the seed. Shapes and labels are checked before the first
+        update. Raises FeedError and NonFiniteError, which leave what the steps before them made;
+        Ctrl-C comes through at the end of a step.
         """
         _check_count("batch_size", batch_size, 1)
         _check_count("epochs", epochs, 0)
@@ -178,10 +176,8 @@ class TrainingStep:
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
         inputs = self._plan.inputs
-        sizes = (d for n in inputs for d in n.type.shape if isinstance(d, Size))
-        symbol = next((s for size in sizes for s in sorted(size.symbols())), None)
-        whole = Size.symbol(symbol) if symbol else None
-        sliced = [bool(n.type.shape) and n.type.shape[0] == whole for n in inputs]
+        size = rows_of(inputs)
+        sliced = [bool(n.type.shape) and n.type.shape[0] == size for n in inputs]
         rows = {
             label(n): len(a)
             for n, a, cut in zip(inputs, arrays, sliced, strict=True)
@@ -192,10 +188,10 @@ class TrainingStep:
         count = next(iter(rows.values()))
         if any(n != count for n in rows.values()):
             shown = ", ".join(f"{name} has {n}" for name, n in rows.items())
-            raise RuntimeFeedError(f"{symbol} is one number of rows: {shown}")
+            raise RuntimeFeedError(f"{size} is one number of rows: {shown}")
         if count == 0:
             raise RuntimeFeedError(f"there is no data: {', '.join(rows)} of 0 rows")
-        return Minibatches(symbol, tuple(sliced), count, min(batch_size, count))
+        return Minibatches(str(size), tuple(sliced), count, min(batch_size, count))
 
     def _check_run_names(self) -> None:
         clash = [label(n) for n in self._plan.inputs if label(n) in _RUN_OPTIONS]
@@ -208,7 +204,7 @@ class TrainingStep:
         if isinstance(fault, RuntimeNonFinite):
             raise NonFiniteError(
                 f"{fault.what} in step {self.steps + 1}, counted from 1",
-                "this step has changed nothing: parameters and optimizer are as they were before it",
+                "it has changed nothing: parameters and optimizer are as they were before it",
                 "is there a NaN in the data? else try a smaller learning rate",
             ) from None
         driver.raise_ours(fault)
@@ -240,8 +236,13 @@ class TrainingStep:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of the last call: a number for each metric; of the last `run`, an array with one a step."""
+        """Of the last call a number for each metric; of the last `run` an array, one a step."""
         return dict(self._metrics)
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised, as an expression."""
+        return Tensor(self._plan.graph.outputs[0])
 
     @property
     def gradients(self) -> dict[str, Tensor]:
@@ -365,12 +366,10 @@ def _differences(own: Mapping[str, Array], given: Mapping[str, Array]) -> list[s
     found = [f"{name} is missing" for name in own if name not in given]
     found += [f"{name} is unknown here" for name in given if name not in own]
     for name in own:
-        if name in given and (own[name].shape, own[name].dtype) != (
-            given[name].shape,
-            given[name].dtype,
-        ):
-            have, want = given[name], own[name]
-            found.append(
-                f"{name} is {have.dtype} of shape {have.shape}, not {want.dtype} of shape {want.shape}"
-            )
+        if name in given and _kind(given[name]) != _kind(own[name]):
+            found.append(f"{name} is {_kind(given[name])}, not {_kind(own[name])}")
     return found
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"

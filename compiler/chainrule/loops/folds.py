@@ -1,0 +1,203 @@
+"""Kernels with folds: along rows in a few passes, and over rows in blocks of columns.
+
+A fold along a row keeps one partial result a lane, which one fixed tree combines at the end; a fold
+over rows adds them in order. So the order of summation depends on shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Combine,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.node import Index, Node, Stmts, for_each
+from chainrule.ir.size import Dim, Size, product
+from chainrule.loops.builder import Builder, is_straight, vectors
+from chainrule.ops.axes import Reduce
+from chainrule.ops.layout import ravel
+from chainrule.schedule.kernel import Kernel
+from chainrule.schedule.reading import bases
+
+#: Vectors of columns that a fold over rows keeps in registers at once.
+COLUMN_VECTORS = 4
+
+_LANE, _VECTOR = Size.symbol("l"), Size.symbol("v")
+
+
+def row_loops(b: Builder) -> Stmts:
+    """For each row a few passes along it: each folds what the next one needs."""
+    passes = _Passes(b)
+
+    def row(index: Index) -> Stmts:
+        return tuple(s for number in range(passes.count) for s in passes.one(number, index))
+
+    return for_each(b.kernel.rows, row, "r")
+
+
+class _Passes:
+    """The passes along a row. `stage` is the pass in which each node can be computed; a value along
+    the row that a later pass needs again waits in workspace, `saved`.
+    """
+
+    def __init__(self, b: Builder) -> None:
+        kernel = b.kernel
+        self.b, self.kernel = b, kernel
+        self.inner = kernel.space[len(kernel.rows) :]
+        self.along = [n for n in kernel.nodes if n.type.shape == kernel.space and not _is_fold(n)]
+        self.stage = _stages(kernel, set(self.along))
+        self.count = 1 + max(self.stage.values(), default=0)
+        self.straight = is_straight([*self.along, *filter(_is_fold, kernel.nodes)], kernel)
+        self.saved = {
+            node: b.workspace(node, product(self.inner))
+            for node in _crossing(kernel, self.stage, set(self.along))
+        }
+
+    def one(self, number: int, row: Index) -> list[Stmt]:
+        """One pass along a row, then the scalars that follow from its folds."""
+        b = self.b
+        mine = [n for n in self.kernel.nodes if self.stage[n] == number]
+        folds = [n for n in mine if _is_fold(n)]
+        along = [n for n in self.along if self.stage[n] == number and self.inner]
+        cells = {n: b.local(n, True) for n in folds}
+        out: list[Stmt] = [Set(cells[n], (), _identity(n)) for n in folds]
+
+        def body(index: Index) -> Stmts:
+            at, place = (*row, *index), ravel(index, self.inner)
+            for node, buffer in self.saved.items():
+                if self.stage[node] < number:
+                    b.values[node] = Load(buffer, place)
+            stmts = b.compute(along, at, True)
+            for fold in folds:
+                value = b.reader(fold.inputs[0])(at)
+                stmts.append(Set(cells[fold], (), _combine(fold, Get(cells[fold]), value)))
+            stmts += [Store(self.saved[n], place, b.values[n]) for n in along if n in self.saved]
+            return (*stmts, *b.store(along, at))
+
+        if along or folds:
+            out += vectors(self.inner, self.straight, body, f"c{number}")
+        for fold in folds:
+            total = b.local(fold, False)
+            out.append(Set(total, (), Combine(_op(fold).combine, cells[fold])))
+            b.values[fold] = Get(total)
+        scalars = [n for n in mine if n not in along and n not in folds]
+        return [*out, *b.compute(scalars, row, False), *b.store([*folds, *scalars], row)]
+
+
+def _stages(kernel: Kernel, along: set[Node]) -> dict[Node, int]:
+    """The pass along the row in which each node can be computed: one after each fold it needs."""
+    stage: dict[Node, int] = {}
+    for node in kernel.nodes:
+        walks = node in along or _is_fold(node)
+        before = [base for base, _ in bases(node) if base in stage]
+        stage[node] = max((stage[x] + (walks and x not in along) for x in before), default=0)
+    return stage
+
+
+def _crossing(kernel: Kernel, stage: Mapping[Node, int], along: set[Node]) -> list[Node]:
+    """Nodes along the row that a later pass needs again."""
+    needed = ((base, node) for node in kernel.nodes for base, _ in bases(node) if base in along)
+    return list(dict.fromkeys(base for base, node in needed if stage[base] < stage[node]))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Columns from `start`: `count` vectors of LANES, the last of them `last` wide."""
+
+    start: Dim
+    count: int
+    last: Dim
+
+    def over(self, make: Callable[[Dim, Dim], Stmts]) -> Stmts:
+        """Statements for each vector, given its number and its column."""
+        whole = self.count if self.last == LANES else self.count - 1
+        out: list[Stmt] = []
+        if whole:
+            body = make(_VECTOR, self.start + _VECTOR * LANES + _LANE)
+            out.append(Loop("v", whole, (Loop("l", LANES, body, "vector"),), "unroll"))
+        if whole < self.count:
+            body = make(whole, self.start + whole * LANES + _LANE)
+            out.append(Loop("l", self.last, body, "vector"))
+        return tuple(out)
+
+
+def column_loops(b: Builder) -> Stmts:
+    """A fold over leading axes: blocks of columns in registers while the rows go by."""
+    space, fold, rest = b.kernel.space, b.kernel.anchor, b.kernel.nodes[1:]
+    axes = _op(fold).axes
+    kept = [i for i in range(len(space)) if i not in axes]
+    order = (*axes, *kept)
+    read = b.reader(fold.inputs[0])
+
+    def columns(lead: Index, block: _Block) -> Stmts:
+        acc = Local(f"a{block.count}", fold.type.dtype, (block.count,), True)
+
+        def add(at: Index) -> Stmts:
+            def step(v: Dim, column: Dim) -> Stmts:
+                place = dict(zip(order, (*at, *lead, column), strict=True))
+                value = read(tuple(place[i] for i in range(len(space))))
+                return (Set(acc, (v,), _combine(fold, Get(acc, (v,)), value)),)
+
+            return block.over(step)
+
+        def finish(v: Dim, column: Dim) -> Stmts:
+            b.values[fold] = Get(acc, (v,))
+            index = (*lead, column)
+            return (*b.compute(rest, index, True), *b.store([fold, *rest], index))
+
+        begin = Set(acc, (_VECTOR,), _identity(fold))
+        rows = for_each(tuple(space[a] for a in axes), add, "r")
+        return (acc, Loop("v", block.count, (begin,), "unroll"), *rows, *block.over(finish))
+
+    def over_blocks(lead: Index) -> Stmts:
+        out: list[Stmt] = []
+        for blocks, var, count in _blocks(space[kept[-1]]):
+            body = columns(lead, blocks)
+            out += [Loop(var, count, body)] if var else body
+        return tuple(out)
+
+    return for_each(tuple(space[i] for i in kept[:-1]), over_blocks, "o")
+
+
+def _blocks(width: Dim) -> Iterator[tuple[_Block, str, Dim]]:
+    """Blocks of COLUMN_VECTORS vectors, then what is left; each with its loop, "" for none."""
+    wide = COLUMN_VECTORS * LANES
+    whole = width // wide * wide
+    if whole != 0:
+        yield _Block(Size.symbol("b") * wide, COLUMN_VECTORS, LANES), "b", width // wide
+    if isinstance(width, int):
+        rest = width % wide
+        if rest:
+            yield _Block(width - rest, -(-rest // LANES), (rest - 1) % LANES + 1), "", 1
+        return
+    yield _Block(whole + Size.symbol("w") * LANES, 1, LANES), "w", (width - whole) // LANES
+    yield _Block(width // LANES * LANES, 1, width % LANES), "", 1
+
+
+def _is_fold(node: Node) -> bool:
+    return node.op.role == "reduce"
+
+
+def _op(fold: Node) -> Reduce:
+    assert isinstance(fold.op, Reduce)
+    return fold.op
+
+
+def _identity(fold: Node) -> Value:
+    return Literal(_op(fold).identity(fold.type.dtype), fold.type.dtype)
+
+
+def _combine(fold: Node, acc: Value, value: Value) -> Value:
+    return Apply(_op(fold).combine, (acc, value), fold.type.dtype)

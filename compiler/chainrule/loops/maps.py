@@ -1,0 +1,56 @@
+"""Kernels without folds: maps, copies into leaves, checks, and the loops an op brings along."""
+
+from __future__ import annotations
+
+from chainrule.ir.loop import Apply, Check, IndexValue, Literal, Load, Store, Value
+from chainrule.ir.node import Index, Stmts, for_each
+from chainrule.ir.types import bool_
+from chainrule.loops.builder import Builder, is_straight, vectors
+from chainrule.ops.layout import ravel
+from chainrule.schedule.kernel import Test
+
+
+def map_loops(b: Builder) -> Stmts:
+    """Every element by itself."""
+    nodes = b.kernel.nodes
+
+    def body(index: Index) -> Stmts:
+        return (*b.compute(nodes, index, bool(index)), *b.store(nodes, index))
+
+    return vectors(b.kernel.space, is_straight(nodes, b.kernel), body)
+
+
+def copy_loops(b: Builder) -> Stmts:
+    """A value put into the leaf it updates."""
+    ((value, leaf),) = b.kernel.writes.items()
+    read, write, shape = b.reader(value), b.buffers[leaf], leaf.type.shape
+    return vectors(shape, True, lambda i: (Store(write, ravel(i, shape), read(i)),))
+
+
+def check_loops(b: Builder) -> Stmts:
+    """Each element tested; in row-major order, so that the first bad one is met first."""
+    test = b.kernel.test
+    assert test is not None
+    read = b.reader(test.node)
+    return for_each(b.kernel.space, lambda i: (Check(_holds(test, read(i)), test.code),))
+
+
+def _holds(test: Test, value: Value) -> Value:
+    if test.bound is None:
+        infinity = Literal(float("inf"), value.dtype)
+        return Apply("lt", (Apply("abs", (value,), value.dtype), infinity), bool_)
+    low = Apply("ge", (value, Literal(0, value.dtype)), bool_)
+    high = Apply("lt", (value, IndexValue(test.bound, value.dtype)), bool_)
+    return Apply("and_", (low, high), bool_)
+
+
+def nest_loops(b: Builder) -> Stmts:
+    """The op's own loops."""
+    node = b.kernel.anchor
+    buffer, shape = b.buffers[node], node.type.shape
+    return node.op.nest(
+        [i.type for i in node.inputs],
+        lambda index, value: Store(buffer, ravel(index, shape), value),
+        lambda index: Load(buffer, ravel(index, shape)),
+        *[b.reader(i) for i in node.inputs],
+    )

@@ -1,0 +1,49 @@
+"""The graph as kernels can be made of it: what has to lie in memory is computed into it."""
+
+from __future__ import annotations
+
+from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node, rebuild
+from chainrule.ops.build import copy
+from chainrule.schedule.reading import storage
+
+#: Views and cheap operations that may be worked out again at each place that reads them.
+MAX_RECOMPUTED = 16
+
+
+def materialize(graph: Graph) -> Graph:
+    """Copies appear: of operands that an op reads from memory where they have none, of views and
+    cheap operations that are too many to be worked out again, and of updates that compute nothing.
+    """
+    memo: dict[Node, Node] = {}
+    recomputed: dict[Node, int] = {}
+    for node in graph.nodes:
+        with provenance.derived_from(node):
+            new = rebuild(node, [_operand(node, i, memo[n]) for i, n in enumerate(node.inputs)])
+            cheap = new.op.role in ("view", "light")
+            count = 1 + sum(recomputed.get(i, 0) for i in new.inputs) if cheap else 0
+            memo[node] = copy(new) if count > MAX_RECOMPUTED else new
+        recomputed[memo[node]] = 0 if count > MAX_RECOMPUTED else count
+        provenance.inherit(memo[node], node)
+    updates = tuple((leaf, _update(memo[value])) for leaf, value in graph.updates)
+    return Graph(tuple(memo[n] for n in graph.outputs), updates)
+
+
+def _operand(reader: Node, number: int, node: Node) -> Node:
+    """An operand, or a copy of it where the reader needs memory and there is none behind it."""
+    by_index = number in reader.op.buffered
+    if not by_index and reader.op.role not in ("contract", "nest"):
+        return node
+    base = node
+    while base.op.role == "view" and len(base.inputs) == 1 and not base.op.indexed:
+        base = base.inputs[0]
+    if by_index:
+        return copy(node) if base.op.role in ("view", "light") else node
+    # one number everywhere, or an index, is as well written into the loops
+    return copy(node) if base.op.role == "light" or (base.op.indexed and base.inputs) else node
+
+
+def _update(value: Node) -> Node:
+    with provenance.derived_from(value):
+        return copy(value) if storage(value).op.role in ("leaf", "view", "light") else value

@@ -1,0 +1,125 @@
+"""The order in which kernels run, and which updates are made in place.
+
+An update overwrites its leaf where it is computed if every other kernel that reads the old value
+can run before, and every check has passed; the others are computed beside it and copied at the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from chainrule.errors import CompileError
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
+from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.reading import bases, sources, storage
+
+#: For each kernel, by its number, the kernels that must have run before it.
+Needs = Mapping[int, set[int]]
+
+
+def order_kernels(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
+    """The kernels in the order they run, copies last; updates in place where that can be.
+
+    The kernels come in an order that computes everything before it is read; what each writes is
+    changed to say where. Raises CompileError where kernels wait for each other.
+    """
+    number = {node: i for i, kernel in enumerate(kernels) for node in kernel.writes}
+    uses = Counter([*(value for _, value in graph.updates), *graph.outputs])
+    in_place: dict[Node, int] = {}
+    copied: list[tuple[Node, Node]] = []
+    for leaf, value in graph.updates:
+        writer = number[storage(value)]
+        alone = uses[value] == 1 and storage(value) is value
+        if alone and _reads_at_its_index(kernels[writer], leaf):
+            kernels[writer].writes[value] = leaf
+            in_place[leaf] = writer
+        else:
+            copied.append((leaf, value))
+    while True:
+        needs = _needs(kernels, number, in_place)
+        order = _topological(needs)
+        if len(order) == len(kernels):
+            break
+        leaf = _one_in_a_circle(needs, set(order), in_place)
+        writes = kernels[in_place.pop(leaf)].writes
+        value = next(v for v, target in writes.items() if target is leaf)
+        writes[value] = value
+        copied.append((leaf, value))
+    return [*(kernels[i] for i in order), *(_copy(leaf, value) for leaf, value in copied)]
+
+
+def _copy(leaf: Node, value: Node) -> Kernel:
+    reads = (storage(value),)
+    return Kernel(Form.COPY, leaf.type.shape, nodes=[value], reads=reads, writes={value: leaf})
+
+
+def _reads_at_its_index(kernel: Kernel, leaf: Node) -> bool:
+    """Whether a kernel reads a leaf only at the index at which it writes it, and before it does."""
+    if kernel.form in (Form.NEST, Form.ROWS):
+        return False
+    nodes = kernel.nodes
+    if kernel.form in (Form.CONTRACT, Form.COLUMNS):
+        if any(base is leaf for base, _ in bases(kernel.anchor)):
+            return False
+        nodes = kernel.nodes[1:]
+    by_index = (node.inputs[i] for node in nodes for i in node.op.buffered)
+    if any(base is leaf for operand in by_index for base, _ in sources(operand)):
+        return False
+    return all(not path for node in nodes for base, path in bases(node) if base is leaf)
+
+
+def _needs(
+    kernels: Sequence[Kernel], writer: Mapping[Node, int], in_place: Mapping[Node, int]
+) -> Needs:
+    """What must come first: the data before its use, and every use before it is overwritten."""
+    needs: dict[int, set[int]] = {i: set() for i in range(len(kernels))}
+    for i, kernel in enumerate(kernels):
+        for base in kernel.reads:
+            if base in writer:
+                needs[i].add(writer[base])
+            if base in in_place:
+                needs[in_place[base]].add(i)
+    checks = {i for i, kernel in enumerate(kernels) if kernel.form is Form.CHECK}
+    for i in in_place.values():
+        needs[i] |= checks
+    for i in needs:
+        needs[i].discard(i)
+    return needs
+
+
+def _followers(needs: Needs) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {i: set() for i in needs}
+    for i, before in needs.items():
+        for b in before:
+            found[b].add(i)
+    return found
+
+
+def _topological(needs: Needs) -> list[int]:
+    """The numbers, each after those it needs and otherwise as they come; none behind a circle."""
+    followers = _followers(needs)
+    missing = {i: len(before) for i, before in needs.items()}
+    ready = [i for i, count in missing.items() if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for follower in followers[i]:
+            missing[follower] -= 1
+            if missing[follower] == 0:
+                heapq.heappush(ready, follower)
+    return order
+
+
+def _one_in_a_circle(needs: Needs, done: set[int], in_place: Mapping[Node, int]) -> Node:
+    """A leaf whose update in place is part of a circle: neither before all circles nor behind."""
+    stuck = {i: before - done for i, before in needs.items() if i not in done}
+    behind = set(_topological(_followers(stuck)))
+    circling = [leaf for leaf, i in in_place.items() if i in stuck and i not in behind]
+    if circling:
+        return circling[-1]
+    raise CompileError("kernels wait for each other in a circle; this is a bug of chainrule")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.errors import FeedError
+from chainrule.nn import optim
+
+BAD = [
+    (optim.SGD, {"lr": 0.0}, "lr is a number above 0"),
+    (optim.SGD, {"lr": -1.0}, "lr"),
+    (optim.SGD, {"lr": math.nan}, "lr"),
+    (optim.SGD, {"lr": math.inf}, "lr"),
+    (optim.SGD, {"lr": "0.1"}, "lr"),
+    (optim.SGD, {"lr": True}, "lr"),
+    (optim.SGD, {"momentum": 1.0}, "momentum is a number from 0.0 to below 1.0, not 1.0"),
+    (optim.SGD, {"momentum": -0.1}, "momentum"),
+    (optim.SGD, {"nesterov": True}, "nesterov"),
+    (optim.SGD, {"weight_decay": -1e-4}, "weight_decay"),
+    (optim.Adam, {"betas": (1.0, 0.9)}, "first of betas"),
+    (optim.Adam, {"betas": (0.9, 1.0)}, "second of betas"),
+    (optim.Adam, {"betas": (-0.1, 0.9)}, "first of betas"),
+    (optim.Adam, {"betas": 0.9}, "betas are two numbers"),
+    (optim.Adam, {"eps": 0.0}, "eps is a number above 0"),
+    (optim.Adam, {"eps": -1e-8}, "eps"),
+    (optim.AdamW, {"weight_decay": math.nan}, "weight_decay"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "text"), BAD)
+def test_ranges(kind: Any, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(FeedError, match=text):
+        kind(**options)
+
+
+def next_values(
+    optimizer: optim.Optimizer,
+    w: np.ndarray,
+    g: np.ndarray,
+    state: dict[str, np.ndarray],
+    t: int,
+    backend: str = "cpu",
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """An update, computed."""
+    leaves = {n: cr.input(n, a.shape, dtype=a.dtype) for n, a in {"w": w, "g": g, **state}.items()}
+    lr = cr.input("lr", (), dtype=w.dtype)
+    time = cr.input("time", (), dtype="int32")
+    slots = {n: leaves[n] for n in state}
+    new, changed = optimizer.update(leaves["w"], leaves["g"], slots, lr, time)
+    fn = cr.compile({"w": new, **changed}, backend=backend)
+    feeds = {"w": w, "g": g, **state, "lr": optimizer.lr, "time": t}
+    out = fn(**{n: feeds[n] for n in fn.inputs})
+    return out.pop("w"), out
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_no_denormals_arise(kind: type, backend: str) -> None:
+    tiny = float(np.finfo(kind).tiny)
+    w = np.ones(6, kind)
+    g = np.array([0, tiny / 4, tiny, math.sqrt(tiny), 1e-3, np.nan], kind)
+    m = np.array([tiny, tiny * 1.01, -tiny, tiny / 8, 0, 0], kind)
+    for optimizer, state in (
+        (optim.SGD(momentum=0.9), {"m": m}),
+        (optim.Adam(), {"m": m, "v": abs(m)}),
+    ):
+        _, changed = next_values(optimizer, w, g * 0, state, 3, backend)
+        for a in changed.values():
+            a = a[np.isfinite(a)]
+            assert ((a == 0) | (abs(a) >= tiny)).all()
+    v = next_values(optim.Adam(), w, g, {"m": m, "v": abs(m)}, 3, backend)[1]["v"]
+    finite = v[np.isfinite(v)]
+    assert ((finite == 0) | (finite >= tiny)).all() and np.isnan(v[5])
+
+
+def test_bias_correction_keeps_its_digits() -> None:
+    """1 - beta2^t in float32 at t = 1 is 0.001 to a few parts in 10^7, not to one in 10^4."""
+    w, g = np.zeros(1, np.float32), np.ones(1, np.float32)
+    zeros = {"m": np.zeros(1, np.float32), "v": np.zeros(1, np.float32)}
+    new, _ = next_values(optim.Adam(lr=1.0), w, g, zeros, 1)
+    assert new[0] == pytest.approx(-1.0, rel=1e-6)

@@ -1,0 +1,275 @@
+"""Every rule of every set: both sides equal, no NaN hidden, one normal form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from chainrule.errors import CompileError
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.formula import names, parse
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node, apply
+from chainrule.ir.size import Size
+from chainrule.ir.types import TensorType, bool_, float64, int64
+from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.build import call, formula, keep_axes
+from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
+from chainrule.ops.contract import contract, matmul, transpose
+from chainrule.ops.index import OneHot
+from chainrule.ops.layout import Permute, Reshape
+from chainrule.ops.reduce import Max
+from chainrule.ops.source import Constant, full, leaf, size_of
+from chainrule.rewrite.canonical import CANONICAL
+from chainrule.rewrite.rule import Recognizer, Rewriter, Rule, Rules, rewrite, rule
+from chainrule.rewrite.simplify import SIMPLIFY
+from chainrule.rewrite.stability import STABILITY
+
+SETS = {
+    "canonical": CANONICAL,
+    "stable": CANONICAL + STABILITY,
+    "simple": CANONICAL + SIMPLIFY,
+}
+RULES = {r.name: (r, s) for s in SETS.values() for r in s.all}
+TEXTUAL = [pytest.param(r, s, id=n) for n, (r, s) in RULES.items() if isinstance(r, Rule)]
+VALUES = np.array([-3.0, -1.5, -0.25, 0.125, 0.5, 1.0, 1.75, 4.0])
+N = len(VALUES)
+REAL, MATRIX = TensorType(float64, (N,)), TensorType(float64, (3, 4))
+
+
+def bindings(r: Rule) -> dict[str, Node]:
+    """Leaves for a rule's variables; numbers for those that its guard wants to be numbers."""
+    tree = parse(r.lhs)
+    bound: dict[str, Node] = {}
+    for name in names(tree):
+        if f"where({name}," in r.lhs:
+            bound[name] = leaf("input", name, TensorType(bool_, (N,)))
+        elif r.when is not None and name in ("c", "d"):
+            bound[name] = full({"c": 3.0, "d": 0.25}[name], float64, (N,))
+        else:
+            bound[name] = leaf("input", name, REAL)
+    return bound
+
+
+def both(r: Rule) -> tuple[Node, Node, list[Node]]:
+    bound = bindings(r)
+    like = next(iter(bound.values()))
+    left, right = (formula(side, bound, like=like) for side in (r.lhs, r.rhs))
+    return left, right, [n for n in bound.values() if n.op.name == "input"]
+
+
+def feeds(leaves: list[Node], shift: int, special: float | None = None) -> dict[Node, np.ndarray]:
+    fed = {}
+    for i, node in enumerate(leaves):
+        values = np.roll(VALUES, shift * i)
+        if special is not None and i == shift % len(leaves):
+            values = np.full(N, special)
+        fed[node] = values > 0 if node.dtype.is_bool else values
+    return fed
+
+
+@pytest.mark.parametrize(("r", "rules"), TEXTUAL)
+def test_both_sides_are_equal(r: Rule, rules: Rules) -> None:
+    left, right, leaves = both(r)
+    assert left.type == right.type
+    seen = 0
+    for shift in range(N):
+        a, b = evaluate([left, right], feeds(leaves, shift))
+        defined = np.isfinite(a)
+        seen += int(defined.sum())
+        np.testing.assert_allclose(b[defined], a[defined], rtol=1e-12, atol=1e-13)
+    assert seen >= N
+
+
+@pytest.mark.parametrize(("r", "rules"), TEXTUAL)
+def test_no_nan_is_hidden(r: Rule, rules: Rules) -> None:
+    left, right, leaves = both(r)
+    for shift in range(len(leaves)):
+        a, b = evaluate([left, right], feeds(leaves, shift, float("nan")))
+        assert np.isnan(b[np.isnan(a)]).all()
+
+
+@pytest.mark.parametrize(("r", "rules"), TEXTUAL)
+def test_both_sides_have_one_normal_form(r: Rule, rules: Rules) -> None:
+    left, right, _ = both(r)
+    (a,), (b,) = (Rewriter(rules).run([side]) for side in (left, right))
+    assert a is b, (a, b)
+    again = Rewriter(rules)
+    assert again.run([a]) == [a]
+    assert not again.applied
+
+
+def var(*shape: int) -> Node:
+    return leaf("input", "x", TensorType(float64, shape))
+
+
+def exp_sum(x: Node) -> Node:
+    return apply(Sum((1,)), call("exp", x))
+
+
+def kept(x: Node, axis: int = 1) -> Node:
+    return keep_axes(x, (axis,))
+
+
+def less_top(x: Node) -> Node:
+    return call("sub", x, kept(apply(Max((1,)), x)))
+
+
+def along(x: Node, shape: tuple[int, ...], axes: tuple[int, ...]) -> Node:
+    return apply(Expand(shape, axes), x)
+
+
+def labels() -> Node:
+    return leaf("input", "y", TensorType(int64, (3,)))
+
+
+def code() -> Node:
+    return apply(OneHot(4, float64), labels())
+
+
+M = (3, 4)
+BATCH = Size.symbol("batch")
+# what each rule in code is given, built anew, and the op that is then at the root
+BUILT: dict[str, tuple[Callable[[], Node], str]] = {
+    "fold_numbers": (lambda: call("exp", full(1.5, float64, M)), "full"),
+    "uniform_constant": (
+        lambda: apply(Constant(np.full(M, 2.0).tobytes(), TensorType(float64, M))),
+        "full",
+    ),
+    "number_to_the_right": (lambda: call("mul", 2.5, var(*M)), "mul"),
+    "number_outward": (lambda: call("mul", call("mul", var(3), 2.0), var(3)), "mul"),
+    "merge_permutes": (
+        lambda: transpose(transpose(var(2, 3, 4), (1, 2, 0)), (1, 2, 0)),
+        "permute",
+    ),
+    "merge_reshapes": (lambda: apply(Reshape((2, 6)), apply(Reshape((12,)), var(*M))), "reshape"),
+    "reshape_of_expand": (
+        lambda: apply(Reshape((1, 3, 4)), along(var(3), (3, 4), (1,))),
+        "expand",
+    ),
+    "merge_expands": (lambda: along(along(var(3), (3, 4), (1,)), (2, 3, 4), (0,)), "expand"),
+    "negative_out_of_expand": (lambda: along(call("neg", var(3)), (3, 4), (1,)), "neg"),
+    "product_with_reciprocal": (
+        lambda: call("mul", var(*M), along(call("div", 1.0, var(3)), M, (1,))),
+        "div",
+    ),
+    "elementwise_inside_expand": (
+        lambda: call("maximum", along(var(3), M, (1,)), along(var(3), M, (1,))),
+        "expand",
+    ),
+    "product_through_permute": (
+        lambda: matmul(transpose(var(4, 3), (1, 0)), var(4, 2)),
+        "contract",
+    ),
+    "sum_of_expand": (lambda: apply(Sum((0, 1)), along(var(3), M, (1,))), "sum"),
+    "exp_over_its_sum": (
+        lambda: (lambda x: call("div", call("exp", x), kept(exp_sum(x))))(var(*M)),
+        "softmax",
+    ),
+    "log_of_softmax": (lambda: call("log", apply(Softmax(1), var(*M))), "log_softmax"),
+    "exp_of_log_softmax": (lambda: call("exp", apply(LogSoftmax(1), var(*M))), "softmax"),
+    "log_of_sum_of_exp": (lambda: call("log", exp_sum(var(*M))), "logsumexp"),
+    "less_its_logsumexp": (
+        lambda: (lambda x: call("sub", x, kept(apply(LogSumExp(1), x))))(var(*M)),
+        "log_softmax",
+    ),
+    "softmax_of_shifted": (lambda: apply(Softmax(1), less_top(var(*M))), "softmax"),
+    "shifted_logsumexp": (
+        lambda: (lambda x: call("add", apply(Max((1,)), x), apply(LogSumExp(1), less_top(x))))(
+            var(*M)
+        ),
+        "logsumexp",
+    ),
+    "log_through_expand": (lambda: call("log", along(var(3), M, (1,))), "expand"),
+    "sum_of_number": (lambda: apply(Sum((1,)), full(2.5, float64, M)), "full"),
+    "known_choice": (
+        lambda: call("where", full(True, bool_, M), var(*M), call("exp", var(*M))),
+        "input",
+    ),
+    "common_factor": (
+        lambda: call("mul", call("div", var(3), call("mul", var(3), 3.0)), 3.0),
+        "div",
+    ),
+    "sum_of_one_hot": (lambda: apply(Sum((1,)), code()), "full"),
+    "sum_of_scaled": (
+        lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),
+        "",
+    ),
+}
+RECOGNIZERS = [pytest.param(r, s, id=n) for n, (r, s) in RULES.items() if isinstance(r, Recognizer)]
+
+
+@pytest.mark.parametrize(("r", "rules"), RECOGNIZERS)
+def test_rules_in_code_keep_the_value(r: Recognizer, rules: Rules) -> None:
+    assert r.name in BUILT, "give an example of this rule"
+    build, root = BUILT[r.name]
+    given = build()
+    assert any(Rewriter(Rules([r])).run([n]) != [n] for n in Graph((given,)).nodes), "does not fire"
+    run = Rewriter(rules)
+    (found,) = run.run([given])
+    assert run.applied
+    if root:
+        assert found.op.name == root
+    leaves = [n for n in Graph((given,)).nodes if n.op.name == "input"]
+    rng = np.random.default_rng(2)
+    fed = {
+        n: rng.integers(0, 3, n.shape) if n.dtype.is_integer else rng.uniform(0.5, 2, n.shape)
+        for n in leaves
+    }
+    a, b = evaluate([given, found], fed)
+    np.testing.assert_allclose(b, a, rtol=1e-13)
+    if any(n.dtype.is_float for n in leaves):
+        fed = {n: v if n.dtype.is_integer else np.full(v.shape, np.nan) for n, v in fed.items()}
+        a, b = evaluate([given, found], fed)
+        assert np.isnan(b[np.isnan(a)]).all()
+    assert Rewriter(rules).run([found]) == [found]
+
+
+def test_sums_over_symbolic_axes_count_them() -> None:
+    x = leaf("input", "x", TensorType(float64, ()))
+    wide = apply(Expand((BATCH, 3), (0, 1)), x)
+    (out,) = rewrite(Graph((apply(Sum((0, 1)), wide),)), CANONICAL).outputs
+    assert out is call("mul", x, size_of(BATCH * 3, float64))
+    ones = full(1, float64, (BATCH, 3))
+    (out,) = rewrite(Graph((apply(Sum((0,)), ones),)), CANONICAL).outputs
+    assert out is along(size_of(BATCH, float64), (3,), (0,))
+
+
+def test_opaque_nodes_are_kept_and_not_looked_through() -> None:
+    x = var(3)
+    e = call("exp", x)
+    y = call("log", e)
+    (kept_,) = rewrite(Graph((y,)), CANONICAL + STABILITY, opaque=[e]).outputs
+    assert kept_ is y
+    (free,) = rewrite(Graph((y,)), CANONICAL + STABILITY).outputs
+    assert free is x
+
+
+def test_rules_that_undo_each_other_are_found() -> None:
+    x, y = var(3), var(3)
+    loop = Rules([rule("there", "x + y", "y + x")])
+    with pytest.raises(CompileError, match="undo each other"):
+        rewrite(Graph((call("add", x, y),)), loop)
+    grow = Rules([rule("grow", "x + y", "(x + y) + 1")])
+    with pytest.raises(CompileError, match="undo each other"):
+        rewrite(Graph((call("add", x, y),)), grow)
+
+
+def test_numbers_do_not_gather_into_overflow() -> None:
+    x = var(3)
+    h = x
+    for _ in range(300):
+        h = call("mul", call("mul", h, 2.0), x)
+    (out,) = rewrite(Graph((h,)), CANONICAL).outputs
+    numbers = [n.op.value for n in Graph((out,)).nodes if n.op.name == "full"]
+    assert max(map(abs, numbers)) <= 2.0**24
+
+
+def test_equal_products_are_one() -> None:
+    x = var(2, 3)
+    w = leaf("input", "w", TensorType(float64, (4, 3)))
+    direct = contract("ac", "bc", "ab", x, w)
+    (out,) = rewrite(Graph((matmul(x, apply(Permute((1, 0)), w)),)), CANONICAL).outputs
+    assert out is direct

@@ -1,0 +1,292 @@
+"""`run`: the same bits as single steps, resumable, and interruptible at a step's end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.errors import ArtifactError, CompileError, FeedError, NonFiniteError
+from chainrule.nn import losses, optim
+from chainrule.ops.philox import permutation
+from chainrule.train import TrainingStep, training_step
+
+Make = Callable[..., TrainingStep]
+Data = dict[str, np.ndarray]
+ROOT = Path(__file__).parents[2]
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 1000])
+def test_run_is_the_single_steps(
+    make: Make, data: Data, backend: str, batch_size: int, shuffle: bool
+) -> None:
+    one, other = make(backend=backend, seed=5), make(backend=backend, seed=5)
+    losses_of_run = one.run(**data, batch_size=batch_size, epochs=2, shuffle=shuffle)
+    found, accuracy = [], []
+    for epoch in range(2):
+        order = permutation(5, epoch, 50) if shuffle else np.arange(50)
+        for start in range(0, 50, batch_size):
+            rows = order[start : start + batch_size]
+            found.append(other(**{k: v[rows] for k, v in data.items()}))
+            accuracy.append(other.metrics["accuracy"])
+    assert losses_of_run.tolist() == found and losses_of_run.dtype == np.float32
+    assert one.metrics["accuracy"].tolist() == accuracy
+    assert len(found) == 2 * -(-50 // batch_size)
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.pop("training.epoch") == 2 and theirs.pop("training.epoch") == 0
+    assert same(ours, theirs)
+
+
+def test_a_prefix_of_the_data_is_no_other_data(make: Make, data: Data) -> None:
+    """Feeds that have to be converted run as those that fit already."""
+    one, other = make(), make()
+    a = one.run(**data, batch_size=8)
+    b = other.run(
+        x=data["x"].astype(np.float64)[:, ::-1][:, ::-1], y=data["y"].tolist(), batch_size=8
+    )
+    np.testing.assert_array_equal(a, b)
+
+
+def test_many_epochs_go_in_several_calls(
+    make: Make, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make(), make()
+    a = one.run(**data, batch_size=16, epochs=7)
+    monkeypatch.setattr("chainrule.train.step._ORDER_LIMIT", 150)
+    b = other.run(**data, batch_size=16, epochs=7)
+    np.testing.assert_array_equal(a, b)
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_nothing_to_run(make: Make, data: Data, backend: str) -> None:
+    step = make(backend=backend)
+    before = step.state_dict()
+    assert step.run(**data, epochs=0).shape == (0,)
+    assert step.metrics["accuracy"].shape == (0,)
+    for options, text in [
+        ({"batch_size": 0}, "batch_size is an int from 1 on, not 0"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"batch_size": True}, "batch_size"),
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": 1.0}, "epochs"),
+    ]:
+        with pytest.raises(FeedError, match=text):
+            step.run(**data, **options)
+    with pytest.raises(FeedError, match="0 rows"):
+        step.run(x=data["x"][:0], y=data["y"][:0])
+    with pytest.raises(FeedError, match="x has 50, y has 49"):
+        step.run(x=data["x"], y=data["y"][:49])
+    with pytest.raises(FeedError, match="not 6"):
+        step.run(x=data["x"][:, :5], y=data["y"])
+    with pytest.raises(FeedError, match="axes"):
+        step.run(x=np.float32(1), y=data["y"])
+    assert same(step.state_dict(), before)
+
+
+def test_inputs_without_rows_are_whole(data: Data, backend: str) -> None:
+    x, scale = cr.input("x", ("batch", 6)), cr.input("scale", (6,))
+    w = cr.parameter("w", (6,))
+    loss = cr.mean(((x * scale) @ w - 1.0) ** 2)
+    one, other = (training_step(loss, optim.SGD(0.1), backend=backend) for _ in range(2))
+    half = np.full(6, 0.5, np.float32)
+    a = one.run(x=data["x"], scale=half, batch_size=20, shuffle=False)
+    b = [other(x=data["x"][i : i + 20], scale=half) for i in (0, 20, 40)]
+    assert a.tolist() == b
+
+
+def test_no_input_has_rows(backend: str) -> None:
+    x, w = cr.input("x", (3,)), cr.parameter("w", (3,))
+    step = training_step(cr.sum((w - x) ** 2), optim.SGD(0.1), backend=backend)
+    assert step.run(x=np.ones(3), epochs=4).shape == (4,) and step.steps == 4
+    lone = training_step(cr.sum(w**2), optim.SGD(0.1), backend=backend)
+    assert len(lone.run(epochs=3)) == 3
+
+
+def test_an_input_called_like_an_option() -> None:
+    x, w = cr.input("epochs", ("n", 3)), cr.parameter("w", (3,))
+    step = training_step(cr.mean(x @ w), optim.SGD(0.1))
+    step(epochs=np.ones((2, 3)))
+    with pytest.raises(CompileError, match="'epochs'"):
+        step.run(epochs=1)
+
+
+def test_saved_and_resumed_is_uninterrupted(
+    make: Make, data: Data, backend: str, tmp_path: Path
+) -> None:
+    whole, first, second = (
+        make(backend=backend),
+        make(backend=backend),
+        make(backend=backend, seed=9),
+    )
+    path = tmp_path / "step.safetensors"
+    a = whole.run(**data, batch_size=16, epochs=4)
+    b = first.run(**data, batch_size=16, epochs=2)
+    first.learning_rate = 1e-2
+    first.save(path)
+    second.learning_rate = 7.0
+    second.load(path)
+    c = second.run(**data, batch_size=16, epochs=2)
+    np.testing.assert_array_equal(a, np.concatenate([b, c]))
+    assert same(whole.state_dict(), second.state_dict())
+    assert second.steps == 16 and second.learning_rate == 1e-2 and second.seed == whole.seed
+    assert os.listdir(tmp_path) == ["step.safetensors"]
+
+
+def test_a_failing_step_keeps_what_came_before(make: Make, data: Data, backend: str) -> None:
+    one, other = make(backend=backend), make(backend=backend)
+    x = data["x"].copy()
+    x[33, 0] = np.nan
+    with pytest.raises(NonFiniteError, match="loss is nan in step 5, counted from 1"):
+        one.run(x=x, y=data["y"], batch_size=8, epochs=3, shuffle=False)
+    other.run(x=x[:32], y=data["y"][:32], batch_size=8, shuffle=False)
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_positions_that_are_computed(backend: str) -> None:
+    rows, w = cr.input("rows", ("n",), dtype="int32"), cr.parameter("w", (10, 2))
+    step = training_step(
+        cr.mean(cr.take(w, rows + 1, axis=0) ** 2), optim.SGD(0.1), backend=backend
+    )
+    step(rows=[0, 8])
+    before = step.state_dict()
+    with pytest.raises(FeedError, match="10"):
+        step(rows=[0, 9])
+    with pytest.raises(FeedError):
+        step.run(rows=[0, 1, 2, -2], batch_size=4)
+    assert same(step.state_dict(), before)
+
+
+def test_run_outside_the_main_thread(make: Make, data: Data) -> None:
+    one, other = make(), make()
+    found: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: found.append(one.run(**data, epochs=3)))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(found[0], other.run(**data, epochs=3))
+
+
+def test_a_signal_that_raises(make: Make, data: Data) -> None:
+    """What any handler raises comes through, at the end of a step, within 0.2 s."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    step = make()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for delay in (0.0005, 0.01, 0.1):
+            start = time.perf_counter()
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(Alarm):
+                step.run(**data, batch_size=1, epochs=80000)
+            assert time.perf_counter() - start < delay + 3.0
+            assert step.steps == step.state_dict()["optimizer.step"]
+            step.run(**data)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    import chainrule as cr
+    from chainrule.nn import losses, optim
+    from chainrule.train import training_step
+
+    x, y = cr.input("x", ("n", 8)), cr.input("y", ("n",), dtype="int32")
+    w = cr.parameter("w", (8, 4))
+    step = training_step(losses.cross_entropy(x @ w, y), optim.Adam(1e-3))
+    other = training_step(losses.cross_entropy(x @ w, y), optim.Adam(1e-3))
+    X, Y = np.ones((64, 8), np.float32), np.zeros(64, np.int32)
+    sent = []
+
+    def interrupt():
+        time.sleep(0.5)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    try:
+        step.run(x=X, y=Y, batch_size=8, epochs=10**7, shuffle=False)
+        sys.exit("it ended by itself")
+    except KeyboardInterrupt:
+        late = time.perf_counter() - sent[0]
+    other.run(x=X, y=Y, batch_size=8, epochs=step.steps // 8, shuffle=False)
+    for _ in range(step.steps % 8):
+        other(x=X[:8], y=Y[:8])
+    same = all((step.parameters[n] == other.parameters[n]).all() for n in step.parameters)
+    print(late < 0.2, same, step.steps > 100, len(step.run(x=X, y=Y)))
+"""
+
+
+def test_ctrl_c() -> None:
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'compiler'}:{ROOT / 'runtime'}"}
+    script = textwrap.dedent(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["True", "True", "True", "2"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_trains_to_the_same_bits(make: Make, data: Data, tmp_path: Path) -> None:
+    step = make()
+    step.run(**data)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        step.run(**data)
+        step.save(tmp_path / "child.safetensors")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    step.run(**data)
+    theirs = make()
+    theirs.load(tmp_path / "child.safetensors")
+    assert same(step.state_dict(), theirs.state_dict())
+
+
+def test_one_compilation_serves_every_batch(data: Data) -> None:
+    x, w = cr.input("x", ("batch", 6)), cr.parameter("w", (6,))
+    loss = losses.mse(x @ w, cr.broadcast_to(cr.constant(np.float32(1)), (x.shape[0],)))
+    native = training_step(loss, optim.SGD(0.1))
+    reference = training_step(loss, optim.SGD(0.1), backend="reference")
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 3, 8, 31, 64, 4096, 5):
+        batch = rng.normal(size=(n, 6))
+        assert native(x=batch) == pytest.approx(reference(x=batch), rel=1e-5)
+
+
+def test_errors_name_the_file(make: Make, tmp_path: Path) -> None:
+    step = make()
+    with pytest.raises(ArtifactError, match=r"none\.safetensors"):
+        step.load(tmp_path / "none.safetensors")
+    with pytest.raises(ArtifactError, match="no file"):
+        step.load(tmp_path)
+    with pytest.raises(ArtifactError, match="untouched"):
+        step.save(tmp_path / "no" / "such" / "folder")
