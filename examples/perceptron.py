@@ -15,7 +15,7 @@ t = cr.input("t", ())
 w = cr.parameter("w", (2,), init=[0.5, -0.3])
 b = cr.parameter("b", ())
 y = cr.sigmoid((x @ w + b).named("z")).named("ŷ")
-J = (cr.square(y - t) / 2).named("J")
+J = cr.square(y - t).named("J")
 
 # How J changes with w and with b. These are expressions too: they can be printed and compiled.
 dw, db = cr.grad(J, [w, b])

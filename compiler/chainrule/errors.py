@@ -16,6 +16,8 @@ from types import FrameType
 from typing import NamedTuple
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: the command line writes expressions as users do
+_USES = _OURS + "cli" + os.sep
 
 
 class Location(NamedTuple):
@@ -40,7 +42,8 @@ def user_location() -> Location | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if not filename.startswith(_OURS) and not filename.startswith("<frozen"):
+        ours = filename.startswith(_OURS) and not filename.startswith(_USES)
+        if not ours and not filename.startswith("<frozen"):
             return Location(filename, frame.f_lineno)
         frame = frame.f_back
     return None

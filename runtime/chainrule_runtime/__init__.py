@@ -6,7 +6,7 @@ from chainrule_runtime.epochs import EpochLoop, Minibatches, Outcome
 from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.manifest import Check, Manifest, Tensor
-from chainrule_runtime.memory import Storage
+from chainrule_runtime.memory import Lock, Storage
 from chainrule_runtime.program import Program, check_positions
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Check",
     "EpochLoop",
     "FeedError",
+    "Lock",
     "Manifest",
     "Minibatches",
     "NonFiniteError",

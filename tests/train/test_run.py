@@ -197,8 +197,8 @@ def test_a_signal_that_raises(make: Make, data: Data) -> None:
             start = time.perf_counter()
             signal.setitimer(signal.ITIMER_REAL, delay)
             with pytest.raises(Alarm):
-                step.run(**data, batch_size=1, epochs=80000)
-            assert time.perf_counter() - start < delay + 3.0
+                step.run(**data, batch_size=1, epochs=80000, shuffle=False)
+            assert time.perf_counter() - start < delay + 0.2
             assert step.steps == step.state_dict()["optimizer.step"]
             step.run(**data)
     finally:

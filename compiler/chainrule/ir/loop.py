@@ -42,6 +42,9 @@ class Buffer:
     dtype: DType
     size: Dim
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 @dataclass(frozen=True)
 class Load:
@@ -118,6 +121,9 @@ class Local:
     dtype: DType
     shape: tuple[int, ...] = ()
     lanes: bool = False
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass(frozen=True)

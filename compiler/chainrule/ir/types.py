@@ -59,6 +59,9 @@ class DType:
         low = -(2 ** (self.bits - 1)) if self.kind is Kind.INT else 0
         return low, low + 2**self.bits - 1
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # no two share one; types are keys everywhere
+
     def __str__(self) -> str:
         return self.name
 

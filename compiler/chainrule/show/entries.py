@@ -13,7 +13,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.graph import walk
 from chainrule.ir.loop import Apply, Get, IndexValue, Literal, Local, Value
 from chainrule.ir.node import Array, Index, Node, rebuild
-from chainrule.ir.size import Dim
+from chainrule.ir.size import Dim, known
 from chainrule.ir.types import DType
 from chainrule.ops.contract import Contract
 
@@ -62,7 +62,9 @@ def _entries(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
     if combine := getattr(op, "combine", None):
         return _fold(combine, op.axes, inputs[0], dtype, algebra)  # type: ignore[attr-defined]
     try:
-        return _moved(node, inputs, algebra) if _only_moves(node) else _by_body(node, inputs, algebra)
+        return (
+            _moved(node, inputs, algebra) if _only_moves(node) else _by_body(node, inputs, algebra)
+        )
     except (NotImplementedError, TypeError, IndexError):
         raise CompileError(f"{op.name} has no form entry by entry: {node!r}") from None
 
@@ -86,7 +88,7 @@ def _by_body(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
     arrays = {local.name: array for local, array in zip(locals_, inputs, strict=True)}
 
     def read(name: str, index: Index) -> Any:
-        return arrays[name][tuple(int(i) for i in index)]  # type: ignore[arg-type]
+        return arrays[name][known(index)]
 
     def at(index: Index) -> Any:
         return spell(node.op.body(index, node.type, *readers), read, algebra)
@@ -114,7 +116,7 @@ def spell(value: Value, read: Callable[[str, Index], Any], algebra: Algebra) -> 
 
 def filled(node: Node, at: Callable[[tuple[int, ...]], Any]) -> Array:
     """The array of a node's shape with `at(index)` at each index."""
-    shape = tuple(int(d) for d in node.shape)  # type: ignore[arg-type]
+    shape = known(node.shape)
     array = np.empty(shape, object)
     for index in np.ndindex(shape):
         array[index] = at(index)

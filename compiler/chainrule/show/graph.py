@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from chainrule.errors import Location
 from chainrule.ir import provenance
@@ -30,7 +31,7 @@ def graph_text(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _names(nodes: list[Node]) -> dict[Node, str]:
+def _names(nodes: Sequence[Node]) -> dict[Node, str]:
     """%label for leaves, %0, %1, ... for the rest; a label that is taken gets its leaf's number."""
     names: dict[Node, str] = {}
     taken: set[str] = set()
@@ -64,9 +65,12 @@ def attributes(node: Node) -> str:
         return str(op.spec)
     if hasattr(op, "value"):
         return str(op.value)
-    fields = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
-    shown = {f.name: getattr(op, f.name) for f in fields if f.repr}
-    return ", ".join(f"{k}={_show(v)}" for k, v in shown.items() if v != node.type)
+    shown = []
+    for field in dataclasses.fields(op) if dataclasses.is_dataclass(op) else ():
+        value = getattr(op, field.name)
+        if field.repr and value != node.type:
+            shown.append(f"{field.name}={_show(value)}")
+    return ", ".join(shown)
 
 
 def _show(value: object) -> str:

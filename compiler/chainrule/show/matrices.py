@@ -190,9 +190,9 @@ class Matrices:
             k + rows + columns
         ):
             self.refuse(node)
-        if k and op.a != rows + k or not rows:  # as rows by k
+        if (k and op.a != rows + k) or not rows:  # as rows by k
             x = x.T
-        if k and op.b != k + columns or not k:  # as k by columns
+        if (k and op.b != k + columns) or not k:  # as k by columns
             y = y.T
         product = x * y
         if not op.out:

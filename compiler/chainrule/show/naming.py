@@ -53,7 +53,8 @@ def _forward(
     order: Sequence[Node], parts: Parts, wanted: Sequence[Node]
 ) -> tuple[list[Node], set[Node]]:
     """The forward values that need a number: the bound, those a bound cotangent is of, and every
-    sum of products that something else reads; and which are sums of products."""
+    sum of products that something else reads; and which are sums of products.
+    """
     needed = {_origin(n)[0] for n in wanted}
     sums: set[Node] = set()
     read: set[Node] = set()

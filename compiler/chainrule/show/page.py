@@ -21,6 +21,7 @@ WIDTH = 60
 SHORT = 10
 #: What stands for a name while names are not yet known.
 _NAME = ("abc", ATOM)
+_ATOM = Notation(_NAME[0], _NAME[0])
 
 Written = tuple[str, int]
 
@@ -131,12 +132,16 @@ def _forms(roots: Sequence[Node], atoms: set[Node]) -> tuple[list[Node], dict[No
             if done:
                 order.append(node)
             elif node not in forms:
-                notation = node.op.notation(*node.inputs)
-                parts = node.inputs if notation.shown is None else notation.shown
-                forms[node] = Form(notation, () if node in atoms else tuple(map(seen, parts)))
+                forms[node] = Form(_ATOM, ()) if node in atoms else _form(node)
                 stack.append((node, True))
                 stack.extend((p, False) for p in reversed(forms[node].parts))
     return order, forms
+
+
+def _form(node: Node) -> Form:
+    notation = node.op.notation(*node.inputs)
+    parts = node.inputs if notation.shown is None else notation.shown
+    return Form(notation, tuple(map(seen, parts)))
 
 
 @dataclass

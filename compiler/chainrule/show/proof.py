@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from chainrule.autodiff.reverse import Derivation, Step
 from chainrule.errors import GradientError, Location
 from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full, latex_name, leaf
+from chainrule.rewrite.passes import simplify
 from chainrule.show.latex import LATEX, latex
 from chainrule.show.local import by_parts
 from chainrule.show.page import TEXT, Line, Style, arrange, seen, write
@@ -79,26 +81,31 @@ class Proof:
         for number, link in enumerate(self.links, 1):
             rules = [self.steps[i] for i in link.steps if self.steps[i].rule not in shown]
             shown.update(s.rule for s in rules)
-            blocks.append(_block(number, self.loss, link, rules, self._lines(link)))
+            blocks.append(_block(number, self.loss, link, rules, self._local(link, TEXT)))
         return "\n\n".join([*blocks, f"simplified\n{_indented(text(self.gradient))}"])
 
     def latex(self) -> str:
         """The proof as LaTeX: the product, what its parts are, each factor, the result."""
         factors = [_factors(path, self.loss, LATEX) for path in self._paths()]
-        total = r" \cdot ".join(factors[0]) if len(factors) == 1 else " + ".join(
-            r" \cdot ".join(f) for f in factors
+        total = (
+            r" \cdot ".join(factors[0])
+            if len(factors) == 1
+            else " + ".join(r" \cdot ".join(f) for f in factors)
         )
         whole = latex_name(f"∂{self.loss}/∂{self.wrt}")
-        rows = [f"{whole} &= {total}" if factors else f"{whole} &= \\sum_{{\\text{{paths}}}} \\cdots"]
+        rows = [
+            f"{whole} &= {total}" if factors else f"{whole} &= \\sum_{{\\text{{paths}}}} \\cdots"
+        ]
         rows += [f"{n.name} &= {n.expression}" for n in _lines(self.forward, LATEX)]
-        local = [(link.local, link.partial) for link in self.links]
-        rows += [f"{n.name} &= {n.expression}" for n in _lines(local, LATEX)]
+        for link in self.links:
+            rows += [f"{name} &= {line}" for name, line in self._local(link, LATEX)]
         body = " \\\\\n".join(rows)
         return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}\n\n{latex(self.gradient)}"
 
     def check(self) -> Check:
         """Replay: each step against finite differences of its op, then the simplified gradient
-        against the derived one and against finite differences of the loss."""
+        against the derived one and against finite differences of the loss.
+        """
         for i, step in enumerate(self.steps):
             if not step.holds():
                 where = f" at {step.line}" if step.line else ""
@@ -133,9 +140,13 @@ class Proof:
                 open_.extend([*path, a] for a in reversed(above[path[-1]]))
         return done
 
-    def _lines(self, link: Link) -> list[Line]:
-        names = {link.local: link.partial} if link.local.inputs else {}
-        return write(arrange([link.local], names))
+    def _local(self, link: Link, style: Style) -> list[tuple[str, str]]:
+        """What a link's derivative is, in the names of the forward pass: names and expressions."""
+        names = {n: name for n, name in self.forward if seen(n) is not seen(link.local)}
+        own = {link.local: link.partial} if link.local.inputs else {}
+        lines = write(arrange([link.local], names | own, names), style)
+        partial = style.name(link.local, link.partial)
+        return [(n.name or partial, n.expression) for n in lines]
 
 
 def explain(derivation: Derivation, wrt: Node, simplified: Node) -> Proof:
@@ -212,9 +223,7 @@ def _links(
             continue
         ct = derivation.cotangents[node]
         partial = f"∂{names[derivation.result]}/∂{name}"
-        found.append(
-            Link(name, tuple(above[node]), tuple(steps[node]), partial, local.get(ct, ct))
-        )
+        found.append(Link(name, tuple(above[node]), tuple(steps[node]), partial, local.get(ct, ct)))
     return found
 
 
@@ -235,8 +244,9 @@ def _rule(node: Node, operand: int) -> str:
     forms = node.op.notation(*inputs)
     value = forms.text.format(*(_letter(i) for i in forms.shown or inputs))
     contribution = node.op.vjp(ct, out, *inputs)[operand]
-    derivative = write(arrange([contribution]))[-1].expression if contribution else "0"
-    return f"out = {value}  ⇒  d{letters[operand]} = {derivative}"
+    assert contribution is not None
+    (simple,) = simplify(Graph((contribution,))).outputs
+    return f"out = {value}  ⇒  d{letters[operand]} = {write(arrange([simple]))[-1].expression}"
 
 
 def _letter(node: Node) -> str:
@@ -258,7 +268,11 @@ def _factors(path: Sequence[str], loss: str, style: Style) -> list[str]:
 
 
 def _block(
-    number: int, loss: str, link: Link, steps: Sequence[ProofStep], lines: Sequence[Line]
+    number: int,
+    loss: str,
+    link: Link,
+    steps: Sequence[ProofStep],
+    lines: Sequence[tuple[str, str]],
 ) -> str:
     products = [
         f"∂{a}/∂{link.name}" if a == loss else f"∂{loss}/∂{a} · ∂{a}/∂{link.name}"
@@ -268,7 +282,7 @@ def _block(
     if products != [link.partial]:
         head += f" = {' + '.join(products)}"
     rows = [_rule_line(s) for s in steps]
-    rows += [f"{n.name or link.partial} = {n.expression}" for n in lines]
+    rows += [f"{name} = {expression}" for name, expression in lines]
     return f"{head}\n{_indented(chr(10).join(rows))}"
 
 

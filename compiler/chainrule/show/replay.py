@@ -12,7 +12,8 @@ from chainrule.autodiff.reverse import Derivation
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Array, Node
-from chainrule.ir.size import Dim, evaluate as number_of, symbols_of
+from chainrule.ir.size import Dim, symbols_of
+from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 
 #: Random points at which a step may be tried: one may fall on a kink, where there is no derivative.
@@ -33,7 +34,8 @@ class Check:
 
 def check_step(node: Node, operand: int, cotangent: Node, contribution: Node) -> bool:
     """Whether `contribution` is the cotangent of an operand: <contribution, v> is the derivative of
-    <cotangent, op(x)> along v, for random x, cotangent and v."""
+    <cotangent, op(x)> along v, for random x, cotangent and v.
+    """
     return any(_step_holds(node, operand, cotangent, contribution, k) for k in range(TRIES))
 
 

@@ -41,7 +41,9 @@ def scalars(node: Node) -> str:
     results = list(values.flat)
     if node.type.rank or not node.dtype.is_float:
         return "\n".join(_lines(results, "y"))
-    return "\n".join(_with_gradients(results[0], [n for n in leaves if _is_wanted(n, leaves)], leaves))
+    return "\n".join(
+        _with_gradients(results[0], [n for n in leaves if _is_wanted(n, leaves)], leaves)
+    )
 
 
 def _with_gradients(loss: Node, wrt: Sequence[Node], leaves: dict[Node, Array]) -> list[str]:
@@ -91,7 +93,9 @@ def _named_entries(node: Node) -> Array:
     if any(not isinstance(d, int) for d in node.shape):
         raise CompileError(f"a net in scalars needs known sizes: {node!r}")
     scalar = TensorType(node.dtype, ())
-    return filled(node, lambda at: leaf(op.kind, _entry(op.label, at, node), scalar) if at else node)
+    return filled(
+        node, lambda at: leaf(op.kind, _entry(op.label, at, node), scalar) if at else node
+    )
 
 
 def _entry(label: str, index: Sequence[int], node: Node) -> str:

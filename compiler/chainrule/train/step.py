@@ -31,14 +31,14 @@ from chainrule.train import checkpoint
 from chainrule.train.engine import ENGINES, Engine
 from chainrule.train.plan import RATE, STEP, StepPlan, label, nodes_of, plan_step, rows_of
 from chainrule_runtime import FeedError as RuntimeFeedError
-from chainrule_runtime import Minibatches, RuntimeFault, Storage
+from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
 Array = np.ndarray[Any, Any]
 SEED, EPOCH = "training.seed", "training.epoch"
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
-#: row numbers of so many elements at most are made ahead for one native call
-_ORDER_LIMIT = 2**22
+#: one native call takes as many epochs as have so many rows together, and at least one
+_ORDER_LIMIT = 2**16
 
 
 def training_step(
@@ -88,6 +88,7 @@ class TrainingStep:
     ) -> None:
         self._plan, self._outputs, self.backend, self.seed = plan, outputs, backend, seed
         self._epoch = 0
+        self._turn = Lock()  # one run after another: each counts its epochs
         self._metrics: dict[str, Any] = {}
         self._predictor: Engine | None = None
         lent = _lent(plan, share)
@@ -106,7 +107,7 @@ class TrainingStep:
 
     # training
 
-    def __call__(self, **feeds: Any) -> float:
+    def __call__(self, /, **feeds: Any) -> float:
         """One step on one minibatch; the loss before the update.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
@@ -122,7 +123,7 @@ class TrainingStep:
         return float(results[0])
 
     def run(
-        self, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
+        self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
     ) -> Array:
         """Whole epochs of minibatches in one native call; the loss of each step, before its update.
 
@@ -140,7 +141,8 @@ class TrainingStep:
             arrays = self._engine.binder.arrays(data)
             cut = self._cut(arrays, batch_size)
             self._engine.check(arrays, cut)
-            logs = self._run(arrays, cut, epochs, shuffle)
+            with self._turn:
+                logs = self._run(arrays, cut, epochs, shuffle)
         except RuntimeFault as fault:
             self._raise(fault)
         self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
@@ -149,7 +151,7 @@ class TrainingStep:
     def _run(
         self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
     ) -> list[Array]:
-        """Native calls of as many epochs each as their orders of rows may take memory."""
+        """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
         group = max(1, _ORDER_LIMIT // cut.rows) if shuffle else max(1, epochs)
         parts: list[Sequence[Array]] = []
         for first in range(0, epochs, group):
@@ -158,8 +160,10 @@ class TrainingStep:
             order = self._order(begin, count, cut.rows) if shuffle else None
             try:
                 outcome = self._engine.loop(arrays, cut, count, order)
-            finally:  # an epoch that was begun counts, whatever ended it
+            except BaseException:
                 self._epoch = begin + -(-(self.steps - before) // cut.steps)
+                raise
+            self._epoch = begin + -(-outcome.steps // cut.steps)
             if outcome.fault is not None:
                 raise outcome.fault
             parts.append(outcome.logs)
@@ -211,7 +215,7 @@ class TrainingStep:
 
     # what it knows
 
-    def predict(self, **feeds: Any) -> Any:
+    def predict(self, /, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
         if self._outputs is None:
             raise CompileError(
