@@ -78,6 +78,7 @@ from chainrule.lang.functions import (
 from chainrule.lang.inspect import explain, scalars, to_networkx
 from chainrule.lang.leaves import constant, input, parameter, state
 from chainrule.lang.tensor import Tensor
+from chainrule.lang.windows import avg_pool, conv, max_pool
 from chainrule.nn import init, losses, optim
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
@@ -92,9 +93,11 @@ __all__ = [
     "add",
     "arange",
     "astype",
+    "avg_pool",
     "broadcast_to",
     "compile",
     "constant",
+    "conv",
     "cos",
     "datasets",
     "divide",
@@ -130,6 +133,7 @@ __all__ = [
     "matmul",
     "matrix_transpose",
     "max",
+    "max_pool",
     "maximum",
     "mean",
     "min",

@@ -139,6 +139,9 @@ def polynomials(bits: int) -> dict[str, tuple[list[Real], Real]]:
     def atanh(u: Real) -> Real:
         return 2 * odd(mp.atanh, u)
 
+    def atan(u: Real) -> Real:
+        return odd(mp.atan, u)
+
     top = quarter_pi**2
     table: dict[str, tuple[Any, Any, Real, Real, int]] = {
         # exp(r) = 1 + r + r**2 p(r), by the error of exp and by that of expm1
@@ -160,6 +163,16 @@ def polynomials(bits: int) -> dict[str, tuple[list[Real], Real]]:
         ),
         # erf(x) = x + x p(u), u = x**2 <= 1
         "ERF": (lambda u: erf(u) - 1, over(erf, 0), 0, 1, 14 if double else 8),
+        # atan(t) = t + t u p(u), u = t**2, t <= tan(pi / 8)
+        "ATAN": (
+            lambda u: (atan(u) - 1) / u,
+            over(atan, 1), 0, mp.mpf("0.1717"), 12 if double else 5,
+        ),
+        # erfc(t) = exp(-t**2) p(1 / (t + 2)), 0.5 <= t, to where it is 0
+        "ERFC_TAIL": (
+            erfcx, lambda v: 1 / erfcx(v), 1 / mp.mpf(30 if double else 12.5), mp.mpf("0.4"),
+            26 if double else 12,
+        ),
     }  # fmt: skip
     if double:  # erfc(t) = exp(-t**2) p(1 / (t + 2)), 1 <= t <= 6
         table["ERFCX"] = (
@@ -184,8 +197,12 @@ def polynomials(bits: int) -> dict[str, tuple[list[Real], Real]]:
 def constants(bits: int) -> dict[str, Real]:
     """Every other number, by name: sums have parts _1, _2, ... or _HI and _LO."""
     short = 15 if bits == 24 else 41  # times an exponent it is exact
-    out = {"LOG2E": rounded(1 / mp.log(2), bits), "TWO_OVER_PI": rounded(2 / mp.pi, bits)}
+    out = {"TWO_OVER_PI": rounded(2 / mp.pi, bits)}
     out["LN2_HI"], out["LN2_LO"] = split(mp.log(2), short, bits)
+    for name, value in ("LN2", mp.log(2)), ("LOG2E", 1 / mp.log(2)), ("LOG10E", 1 / mp.log(10)):
+        out[name], out[f"{name}_REST"] = split(value, bits, bits)
+    out["LOG10_2_HI"], out["LOG10_2_LO"] = split(mp.log(2) / mp.log(10), short, bits)
+    out["QUARTER_PI_HI"], out["QUARTER_PI_LO"] = split(mp.pi / 4, bits - 3, bits)
     out["TWO_THIRDS_HI"], out["TWO_THIRDS_LO"] = split(mp.mpf(2) / 3, bits, bits)
     out["HALF_PI_HI"], out["HALF_PI_LO"] = split(mp.pi / 2, bits, bits)
     widths = (8, 8, 24, 24) if bits == 24 else (27, 23, 53, 53)

@@ -40,13 +40,14 @@ class Derivation:
 
 
 def differentiate(
-    results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node]
+    results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node], *, note: bool = True
 ) -> Derivation:
     """The cotangents of `wrt`, given `seeds` as the cotangents of `results`.
 
     Derivatives are total: where one of `wrt` depends on another, the paths through it count. Where
     no path leads to one, its gradient is None. Dependence is structural: a derivative that is 0
-    everywhere is a zero, not a missing path.
+    everywhere is a zero, not a missing path. Without `note` no cotangent is named after what it is
+    of.
     """
     targets = set(wrt)
     order = walk(results)
@@ -55,7 +56,7 @@ def differentiate(
     for result, seed in zip(results, seeds, strict=True):
         if result in active:
             parts.setdefault(result, []).append(seed)
-    for node in order:
+    for node in order if note else ():
         provenance.set_cotangent(node, None)
     steps: list[Step] = []
     cotangents: dict[Node, Node] = {}
@@ -64,7 +65,7 @@ def differentiate(
             continue
         with provenance.derived_from(node):
             ct = cotangents[node] = _total(parts.pop(node))
-            if ct.inputs:
+            if ct.inputs and note:
                 provenance.set_cotangent(ct, node)
             if not any(_leads(node, i, active) for i in range(len(node.inputs))):
                 continue

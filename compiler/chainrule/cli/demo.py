@@ -34,11 +34,11 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 30, 64, 3e-3
 PROVED = "W1"
 
 NEXT = """\
-chainrule explain examples/digits.py     every gradient of this net, with its proof
-chainrule explain examples/digits.py --latex
-chainrule demo --seed 1 --save out       other numbers; checkpoint, loss curve and report
-python examples/perceptron.py            one neuron, its gradient in scalars, by hand
-python examples/digits.py                this net in 40 lines: change it"""
+chainrule explain examples/digits.py           every gradient of this net, with its proof
+chainrule explain examples/digits.py --latex   the same for a paper
+chainrule demo --seed 1 --save out             checkpoint, loss curve (matplotlib), report
+python examples/perceptron.py                  one neuron, in scalars and by hand
+python examples/digits.py                      this net as a program of 40 lines: change it"""
 
 
 @dataclass(frozen=True)

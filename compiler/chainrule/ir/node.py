@@ -188,10 +188,13 @@ def rebuild(node: Node, inputs: Sequence[Node]) -> Node:
         return apply(node.op, *inputs)
 
 
-def for_each(shape: Shape, body: Callable[[Index], Stmts], prefix: str = "i") -> Stmts:
-    """Serial loops over every index of a shape, in row-major order."""
+def for_each(
+    shape: Shape, body: Callable[[Index], Stmts], prefix: str = "i", inner: str = "serial"
+) -> Stmts:
+    """Loops over every index of a shape, in row-major order; `inner` is the last axis' mode."""
     names = [f"{prefix}{axis}" for axis in range(len(shape))]
     stmts = body(tuple(Size.symbol(n) for n in names))
+    mode = inner
     for name, extent in zip(reversed(names), reversed(shape), strict=True):
-        stmts = (Loop(name, extent, stmts),)
+        stmts, mode = (Loop(name, extent, stmts, mode),), "serial"
     return stmts

@@ -186,19 +186,23 @@ class Slice(Op):
 
 @dataclass(frozen=True)
 class Place(Op):
-    """The operand's elements put into zeros where `Slice` would read them: its adjoint."""
+    """The operand's elements put among `fill` where `Slice` would read them.
+
+    With 0, its adjoint.
+    """
 
     role = "nest"
     name = "place"
     starts: Shape
     shape: Shape
     steps: tuple[int, ...]
+    fill: float | int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return inputs[0].with_shape(self.shape)
 
     def ref(self, *inputs: Array) -> Array:
-        out = np.zeros(known(self.shape), inputs[0].dtype)
+        out = np.full(known(self.shape), self.fill, inputs[0].dtype)
         out[_places(self.starts, inputs[0].shape, self.steps)] = inputs[0]
         return out
 
@@ -210,18 +214,20 @@ class Place(Op):
             at = zip(self.starts, index, self.steps, strict=True)
             return (write(tuple(a + i * s for a, i, s in at), inputs[0](index)),)
 
-        zero = Literal(0, types[0].dtype)
+        fill = Literal(self.fill, types[0].dtype)
         return (
-            *for_each(self.shape, lambda index: (write(index, zero),)),
-            *for_each(types[0].shape, move),
+            *for_each(self.shape, lambda index: (write(index, fill),), inner="vector"),
+            *for_each(types[0].shape, move, inner="vector"),
         )
 
     def notation(self, *inputs: Node) -> Notation:
         counts = inputs[0].type.shape if inputs else self.shape
         inner = Slice(self.starts, counts, self.steps).notation().text.removeprefix("{0}")
-        return Notation(f"zeros{inner}.set({{0}})", r"\operatorname{{place}}\left({0}\right)")
+        among = "zeros" if self.fill == 0 else f"full({self.fill})"
+        return Notation(f"{among}{inner}.set({{0}})", r"\operatorname{{place}}\left({0}\right)")
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls((1, 0), (3, 4), (1, 2)), [TensorType(float64, (2, 2))]
         yield cls((2,), (4,), (-1,)), [TensorType(float64, (3,))]
+        yield cls((1,), (4,), (1,), 2.5), [TensorType(float64, (2,))]

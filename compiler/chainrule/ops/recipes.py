@@ -15,6 +15,7 @@ rounds x * c to an integer that stands in the low bits of n, offset by what the 
 
 from __future__ import annotations
 
+from chainrule.ops import more_recipes as more
 from chainrule.ops.coefficients import CONSTANTS, POLYNOMIALS
 
 _MANTISSA = {"float32": 23, "float64": 52}
@@ -28,6 +29,7 @@ _LIMITS = {
         "ONE": 10.0,
         "HUGE": 2.0**40,
         "ERF_ONE": 3.93,
+        "ERFC_ZERO": 10.25,
     },
     "float64": {
         "TOP": 710.0,
@@ -36,6 +38,7 @@ _LIMITS = {
         "ONE": 20.0,
         "HUGE": 2.0**70,
         "ERF_ONE": 6.0,
+        "ERFC_ZERO": 27.25,
     },
 }
 
@@ -94,6 +97,16 @@ def _values(dtype: str) -> dict[str, object]:
         "SIGN": bias.bit_length() + mantissa,
         "NAN_BITS": ((4 * bias + 3) << mantissa) // 2 & -(1 << (mantissa - 1)),
         "LARGE_ANGLE": 2.0 ** (mantissa - 1),
+        "TOP_2": bias + 2.0,
+        "LOW_2": -bias - mantissa - 1.0,
+        "LARGE": 2.0 ** (bias - 1),
+        "ROOT_BIG": 2.0 ** (mantissa // 2 + 2),
+        "SQUARE_HIGH": 2.0 ** (bias // 2 - 4),
+        "SQUARE_DOWN": 2.0 ** -(bias // 2 + 8),
+        "DOWN_BACK": 2.0 ** (bias // 2 + 8),
+        "SQUARE_LOW": 2.0 ** -(bias // 2 - 8),
+        "SQUARE_UP": 2.0 ** (bias // 2 + mantissa + 4),
+        "UP_BACK": 2.0 ** -(bias // 2 + mantissa + 4),
     }
 
 
@@ -321,6 +334,12 @@ _TEMPLATES: dict[str, str | dict[str, str]] = {
     "softplus": "where(x > 0.0, x, 0.0) + log1p(exp(-abs(x)))",
     "log_sigmoid": "-(where(x < 0.0, -x, 0.0) + log1p(exp(-abs(x))))",
     "rsqrt": "1.0 / sqrt(x)",
+    "exp_half": _EXP.replace("{TOP}", "({TOP} + 1.0)").replace("p * float", "0.5 * p * float"),
+    "log2": _LOG.replace(_LOG_SUM, more.LOG2),
+    "log10": _LOG.replace(_LOG_SUM, more.LOG10),
+    "erfc": more.ERFC.replace("REDUCE", _EXP_REDUCE),
+    "tan": f"{_ANGLE}{_SINE_COSINE}{more.TANGENT}",
+    **more.TEMPLATES,
 }
 
 

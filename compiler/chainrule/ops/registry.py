@@ -6,10 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chainrule.ir.node import Op, Sample
-from chainrule.ops import axes, composite, contract, index, layout, reduce, source
+from chainrule.ops import (
+    axes,
+    composite,
+    contract,
+    convolution,
+    index,
+    layout,
+    pooling,
+    reduce,
+    source,
+    windows,
+)
 from chainrule.ops.elementwise import TABLE, Elementwise
 
-_ROOMS = (axes, composite, contract, index, layout, reduce, source)  # importing them defines ops
+# importing them defines ops
+_ROOMS = (
+    axes, composite, contract, convolution, index, layout, pooling, reduce, source, windows,
+)  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 
 

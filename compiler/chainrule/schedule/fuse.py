@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.size import Dim
+from chainrule.ir.size import Dim, Shape
 from chainrule.ops.axes import Reduce
 from chainrule.schedule.kernel import Form, Kernel, Test
 from chainrule.schedule.order import order_kernels
@@ -40,7 +40,7 @@ class _Fusion:
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
         self.tested: set[tuple[Node, Dim | None]] = set()
-        self.scalars: int | None = None  # the last kernel of single numbers
+        self.maps: dict[Shape, int] = {}  # the last map of each shape
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
@@ -93,14 +93,12 @@ class _Fusion:
 
     def join(self, node: Node) -> None:
         last = self.latest(node)
-        alone = node.type.shape == ()
-        if last is None and alone:
-            last = self.scalars
+        if last is None:  # it can be anywhere: beside what else has its shape
+            last = self.maps.get(node.type.shape)
         if last is not None and self.fits(node, last):
             self.enter(last, node)
             return
-        if alone:
-            self.scalars = len(self.kernels)
+        self.maps[node.type.shape] = len(self.kernels)
         self.begin(Kernel(Form.MAP, node.type.shape), node)
 
     def fits(self, node: Node, place: int) -> bool:

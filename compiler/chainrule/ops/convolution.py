@@ -1,0 +1,313 @@
+"""Convolution and the two products that are its derivatives, as composites of windows and products.
+
+z[n, o, p] = sum over c, j of x[n, c, p*stride + j*dilation - padding] k[o, c, j] is linear in x
+and in k. So is each derivative in what it is made from, and every derivative of one of the three
+is one of the others: `conv` gives z from x and k, `conv_transpose` what z sends back to x,
+`correlate` what it sends back to k. They are ops of their own, not contractions of a view, so that
+gradients of every order print as short as this, and so that the loops of each may be chosen where
+it is expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from chainrule.errors import DTypeError, ShapeError
+from chainrule.ir.node import Array, Node, Op, Sample, apply
+from chainrule.ir.notation import Notation
+from chainrule.ir.size import Dim, Shape, divide, known
+from chainrule.ir.types import TensorType, float64
+from chainrule.ops.contract import contract
+from chainrule.ops.layout import Place, Reshape, Slice
+from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
+
+#: Axes of the letters below: of offsets in a window, and of its positions.
+_OFFSETS, _POSITIONS = "ijkl", "pqrs"
+
+
+@dataclass(frozen=True)
+class _Convolution(Op):
+    """What the three share. Inputs are (n, channels, ...), kernels (o, channels / groups, ...)."""
+
+    strides: Ints
+    padding: Ints
+    dilations: Ints
+    groups: int
+
+    role = "contract"
+    letter = "z"
+    composite = True
+
+    @property
+    def spatial(self) -> int:
+        """How many axes the windows slide along."""
+        return len(self.strides)
+
+    @property
+    def attributes(self) -> tuple[Ints, Ints, Ints, int]:
+        """What the other two have too."""
+        return self.strides, self.padding, self.dilations, self.groups
+
+    def check(self, *inputs: TensorType) -> None:
+        """Refuse operands that are no stacks of numbers of one type and of the right rank."""
+        a, b = inputs
+        if a.dtype != b.dtype or a.dtype.is_bool:
+            raise DTypeError(f"{self.name} needs one numeric element type: {a}, {b}")
+        if a.rank != self.spatial + 2 or b.rank != self.spatial + 2 or not self.spatial:
+            what = f"{self.name} over {self.spatial} axes needs {self.spatial + 2} axes: {a}, {b}"
+            raise ShapeError(what, "an input is (n, channels, ...), a kernel (out, in, ...)")
+        if self.groups < 1:
+            raise ShapeError(f"{self.name}: groups is at least 1, not {self.groups}")
+
+    def along(self, extents: Shape, sizes: Shape) -> Shape:
+        """The positions along each axis. Raises ShapeError where a window does not fit."""
+        if not all(isinstance(k, int) for k in sizes):
+            raise ShapeError(f"{self.name} needs a kernel of known size, not {shown(sizes)}")
+        axes = zip(extents, known(sizes), self.strides, self.dilations, self.padding, strict=True)
+        return tuple(positions(n, k, s, d, p, str(self.name)) for n, k, s, d, p in axes)
+
+    def rooms(self, extents: Shape, sizes: Shape) -> tuple[Dim, ...]:
+        """What must be at least 1 where an extent is symbolic."""
+        axes = zip(extents, known(sizes), self.dilations, self.padding, strict=True)
+        return tuple(room(n, k, d, p) for n, k, d, p in axes if not isinstance(n, int))
+
+    def per_group(self, what: str, channels: Dim) -> Dim:
+        """Channels of one group. Raises ShapeError where they don't divide."""
+        each = divide(channels, self.groups)
+        if each is None:
+            raise ShapeError(
+                f"{self.name}: {self.groups} groups don't divide {channels} {what} channels"
+            )
+        return each
+
+    # shapes with an axis of groups, and without
+
+    @property
+    def g(self) -> str:
+        """The letter of groups, "" where there is one."""
+        return "g" if self.groups > 1 else ""
+
+    @property
+    def specs(self) -> tuple[str, str, str]:
+        """The letters of the windows, of the kernel and of the result."""
+        i, p = _OFFSETS[: self.spatial], _POSITIONS[: self.spatial]
+        return f"n{self.g}c{i}{p}", f"{self.g}oc{i}", f"n{self.g}o{p}"
+
+    def split(self, shape: Shape, axis: int) -> Shape:
+        """A shape with the groups as an axis before that of channels."""
+        if not self.g:
+            return shape
+        each = self.per_group("", shape[axis])
+        return (*shape[:axis], self.groups, each, *shape[axis + 1 :])
+
+    def split_node(self, x: Node, axis: int) -> Node:
+        return _reshaped(x, self.split(x.type.shape, axis))
+
+    def padded(self, extents: Shape) -> Shape:
+        """Extents with the padding on both sides."""
+        return tuple(n + 2 * p for n, p in zip(extents, self.padding, strict=True))
+
+    def pad(self, x: Node) -> Node:
+        """Zeros around an input, its windows' channels in groups."""
+        if any(self.padding):
+            shape = (*x.type.shape[:2], *self.padded(x.type.shape[2:]))
+            x = apply(Place((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
+        return self.split_node(x, 1)
+
+    def windows(self, sizes: Shape) -> Window:
+        return Window(2 + len(self.g), known(sizes), self.strides, self.dilations)
+
+    def windows_of(self, x: Array, sizes: Ints) -> Array:
+        """The windows of a padded input, in NumPy."""
+        padding = [(0, 0), (0, 0), *((p, p) for p in self.padding)]
+        x = np.pad(x, padding)
+        return self.windows(sizes).ref(x.reshape(known(self.split(x.shape, 1))))
+
+    def options(self) -> list[str]:
+        """The attributes that are not as usual, as they print."""
+        given = {"stride": self.strides, "padding": self.padding, "dilation": self.dilations}
+        usual = {"padding": 0}
+        out = [f"{k}={shown(v)}" for k, v in given.items() if set(v) != {usual.get(k, 1)}]
+        return out + ([f"groups={self.groups}"] if self.groups > 1 else [])
+
+
+def _reshaped(x: Node, shape: Shape) -> Node:
+    return x if x.type.shape == shape else apply(Reshape(shape), x)
+
+
+@dataclass(frozen=True)
+class Conv(_Convolution):
+    """z from x and k: cross-correlation, as the networks of today mean convolution."""
+
+    name = "conv"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        self.check(*inputs)
+        x, k = inputs
+        each = self.per_group("input", x.shape[1])
+        self.per_group("output", k.shape[0])
+        if each != k.shape[1]:
+            raise ShapeError(
+                f"conv needs the channels to agree: {x}, kernel {k}",
+                f"{x.shape[1]} (axis 1 of the input) / {self.groups} groups = {each} != "
+                f"{k.shape[1]} (axis 1 of the kernel)",
+            )
+        along = self.along(x.shape[2:], k.shape[2:])
+        return x.with_shape((x.shape[0], k.shape[0], *along))
+
+    def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
+        return self.rooms(inputs[0].shape[2:], inputs[1].shape[2:])
+
+    def ref(self, *inputs: Array) -> Array:
+        x, k = inputs
+        w, kernel, out = self.specs
+        windows, parts = self.windows_of(x, k.shape[2:]), k.reshape(known(self.split(k.shape, 0)))
+        z = np.einsum(f"{w},{kernel}->{out}", windows, parts, optimize=True)
+        return np.asarray(z.reshape(x.shape[0], k.shape[0], *z.shape[z.ndim - self.spatial :]))
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        x, k = inputs
+        back = ConvTranspose(*self.attributes, x.type.shape[2:])
+        onto = Correlate(*self.attributes, known(k.type.shape[2:]))
+        return (apply(back, ct, k), apply(onto, x, ct))
+
+    def expand(self, *inputs: Node) -> Node:
+        x, k = inputs
+        w, kernel, out = self.specs
+        shape = self.infer(x.type, k.type).shape
+        windows = apply(self.windows(k.type.shape[2:]), self.pad(x))
+        return _reshaped(contract(kernel, w, out, self.split_node(k, 0), windows), shape)
+
+    def notation(self, *inputs: Node) -> Notation:
+        return call_with("conv", 2, *self.options())
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield from ((cls(*a), [x, k]) for a, x, k, _ in _cases())
+
+
+@dataclass(frozen=True)
+class ConvTranspose(_Convolution):
+    """What z sends back to x of the given `extents` through k: each element of z spread over its
+    window, and what overlaps added up.
+    """
+
+    name = "conv_transpose"
+    extents: Shape
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        self.check(*inputs)
+        z, k = inputs
+        self.per_group("output", k.shape[0])
+        want = (k.shape[0], *self.along(self.extents, k.shape[2:]))
+        if z.shape[1:] != want:
+            what = f"conv_transpose of {z}, kernel {k} does not fit extents {shown(self.extents)}"
+            raise ShapeError(what, f"the first operand is to be (n, {', '.join(map(str, want))})")
+        return z.with_shape((z.shape[0], k.shape[1] * self.groups, *self.extents))
+
+    def ref(self, *inputs: Array) -> Array:
+        z, k = inputs
+        w, kernel, out = self.specs
+        parts = k.reshape(known(self.split(k.shape, 0)))
+        spread = np.einsum(
+            f"{out},{kernel}->{w}", z.reshape(known(self.split(z.shape, 1))), parts, optimize=True
+        )
+        extents = known(self.padded(self.extents))
+        channels = k.shape[1] * self.groups
+        x = self.adder(k.shape[2:]).ref(spread).reshape(z.shape[0], channels, *extents)
+        inner = (slice(p, n - p) for p, n in zip(self.padding, extents, strict=True))
+        return np.asarray(x[(slice(None), slice(None), *inner)])
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        z, k = inputs
+        onto = Correlate(*self.attributes, known(k.type.shape[2:]))
+        return (apply(Conv(*self.attributes), ct, k), apply(onto, ct, z))
+
+    def adder(self, sizes: Shape) -> OverlapAdd:
+        """The sum of what overlaps, still padded."""
+        to, windows = self.padded(self.extents), self.windows(sizes)
+        return OverlapAdd(windows.axis, windows.sizes, self.strides, self.dilations, to)
+
+    def expand(self, *inputs: Node) -> Node:
+        z, k = inputs
+        w, kernel, out = self.specs
+        shape = self.infer(z.type, k.type).shape
+        spread = contract(kernel, out, w, self.split_node(k, 0), self.split_node(z, 1))
+        x = apply(self.adder(k.type.shape[2:]), spread)
+        x = _reshaped(x, (*shape[:2], *self.padded(self.extents)))
+        if any(self.padding):
+            x = apply(Slice((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
+        return x
+
+    def notation(self, *inputs: Node) -> Notation:
+        size = [] if set(self.strides) == {1} else [f"size={shown(self.extents)}"]
+        return call_with("conv_transpose", 2, *self.options(), *size)
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield from ((cls(*a, x.shape[2:]), [z, k]) for a, x, k, z in _cases())
+
+
+@dataclass(frozen=True)
+class Correlate(_Convolution):
+    """What z sends back to k of the given spatial `sizes`: x against z at each offset."""
+
+    name = "correlate"
+    sizes: Ints
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        self.check(*inputs)
+        x, z = inputs
+        each = self.per_group("input", x.shape[1])
+        self.per_group("output", z.shape[1])
+        want = (x.shape[0], z.shape[1], *self.along(x.shape[2:], self.sizes))
+        if z.shape != want:
+            what = f"correlate of {x}, {z} does not fit a kernel of {shown(self.sizes)}"
+            raise ShapeError(what, f"the second operand is to be ({', '.join(map(str, want))})")
+        return x.with_shape((z.shape[1], each, *self.sizes))
+
+    def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
+        return self.rooms(inputs[0].shape[2:], self.sizes)
+
+    def ref(self, *inputs: Array) -> Array:
+        x, z = inputs
+        w, kernel, out = self.specs
+        parts = z.reshape(known(self.split(z.shape, 1)))
+        windows = self.windows_of(x, self.sizes)
+        k = np.einsum(f"{w},{out}->{kernel}", windows, parts, optimize=True)
+        return np.asarray(k.reshape(z.shape[1], x.shape[1] // self.groups, *self.sizes))
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        x, z = inputs
+        back = ConvTranspose(*self.attributes, x.type.shape[2:])
+        return (apply(back, z, ct), apply(Conv(*self.attributes), x, ct))
+
+    def expand(self, *inputs: Node) -> Node:
+        x, z = inputs
+        w, kernel, out = self.specs
+        windows = apply(self.windows(self.sizes), self.pad(x))
+        k = contract(out, w, kernel, self.split_node(z, 1), windows)
+        return _reshaped(k, self.infer(x.type, z.type).shape)
+
+    def notation(self, *inputs: Node) -> Notation:
+        size = [] if set(self.strides) == {1} else [f"size={shown(self.sizes)}"]
+        return call_with("correlate", 2, *self.options(), *size)
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield from ((cls(*a, known(k.shape[2:])), [x, z]) for a, x, k, z in _cases())
+
+
+def _cases() -> Iterator[tuple[tuple[Ints, Ints, Ints, int], TensorType, TensorType, TensorType]]:
+    """Attributes, and the types of x, k and z."""
+    for attributes, x, k in (
+        (((1,), (0,), (1,), 1), (2, 3, 6), (4, 3, 3)),
+        (((2,), (1,), (1,), 2), (2, 4, 5), (2, 2, 2)),
+        (((1, 2), (1, 2), (2, 1), 1), (2, 2, 5, 6), (3, 2, 2, 3)),
+        (((2, 1), (0, 1), (1, 1), 2), (1, 2, 4, 3), (2, 1, 3, 2)),
+    ):
+        types = TensorType(float64, x), TensorType(float64, k)
+        yield attributes, *types, Conv(*attributes).infer(*types)

@@ -1,0 +1,103 @@
+"""The plan of buffers: values that are alive together share no memory. networkx is the oracle."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.driver import PASSES
+from chainrule.ir.graph import Graph
+from chainrule.ir.passes import run_passes
+from chainrule.ir.size import evaluate
+from chainrule.schedule.buffers import bytes_of, plan_buffers
+from chainrule.schedule.fuse import fuse
+from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.reading import storage
+
+
+def grown(seed: int) -> Graph:
+    """A random graph with a few states that are updated from anything of their shape."""
+    rng = np.random.default_rng(seed)
+    shapes = [("n", 4), (4, 4), (4,)]
+    pool = [cr.input(f"x{i}", shapes[i % 3]) for i in range(3)]
+    states = [cr.state(f"s{i}", shapes[1 + i % 2]) for i in range(4)]
+    pool += states
+    for _ in range(25):
+        t, u = pool[rng.integers(len(pool))], pool[rng.integers(len(pool))]
+        kind = rng.integers(5)
+        try:
+            made = [
+                lambda t, u: t @ u,
+                lambda t, u: cr.tanh(t + u),
+                lambda t, u: cr.sum(t * u, axis=0),
+                lambda t, u: cr.softmax(t),
+                lambda t, u: t.T if t.ndim == 2 and "n" not in str(t.shape) else cr.sin(t),
+            ][kind](t, u)
+        except (cr.errors.ShapeError, cr.errors.DTypeError):
+            continue
+        pool.append(made)
+    updates = []
+    for s in states:
+        fitting = [t for t in pool if t.shape == s.shape]
+        updates.append((s.node, fitting[rng.integers(len(fitting))].node))
+    graph, _ = run_passes(Graph((pool[-1].node, pool[-2].node), tuple(updates)), PASSES)
+    return graph
+
+
+def dependences(kernels: list[Kernel]) -> nx.DiGraph:
+    """Which kernel must run before which: data before use, use before it is overwritten."""
+    found: nx.DiGraph = nx.DiGraph()
+    found.add_nodes_from(range(len(kernels)))
+    writer = {v: i for i, k in enumerate(kernels) if k.form is not Form.COPY for v in k.writes}
+    for i, kernel in enumerate(kernels):
+        found.add_edges_from((writer[r], i) for r in kernel.reads if r in writer)
+        for leaf in set(kernel.writes.values()) - set(kernel.writes):
+            found.add_edges_from(
+                (j, i) for j, k in enumerate(kernels) if leaf in k.reads and j != i
+            )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_kernels_run_after_what_they_need(seed: int) -> None:
+    graph = grown(seed)
+    kernels = fuse(graph)
+    found = dependences(kernels)
+    assert nx.is_directed_acyclic_graph(found), f"seed {seed}"
+    assert all(before < after for before, after in found.edges), f"seed {seed}"
+    targets = [to for k in kernels for value, to in k.writes.items() if to is not value]
+    assert sorted(map(id, targets)) == sorted(id(leaf) for leaf, _ in graph.updates)
+    computed = [n for k in kernels if k.form not in (Form.CHECK, Form.COPY) for n in k.nodes]
+    assert len(computed) == len(set(computed)), "nothing is computed twice"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_two_living_values_share_a_slot(seed: int) -> None:
+    graph = grown(seed)
+    kernels = fuse(graph)
+    kept = [storage(o) for o in graph.outputs]
+    plan = plan_buffers(kernels, kept)
+    born = {v: i for i, k in enumerate(kernels) for v, to in k.writes.items() if to is v}
+    last = {v: i for i, k in enumerate(kernels) for v in k.reads}
+    assert set(plan.slot) == set(born) - set(kept)
+    for a in plan.slot:
+        for b in plan.slot:
+            if a is not b and plan.slot[a] == plan.slot[b]:
+                apart = last.get(a, born[a]) < born[b] or last.get(b, born[b]) < born[a]
+                assert apart, f"seed {seed}: {a!r} and {b!r} share slot {plan.slot[a]}"
+    for value, slot in plan.slot.items():
+        for n in (1, 64, 4096):
+            largest = max(evaluate(size, {"n": n}) for size in plan.slots[slot])
+            assert evaluate(bytes_of(value), {"n": n}) <= largest
+
+
+def test_a_chain_takes_two_slots() -> None:
+    h = cr.input("x", ("n", 8))
+    for i in range(20):
+        h = cr.tanh(h @ cr.parameter(f"w{i}", (8, 8)))
+    graph, _ = run_passes(Graph((cr.sum(h).node,)), PASSES)
+    plan = plan_buffers(fuse(graph), list(graph.outputs))
+    assert len(plan.slot) == 20
+    assert len(plan.slots) == 2
