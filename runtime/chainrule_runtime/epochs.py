@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ class EpochLoop:
 
     def __init__(self, program: Program, run_address: int) -> None:
         self.program = program
-        self._run = _RUN(run_address)
+        self._run: Callable[[int], int] = _RUN(run_address)
 
     def __call__(
         self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
@@ -83,58 +83,76 @@ class EpochLoop:
         Raises KeyboardInterrupt after the step during which it came, FeedError where shapes do not
         fit. A step that refuses its input ends the run: see `Outcome.fault`.
         """
-        with self.program.lock:
-            first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
-            slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
-            self.program.point(arrays)
-            self.program.use(first, slots)
-            job = _Job(self.program, first, arrays, cut, epochs, order)
-            code = self._call(job)
-            done = int(job.block.progress)
-            fault = None
-            if code not in (FINISHED, STOPPED):
-                batch = cut.minibatch(arrays, done, order)
-                sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
-                fault = self.program.fault(code, batch, first.outputs, sizes)
-            return Outcome(done, tuple(log[:done] for log in job.logs), fault)
+        stop = ctypes.c_int32(0)
 
-    def _call(self, job: _Job) -> int:
-        """Run the job; on the main thread by a worker, since a signal is only seen by Python code.
+        def run() -> Outcome:
+            with self.program.lock.guard:
+                return self._locked(arrays, cut, epochs, order, stop)
 
-        Whoever takes the ticket decides: the worker runs, or it never will.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return self._native(job)
-        codes: list[int] = []
-        tickets, done = [job], threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            return _by_worker(run, stop)
+        return run()
 
-        def work() -> None:
-            if _take(tickets):
-                codes.append(self._native(job))
-                done.set()
+    def _locked(
+        self,
+        arrays: list[Array],
+        cut: Minibatches,
+        epochs: int,
+        order: Array | None,
+        stop: ctypes.c_int32,
+    ) -> Outcome:
+        first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
+        slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
+        self.program.point(arrays)
+        self.program.use(first, slots)
+        job = _Job(self.program, first, arrays, cut, epochs, order, stop)
+        code = self._run(job.address)
+        done = int(job.block.progress)
+        fault = None
+        if code not in (FINISHED, STOPPED):
+            batch = cut.minibatch(arrays, done, order)
+            sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
+            fault = self.program.fault(code, batch, first.outputs, sizes)
+        return Outcome(done, tuple(log[:done] for log in job.logs), fault)
 
-        interruption: BaseException | None = None
-        worker = threading.Thread(target=work, daemon=True)
-        while not done.is_set():
+
+def _by_worker(run: Callable[[], Outcome], stop: ctypes.c_int32) -> Outcome:
+    """What `run` gives in a thread of its own, as signals are only seen between Python's steps.
+
+    What a signal's handler raises here sets `stop` and comes through when `run` has ended. `run`
+    takes the locks itself: they are held until it has ended, whatever becomes of this thread.
+    Whoever takes the ticket decides: the worker runs, or it never will.
+    """
+    results: list[Outcome | BaseException] = []
+    tickets, done = [run], threading.Event()
+
+    def work() -> None:
+        if _take(tickets):
             try:
-                if worker.ident is None:
-                    worker.start()
-                done.wait(0.1)
-            except BaseException as error:  # Ctrl-C, or what another signal's handler raises
-                job.stop.value = 1
-                interruption = interruption or error
-                if _take(tickets):
-                    break
-        if interruption is not None:
-            raise interruption
-        return codes[0]
+                results.append(run())
+            except BaseException as error:
+                results.append(error)
+            done.set()
 
-    def _native(self, job: _Job) -> int:
-        code: int = self._run(job.address)
-        return code
+    interruption: BaseException | None = None
+    worker = threading.Thread(target=work, daemon=True)
+    while not done.is_set():
+        try:
+            if worker.ident is None:
+                worker.start()
+            done.wait(0.1)
+        except BaseException as error:  # Ctrl-C, or what another signal's handler raises
+            stop.value = 1
+            interruption = interruption or error
+            if _take(tickets):
+                break
+    result = interruption or results[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
-def _take(tickets: list[_Job]) -> bool:
+def _take(tickets: list[Callable[[], Outcome]]) -> bool:
     try:
         tickets.pop()
     except IndexError:
@@ -153,9 +171,9 @@ class _Job:
         cut: Minibatches,
         epochs: int,
         order: Array | None,
+        stop: ctypes.c_int32,
     ) -> None:
-        self._alive = arrays, order
-        self.stop = ctypes.c_int32(0)
+        self._alive = arrays, order, stop
         total = epochs * cut.steps
         self.logs = [np.zeros(total, o.dtype) for o in plan.outputs]
         self._staging = [
@@ -186,7 +204,7 @@ class _Job:
             batch_size=cut.size,
             batch_index=-1 if cut.symbol is None else names.index(cut.symbol),
             order=None if order is None else address(order),
-            stop=ctypes.addressof(self.stop),
+            stop=ctypes.addressof(stop),
             progress=0,
             input_count=len(inputs),
             inputs=ctypes.addressof(self._inputs),

@@ -8,9 +8,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+
+from chainrule_runtime.errors import RuntimeFault
 
 Array = np.ndarray[Any, Any]
 ALIGN = 64
@@ -25,8 +28,11 @@ def address(array: Array) -> int:
 
 
 def aligned(size: int) -> Array:
-    """`size` bytes, zero, the first at a multiple of ALIGN."""
-    block = np.zeros(size + ALIGN, np.uint8)
+    """`size` bytes, zero, the first at a multiple of ALIGN. Raises RuntimeFault for too many."""
+    try:
+        block = np.zeros(size + ALIGN, np.uint8)
+    except (MemoryError, ValueError):  # ValueError: more than an address can tell
+        raise RuntimeFault(f"there is no room for {size} bytes in memory") from None
     start = -address(block) % ALIGN
     return block[start : start + size]
 
@@ -45,13 +51,22 @@ class Lock:
 
     def renew(self) -> None:
         """Open it, for a process in which nobody can hold it."""
-        self._lock = threading.Lock()
+        self._mutex: Any = threading.RLock()
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
+    @property
+    def guard(self) -> AbstractContextManager[object]:
+        """What `with` takes: CPython's own lock, which no signal can part from its release.
 
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
+        Raises RuntimeFault in a thread that holds it already: a handler of a signal that came
+        meanwhile would wait for the very call that it interrupts.
+        """
+        if self._mutex._is_owned():  # what threading.Condition asks, too
+            raise RuntimeFault(
+                "a call is at work, and a signal's handler can't use what it works on",
+                "let the handler raise, or set a flag that is looked at after the call",
+            )
+        guard: AbstractContextManager[object] = self._mutex
+        return guard
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

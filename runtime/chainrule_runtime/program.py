@@ -97,7 +97,7 @@ class Program:
         Raises FeedError or NonFiniteError; what is kept is then as it was.
         """
         arrays = self.binder.arrays(given)
-        with self.lock:
+        with self.lock.guard:
             plan = self.plan(tuple([a.shape for a in arrays]))
             self.point(arrays)
             if plan is not self._current:

@@ -19,6 +19,7 @@ def _cases() -> list[tuple[str, str]]:
         "float": ("float32", "float64"),
         "numeric": ("float32", "float64", "int64"),
         "logic": ("int64", "bool"),
+        "integer": ("int64", "int32", "uint8"),
         "any": ("float32", "float64", "int64", "bool"),
     }
     return [(op.name, kind) for op in TABLE.values() for kind in takes[op.accepts]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_passes_are_recorded_in_order() -> None:
     found = compiled(net()[0]).passes
     assert tuple(p.name for p in found) == ORDER == tuple(p.name for p in PASSES)
     assert all(p.doc for p in PASSES)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert before.nodes_after == after.nodes_before
 
 
@@ -127,7 +128,7 @@ def test_arena_of_a_chain() -> None:
 
 def test_a_size_no_input_has_can_not_be_known() -> None:
     x = cr.input("x", ("m",))
-    with pytest.raises(cr.errors.CompileError, match="the size m .* can't be known") as error:
+    with pytest.raises(cr.errors.CompileError, match=r"the size m .* can't be known") as error:
         cr.compile(cr.zeros_like(x) + 1.0)
     assert "test_driver.py" in str(error.value)
 

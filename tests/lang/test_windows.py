@@ -62,7 +62,7 @@ def theirs(out: Any, wrt: list[Any]) -> list[Array]:
     total = (first[0] ** 2).sum()
     for g in first[1:]:
         total = total + (g**3).sum()
-    second = torch.autograd.grad(total, wrt)
+    second = torch.autograd.grad(total, wrt, materialize_grads=True)
     return [t.detach().numpy() for t in (out, loss, *first, *second)]
 
 
@@ -151,8 +151,8 @@ def test_they_print_as_they_are_written() -> None:
     assert str(cr.avg_pool(x, (2, 3), padding=1)) == "avg_pool(x, (2, 3), padding=1)"
     loss = cr.sum(cr.square(cr.conv(x, k)))
     dx, dk = cr.grad(loss, [x, k])
-    assert str(dk) == "dK = correlate(x, 2 * conv(x, K))"
-    assert str(dx) == "dx = conv_transpose(2 * conv(x, K), K)"
+    assert str(dk) == "dz1 = 2 * conv(x, K)\ndK = correlate(x, dz1)"
+    assert str(dx) == "dz1 = 2 * conv(x, K)\ndx = conv_transpose(dz1, K)"
 
 
 @pytest.mark.parametrize(

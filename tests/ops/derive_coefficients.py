@@ -111,6 +111,10 @@ def polynomials(bits: int) -> dict[str, tuple[list[Real], Real]]:
         t = 1 / v - 2
         return mp.exp(t * t) * mp.erfc(t)
 
+    def erfc_tail(w: Real) -> Real:
+        t = 2 * (1 + w) / (1 - w)
+        return mp.exp(t * t) * mp.erfc(t) * (1 + 2 * t)
+
     def log2(f: Real) -> Real:
         return (mp.log1p(f) - f) / f**2
 
@@ -168,10 +172,10 @@ def polynomials(bits: int) -> dict[str, tuple[list[Real], Real]]:
             lambda u: (atan(u) - 1) / u,
             over(atan, 1), 0, mp.mpf("0.1717"), 12 if double else 5,
         ),
-        # erfc(t) = exp(-t**2) p(1 / (t + 2)), 0.5 <= t, to where it is 0
+        # erfc(t) = exp(-t**2) p(w) / (1 + 2 t), w = (t - 2) / (t + 2), 0.5 <= t to where it is 0
         "ERFC_TAIL": (
-            erfcx, lambda v: 1 / erfcx(v), 1 / mp.mpf(30 if double else 12.5), mp.mpf("0.4"),
-            26 if double else 12,
+            erfc_tail, lambda w: 1 / erfc_tail(w), mp.mpf("-0.601"),
+            mp.mpf("0.8635" if double else "0.6736"), 26 if double else 12,
         ),
     }  # fmt: skip
     if double:  # erfc(t) = exp(-t**2) p(1 / (t + 2)), 1 <= t <= 6

@@ -1,8 +1,8 @@
 """Forward mode, without a second set of rules: reverse mode, twice.
 
-The cotangents of `wrt` are linear in the cotangents of the results, whatever those are; so their own
-derivative by them, contracted with tangents, is the Jacobian times the tangents. (J. Townsend, A new
-trick for calculating Jacobian vector products, 2017.)
+The cotangents of `wrt` are linear in the cotangents of the results, whatever those are; so their
+own derivative by them, contracted with tangents, is the Jacobian times the tangents. (J. Townsend,
+A new trick for calculating Jacobian vector products, 2017.)
 """
 
 from __future__ import annotations

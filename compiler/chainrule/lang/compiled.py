@@ -9,9 +9,8 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.lang.derive import flatten
+from chainrule.lang.derive import flatten, rebuilt
 from chainrule.lang.options import check_options, check_seed
-from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import Leaf
 
 
@@ -32,8 +31,7 @@ class Function:
 
     def __call__(self, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
-        results = iter(self._program.call(feeds))
-        return _like(self._structure, lambda: next(results))
+        return rebuilt(self._structure, self._program.call(feeds))
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -85,12 +83,3 @@ def check_names(leaves: list[Node]) -> None:
 def _label(leaf: Node) -> str:
     assert isinstance(leaf.op, Leaf)
     return leaf.op.label
-
-
-def _like(structure: Any, take: Any) -> Any:
-    if isinstance(structure, dict):
-        return {k: _like(v, take) for k, v in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(_like(v, take) for v in structure)
-    assert isinstance(structure, Tensor)
-    return take()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -124,19 +124,25 @@ def flatten(structure: Any) -> list[Node]:
 
 def mapped(structure: Any, function: Callable[[list[Node]], Sequence[Node]]) -> Any:
     """The structure with its Tensors replaced, all in one go, by those of `function`'s nodes."""
-    results = iter(function(flatten(structure)))
+    return rebuilt(structure, map(Tensor, function(flatten(structure))))
+
+
+def rebuilt(structure: Any, values: Iterable[Any]) -> Any:
+    """The structure with values, in order, in the places of its Tensors."""
+    rest = iter(values)
 
     def build(part: Any) -> Any:
         if isinstance(part, dict):
             return {k: build(v) for k, v in part.items()}
         if isinstance(part, (list, tuple)):
-            return type(part)(build(v) for v in part)
-        return Tensor(next(results))
+            parts = [build(v) for v in part]
+            return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
+        return next(rest)
 
     return build(structure)
 
 
 def _node(tensor: object) -> Node:
     if not isinstance(tensor, Tensor):
-        raise GradientError(f"expected a Tensor, not {tensor!r}")
+        raise DTypeError(f"expected a Tensor, not {tensor!r}")
     return tensor.node

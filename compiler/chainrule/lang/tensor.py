@@ -146,6 +146,30 @@ class Tensor:
     def __rtruediv__(self, other: TensorLike) -> Tensor:
         return elementwise("div", other, self)
 
+    def __floordiv__(self, other: TensorLike) -> Tensor:
+        return elementwise("floor_divide", self, other)
+
+    def __rfloordiv__(self, other: TensorLike) -> Tensor:
+        return elementwise("floor_divide", other, self)
+
+    def __mod__(self, other: TensorLike) -> Tensor:
+        return elementwise("remainder", self, other)
+
+    def __rmod__(self, other: TensorLike) -> Tensor:
+        return elementwise("remainder", other, self)
+
+    def __lshift__(self, other: TensorLike) -> Tensor:
+        return elementwise("left_shift", self, other)
+
+    def __rlshift__(self, other: TensorLike) -> Tensor:
+        return elementwise("left_shift", other, self)
+
+    def __rshift__(self, other: TensorLike) -> Tensor:
+        return elementwise("right_shift", self, other)
+
+    def __rrshift__(self, other: TensorLike) -> Tensor:
+        return elementwise("right_shift", other, self)
+
     def __pow__(self, other: TensorLike) -> Tensor:
         return elementwise("pow", self, other)
 
@@ -195,6 +219,15 @@ class Tensor:
 
     def __xor__(self, other: TensorLike) -> Tensor:
         return elementwise("xor", self, other)
+
+    def __rand__(self, other: TensorLike) -> Tensor:
+        return elementwise("and_", other, self)
+
+    def __ror__(self, other: TensorLike) -> Tensor:
+        return elementwise("or_", other, self)
+
+    def __rxor__(self, other: TensorLike) -> Tensor:
+        return elementwise("xor", other, self)
 
     def __invert__(self) -> Tensor:
         return elementwise("not_", self)

@@ -96,18 +96,28 @@ def _uses(kernel: Kernel) -> dict[Node, int]:
     return counts
 
 
-def is_straight(nodes: Sequence[Node], kernel: Kernel) -> bool:
-    """Whether everything read has the loops' own shape, or is one number (or one a row)."""
+def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] = ()) -> bool:
+    """Whether everything read has the loops' own shape, or is one number (or one a row).
+
+    With `runs`, axes that are walked as one, it may also repeat, along all of a run or none of it.
+    """
     outer = len(kernel.rows) if kernel.form is Form.ROWS else 0
     for node in nodes:
         if node.op.role == "view" or node.op.buffered or any(map(_by_place, node.inputs)):
             return False
         for base, path in bases(node):
+            if len(path) == 1 and runs and _repeats_runs(path[0], runs):
+                continue
             if base.type.rank > outer and path:
                 return False
             if any(v.op.repeats() != tuple(range(outer, v.type.rank)) for v in path):
                 return False
     return True
+
+
+def _repeats_runs(view: Node, runs: Sequence[set[int]]) -> bool:
+    repeated = set(view.op.repeats())
+    return bool(repeated) and all(repeated & run in (run, set()) for run in runs)
 
 
 def _by_place(node: Node) -> bool:

@@ -46,8 +46,9 @@ _M, _N, _K, _I, _V, _J = (Size.symbol(name) for name in ("m'", "n'", "k'", "i'",
 class Contraction:
     """A product to be scheduled.
 
-    `groups` are outer loops (batch axes); `a(m, k)` and `b(k, n)` read the factors at any index,
-    `epilogue(m, n, acc)` says what becomes of an element: statements inside a vector loop over n.
+    `groups` are outer loops (batch axes), in which `before` comes first; `a(m, k)` and `b(k, n)`
+    read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
+    inside a vector loop over n. A sum starts from `start(m, n)`, or from 0.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -58,6 +59,8 @@ class Contraction:
     b: Callable[[Dim, Dim], Value]
     dtype: DType
     epilogue: Callable[[Dim, Dim, Value], tuple[Stmt, ...]]
+    start: Callable[[Dim, Dim], Value] | None = None
+    before: tuple[Stmt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _conflicts(load: Load) -> bool:
 
 def contraction_loops(c: Contraction, target: Target, packed: Buffer | None) -> tuple[Stmt, ...]:
     """The loops of a product; with `packed`, b is copied there first, LANES columns a panel."""
-    body: tuple[Stmt, ...] = ()
+    body = c.before
     b = c.b
     if packed is not None:
         body += _pack(c, packed)
@@ -209,11 +212,17 @@ def _nest(
         args = (c.a(row, _K), b(_K, column + v * LANES + _J), cell(v))
         return (Set(cell(v).local, cell(v).index, Apply("fma", args, c.dtype)),)
 
+    def begin(v: Dim) -> tuple[Stmt, ...]:
+        assert c.start is not None
+        return (Set(cell(v).local, cell(v).index, c.start(row, column + v * LANES + _J)),)
+
     def finish(v: Dim) -> tuple[Stmt, ...]:
         return c.epilogue(row, column + v * LANES + _J, cell(v))
 
+    begun = _over_vectors(columns, begin) if c.start else ()
     tile: tuple[Stmt, ...] = (
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
+        *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
         # row by row, so that an element of a is held no longer than its row takes
         Loop("k'", c.k, (Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll"),)),
         Loop("i'", rows.rows, _over_vectors(columns, finish), "unroll"),

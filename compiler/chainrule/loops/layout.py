@@ -25,7 +25,9 @@ def letter_sizes(node: Node) -> dict[str, Dim]:
 class ContractLayout:
     """How a product's letters become group, row, column and summed indices.
 
-    `a` and `b` are the operands' letters with the one that holds the columns second.
+    `a` and `b` are the operands' letters with the one that holds the columns second. Sums run over
+    `outer`, a loop a letter, and inside over `inner`. The operands in `gathered` are views whose
+    axes lie in one run only after they have been copied, a group and an outer sum at a time.
     """
 
     swapped: bool
@@ -35,8 +37,10 @@ class ContractLayout:
     groups: tuple[tuple[str, Dim], ...]
     row: str
     column: str
+    outer: str
     inner: str
     sizes: Mapping[str, Dim]
+    gathered: tuple[bool, bool]
 
     @staticmethod
     def of(kernel: Kernel) -> ContractLayout | None:
@@ -46,26 +50,29 @@ class ContractLayout:
         assert isinstance(op, Contract)
         if not node.type.dtype.is_float or not op.out or not op.summed:
             return None
-        straight = is_straight(kernel.nodes[1:], kernel) and all(
-            not path for i in node.inputs for _, path in sources(i)
-        )
         last = op.out[-1]
         if last in op.a and last in op.b:
             return None
         swapped = last in op.a
         a, b = (op.b, op.a) if swapped else (op.a, op.b)
+        x, y = node.inputs[::-1] if swapped else node.inputs
         rows = [c for c in op.out if c in a and c not in b]
         columns = [c for c in op.out if c in b and c not in a]
-        group = [c for c in op.out if c in a and c in b]
-        row = _run(rows, [a, op.out], straight)
-        column = _run(columns, [b, op.out], straight)
-        inner = _run(list(op.summed), [a, b], straight)
-        if len(inner) != len(op.summed):
-            return None
-        outer = [c for c in op.out if c in group or c not in row + column]
+        row = _run(rows, [a, op.out])
+        column = _run(columns, [b, op.out])
+        inner = _run(list(op.summed), [a, b])
+        axes = [{op.out.index(c) for c in run} for run in (row, column)]
+        if not is_straight(kernel.nodes[1:], kernel, axes):
+            row, column = row[-1:], column[-1:]
+        long = [run for run in (row, column, inner) if len(run) > 1]
+        cut = [any(run[0] in letters for run in long) for letters in (a, b)]
+        gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
+        outer = "".join(c for c in op.summed if c not in inner)
         sizes = letter_sizes(node)
-        groups = tuple((f"g{c}", sizes[c]) for c in outer)
-        return ContractLayout(swapped, a, b, op.out, groups, row, column, inner, sizes)
+        groups = tuple((f"g{c}", sizes[c]) for c in op.out if c not in row + column)
+        return ContractLayout(
+            swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered
+        )
 
     def order(self, inputs: Sequence[Node]) -> Sequence[Node]:
         """The operands, the one with the columns second."""
@@ -87,35 +94,49 @@ class ContractLayout:
 
     @property
     def k(self) -> Dim:
-        """The number of products in each sum."""
+        """The number of products in each inner sum."""
         return self.size(self.inner)
+
+    @property
+    def sums(self) -> tuple[tuple[str, Dim], ...]:
+        """The loops of the outer sums."""
+        return tuple((f"g{c}", self.sizes[c]) for c in self.outer)
+
+    def inside(self, letters: str) -> str:
+        """Of an operand's letters those that are no group's and no outer sum's."""
+        return "".join(c for c in letters if c in self.row + self.column + self.inner)
 
     def index(self, letters: str, places: Mapping[str, Dim]) -> Index:
         """An index by letters: of a run of letters the last takes the whole flat position."""
-        at: dict[str, Dim] = {name[1:]: Size.symbol(name) for name, _ in self.groups}
+        loops = (*self.groups, *self.sums)
+        at: dict[str, Dim] = {name[1:]: Size.symbol(name) for name, _ in loops}
         for run, place in places.items():
             at.update(dict.fromkeys(run[:-1], 0))
             if run:
                 at[run[-1]] = place
         return tuple(at[c] for c in letters)
 
-    def first(self, m: Dim, k: Dim) -> Index:
-        """Where the first operand is read."""
-        return self.index(self.a, {self.row: m, self.inner: k})
+    def first(self, m: Dim, k: Dim) -> dict[str, Dim]:
+        """Where the first operand is read: the flat place of each run."""
+        return {self.row: m, self.inner: k}
 
-    def second(self, k: Dim, n: Dim) -> Index:
+    def second(self, k: Dim, n: Dim) -> dict[str, Dim]:
         """Where the second operand is read."""
-        return self.index(self.b, {self.inner: k, self.column: n})
+        return {self.inner: k, self.column: n}
 
     def out(self, m: Dim, n: Dim) -> Index:
         """Where the result stands."""
         return self.index(self.letters, {self.row: m, self.column: n})
 
 
-def _run(letters: list[str], where: Sequence[str], straight: bool) -> str:
+def _is_view(operand: Node) -> bool:
+    return operand.op.role == "view" or any(path for _, path in sources(operand))
+
+
+def _run(letters: list[str], where: Sequence[str]) -> str:
     """The longest run at the end of `letters` that lies together, in order, wherever it occurs."""
     for start in range(len(letters)):
         run = "".join(letters[start:])
-        if len(run) == 1 or (straight and all(run in text for text in where)):
+        if all(run in text for text in where):
             return run
     return ""

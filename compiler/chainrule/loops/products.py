@@ -1,14 +1,24 @@
-"""Kernels around a product: the scheduled template where it fits, else plain loops."""
+"""Kernels around a product: the scheduled template where it fits, else plain loops.
+
+A factor that is a view, such as windows, is copied to workspace first, in the order of its axes:
+as much as one pass of the template reads, an image of a batch. Sums over axes that don't lie
+together take a pass for each step of the outer ones; what they have come to waits in workspace, so
+that each element is one chain of multiply-adds still.
+"""
 
 from __future__ import annotations
 
-from chainrule.ir.loop import Apply, Get, Literal, Local, Set, Value
-from chainrule.ir.node import Index, Stmts, for_each
-from chainrule.ir.size import Dim
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from chainrule.ir.loop import Apply, Buffer, Get, Literal, Load, Local, Loop, Set, Store, Value
+from chainrule.ir.node import Index, Node, Stmts, for_each
+from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import Contraction, contraction_loops, packed_size
 from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.ops.contract import Contract
+from chainrule.ops.layout import ravel
 
 
 def product_loops(b: Builder) -> Stmts:
@@ -19,13 +29,15 @@ def product_loops(b: Builder) -> Stmts:
 
 def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
-    first, second = (b.reader(i) for i in layout.order(node.inputs))
 
     def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
         b.values[node] = acc
         index = layout.out(m, n)
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
 
+    x, y = layout.order(node.inputs)
+    first, copy_first = _factor(b, layout, x, layout.a, layout.gathered[0])
+    second, copy_second = _factor(b, layout, y, layout.b, layout.gathered[1])
     contraction = Contraction(
         layout.groups,
         layout.m,
@@ -35,10 +47,58 @@ def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
         lambda k, n: second(layout.second(k, n)),
         node.type.dtype,
         epilogue,
+        before=(*copy_first, *copy_second),
     )
     size = packed_size(contraction, b.target)
     packed = b.workspace(node, size) if size != 0 else None
+    if layout.outer:
+        return _in_steps(b, contraction, layout, packed)
     return contraction_loops(contraction, b.target, packed)
+
+
+def _factor(
+    b: Builder, layout: ContractLayout, operand: Node, letters: str, copied: bool
+) -> tuple[Callable[[Mapping[str, Dim]], Value], Stmts]:
+    """How a factor is read at places of runs, and what must have been done before."""
+    read = b.reader(operand)
+    if not copied:
+        return lambda runs: read(layout.index(letters, runs)), ()
+    kept = layout.inside(letters)
+    shape = tuple(layout.sizes[c] for c in kept)
+    copy = b.workspace(operand, product(shape))
+
+    def move(index: Index) -> Stmts:
+        at = layout.index(letters, dict(zip(kept, index, strict=True)))
+        return (Store(copy, ravel(index, shape), read(at)),)
+
+    def copied_at(runs: Mapping[str, Dim]) -> Value:
+        return Load(copy, ravel(layout.index(kept, runs), shape))
+
+    return copied_at, for_each(shape, move, "w", inner="vector")
+
+
+def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer | None) -> Stmts:
+    """A product whose sums go on from one pass of the template to the next."""
+    sums = b.workspace(b.kernel.anchor, c.m * c.n)
+    m, n = Size.symbol("m'"), Size.symbol("n'")
+
+    def so_far(m: Dim, n: Dim) -> Value:
+        return Load(sums, m * c.n + n)
+
+    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
+        return (Store(sums, m * c.n + n, acc),)
+
+    steps = replace(c, groups=layout.sums, start=so_far, epilogue=keep)
+    zero = Store(sums, n, Literal(0, c.dtype))
+    finish = Loop("n'", c.n, c.epilogue(m, n, so_far(m, n)), "vector")
+    body: Stmts = (
+        Loop("n'", c.m * c.n, (zero,), "vector"),
+        *contraction_loops(steps, b.target, packed),
+        Loop("m'", c.m, (finish,)),
+    )
+    for var, extent in reversed(c.groups):
+        body = (Loop(var, extent, body),)
+    return body
 
 
 def _plain(b: Builder) -> Stmts:

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from chainrule.errors import FeedError
+from chainrule.errors import CompileError, FeedError
 from chainrule.lang import functions as f
 from chainrule.lang.tensor import Tensor
 
 Slots = Mapping[str, Tensor]
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 class Optimizer:
@@ -30,6 +31,8 @@ class Optimizer:
 
     `lr` is the learning rate that training begins with. Raises FeedError unless it is above 0.
     """
+
+    lr = 0.01  # for a subclass that has an __init__ of its own
 
     def __init__(self, lr: float = 0.01) -> None:
         self.lr = check("lr", lr, above=0.0)
@@ -46,7 +49,7 @@ class Optimizer:
         `g` is the gradient; `lr` is a scalar of w's element type; `t` counts steps, an int32 that
         is 1 in the first.
         """
-        raise NotImplementedError
+        raise CompileError(f"{type(self).__name__} is an optimizer without an update")
 
 
 class SGD(Optimizer):
@@ -66,8 +69,10 @@ class SGD(Optimizer):
         super().__init__(lr)
         self.momentum = check("momentum", momentum, least=0.0, below=1.0)
         self.weight_decay = check("weight_decay", weight_decay, least=0.0)
+        if not isinstance(nesterov, bool):
+            raise FeedError(f"nesterov is True or False, not {nesterov!r}")
         self.nesterov = nesterov
-        if nesterov and momentum == 0:
+        if nesterov and self.momentum == 0:
             raise FeedError("nesterov looks ahead along the momentum, which is 0", "momentum=0.9")
 
     def init(self, w: Tensor) -> Slots:
@@ -176,18 +181,21 @@ def check(
     value: float,
     *,
     above: float | None = None,
-    least: float | None = None,
+    least: float = 0.0,
     below: float = math.inf,
+    most: float = math.inf,
 ) -> float:
-    """The value as a float. Raises FeedError unless it is a number in the range told."""
-    low = f"above {above}" if above is not None else f"from {least}"
-    wanted = f"{name} is a number {low}" + (
-        f" to below {below}" if below < math.inf else ", finite"
-    )
+    """The value as a float, 0.0 for -0.0. Raises FeedError unless it is a number in the range told.
+
+    The range begins with `least`, or beyond `above` if that is given; it ends before `below` and
+    with `most`.
+    """
+    low = f"from {least}" if above is None else f"above {above}"
+    high = f" up to {most}" if most < math.inf else f" to below {below}" if below < math.inf else ""
+    wanted = f"{name} is a number {low}{high or ', finite'}"
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise FeedError(f"{wanted}, not {value!r}")
-    if (above is not None and not value > above) or (least is not None and not value >= least):
+    begins = value >= least if above is None else value > above
+    if not (begins and value < below and value <= min(most, _LARGEST)):
         raise FeedError(f"{wanted}, not {value!r}")
-    if not value < below:
-        raise FeedError(f"{wanted}, not {value!r}")
-    return float(value)
+    return float(value) + 0.0

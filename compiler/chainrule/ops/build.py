@@ -59,9 +59,9 @@ def _common_dtype(fn: str, operands: Sequence[Operand], like: Node | None) -> DT
             shown = ", ".join(str(o.type) if isinstance(o, Node) else str(o) for o in operands)
             raise DTypeError(f"{fn} of {shown}: {error.what}", *error.details) from None
     for o in operands:
-        if isinstance(o, Node) or isinstance(o, bool) == dtype.is_bool or dtype.is_float:
+        if isinstance(o, Node) or dtype.is_float:
             continue
-        if dtype.is_bool or isinstance(o, float):
+        if isinstance(o, float) or (dtype.is_bool and not isinstance(o, bool)):
             raise DTypeError(
                 f"{fn} of {dtype} and the number {o!r}: they do not promote to one type",
                 "say which you mean with x.astype(...)",

@@ -77,7 +77,8 @@ class Contract(Op):
         rows = "".join(c for c in self.a if c not in self.b)
         columns = "".join(c for c in self.b if c not in self.a)
         k, rest = self.summed, self.out.removeprefix(group)
-        if len(k) == 1 and len(columns) <= 1 and (len(rows) <= 1 or not group):
+        stacked = len(rows) == len(columns) == 1  # of vectors, @ would read as another product
+        if len(k) == 1 and len(columns) <= 1 and (stacked or not group):
             lead, m = rows[:-1], rows[-1:]
             left = {group + lead + m + k: "", group + k + m: "ᵀ"} if not lead else {rows + k: ""}
             right = {group + k + columns: "", group + columns + k: "ᵀ"}

@@ -32,7 +32,17 @@ from chainrule.ir.notation import (
     POWER,
     Notation,
 )
-from chainrule.ir.types import DType, TensorType, bool_, float32, float64, int64
+from chainrule.ir.types import (
+    DTYPES,
+    DType,
+    Kind,
+    TensorType,
+    bool_,
+    float32,
+    float64,
+    int64,
+    uint8,
+)
 from chainrule.ops.recipes import RECIPES
 from chainrule.ops.source import full
 from chainrule.ops.spelling import COMPARISONS, choice, product
@@ -92,6 +102,8 @@ class Elementwise(Op):
         kinds: list[DType] = [bool_] if self.accepts == "logic" else [float64]
         if self.accepts in ("numeric", "any"):
             kinds.append(int64)
+        if self.accepts == "integer":
+            kinds = [int64, uint8]
         for dtype in kinds:
             types = [TensorType(dtype, (2, 3)) for _ in self.params]
             if self.name == "where":
@@ -141,6 +153,8 @@ def check_accepts(name: str, accepts: str, dtype: DType) -> None:
         raise DTypeError(
             f"{name} is defined for numbers, not for bool", 'convert first: x.astype("float32")'
         )
+    if accepts == "integer" and not dtype.is_integer:
+        raise DTypeError(f"{name} is defined for integers, not for {dtype}")
     if accepts == "logic" and dtype.is_float:
         raise DTypeError(f"{name} is defined for bools and integers, not for {dtype}")
 
@@ -177,6 +191,18 @@ def _erf(x: Array) -> Array:
     return np.asarray([math.erf(v) for v in x.ravel()], x.dtype).reshape(x.shape)
 
 
+def _erfc(x: Array) -> Array:
+    return np.asarray([math.erfc(v) for v in x.ravel()], x.dtype).reshape(x.shape)
+
+
+def _relu6(x: Array) -> Array:
+    return np.where(x <= 0, np.zeros_like(x), np.where(x >= 6, np.full_like(x, 6), x))
+
+
+def _xlogy(x: Array, y: Array) -> Array:
+    return np.asarray(np.where((x == 0) & (y == y), 0, x * np.log(y)), x.dtype)
+
+
 def _rsqrt(x: Array) -> Array:
     return np.asarray(1 / np.sqrt(x))
 
@@ -201,6 +227,9 @@ _SIGMA = notation.call("sigmoid", 1, r"\sigma")
 _EXP, _LOG = notation.call("exp", 1, r"\exp"), notation.call("log", 1, r"\log")
 _TANH = notation.call("tanh", 1, r"\tanh")
 _SIN, _COS = notation.call("sin", 1, r"\sin"), notation.call("cos", 1, r"\cos")
+_FLOORED = notation.infix("//", r"\operatorname{{div}}", MULTIPLY, MULTIPLY, NEGATE)
+_MODULO = notation.infix("%", r"\bmod", MULTIPLY, MULTIPLY, NEGATE)
+_LEFT, _RIGHT = notation.call("left_shift", 2), notation.call("right_shift", 2)
 _AND, _OR, _NOT = notation.call("and", 2), notation.call("or", 2), notation.call("not", 1)
 
 
@@ -221,9 +250,49 @@ _SMALLER = {"float": "where(x <= y, x, where(x > y, y, x + y))", "int": "where(x
 _SIGN = "where(x > 0, 1, where(x < 0, -1, x))"
 _MAGNITUDE = {"float": "abs(x)", "int": "where(x < 0, -x, x)"}
 _2_OVER_ROOT_PI = "1.1283791670955126"
+_LN2, _LN10 = "0.6931471805599453", "2.302585092994046"
+_XLOGY = ("where(x == 0, where(y <= 0, 0, log(y)), log(y))", "x/y")
+_XLOGY_CODE = "where(and_(x == 0.0, y == y), 0.0, x*log(y))"
+_CLIP = (
+    "where(x < low, 0, where(x > high, 0, 1))",
+    "where(x < low, where(low > high, 0, 1), 0)",
+    "where(low > high, 1, where(x > high, 1, 0))",
+)
+_CLIPPED = _SMALLER["float"].replace("x", "b").replace("y", "high")
+_ATAN2 = (
+    "where(hypot(y, x) == 0, 0, x/hypot(y, x)/hypot(y, x))",
+    "where(hypot(y, x) == 0, 0, -y/hypot(y, x)/hypot(y, x))",
+)
 
+
+def _whole(name: str, of_signed: str, of_unsigned: str) -> dict[str, str]:
+    """Machine code by element type; a divisor is never 0, nor -1, whose quotient may not fit."""
+    unsigned = {t.name: of_unsigned for t in DTYPES.values() if t.kind is Kind.UINT}
+    return {**RECIPES.get(name, {}), "int": of_signed, **unsigned}
+
+
+def _shift(by: str, beyond: str) -> dict[str, str]:
+    """Machine code by element type; by the width or more, or by less than 0, all bits go out."""
+    in_range = {t.name: f"and_(y >= 0, y < {t.bits})" for t in DTYPES.values() if t.is_integer}
+    return {
+        name: f"c = {test}; where(c, {by.format(s='ashr' if name[0] == 'i' else 'lshr')}"
+        f"(x, where(c, y, 0)), {beyond if name[0] == 'i' else '0'})"
+        for name, test in in_range.items()
+    }
+
+
+_BY = "d = where(or_(y == 0, y == -1), 1, y); q = quotient(x, d); r = x - q*d; "
+_QUOTIENT = _BY + (
+    "f = q - where(and_(r != 0, (r < 0) != (d < 0)), 1, 0); where(y == 0, 0, where(y == -1, -x, f))"
+)
+_REST = _BY + "where(y == 0, 0, where(and_(r != 0, (r < 0) != (d < 0)), r + d, r))"
+_U_BY = "d = where(y == 0, 1, y); q = quotient(x, d); "
+_FLOOR_DIVIDE = _whole("floor_divide", _QUOTIENT, _U_BY + "where(y == 0, 0, q)")
+_REMAINDER = _whole("remainder", _REST, _U_BY + "where(y == 0, 0, x - q*d)")
 _number = define
 _float = partial(define, accepts="float")
+_step = partial(define, partials=("0",), role="pointwise")
+_bitwise = partial(define, partials=(None, None), accepts="integer", params=("x", "y"))
 _test = partial(define, partials=(None, None), accepts="any", result="bool", role="light")
 _logic = partial(define, accepts="logic", role="light")
 
@@ -254,6 +323,39 @@ _number("relu", "Max(x, 0)", ("where(out <= 0, 0, 1)",), _relu, "where(x <= 0, 0
 _float("softplus", "log(1 + exp(x))", ("sigmoid(x)",), _softplus, letter="h")
 _float("log_sigmoid", "-log(1 + exp(-x))", ("sigmoid(-x)",), lambda x: -_softplus(-x), letter="h")
 _float("erf", "erf(x)", (f"{_2_OVER_ROOT_PI}*exp(-x**2)",), _erf)
+_float("erfc", "erfc(x)", (f"-{_2_OVER_ROOT_PI}*exp(-x**2)",), _erfc)
+_number("relu6", "Min(Max(x, 0), 6)", ("where(out <= 0, 0, where(out >= 6, 0, 1))",), _relu6,
+        "where(x <= 0, 0, where(x >= 6, 6, x))", letter="h")
+_float("xlogy", "x*log(y)", _XLOGY, _xlogy, _XLOGY_CODE, domain=(0.2, 3.0))
+# other powers and logarithms
+_float("exp2", "2**x", (f"out*{_LN2}",), np.exp2)
+_float("log2", "log(x)/log(2)", (f"1/({_LN2}*x)",), np.log2, domain=(0.2, 3.0))
+_float("log10", "log(x)/log(10)", (f"1/({_LN10}*x)",), np.log10, domain=(0.2, 3.0))
+_float("reciprocal", "1/x", ("-square(out)",), np.reciprocal, "1.0/x", domain=(0.5, 2.0))
+_float("hypot", "sqrt(x**2 + y**2)", ("where(out == 0, 0, x/out)", "where(out == 0, 0, y/out)"),
+       np.hypot)
+_float("logaddexp", "log(exp(x) + exp(y))", ("sigmoid(x - y)", "sigmoid(y - x)"),
+       np.logaddexp, domain=(0.0, 2.0))
+# angles and hyperbolas
+_float("tan", "tan(x)", ("1 + square(out)",), np.tan, domain=(-1.2, 1.2))
+_float("asin", "asin(x)", ("rsqrt((1 - x)*(1 + x))",), np.arcsin, domain=(-0.9, 0.9))
+_float("acos", "acos(x)", ("-rsqrt((1 - x)*(1 + x))",), np.arccos, domain=(-0.9, 0.9))
+_float("atan", "atan(x)", ("1/(1 + square(x))",), np.arctan)
+_float("atan2", "atan2(y, x)", _ATAN2, np.arctan2, params=("y", "x"))
+_float("sinh", "sinh(x)", ("cosh(x)",), np.sinh)
+_float("cosh", "cosh(x)", ("sinh(x)",), np.cosh)
+_float("asinh", "asinh(x)", ("1/hypot(x, 1)",), np.arcsinh)
+_float("acosh", "acosh(x)", ("rsqrt((x - 1)*(x + 1))",), np.arccosh, domain=(1.2, 3.0))
+_float("atanh", "atanh(x)", ("1/((1 - x)*(1 + x))",), np.arctanh, domain=(-0.9, 0.9))
+# whole numbers: at integers nothing happens; x // 0 is 0, and so is x % 0
+_step("floor", "floor(x)", ref=np.floor, native={**RECIPES["floor"], "int": "x"})
+_step("ceil", "ceiling(x)", ref=np.ceil, native={**RECIPES["ceil"], "int": "x"})
+_step("trunc", "sign(x)*floor(Abs(x))", ref=np.trunc, native={**RECIPES["trunc"], "int": "x"})
+_step("round", "round(x)", ref=np.round, native={**RECIPES["round"], "int": "x"})
+_number("floor_divide", "floor(x/y)", ("0", "0"), np.floor_divide, _FLOOR_DIVIDE,
+        math=_FLOORED, domain=(0.5, 9.0))
+_number("remainder", "x - y*floor(x/y)", ("1", "-floor_divide(x, y)"), np.remainder, _REMAINDER,
+        math=_MODULO, domain=(0.5, 9.0))
 _float("sin", "sin(x)", ("cos(x)",), np.sin, math=_SIN)
 _float("cos", "cos(x)", ("-sin(x)",), np.cos, math=_COS)
 # choices
@@ -269,6 +371,20 @@ _logic("and_", "And(x, y)", (None, None), np.bitwise_and, "and_(x, y)", math=_AN
 _logic("or_", "Or(x, y)", (None, None), np.bitwise_or, "or_(x, y)", math=_OR)
 _logic("xor", "Xor(x, y)", (None, None), np.bitwise_xor, "xor(x, y)")
 _logic("not_", "Not(x)", (None,), np.invert, "not_(x)", math=_NOT)
+define("clip", "Min(Max(x, low), high)", _CLIP, np.clip,
+       {"float": f"b = {_LARGER['float'].replace('y', 'low')}; {_CLIPPED}",
+        "int": "b = where(x >= low, x, low); where(b <= high, b, high)"}, ("x", "low", "high"))
+_float("copysign", "Abs(x)*sign(y)", ("where(x == 0, 0, out/x)", "0"), np.copysign,
+       "copysign(x, y)")
+_is = partial(_test, partials=(None,), accepts="numeric")
+_is("isnan", "Ne(x, x)", ref=np.isnan, native="x != x")
+_is("isinf", "Eq(Abs(x), oo)", ref=np.isinf, native={"float": "abs(x) == 1e999", "int": "x != x"})
+_is("isfinite", "Abs(x) < oo", ref=np.isfinite,
+    native={"float": "abs(x) < 1e999", "int": "x == x"})
+_bitwise("left_shift", "x*2**y", ref=np.left_shift, native=_shift("shl", "0"), math=_LEFT,
+         domain=(0.0, 5.0))
+_bitwise("right_shift", "floor(x/2**y)", ref=np.right_shift,
+         native=_shift("{s}", "where(x < 0, -1, 0)"), math=_RIGHT, domain=(0.0, 5.0))
 define("stop_gradient", "x", (None,), np.asarray, "x", accepts="any")
 # fmt: on
 

@@ -177,8 +177,9 @@ class ScatterAdd(Op):
         return (apply(Take(self.axis, inputs[1].type.rank), ct, inputs[1]), None)
 
     def notation(self, *inputs: Node) -> Notation:
+        axis = f", axis={self.axis}" if self.axis else ""
         return Notation(
-            f"scatter_add({{0}}, {{1}}, n={self.n})",
+            f"scatter_add({{0}}, {{1}}, n={self.n}{axis})",
             r"\operatorname{{scatter}}\left({0}, {1}\right)",
         )
 

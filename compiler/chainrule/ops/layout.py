@@ -165,8 +165,12 @@ class Slice(Op):
         return inputs[0](tuple(a + i * s for a, i, s in at))
 
     def notation(self, *inputs: Node) -> Notation:
+        shown = self.ranges(inputs[0].type.shape if inputs else self.counts)
+        return Notation(f"{{0}}[{shown}]", rf"{{0}}\left[{shown}\right]", ATOM, (ATOM,))
+
+    def ranges(self, whole: Shape) -> str:
+        """The ranges as they print, of something of the shape `whole`."""
         parts = []
-        whole = inputs[0].type.shape if inputs else self.counts
         for a, n, s, size in zip(self.starts, self.counts, self.steps, whole, strict=True):
             if s == 1 and a == 0 and n == size:
                 parts.append(":")
@@ -175,8 +179,7 @@ class Slice(Op):
             else:
                 stop = a + n * s
                 parts.append(f"{a}:{stop if stop != -1 else ''}:{s}")
-        shown = ", ".join(parts)
-        return Notation(f"{{0}}[{shown}]", rf"{{0}}\left[{shown}\right]", ATOM, (ATOM,))
+        return ", ".join(parts)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -222,9 +225,11 @@ class Place(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         counts = inputs[0].type.shape if inputs else self.shape
-        inner = Slice(self.starts, counts, self.steps).notation().text.removeprefix("{0}")
-        among = "zeros" if self.fill == 0 else f"full({self.fill})"
-        return Notation(f"{among}{inner}.set({{0}})", r"\operatorname{{place}}\left({0}\right)")
+        ranges = Slice(self.starts, counts, self.steps).ranges(self.shape)
+        shape = "(" + ", ".join(map(str, self.shape)) + ("," if len(self.shape) == 1 else "") + ")"
+        among = f"zeros({shape})" if self.fill == 0 else f"full({shape}, {self.fill})"
+        text = f"{among}[{ranges}].set({{0}})"
+        return Notation(text, r"\operatorname{{place}}\left({0}\right)")
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

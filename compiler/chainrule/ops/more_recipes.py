@@ -1,4 +1,4 @@
-"""Recipes, before their constants are put in: roundings, angles, hyperbolas and two other logarithms.
+"""Recipes before their constants are put in: roundings, angles, hyperbolas, other logarithms.
 
 Written as those of `ops.recipes`, which says what the names in braces stand for, and from them: a
 function here is one there, with its argument or its value carried in two parts where that costs
@@ -143,7 +143,7 @@ b = less * scale
 h = sqrt(fma(a, a, b * b)) * back
 where(or_(ax == 1e999, ay == 1e999), 1e999, where(or_(x != x, y != y), x + y, h))
 """
-# erfc(a) = exp(-a**2) p(1 / (a + 2)), the square and the exponent's remainder in two parts.
+# erfc(a) = exp(-a**2) p(w) / (1 + 2 a), w = (a - 2) / (a + 2); the square is in two parts.
 ERFC = """
 a = abs(x)
 e = where(a < {ERFC_ZERO}, a, {ERFC_ZERO})
@@ -154,8 +154,8 @@ r1 = r - fma(e, e, -u)
 p = fma(r1, fma(r1, {EXP:r1}, 1.0), 1.0)
 half = and_(shl(bits(n), {HALF}), {EXPONENT_BITS})
 rest = shl(bits(n), {MANTISSA}) - half
-v = 1.0 / (e + 2.0)
-tail = p * ({ERFC_TAIL:v}) * float_of_bits(half) * float_of_bits(rest)
+w = (e - 2.0) / (e + 2.0)
+tail = p * (({ERFC_TAIL:w}) / fma(e, 2.0, 1.0)) * float_of_bits(half) * float_of_bits(rest)
 near = fma(-x, {ERF:u}, 1.0 - x)
 far = where(x < 0.0, 2.0 - tail, tail)
 where(a >= 0.5, far, near)

@@ -44,16 +44,20 @@ def words(seed: int, step: int, draw: int, elements: int | Array) -> Array:
     seed, step, draw = check_seed(seed), _check("a step", step, 32), _check("a draw", draw, 32)
     index = np.arange(elements) if isinstance(elements, int) else np.asarray(elements)
     index = index.astype(np.uint64).reshape(-1)
+    return np.stack(_rounds(index, np.full_like(index, step), draw, seed), -1).astype(np.uint32)
+
+
+def _rounds(element: Array, step: Array, draw: int, seed: int) -> tuple[Array, ...]:
+    """The four words of each element at each step, as uint64: the shapes broadcast."""
     mask, shift = np.uint64(_LIMIT - 1), np.uint64(32)
-    c0, c1 = index & mask, index >> shift
-    c2, c3 = np.full_like(index, step), np.full_like(index, draw)
+    c0, c1, c2, c3 = element & mask, element >> shift, step, np.full_like(step, draw)
     k0, k1 = seed % _LIMIT, seed >> 32
     for _ in range(ROUNDS):
         p0, p1 = np.uint64(_MULTIPLIERS[0]) * c0, np.uint64(_MULTIPLIERS[1]) * c2
         c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & mask
         c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & mask
         k0, k1 = (k0 + _WEYL[0]) % _LIMIT, (k1 + _WEYL[1]) % _LIMIT
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+    return c0, c1, c2, c3
 
 
 def uniform(
@@ -76,8 +80,19 @@ def normal(
 
 def permutation(seed: int, epoch: int, n: int) -> Array:
     """A random order of n rows, `int64[n]`: sorted by (word 0, word 1) of each, ties by index."""
-    w = words(seed, epoch, SHUFFLE_DRAW, n).astype(np.uint64)
-    return np.argsort(w[:, 0] << np.uint64(32) | w[:, 1], kind="stable").astype(np.int64)
+    return permutations(seed, epoch, 1, n)[0]
+
+
+def permutations(seed: int, first: int, epochs: int, n: int) -> Array:
+    """The orders of n rows in `epochs` epochs, the first of number `first`: `int64[epochs, n]`.
+
+    Raises FeedError for a seed or an epoch out of range.
+    """
+    seed, first = check_seed(seed), _check("an epoch", first, 32)
+    _check("the last epoch", first + epochs - 1 if epochs else first, 32)
+    numbers = np.arange(first, first + epochs, dtype=np.uint64)[:, None]
+    w0, w1, *_ = _rounds(np.arange(n, dtype=np.uint64), numbers, SHUFFLE_DRAW, seed)
+    return np.argsort(w0 << np.uint64(32) | w1, axis=1, kind="stable").astype(np.int64, copy=False)
 
 
 def _draw(

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from chainrule.ir.node import Op, Sample
 from chainrule.ops import (
+    along,
+    assemble,
     axes,
     composite,
     contract,
     convolution,
+    custom,
     index,
     layout,
     pooling,
+    product,
     reduce,
     source,
     windows,
@@ -21,9 +25,7 @@ from chainrule.ops import (
 from chainrule.ops.elementwise import TABLE, Elementwise
 
 # importing them defines ops
-_ROOMS = (
-    axes, composite, contract, convolution, index, layout, pooling, reduce, source, windows,
-)  # fmt: skip
+_ROOMS = (along, assemble, axes, composite, contract, convolution, custom, index, layout, pooling, product, reduce, source, windows)  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 
 

@@ -39,7 +39,7 @@ def product(x: Node, y: Node) -> Notation:
 
 
 def _is_scalar(x: Node) -> bool:
-    while x.op.notation(*x.inputs).text == "{0}":
+    while x.op.role == "view" and x.op.notation(*x.inputs).text == "{0}":
         (x,) = x.inputs
     return x.type.rank == 0 or isinstance(x.op, Full)
 

@@ -224,9 +224,13 @@ class Rewriter:
         new, used = found
         becomes[node] = new
         self.applied[used.name] += 1
+        self.used(used, node, new)
         self.steps += 1
         if self.steps > MAX_STEPS * (len(self.memo) + 100):
             raise self.loop()
+
+    def used(self, rule: AnyRule, node: Node, new: Node) -> None:
+        """Told of each rule as it puts `new` in the place of `node`; here nothing."""
 
     def loop(self) -> CompileError:
         """The error of rules that lead back to where they began, or nowhere."""

@@ -149,7 +149,7 @@ class ReferenceEngine:
 
     def _step(self, arrays: Sequence[Array]) -> list[Array]:
         sizes = self.binder.sizes([a.shape for a in arrays])
-        with self.storage.lock:
+        with self.storage.lock.guard:
             values = dict(zip(self.inputs, arrays, strict=True))
             values |= {n: self.storage.arrays[_name(n)] for n in self.kept}
             for check, node in self._positions.items():

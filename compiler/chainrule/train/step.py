@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -38,7 +40,7 @@ Array = np.ndarray[Any, Any]
 SEED, EPOCH = "training.seed", "training.epoch"
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 #: one native call takes as many epochs as have so many rows together, and at least one
-_ORDER_LIMIT = 2**16
+_ROW_LIMIT = 2**16
 
 
 def training_step(
@@ -86,21 +88,21 @@ class TrainingStep:
         backend: str,
         seed: int,
     ) -> None:
-        self._plan, self._outputs, self.backend, self.seed = plan, outputs, backend, seed
+        self._plan, self._outputs, self._backend, self._seed = plan, outputs, backend, seed
         self._epoch = 0
         self._turn = Lock()  # one run after another: each counts its epochs
         self._metrics: dict[str, Any] = {}
         self._predictor: Engine | None = None
         lent = _lent(plan, share)
         tensors = [(label(n), n.type.dtype.numpy, _static(n)) for n in plan.kept]
-        self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
+        try:
+            self._storage = Storage(tensors, lent, share._storage.lock if share else None)
+        except RuntimeFault as fault:
+            driver.raise_ours(fault)
         _begin(plan, self._storage.arrays, seed, set(lent))
         self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
-        #: live, writable views of the parameters, by name: write with `parameters["W"][...] = new`
-        self.parameters: Mapping[str, Array] = MappingProxyType(
-            {label(p): arrays[label(p)] for p in plan.parameters}
-        )
+        self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
         self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True)
@@ -111,7 +113,8 @@ class TrainingStep:
         """One step on one minibatch; the loss before the update.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
-        or NaN; nothing is changed then.
+        or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
+        seen in the next step, whose error names the parameter that holds no number any more.
         """
         try:
             results = self._engine.call(feeds)
@@ -134,15 +137,16 @@ class TrainingStep:
         update. Raises FeedError and NonFiniteError, which leave what the steps before them made;
         Ctrl-C comes through at the end of a step.
         """
-        _check_count("batch_size", batch_size, 1)
-        _check_count("epochs", epochs, 0)
-        self._check_run_names()
+        batch_size = _check_count("batch_size", batch_size, 1)
+        epochs = _check_count("epochs", epochs, 0)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise FeedError(f"shuffle is True or False, not {shuffle!r}")
         try:
             arrays = self._engine.binder.arrays(data)
             cut = self._cut(arrays, batch_size)
             self._engine.check(arrays, cut)
-            with self._turn:
-                logs = self._run(arrays, cut, epochs, shuffle)
+            with self._turn.guard:
+                logs = self._run(arrays, cut, epochs, bool(shuffle))
         except RuntimeFault as fault:
             self._raise(fault)
         self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
@@ -152,12 +156,12 @@ class TrainingStep:
         self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
     ) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
-        group = max(1, _ORDER_LIMIT // cut.rows) if shuffle else max(1, epochs)
+        group = max(1, _ROW_LIMIT // cut.rows)
         parts: list[Sequence[Array]] = []
         for first in range(0, epochs, group):
             count = min(group, epochs - first)
             begin, before = self._epoch, self.steps
-            order = self._order(begin, count, cut.rows) if shuffle else None
+            order = philox.permutations(self.seed, begin, count, cut.rows) if shuffle else None
             try:
                 outcome = self._engine.loop(arrays, cut, count, order)
             except BaseException:
@@ -172,10 +176,6 @@ class TrainingStep:
             np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)
         ]
-
-    def _order(self, first: int, epochs: int, rows: int) -> Array:
-        orders = [philox.permutation(self.seed, first + e, rows) for e in range(epochs)]
-        return np.concatenate(orders)
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
@@ -209,9 +209,15 @@ class TrainingStep:
             raise NonFiniteError(
                 f"{fault.what} in step {self.steps + 1}, counted from 1",
                 "it has changed nothing: parameters and optimizer are as they were before it",
-                "is there a NaN in the data? else try a smaller learning rate",
+                self._why_not_finite(),
             ) from None
         driver.raise_ours(fault)
+
+    def _why_not_finite(self) -> str:
+        for name, array in self._storage.arrays.items():
+            if not np.isfinite(array).all():
+                return f"{name} was not finite before it: an earlier step overflowed; load a state"
+        return "is there a NaN in the data? else try a smaller learning rate"
 
     # what it knows
 
@@ -235,8 +241,23 @@ class TrainingStep:
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
-        make = ENGINES[self.backend]
+        make = ENGINES[self._backend]
         return make(Graph(tuple(nodes)), inputs, kept, names, self._storage, False)
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Live, writable views of the parameters by name: `parameters["W"][...] = new`."""
+        return self._parameters
+
+    @property
+    def backend(self) -> str:
+        """What runs it: "cpu" or "reference"."""
+        return self._backend
+
+    @property
+    def seed(self) -> int:
+        """What initial values and the order of rows were drawn from."""
+        return self._seed
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -260,13 +281,18 @@ class TrainingStep:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate, which may change between steps; FeedError unless it is at least 0."""
+        """The learning rate, which may change between steps.
+
+        FeedError unless it is at least 0, and finite in the type that the step computes in.
+        """
         rate = self._storage.arrays[RATE]
         return float(str(rate[()]))  # the shortest number that is this one in its type: 0.001
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._storage.arrays[RATE][...] = check("learning_rate", value, least=0.0)
+        array = self._storage.arrays[RATE]
+        most = float(np.finfo(array.dtype).max)
+        array[...] = check("learning_rate", value, least=0.0, most=most)
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -284,7 +310,7 @@ class TrainingStep:
         Parameters and states under their names; the optimizer's under "optimizer."; the seed and
         the number of epochs begun under "training.".
         """
-        with self._storage.lock:
+        with self._alone():
             kept = {name: a.copy() for name, a in self._storage.arrays.items()}
         return {
             **kept,
@@ -293,16 +319,29 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave. Raises ArtifactError, which lists every difference."""
+        """Go on from what `state_dict` gave.
+
+        Raises ArtifactError, which lists every difference, and changes nothing then.
+        """
+        if not isinstance(state, Mapping):
+            raise ArtifactError(f"a state is a dict of arrays by name, not {type(state).__name__}")
         own = self.state_dict()
-        given = {name: np.asarray(a) for name, a in state.items()}
-        differences = _differences(own, given)
+        differences = _differences(own, state)
         if differences:
             raise ArtifactError("this is the state of another training step", *differences)
-        with self._storage.lock:
+        given = {name: np.asarray(a) for name, a in state.items()}
+        _check_counts(given)
+        with self._alone():
             for name, array in self._storage.arrays.items():
                 array[...] = given[name]
-        self.seed, self._epoch = int(given[SEED]), int(given[EPOCH])
+            self._seed, self._epoch = int(given[SEED]), int(given[EPOCH])
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """What to hold while nothing else may use the storage."""
+        try:
+            return self._storage.lock.guard
+        except RuntimeFault as fault:
+            driver.raise_ours(fault)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file, whole or not at all. Raises ArtifactError."""
@@ -352,9 +391,10 @@ def _static(node: Node) -> tuple[int, ...]:
     return tuple(int(d) for d in node.type.shape if isinstance(d, int))
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def _check_count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise FeedError(f"{name} is an int from {least} on, not {value!r}")
+    return int(value)
 
 
 def _like(structure: Any, results: Iterator[Array]) -> Any:
@@ -366,7 +406,7 @@ def _like(structure: Any, results: Iterator[Array]) -> Any:
     return next(results)
 
 
-def _differences(own: Mapping[str, Array], given: Mapping[str, Array]) -> list[str]:
+def _differences(own: Mapping[str, Array], given: Mapping[str, Any]) -> list[str]:
     found = [f"{name} is missing" for name in own if name not in given]
     found += [f"{name} is unknown here" for name in given if name not in own]
     for name in own:
@@ -375,5 +415,16 @@ def _differences(own: Mapping[str, Array], given: Mapping[str, Array]) -> list[s
     return found
 
 
-def _kind(array: Array) -> str:
-    return f"{array.dtype} of shape {array.shape}"
+def _kind(value: Any) -> str:
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return f"a {type(value).__name__}"
+    return f"{value.dtype.newbyteorder('=')} of shape {value.shape}"
+
+
+def _check_counts(state: Mapping[str, Array]) -> None:
+    """Refuse numbers that no training leads to."""
+    steps, epochs, rate = int(state[STEP]), int(state[EPOCH]), float(state[RATE])
+    if steps < 0 or not 0 <= epochs < 2**32 or not 0 <= rate < math.inf:
+        raise ArtifactError(
+            f"no training is at step {steps} of epoch {epochs} with learning rate {rate}"
+        )

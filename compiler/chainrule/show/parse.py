@@ -1,0 +1,379 @@
+"""Printed mathematics read back: a text and what its names stand for become nodes.
+
+Print leaves out what a reader sees: that a vector is repeated along rows, how many classes a
+one-hot code has, the element type of a number. It is taken from what stands beside it; FormulaError
+says where that does not tell. A name bound in a line may be used in those below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import FormulaError, ShapeError
+from chainrule.ir.node import Node, apply
+from chainrule.ir.size import Dim, Shape, Size, symbols_of
+from chainrule.ir.types import DType, TensorType, float32
+from chainrule.ops import build
+from chainrule.ops.axes import Reduce
+from chainrule.ops.composite import LogSumExp, Pick
+from chainrule.ops.contract import matmul, transpose
+from chainrule.ops.elementwise import TABLE
+from chainrule.ops.index import OneHot, Take
+from chainrule.ops.layout import Place, Slice
+from chainrule.ops.source import constant, full, size_of
+from chainrule.show.grammar import Range, read, split_page
+from chainrule.show.vocabulary import FUNCTIONS
+
+#: How elementwise ops print that do not print by their names.
+_SPELLED = {"and": "and_", "or": "or_", "not": "not_"}
+_BINARY = {"max": "maximum", "min": "minimum"}
+#: How two sizes are divided, which as tensors are divided so.
+_SIZED = {"floordiv": "floor_divide", "mod": "remainder"}
+_CONSTANTS: dict[str, float | bool] = {
+    "inf": float("inf"),
+    "nan": float("nan"),
+    "True": True,
+    "False": False,
+}
+
+
+@dataclass(frozen=True)
+class _Indicator:
+    """`[c]`: 1 where a condition holds; beside ⊙ a choice, so that 0 stands whatever is lost."""
+
+    condition: Node
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What is made of `onehot(y)` while the number of classes is not known."""
+
+    of: Node
+    make: Callable[[Dim, DType], Node]
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """`zeros((3, 4))`, of which `[1:3, :]` chooses a part for `.set(x)` to fill."""
+
+    shape: Shape
+    fill: float | int
+    ranges: tuple[tuple[Dim, Dim, int], ...] = ()
+
+
+def parse(
+    text: str,
+    inputs: Mapping[str, Node],
+    functions: Mapping[str, Callable[..., Node]] | None = None,
+    like: TensorType | None = None,
+) -> Node:
+    """The node that the last line of a page says.
+
+    `inputs` are what its names stand for, `functions` those of the user's own; sizes go by their
+    names. The result is of the type of `like`, if that is given: a number printed alone does not
+    say its shape. Raises FormulaError, ShapeError or DTypeError with the place in the text.
+    """
+    reading = _Reading(inputs, functions or {})
+    value: Any = None
+    for name, formula in split_page(text):
+        value = read(formula, reading, reading.names)
+        if name is not None:
+            reading.names[name] = value
+    return reading.result(value, like)
+
+
+class _Reading:
+    """The meaning of formulas, given what names stand for."""
+
+    def __init__(
+        self, inputs: Mapping[str, Node], functions: Mapping[str, Callable[..., Node]]
+    ) -> None:
+        self.names: dict[str, Any] = {}
+        for node in inputs.values():
+            for symbol in {s for d in node.shape for s in symbols_of(d)}:
+                self.names[symbol] = Size.symbol(symbol)
+        self.names.update(inputs)
+        self.functions = functions
+        floats = [n.dtype for n in inputs.values() if n.dtype.is_float]
+        self.float = floats[0] if floats else float32
+        #: of a node that lost axes: how many there were and which went
+        self.folded: dict[Node, tuple[int, tuple[int, ...]]] = {}
+
+    # the parts of a formula
+
+    def number(self, value: float | int) -> float | int:
+        return value
+
+    def name(self, name: str) -> Any:
+        if name in self.names:
+            return self.names[name]
+        if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        known = ", ".join(sorted(map(str, self.names)))
+        if name == "constant":
+            raise FormulaError(f"the text does not hold the whole of {name}: give it as an input")
+        raise FormulaError(f"{name!r} is not known here", f"there are {known}")
+
+    def brackets(self, items: Sequence[Any]) -> Any:
+        """`[c]` of a condition, or the numbers of a small constant."""
+        if len(items) == 1 and isinstance(items[0], Node):
+            if not items[0].dtype.is_bool:
+                raise FormulaError(f"brackets hold a condition, not {items[0].type}")
+            return _Indicator(items[0])
+        try:
+            array = np.asarray(_numbers(items))
+        except (ValueError, TypeError):
+            raise FormulaError("brackets hold one condition, or the numbers of an array") from None
+        return constant(array, self.float) if array.dtype.kind == "f" else constant(array)
+
+    def index(self, x: Any, parts: Sequence[Any]) -> Any:
+        """`x[2:5, :]`, or `x[y]` of integers: of each row its element, or else rows."""
+        if isinstance(x, _Filled) and len(parts) == len(x.shape):
+            chosen = tuple(map(_range, parts, x.shape))
+            return _Filled(x.shape, x.fill, chosen)
+        node = self.node(x)
+        if len(parts) == 1 and isinstance(parts[0], Node):
+            (at,) = parts
+            one_a_row = at.type.shape == node.type.shape[:-1] and node.type.rank > 0
+            return apply(Pick(), node, at) if one_a_row else apply(Take(0, at.type.rank), node, at)
+        if len(parts) != node.type.rank:
+            raise FormulaError(f"an index of {node.type} is a range for each axis, or integers")
+        ranges = map(_range, parts, node.type.shape)
+        starts, counts, steps = zip(*ranges, strict=True)
+        return apply(Slice(starts, counts, steps), node)
+
+    def call(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        if fn in self.functions and not options:
+            return self.functions[fn](*map(self.node, args))
+        if fn in _SIZED and all(map(_is_size, args)):
+            return args[0] // args[1] if fn == "floordiv" else args[0] % args[1]
+        if fn == "onehot":
+            return self.onehot(*args, **options)
+        if fn in ("zeros", "full", "set"):
+            return self.filled(fn, *args)
+        if fn in ("matmul", "transpose"):
+            return self.matmul(*args) if fn == "matmul" else _transposed(self.node(args[0]))
+        if fn in _BINARY and len(args) == 2:
+            fn = _BINARY[fn]
+        fn = _SIZED.get(fn, _SPELLED.get(fn, fn))
+        if fn in TABLE and not options:
+            return self.elementwise(fn, args)
+        if fn in FUNCTIONS:
+            return self.function(fn, args, options)
+        own = ", ".join([*self.functions, *FUNCTIONS, *TABLE])
+        raise FormulaError(f"no function is called {fn!r}", f"there are {own}")
+
+    # functions
+
+    def function(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        if args and isinstance(args[0], _Code):
+            code = args[0]
+            return _Code(code.of, lambda n, of: self.applied(fn, [code.make(n, of)], options))
+        return self.applied(fn, [self.operand(a) for a in args], options)
+
+    def applied(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Node:
+        try:
+            node = FUNCTIONS[fn](*args, **options)
+        except (TypeError, AttributeError, IndexError):
+            raise FormulaError(f"{fn} does not take these operands and options") from None
+        if isinstance(node.op, (Reduce, LogSumExp)) and args:
+            axes = node.op.axes if isinstance(node.op, Reduce) else (node.op.axis,)
+            self.folded[node] = (args[0].type.rank, tuple(axes))
+        return node
+
+    def onehot(self, y: Any, n: Any = None) -> Any:
+        of = self.node(y)
+        if n is not None:
+            return apply(OneHot(n, self.float), of)
+        return _Code(of, lambda n, dtype: apply(OneHot(n, dtype), of))
+
+    def filled(self, fn: str, of: Any, value: Any = 0) -> Any:
+        if fn != "set":
+            return _Filled(of if isinstance(of, tuple) else (of,), value)
+        if not isinstance(of, _Filled) or not of.ranges:
+            raise FormulaError("what is set is a part of zeros: zeros((3, 4))[1:3, :].set(x)")
+        starts, counts, steps = zip(*of.ranges, strict=True)
+        x = self.node(value)
+        if x.type.shape != counts:
+            shown = ", ".join(map(str, counts))
+            raise ShapeError(f"the part that is set is of shape ({shown}), not {x.type}")
+        return apply(Place(starts, of.shape, steps, of.fill), x)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        if isinstance(x, _Code):
+            other = self.node(y)
+            return matmul(
+                x.make(other.type.shape[-2 if other.type.rank > 1 else 0], other.dtype), other
+            )
+        if isinstance(y, _Code):
+            left = self.node(x)
+            return _Code(y.of, lambda n, of: matmul(left, y.make(n, of)))
+        return matmul(self.node(x), self.node(y))
+
+    def elementwise(self, fn: str, args: Sequence[Any]) -> Any:
+        op = TABLE[fn]
+        if len(args) != len(op.params):
+            raise FormulaError(f"{fn} takes {len(op.params)} operands, not {len(args)}")
+        if fn in ("add", "sub", "mul", "neg") and all(_is_size(a) for a in args):
+            return _size_arithmetic(fn, args)
+        if fn == "mul" and any(isinstance(a, _Indicator) for a in args):
+            x, c = args if isinstance(args[1], _Indicator) else args[::-1]
+            return self.elementwise("where", (c.condition, self.operand(x), 0))
+        codes = [a for a in args if isinstance(a, _Code)]
+        if codes:
+            return self.with_codes(fn, args, codes[0])
+        return self.spelled(fn, [self.operand(a) for a in args])
+
+    def with_codes(self, fn: str, args: Sequence[Any], code: _Code) -> Any:
+        """Beside a tensor of one axis more than the classes a one-hot code has its last size."""
+        rank = code.of.type.rank + 1
+        beside = [a for a in args if isinstance(a, Node) and a.type.rank >= rank]
+        if beside:
+            n, dtype = beside[0].type.shape[-1], beside[0].dtype
+            dtype = dtype if dtype.is_float else self.float
+            return self.elementwise(
+                fn, [a.make(n, dtype) if isinstance(a, _Code) else a for a in args]
+            )
+        return _Code(
+            code.of,
+            lambda n, of: self.elementwise(
+                fn, [a.make(n, of) if isinstance(a, _Code) else a for a in args]
+            ),
+        )
+
+    def spelled(self, fn: str, args: Sequence[Any]) -> Any:
+        nodes = [a for a in args if isinstance(a, Node)]
+        if not nodes and not any(isinstance(a, Size) for a in args):
+            return _number(fn, args)
+        dtypes = [a.dtype for a in nodes if not a.dtype.is_bool]
+        floats = [d for d in dtypes if d.is_float]
+        default = floats[0] if floats else dtypes[0] if dtypes and fn != "div" else self.float
+        sized = [size_of(a, default) if isinstance(a, Size) else a for a in args]
+        cast = [
+            build.cast(a, default) if floats and isinstance(a, Node) and a.dtype.is_integer else a
+            for a in sized
+        ]
+        result = build.call(fn, *self.lifted(cast))
+        marks = {self.folded.get(n) for n in nodes if n.type.rank}
+        if len(marks) == 1 and (mark := marks.pop()) and result not in self.folded:
+            self.folded[result] = mark
+        return result
+
+    def lifted(self, args: Sequence[Any]) -> list[Any]:
+        """The operands with axes of size 1 put where mathematics leaves out that they repeat."""
+        nodes = [a for a in args if isinstance(a, Node)]
+        rank = max((n.type.rank for n in nodes), default=0)
+        shape = build.broadcast_shapes([n.type.shape for n in nodes if n.type.rank == rank])
+        return [self.lift(a, shape) if isinstance(a, Node) else a for a in args]
+
+    def lift(self, x: Node, shape: Shape) -> Node:
+        """A node of as many axes as a shape: where a sum took them; else the last ones, as NumPy
+        does; else the only place where it fits.
+        """
+        rank = len(shape)
+        if x.type.rank in (0, rank):
+            return x
+        before, gone = self.folded.get(x, (None, ()))
+        if before == rank:
+            kept = tuple(i for i in range(rank) if i not in gone)
+            if _fits(x, shape, kept):
+                return build.keep_axes(x, gone)
+        last = tuple(range(rank - x.type.rank, rank))
+        places = [last] if _fits(x, shape, last) else []
+        places = places or [p for p in combinations(range(rank), x.type.rank) if _fits(x, shape, p)]
+        if len(places) != 1:
+            shown = ", ".join(map(str, shape))
+            raise ShapeError(f"{x.type} does not fit into ({shown}) in one way")
+        return build.keep_axes(x, [i for i in range(rank) if i not in places[0]])
+
+    # values as nodes
+
+    def operand(self, value: Any) -> Any:
+        """A node, or a number or a size that its siblings give a type, or a tuple of those."""
+        return self.node(value) if isinstance(value, (_Indicator, _Code, _Filled)) else value
+
+    def node(self, value: Any) -> Node:
+        if isinstance(value, Node):
+            return value
+        if isinstance(value, _Indicator):
+            return build.call(
+                "where", value.condition, 1, 0, like=full(1, self.float, value.condition.shape)
+            )
+        if isinstance(value, _Code):
+            raise FormulaError(
+                "the text does not say how many classes a one-hot code has", "write onehot(y, 10)"
+            )
+        if isinstance(value, Size):
+            return size_of(value, self.float)
+        if isinstance(value, _Filled) and not value.ranges:
+            return full(value.fill, self.float, value.shape)
+        if isinstance(value, bool):
+            return constant(np.asarray(value))
+        if isinstance(value, (int, float)):
+            return full(value, self.float, ())
+        raise FormulaError(f"{value!r} is no tensor")
+
+    def result(self, value: Any, like: TensorType | None) -> Node:
+        if like is None:
+            return self.node(value)
+        if isinstance(value, _Code) and like.rank:
+            value = value.make(like.shape[-1], like.dtype)
+        if isinstance(value, (bool, int, float)):
+            return full(value, like.dtype, like.shape)
+        node = build.cast(self.node(value), like.dtype)
+        return build.broadcast(self.lift(node, like.shape), like.shape)
+
+
+def _numbers(items: Sequence[Any]) -> list[Any]:
+    """Nested numbers; rows are constants already."""
+    return [i.op.ref().tolist() if isinstance(i, Node) else i for i in items]
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, Size)) and not isinstance(value, bool)
+
+
+def _size_arithmetic(fn: str, args: Sequence[Dim]) -> Dim:
+    if fn == "neg":
+        return -args[0]
+    x, y = args
+    return x + y if fn == "add" else x - y if fn == "sub" else x * y
+
+
+def _number(fn: str, args: Sequence[Any]) -> Any:
+    """An elementwise op of numbers alone."""
+    if fn == "div" or any(isinstance(a, float) for a in args):
+        args = [np.float64(a) for a in args]
+    return TABLE[fn].ref(*map(np.asarray, args)).item()
+
+
+def _transposed(x: Node) -> Node:
+    if x.type.rank < 2:
+        raise FormulaError(f"ᵀ swaps the last two axes: {x.type}")
+    rank = x.type.rank
+    return transpose(x, (*range(rank - 2), rank - 1, rank - 2))
+
+
+def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
+    return all(d in (1, shape[p]) for d, p in zip(x.type.shape, places, strict=True))
+
+
+def _range(part: Any, size: Dim) -> tuple[Dim, Dim, int]:
+    """`(start, count, step)`; ends are places from the start, as they are printed."""
+    if not isinstance(part, Range):
+        raise FormulaError("an index is a range for each axis, or integers")
+    step = 1 if part.step is None else part.step
+    ends = [e for e in (part.start, part.stop) if e is not None]
+    if not isinstance(step, int) or step == 0 or not all(map(_is_size, ends)):
+        raise FormulaError("a range is made of sizes, with a step other than 0")
+    first, last = (0, size) if step > 0 else (size - 1, -1)
+    start = first if part.start is None else part.start
+    stop = last if part.stop is None else part.stop
+    if step > 0:
+        return start, (stop - start + step - 1) // step, step
+    return start, (start - stop - step - 1) // -step, step
