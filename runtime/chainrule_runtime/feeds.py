@@ -16,6 +16,8 @@ from chainrule_runtime.manifest import DimData, Tensor, evaluate, show
 
 Array = np.ndarray[Any, Any]
 _NUMBERS = "biuf"
+#: an error shows so many names that nothing has, and so much of each
+_NAMES, _NAME = 5, 60
 
 
 def convert(tensor: Tensor, value: object) -> Array:
@@ -55,6 +57,8 @@ def _cast(tensor: Tensor, array: Array, wanted: np.dtype[Any], untyped: bool) ->
     have = array.dtype
     if untyped and array.size == 0:
         return array.astype(wanted)
+    if have.kind == "O" and not array.ndim:
+        _refuse(tensor, f"a {type(array[()]).__name__}", "feed an array, or a list of numbers")
     if have.kind not in _NUMBERS:
         _refuse(tensor, _described(have), _MEND.get(have.kind, "convert it to numbers first"))
     fits = untyped and have.kind in "iu" and wanted.kind in "iu"
@@ -152,13 +156,15 @@ class Binder:
         said = []
         if missing:
             said.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
+        shown = [str(name)[:_NAME] for name in extra[:_NAMES]]
         if extra:
-            said.append(f"there is no input {', '.join(map(repr, extra))}")
+            rest = f" and {len(extra) - _NAMES} more" if len(extra) > _NAMES else ""
+            said.append(f"there is no input {', '.join(map(repr, shown))}{rest}")
         by_lower = {name.lower(): name for name in missing or self.names}
         close = [
             f"{name!r}: did you mean {by_lower[near[0]]!r}?"
-            for name in extra
-            if (near := difflib.get_close_matches(str(name).lower(), by_lower, n=1))
+            for name in shown
+            if (near := difflib.get_close_matches(name.lower(), by_lower, n=1))
         ]
         takes = ", ".join(f"{t.name}: {t}" for t in self.feeds)
         raise FeedError("; ".join(said), *close, f"it takes {takes or 'nothing'}")

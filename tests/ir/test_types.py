@@ -19,6 +19,9 @@ int8   uint8  int16 | int8   uint32 int64
 int16  uint8  int16 | int16  uint32 int64
 int32  uint8  int32 | int32  uint32 int64
 int64  uint8  int64 | int64  uint32 int64
+uint8  uint16 uint16 | uint8  uint64 uint64 | uint16 uint16 uint16 | uint16 uint32 uint32
+uint16 uint64 uint64 | uint32 uint64 uint64 | uint64 uint64 uint64
+int8   uint16 int32 | int16  uint16 int32 | int32  uint16 int32 | int64  uint16 int64
 float32 float32 float32 | float32 float64 float64 | float64 float64 float64
 bool   bool   bool
 """

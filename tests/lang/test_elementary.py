@@ -30,7 +30,9 @@ def drawn(kind: str, shape: tuple[int, ...], dtype: str, seed: int = SEED) -> Ar
     rng = np.random.default_rng(seed)
     if dtype == "bool":
         return rng.random(shape) < 0.5
-    low, high = {"real": (-5, 5), "unit": (-0.99, 0.99), "positive": (0.1, 5), "above": (1, 5)}[kind]
+    low, high = {"real": (-5, 5), "unit": (-0.99, 0.99), "positive": (0.1, 5), "above": (1, 5)}[
+        kind
+    ]
     if not dtype.startswith("float"):
         return rng.integers(0 if dtype[0] == "u" else low, high + 1, shape).astype(dtype)
     return rng.uniform(low, high, shape).astype(dtype)
@@ -131,7 +133,9 @@ def test_functions_of_floats(dtype: str) -> None:
     agree(tensors, want, feeds)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint32"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
 def test_functions_of_integers(dtype: str) -> None:
     info = np.iinfo(dtype)
     ends = np.array([info.min, info.max, 0, 1, 7, -1 if info.min else 2, 13, 64], dtype)

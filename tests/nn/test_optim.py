@@ -83,3 +83,11 @@ def test_bias_correction_keeps_its_digits() -> None:
     zeros = {"m": np.zeros(1, np.float32), "v": np.zeros(1, np.float32)}
     new, _ = next_values(optim.Adam(lr=1.0), w, g, zeros, 1)
     assert new[0] == pytest.approx(-1.0, rel=1e-6)
+
+
+def test_odd_numbers_are_refused_in_our_words() -> None:
+    for bad in (10**400, -(10**400), np.array(0.1), np.True_, 1j):
+        with pytest.raises(FeedError, match="lr is a number"):
+            optim.SGD(bad)  # type: ignore[arg-type]
+    with pytest.raises(FeedError, match="nesterov is True or False"):
+        optim.SGD(0.1, 0.9, nesterov="yes")  # type: ignore[arg-type]

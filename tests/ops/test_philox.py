@@ -143,3 +143,18 @@ def test_what_else_is_refused() -> None:
         philox.words(0, 0, -1, 1)
     with pytest.raises(DTypeError):
         philox.uniform(0, 0, 0, (3,), "int32")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 31, 1000])
+def test_many_permutations_are_the_single_ones(n: int) -> None:
+    seed, first = 2**63 + 5, 2**32 - 4
+    many = philox.permutations(seed, first, 4, n)
+    assert many.shape == (4, n)
+    assert many.dtype == np.int64
+    for e in range(4):
+        w = philox.words(seed, first + e, philox.SHUFFLE_DRAW, n).astype(np.uint64)
+        rank = sorted(range(n), key=lambda i: (int(w[i, 0]), int(w[i, 1]), i))
+        assert many[e].tolist() == rank == philox.permutation(seed, first + e, n).tolist()
+    assert philox.permutations(seed, 0, 0, n).shape == (0, n)
+    with pytest.raises(FeedError, match="epoch"):
+        philox.permutations(seed, first, 5, n)

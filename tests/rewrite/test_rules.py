@@ -192,6 +192,7 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
         lambda: call("mul", call("div", var(3), call("mul", var(3), 3.0)), 3.0),
         "div",
     ),
+    "product_with_number": (lambda: matmul(full(2.0, float64, (2, 3)), var(3, 4)), "expand"),
     "sum_of_one_hot": (lambda: apply(Sum((1,)), code()), "full"),
     "sum_of_scaled": (
         lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),

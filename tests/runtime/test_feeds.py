@@ -101,7 +101,8 @@ REFUSED = {
     "text": ("abc", "text", "convert"),
     "texts": (["1", "2"], "text", "convert"),
     "bytes": (b"abc", "bytes", "convert"),
-    "None": (None, "Python objects", "astype"),
+    "None": (None, "NoneType", "an array"),
+    "a generator": ((row for row in BASE), "generator", "an array"),
     "dates": (np.zeros(3, "datetime64[s]"), "datetime64", "astype"),
     "spans of time": (np.zeros(3, "timedelta64[s]"), "timedelta64", "timedelta64"),
     "records": (np.zeros(3, [("a", "f4")]), "structured", "fields"),
@@ -109,7 +110,7 @@ REFUSED = {
     "ragged": ([[1.0], [1.0, 2.0]], "list", "inhomogeneous"),
     "huge ints": ([2**70], "Python objects", "astype"),
     "foreign failure": (Broken(), "Broken", "it lies on a GPU"),
-    "a dict": ({"a": 1}, "Python objects", "astype"),
+    "a dict": ({"a": 1}, "dict", "an array"),
 }
 
 
@@ -263,3 +264,9 @@ def test_empty_ones_are_refused_where_they_have_no_meaning() -> None:
     assert Binder(feeds, ["batch"]).sizes([(0,)]) == {"batch": 0}
     with pytest.raises(FeedError, match="the size batch is 0"):
         Binder(feeds, ["batch"], [symbol("batch")]).sizes([(0,)])
+
+
+def test_many_wrong_names_make_a_short_error() -> None:
+    with pytest.raises(FeedError, match="and 4995 more") as error:
+        Binder([F32], []).check_names({f"y{i}" * 1000: 0 for i in range(5000)})
+    assert len(str(error.value)) < 1000

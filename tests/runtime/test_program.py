@@ -18,6 +18,7 @@ import pytest
 from chainrule_runtime import (
     Check,
     FeedError,
+    Lock,
     Manifest,
     NonFiniteError,
     Program,
@@ -252,3 +253,48 @@ def test_the_runtime_stands_alone() -> None:
         check=True,
     )
     assert "'chainrule'" not in out.stdout and "llvmlite" not in out.stdout
+
+
+def test_no_signal_leaves_the_lock_held(count: np.ndarray) -> None:
+    """What a handler raises comes through anywhere in a call; the next call must not wait."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    def spin(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            with lock.guard:
+                pass
+
+    lock = Lock()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for i in range(1500):
+            with pytest.raises(Alarm):
+                spin(2e-5 + i * 1e-7)
+            free: list[bool] = []
+            thread = threading.Thread(target=lambda: free.append(lock._mutex.acquire(False)))  # noqa: B023
+            thread.start()
+            thread.join()
+            assert free == [True]
+            lock.renew()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_is_refused_what_its_thread_holds(count: np.ndarray) -> None:
+    program = make(lambda table, sizes: 0, count)
+    with program.lock.guard, pytest.raises(RuntimeFault, match="handler"):
+        program(rows(2))
+    program(rows(2))
+
+
+def test_more_memory_than_there_is(count: np.ndarray) -> None:
+    for size in (2**62, 2**63, 2**80):
+        with pytest.raises(RuntimeFault, match=f"no room for {size} bytes"):
+            make(step, count, arena=((size,), ()))(rows(2))

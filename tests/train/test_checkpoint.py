@@ -164,3 +164,55 @@ def test_permissions_are_those_of_any_new_file(path: Path) -> None:
     path.chmod(0o600)
     checkpoint.write(path, TENSORS)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("bad", [None, 3, 3.5, "", "a\0b", "\ud800", ["a"]])
+def test_paths_that_are_none(bad: Any) -> None:
+    for call in (checkpoint.read, lambda p: checkpoint.write(p, TENSORS)):
+        with pytest.raises(ArtifactError):
+            call(bad)
+
+
+def test_paths_of_other_kinds(tmp_path: Path) -> None:
+    names = [b"bytes", "y" * 250, "ä \n"]
+    for name in names:
+        path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))
+        checkpoint.write(path, TENSORS)  # type: ignore[arg-type]
+        assert list(checkpoint.read(path)) == list(TENSORS)  # type: ignore[arg-type]
+    assert len(os.listdir(tmp_path)) == len(names)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ArtifactError, match="no file"):
+            checkpoint.write(target, TENSORS)
+        with pytest.raises(ArtifactError, match="no file"):
+            checkpoint.read(target)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_is_followed(tmp_path: Path, path: Path) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to(path)
+    checkpoint.write(link, {"w": np.ones(2)})
+    assert link.is_symlink() and list(checkpoint.read(path)) == ["w"]
+
+
+def test_random_damage_behind_a_right_digest(tmp_path: Path) -> None:
+    """Headers that say anything end in an ArtifactError or in tensors, never in anything else."""
+    rng = np.random.default_rng(0)
+    values: list[Any] = [0, 1, 4, 16, -1, 2**62, 2**63, 2**70, 1.5, True, None, "F32", [], {}, [0]]
+    shapes: list[Any] = [[], [4], [0, 2**62, 2**62], [2**70, 0], [1] * 32, [0] * 32, [[4]]]
+    for _ in range(400):
+        offsets = [values[i] for i in rng.integers(len(values), size=2)]
+        entry = {
+            "dtype": ["F32", "BOOL", "U8"][rng.integers(3)],
+            "shape": (values + shapes)[rng.integers(len(values + shapes))],
+            "data_offsets": [[0, 0], [0, 16], offsets][rng.integers(3)],
+        }
+        forged(tmp_path / "f", {"w": entry}, bytes([0, 16][rng.integers(2)]))
+        try:
+            checkpoint.read(tmp_path / "f")
+        except ArtifactError:
+            continue

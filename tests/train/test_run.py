@@ -67,7 +67,7 @@ def test_many_epochs_go_in_several_calls(
 ) -> None:
     one, other = make(), make()
     a = one.run(**data, batch_size=16, epochs=7)
-    monkeypatch.setattr("chainrule.train.step._ORDER_LIMIT", 150)
+    monkeypatch.setattr("chainrule.train.step._ROW_LIMIT", 150)
     b = other.run(**data, batch_size=16, epochs=7)
     np.testing.assert_array_equal(a, b)
     assert same(one.state_dict(), other.state_dict())
@@ -85,6 +85,8 @@ def test_nothing_to_run(make: Make, data: Data, backend: str) -> None:
         ({"batch_size": True}, "batch_size"),
         ({"epochs": -1}, "epochs"),
         ({"epochs": 1.0}, "epochs"),
+        ({"shuffle": "no"}, "shuffle is True or False, not 'no'"),
+        ({"shuffle": np.array([1, 2])}, "shuffle"),
     ]:
         with pytest.raises(FeedError, match=text):
             step.run(**data, **options)
@@ -290,3 +292,86 @@ def test_errors_name_the_file(make: Make, tmp_path: Path) -> None:
         step.load(tmp_path)
     with pytest.raises(ArtifactError, match="untouched"):
         step.save(tmp_path / "no" / "such" / "folder")
+
+
+def test_counts_of_any_integer_type(make: Make, data: Data, backend: str) -> None:
+    """A NumPy integer has a width, and sizes in bytes are no numbers of that width."""
+    one, other = make(backend=backend), make(backend=backend)
+    a = one.run(**data, batch_size=np.int8(16), epochs=np.uint8(2), shuffle=np.True_)
+    np.testing.assert_array_equal(a, other.run(**data, batch_size=16, epochs=2))
+
+
+def test_epochs_without_end_can_be_interrupted(make: Make, data: Data) -> None:
+    """The room for losses grows with the steps made, not with those asked for."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    step = make()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for shuffle in (True, False):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Alarm):
+                step.run(**data, epochs=10**30, shuffle=shuffle)
+            assert np.isfinite(step(**data))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_single_steps_after_any_interruption(make: Make, data: Data) -> None:
+    """Ctrl-C in a loop of single steps leaves a step that works, whenever it came."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    def train(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            step(**data)
+
+    step = make()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for i in range(300):
+            with pytest.raises(Alarm):
+                train(5e-5 + i * 1e-6)
+            done = threading.Event()
+            other = threading.Thread(target=lambda: (step(**data), done.set()), daemon=True)  # noqa: B023
+            other.start()
+            assert done.wait(5), i
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_that_uses_the_step(make: Make, data: Data) -> None:
+    """It saves between calls, waits for a run, and is refused within a single step: no deadlock."""
+    step, told = make(), []
+
+    def look(*_: object) -> None:
+        try:
+            told.append(int(step.state_dict()["optimizer.step"]))
+        except CompileError as error:
+            assert "handler" in str(error)
+            told.append(-1)
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        for i in range(100):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + i * 1e-6)
+            while len(told) <= i:
+                step(**data)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        while len(told) <= 100:
+            step.run(**data, batch_size=1, epochs=1000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert max(told) > 0

@@ -327,3 +327,175 @@ def test_a_state_of_another_step(make: Make) -> None:
         step.load_state_dict(state)
     for part in ("V is missing", "U is unknown", "W0 is float32 of shape (2, 8)", "b0 is float64"):
         assert part in str(error.value)
+
+
+class Rule(optim.Optimizer):
+    """An optimizer of a user's own."""
+
+    def __init__(self, begins: Any = None, update: Any = None) -> None:  # no super().__init__()
+        self.begins, self.rule = begins, update
+
+    def init(self, w: cr.Tensor) -> Any:
+        return {} if self.begins is None else self.begins(w)
+
+    def update(self, w: Any, g: Any, state: Any, lr: Any, t: Any) -> Any:
+        if self.rule is None:
+            return super().update(w, g, state, lr, t)
+        return self.rule(w, g, state, lr, t)
+
+
+def test_an_optimizer_of_ones_own(make: Make, data: Data, backend: str) -> None:
+    momentum = Rule(
+        lambda w: {"m": cr.zeros_like(w)},
+        lambda w, g, s, lr, t: (w - lr * (0.9 * s["m"] + g), {"m": 0.9 * s["m"] + g}),
+    )
+    one, other = make(momentum, backend=backend), make(optim.SGD(0.01, 0.9), backend=backend)
+    assert one.learning_rate == 0.01
+    for _ in range(5):
+        assert one(**data) == pytest.approx(other(**data), rel=1e-6)
+
+
+ZEROS = {"m": lambda w: {"m": cr.zeros_like(w)}}["m"]
+WRONG_RULES = {
+    "no update": (Rule(), "without an update"),
+    "nothing": (Rule(None, lambda *a: None), "not None"),
+    "one thing": (Rule(None, lambda w, *a: w), "a dict of the new state"),
+    "three things": (Rule(None, lambda w, *a: (w, {}, 1)), "a dict of the new state"),
+    "a list": (Rule(None, lambda w, *a: (w, [])), "a dict of the new state"),
+    "a number": (Rule(None, lambda w, *a: (0.0, {})), "is a Tensor, not 0.0"),
+    "another type": (Rule(None, lambda w, *a: (w.astype("float64"), {})), "must stay"),
+    "another shape": (Rule(None, lambda w, *a: (cr.sum(w), {})), "must stay"),
+    "other names": (Rule(ZEROS, lambda w, *a: (w, {"n": w})), "remembers"),
+    "init of nothing": (Rule(lambda w: ["m"], lambda w, *a: (w, {})), "a dict of Tensors"),
+    "init of numbers": (Rule(lambda w: {"m": 0.0}, lambda w, *a: (w, {})), "'m': 0.0"),
+    "init with odd names": (Rule(lambda w: {1: w}, lambda w, *a: (w, {})), "by name"),
+    "init of what is fed": (
+        Rule(lambda w: {"m": cr.sum(cr.input("fed", (3,)))}, lambda w, g, s, *a: (w, s)),
+        "may use the parameter, not fed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rule", "text"), WRONG_RULES.values(), ids=WRONG_RULES.keys())
+def test_wrong_optimizers(make: Make, rule: optim.Optimizer, text: str) -> None:
+    with pytest.raises((CompileError, ShapeError, DTypeError), match=text):
+        make(rule)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"updates": [1]}, "updates are Tensors"),
+        ({"updates": {"s": cr.constant(1.0)}}, "'s' can't become"),
+        ({"updates": {cr.state("s", ()): 3.0}}, "can't become 3.0"),
+        ({"train": [3]}, "train names 3"),
+        ({"train": [None]}, "train names None"),
+        ({"train": 3}, "train is a list"),
+        ({"train": []}, "empty"),
+        ({"train": [cr.parameter("apart", (2,))]}, "no parameter of this loss"),
+        ({"metrics": {1: cr.constant(1.0)}}, "with a name of its own"),
+        ({"metrics": {"": cr.constant(1.0)}}, "with a name of its own"),
+    ],
+)
+def test_wrong_options(make: Make, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(CompileError, match=text):
+        make(**options)
+
+
+def test_train_takes_any_iterable(make: Make) -> None:
+    assert list(make(train=(name for name in ["V", "b0", "V"])).gradients) == ["b0", "V"]
+
+
+@pytest.mark.parametrize("name", ["training.seed", "training.epoch", "__metadata__"])
+def test_names_that_a_checkpoint_needs(name: str) -> None:
+    w = cr.parameter(name, (3,))
+    with pytest.raises(CompileError, match="checkpoints") as error:
+        training_step(cr.sum(w**2), optim.SGD(0.1))
+    assert "test_step.py" in str(error.value)
+
+
+def test_a_learning_rate_beyond_the_type(make: Make, data: Data, backend: str) -> None:
+    step = make(backend=backend)
+    for bad in (1e39, 10**400):
+        with pytest.raises(FeedError, match="learning_rate"):
+            step.learning_rate = bad
+    with pytest.raises(FeedError, match="infinite as float32"):
+        make(optim.SGD(1e300), backend=backend)
+    step.learning_rate = -0.0
+    assert str(step.learning_rate) == "0.0"
+
+
+def test_what_a_step_is_does_not_change(make: Make) -> None:
+    step = make()
+    for name in ("seed", "backend", "parameters", "metrics", "steps"):
+        with pytest.raises(AttributeError):
+            setattr(step, name, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer.step": np.array(-1, np.int32)},
+        {"training.epoch": np.array(-1)},
+        {"training.epoch": np.array(2**32)},
+        {"optimizer.learning_rate": np.array(np.nan, np.float32)},
+        {"optimizer.learning_rate": np.array(-1, np.float32)},
+        {"V": [[1.0], [1.0, 2.0]]},
+        {"V": "abc"},
+        {3: np.zeros(3)},
+    ],
+)
+def test_a_state_that_no_training_leads_to(make: Make, change: dict[Any, Any]) -> None:
+    step = make()
+    before = step.state_dict()
+    with pytest.raises(ArtifactError):
+        step.load_state_dict({**before, **change})
+    for other in (None, 3, [("V", 1)]):
+        with pytest.raises(ArtifactError, match="a dict of arrays"):
+            step.load_state_dict(other)  # type: ignore[arg-type]
+    assert same(step.state_dict(), before)
+    step.load_state_dict({n: a.astype(a.dtype.newbyteorder(">")) for n, a in before.items()})
+    assert same(step.state_dict(), before)
+
+
+def test_the_last_step_there_is_a_number_for(make: Make, data: Data, backend: str) -> None:
+    step = make(backend=backend)
+    state = step.state_dict()
+    state["optimizer.step"][...] = 2**31 - 2
+    step.load_state_dict(state)
+    for _ in range(3):
+        step(**data)
+        assert step.steps == 2**31 - 1
+    assert np.isfinite(step.parameters["V"]).all()
+
+
+def test_a_gradient_that_overflows_is_named_in_the_next_step(backend: str) -> None:
+    x, w = cr.input("x", ("n",)), cr.parameter("w", (), init=np.array(1e-10))
+    loss = cr.mean(x * w) * 1e10
+    step = training_step(loss, optim.SGD(0.1), backend=backend)
+    assert np.isfinite(step(x=[1e30]))
+    with pytest.raises(NonFiniteError, match=r"w was not finite before it"):
+        step(x=[1.0])
+
+
+def test_a_loss_of_nothing_is_positive(backend: str) -> None:
+    w = cr.parameter("w", (), init="zeros")
+    step = training_step(-(w**2), optim.SGD(0.1), backend=backend)
+    assert [str(step()), str(step.run()[0])] == ["0.0", "0.0"]
+
+
+def test_outputs_in_a_named_tuple(data: Data, backend: str) -> None:
+    class Pair(NamedTuple):
+        z: Any
+        w: Any
+
+    x, w = cr.input("x", ("n", 6)), cr.parameter("w", (6,))
+    step = training_step(cr.mean(x @ w), optim.SGD(0.1), outputs=Pair(x @ w, w), backend=backend)
+    got = step.predict(x=data["x"])
+    assert type(got) is Pair and got.z.shape == (50,) and got.w.shape == (6,)
+
+
+def test_more_parameters_than_memory() -> None:
+    w = cr.parameter("w", (2**30, 2**30))
+    with pytest.raises(CompileError, match="no room for"):
+        training_step(cr.sum(w), optim.SGD(0.1))

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 from chainrule.codegen.registers import Builder, Register, element, mangled, vector
 from chainrule.errors import CompileError
-from chainrule.ir.formula import Formula, fold
+from chainrule.ir.loop import Literal
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.types import DType, Kind, bool_, float32, float64, int32, int64
-from chainrule.loops.library import parameters_of, recipe_of
+from chainrule.loops.library import listing_of
 from chainrule.target import Target
-
-Operand = Register | int | float
 
 _FLOAT_OP = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT_OP = {"add": "add", "sub": "sub", "mul": "mul", "shl": "shl", "lshr": "lshr", "ashr": "ashr"}
@@ -61,40 +59,27 @@ class ScalarCode:
         text = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
         return Register(self.builder.pure(text, one), value.dtype, lanes)
 
-    def apply(
-        self, fn: str, args: Sequence[Operand], to: DType, hint: DType | None = None
-    ) -> Register:
-        """`fn` of the operands; numbers among them take the type of their siblings, else `hint`."""
-        registers = self.typed(fn, args, hint or to)
-        lanes = max(r.lanes for r in registers)
-        registers = [self.widen(r, lanes) if lanes else r for r in registers]
+    def apply(self, fn: str, args: Sequence[Register], to: DType) -> Register:
+        """`fn` of registers, the scalars among them widened to the others' lanes."""
+        lanes = max(r.lanes for r in args)
+        registers = [self.widen(r, lanes) if lanes else r for r in args]
         if fn in MACHINE:
             return self.machine(fn, registers, to)
         return self.recipe(fn, registers)
 
-    def typed(self, fn: str, args: Sequence[Operand], hint: DType) -> list[Register]:
-        chosen = args[1:] if fn == "where" else args
-        dtype = next((a.dtype for a in chosen if isinstance(a, Register)), hint)
-        return [a if isinstance(a, Register) else constant(a, dtype) for a in args]
-
     def recipe(self, fn: str, args: Sequence[Register]) -> Register:
-        """The recipe of `fn` with its parameters bound to registers."""
-        dtype = args[-1].dtype
-        recipe = recipe_of(fn, dtype)
-        bound: dict[str, Operand] = dict(zip(parameters_of(fn, recipe), args, strict=True))
-        for name, formula in recipe.bindings:
-            bound[name] = self.formula(formula, bound, dtype)
-        result = self.formula(recipe.result, bound, dtype)
-        return result if isinstance(result, Register) else constant(result, dtype)
+        """The machine operations of `fn` on registers."""
+        params, listing = listing_of(fn, tuple(a.dtype for a in args))
+        values = dict(zip(params, args, strict=True))
 
-    def formula(self, formula: Formula, bound: dict[str, Operand], hint: DType) -> Operand:
-        def call(fn: str, args: Sequence[Operand]) -> Operand:
-            return self.apply(fn, args, hint, hint)
+        def register(operand: str | Literal) -> Register:
+            if isinstance(operand, Literal):
+                return constant(operand.value, operand.dtype)
+            return values[operand]
 
-        def number(value: float | int) -> Operand:
-            return value
-
-        return fold(formula, number, lambda name: bound[name], call)
+        for step in listing.steps:
+            values[step.name] = self.apply(step.fn, [register(a) for a in step.args], step.dtype)
+        return register(listing.result)
 
     def machine(self, fn: str, args: list[Register], to: DType) -> Register:
         """One machine operation; its operands have one length."""

@@ -16,6 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
+from chainrule.rewrite.passes import stabilize
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
@@ -71,10 +72,10 @@ class NativeProgram:
 
 
 class ReferenceProgram:
-    """The graph as written, evaluated in NumPy node by node, its feeds checked in the same way."""
+    """The graph in its stable form, evaluated in NumPy node by node, its feeds checked likewise."""
 
     def __init__(self, graph: Graph, feeds: Sequence[Node]) -> None:
-        self.graph, self.feeds = graph, tuple(feeds)
+        self.source, self.graph, self.feeds = graph, stabilize(graph), tuple(feeds)
         tensors = [
             Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
@@ -110,10 +111,12 @@ class ReferenceProgram:
                 )
 
     def show(self, level: str) -> str:
-        """The graph; there is nothing else to the reference."""
+        """The graph as written, or in its stable form: there is nothing else to the reference."""
         if level not in ("graph", "optimized"):
-            raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
-        return graph_text(self.graph)
+            raise CompileError(
+                f"the reference backend has no level {level!r}", "there are graph, optimized"
+            )
+        return graph_text(self.source if level == "graph" else self.graph)
 
     def report(self) -> Report:
         """There is nothing to report: raises CompileError."""

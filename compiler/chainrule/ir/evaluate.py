@@ -26,8 +26,8 @@ def evaluate(
 
     Any node may be fed, not leaves alone: what lies behind it is then not computed. Symbolic sizes
     are read off the shapes of the arrays; `sizes` gives those that no array tells. With `widen`
-    floats are float64 whatever their node's dtype, for finite differences. Raises FeedError where a leaf that is needed has no array
-    or where shapes do not fit together.
+    floats are float64 whatever their node's dtype, for finite differences. Raises FeedError where a
+    leaf that is needed has no array or where shapes do not fit together.
     """
     known: dict[str, Dim] = {**(sizes or {}), **bind_sizes(feeds)}
     values = {n: np.asarray(a, _dtype(n, widen)) for n, a in feeds.items()}

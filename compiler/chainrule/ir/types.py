@@ -72,10 +72,12 @@ class DType:
 bool_ = DType("bool", "bool", Kind.BOOL, 1)
 int8, int16 = DType("int8", "i8", Kind.INT, 8), DType("int16", "i16", Kind.INT, 16)
 int32, int64 = DType("int32", "i32", Kind.INT, 32), DType("int64", "i64", Kind.INT, 64)
-uint8, uint32 = DType("uint8", "u8", Kind.UINT, 8), DType("uint32", "u32", Kind.UINT, 32)
+uint8, uint16 = DType("uint8", "u8", Kind.UINT, 8), DType("uint16", "u16", Kind.UINT, 16)
+uint32, uint64 = DType("uint32", "u32", Kind.UINT, 32), DType("uint64", "u64", Kind.UINT, 64)
 float32, float64 = DType("float32", "f32", Kind.FLOAT, 32), DType("float64", "f64", Kind.FLOAT, 64)
 
-DTYPES = {d.name: d for d in (bool_, int8, int16, int32, int64, uint8, uint32, float32, float64)}
+_ALL = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)
+DTYPES = {d.name: d for d in _ALL}
 
 
 def dtype(of: object) -> DType:
@@ -108,7 +110,8 @@ def promote(a: DType, b: DType) -> DType:
         if unsigned.bits < signed.bits:
             return signed
         wider = {8: int16, 16: int32, 32: int64}
-        return wider[unsigned.bits]
+        if unsigned.bits in wider:
+            return wider[unsigned.bits]
     raise DTypeError(
         f"{a} and {b} do not promote to one type",
         "the array API standard leaves it open: say which you mean with x.astype(...)",

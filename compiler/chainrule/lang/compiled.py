@@ -22,6 +22,8 @@ class Function:
 
     def __init__(self, outputs: Any, backend: str) -> None:
         nodes = flatten(outputs)
+        if not nodes:
+            raise CompileError("there is nothing to compile", "give a Tensor, or a list or dict of some")
         self._structure, self.backend = outputs, backend
         leaves = driver.leaves_of(nodes)
         check_names(leaves)

@@ -31,8 +31,8 @@ def custom_derivative(
         raise GradientError("a custom derivative needs vjp=: a function of (ct, out, *inputs)")
     if function is None:
         return lambda f: custom_derivative(f, vjp, name=name)
-    label = name or getattr(function, "__name__", "f")
-    label = "f" if label == "<lambda>" else label
+    own = str(getattr(function, "__name__", "f"))
+    label = name or ("f" if own == "<lambda>" else own)
     op = Custom(label, _forward(function, label), _backward(vjp, label))
 
     def wrapped(*operands: Any) -> Tensor:

@@ -103,14 +103,9 @@ def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     return Tensor(matmul_nodes(as_node(x1), as_node(x2)))
 
 
-def einsum(subscripts: str, x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """A sum of products over named axes, of two operands: `einsum("bij,bjk->bik", p, q)`."""
-    return Tensor(einsum_nodes(subscripts, as_node(x1), as_node(x2)))
-
-
 def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """The outer product of two vectors."""
-    return einsum("i,j->ij", x1, x2)
+    return Tensor(einsum_nodes("i,j->ij", as_node(x1), as_node(x2)))
 
 
 # form

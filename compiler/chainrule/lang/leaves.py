@@ -40,10 +40,18 @@ def state(name: str, shape: Any, *, init: Any = None, dtype: object = "float32")
 
 def constant(array: Any, *, dtype: object = None) -> Tensor:
     """An array that is part of the graph."""
-    values = np.asarray(array)
-    if values.dtype.kind not in "biuf":
-        raise DTypeError(f"a constant is made of numbers, not of {values.dtype}")
+    values = _numbers("a constant", array)
     return Tensor(constant_node(values, _dtype(dtype if dtype is not None else values.dtype)))
+
+
+def _numbers(what: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{what} is an array, this is none: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"{what} is made of numbers, not of {array.dtype}")
+    return array
 
 
 def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
@@ -53,9 +61,7 @@ def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
                 f"{kind} {name} needs known sizes: {type}", "only inputs have symbolic ones"
             )
     if isinstance(init, (np.ndarray, list, tuple, int, float)):
-        array = np.asarray(init)
-        if array.dtype.kind not in "biuf":
-            raise DTypeError(f"{kind} {name} can't begin as {array.dtype}")
+        array = _numbers(f"the beginning of {kind} {name}", init)
         if array.ndim and array.shape != type.shape:
             raise ShapeError(
                 f"{kind} {name}: {type} can't begin as an array of shape {array.shape}"

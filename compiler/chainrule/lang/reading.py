@@ -20,12 +20,12 @@ def parse(
     *,
     like: Tensor | None = None,
 ) -> Tensor:
-    """The expression that a text says, as `str` of a Tensor writes it: its last line.
+    r"""The expression that a text says, as `str` of a Tensor writes it: its last line.
 
-        cr.parse("z = x @ W + b\\nsum(relu(z)) / batch", [x, W, b])
+        cr.parse("z = x @ W + b\nsum(relu(z)) / batch", [x, W, b])
 
-    `inputs` are Tensors by name, or Tensors that have one; functions of Tensors among them, by name,
-    are those of the user's own. Sizes of inputs go by their names. What print leaves out (that a
+    `inputs` are Tensors by name, or Tensors that have one; functions of Tensors among them, by
+    name, are those of the user's own. Sizes of inputs go by their names. What print leaves out (that a
     vector repeats, how many classes `onehot` has) is taken from what stands beside it, and from
     `like` for the type of the result. An array of more than four elements is not in the text.
     Raises FormulaError, ShapeError or DTypeError with the place that is wrong.
@@ -47,10 +47,10 @@ def compare(first: Any, second: Any) -> comparing.Comparison:
 
 
 def lint(expression: Any) -> linting.Lint:
-    """The unstable forms in an expression, or a structure of them, and what compiling makes of each.
+    """The unstable forms in an expression, or a structure of them, and what becomes of each.
 
-    Of every form that a rule of stability knows: the rule's name, the form, what takes its place and
-    the user's line. The result is true where none is found.
+    Of every form that a rule of stability knows: the rule's name, the form, what takes its place
+    and the user's line. The result is true where none is found.
     """
     return linting.lint(flatten(expression))
 

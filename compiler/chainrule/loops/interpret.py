@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError
-from chainrule.ir.formula import Formula, fold
 from chainrule.ir.loop import (
     LANES,
     Apply,
@@ -31,11 +30,10 @@ from chainrule.ir.loop import (
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, evaluate
 from chainrule.ir.types import DType, dtype
-from chainrule.loops.library import parameters_of, recipe_of
+from chainrule.loops.library import listing_of
 from chainrule.loops.walk import postorder
 
 Array = np.ndarray[Any, Any]
-Operand = Array | int | float
 
 
 class _Leave(Exception):
@@ -151,34 +149,22 @@ class _Machine:
             half //= 2
         return cell[0]
 
-    def apply(
-        self, fn: str, args: Sequence[Operand], to: DType, hint: DType | None = None
-    ) -> Array:
-        """A function of arrays; plain numbers take the type of their siblings, else `hint`."""
-        arrays = self.typed(fn, args, hint or to)
+    def apply(self, fn: str, arrays: Sequence[Array], to: DType) -> Array:
+        """A function of arrays, by its machine operations."""
         if fn == "fma" and not (self.fma and arrays[0].dtype.kind == "f"):
             return MACHINE["add"].ref(MACHINE["mul"].ref(*arrays[:2]), arrays[2])
         if fn == "cast":
             return MACHINE[fn].ref(arrays[0], to.numpy)
         if fn in MACHINE:
             return MACHINE[fn].ref(*arrays)
-        of = dtype(arrays[-1].dtype)
-        recipe = recipe_of(fn, of)
-        bound: dict[str, Operand] = dict(zip(parameters_of(fn, recipe), arrays, strict=True))
-        for name, formula in recipe.bindings:
-            bound[name] = self.formula(formula, bound, of)
-        return self.typed("", [self.formula(recipe.result, bound, of)], of)[0]
+        params, listing = listing_of(fn, tuple(dtype(a.dtype) for a in arrays))
+        values = dict(zip(params, map(np.asarray, arrays), strict=True))
 
-    def typed(self, fn: str, args: Sequence[Operand], hint: DType) -> list[Array]:
-        chosen = args[1:] if fn == "where" else args
-        of = next((a.dtype for a in chosen if isinstance(a, np.ndarray)), hint.numpy)
-        return [np.asarray(a) if isinstance(a, np.ndarray) else np.asarray(a, of) for a in args]
+        def array(operand: str | Literal) -> Array:
+            if isinstance(operand, Literal):
+                return np.asarray(operand.value, operand.dtype.numpy)
+            return values[operand]
 
-    def formula(self, formula: Formula, bound: Mapping[str, Operand], hint: DType) -> Operand:
-        def number(value: float | int) -> Operand:
-            return value
-
-        def call(fn: str, args: Sequence[Operand]) -> Operand:
-            return self.apply(fn, args, hint, hint)
-
-        return fold(formula, number, lambda name: bound[name], call)
+        for step in listing.steps:
+            values[step.name] = self.apply(step.fn, [array(a) for a in step.args], step.dtype)
+        return array(listing.result)

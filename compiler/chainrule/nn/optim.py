@@ -183,19 +183,17 @@ def check(
     above: float | None = None,
     least: float = 0.0,
     below: float = math.inf,
-    most: float = math.inf,
 ) -> float:
     """The value as a float, 0.0 for -0.0. Raises FeedError unless it is a number in the range told.
 
-    The range begins with `least`, or beyond `above` if that is given; it ends before `below` and
-    with `most`.
+    The range begins with `least`, or beyond `above` if that is given, and ends before `below`.
     """
     low = f"from {least}" if above is None else f"above {above}"
-    high = f" up to {most}" if most < math.inf else f" to below {below}" if below < math.inf else ""
-    wanted = f"{name} is a number {low}{high or ', finite'}"
+    high = f" to below {below}" if below < math.inf else ", finite"
+    wanted = f"{name} is a number {low}{high}"
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise FeedError(f"{wanted}, not {value!r}")
     begins = value >= least if above is None else value > above
-    if not (begins and value < below and value <= min(most, _LARGEST)):
+    if not (begins and value < below and value <= _LARGEST):
         raise FeedError(f"{wanted}, not {value!r}")
     return float(value) + 0.0

@@ -182,7 +182,7 @@ class AddAlong(Op):
         x, at = inputs
         (n,) = known((self.n,))
         out = np.zeros((*x.shape[: self.axis], n, *x.shape[self.axis + 1 :]), x.dtype)
-        places = list(np.indices(x.shape, sparse=True))
+        places: list[Array] = list(np.indices(x.shape, sparse=True))
         places[self.axis] = at
         np.add.at(out, tuple(places), x)
         return out

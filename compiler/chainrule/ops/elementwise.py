@@ -265,10 +265,10 @@ _ATAN2 = (
 )
 
 
-def _whole(name: str, of_signed: str, of_unsigned: str) -> dict[str, str]:
-    """Machine code by element type; a divisor is never 0, nor -1, whose quotient may not fit."""
+def _whole(of_signed: str, of_unsigned: str) -> dict[str, str]:
+    """Machine code by integer type."""
     unsigned = {t.name: of_unsigned for t in DTYPES.values() if t.kind is Kind.UINT}
-    return {**RECIPES.get(name, {}), "int": of_signed, **unsigned}
+    return {"int": of_signed, **unsigned}
 
 
 def _shift(by: str, beyond: str) -> dict[str, str]:
@@ -281,14 +281,16 @@ def _shift(by: str, beyond: str) -> dict[str, str]:
     }
 
 
+# a divisor is never 0, nor -1, by which the quotient may not fit
 _BY = "d = where(or_(y == 0, y == -1), 1, y); q = quotient(x, d); r = x - q*d; "
 _QUOTIENT = _BY + (
     "f = q - where(and_(r != 0, (r < 0) != (d < 0)), 1, 0); where(y == 0, 0, where(y == -1, -x, f))"
 )
 _REST = _BY + "where(y == 0, 0, where(and_(r != 0, (r < 0) != (d < 0)), r + d, r))"
-_U_BY = "d = where(y == 0, 1, y); q = quotient(x, d); "
-_FLOOR_DIVIDE = _whole("floor_divide", _QUOTIENT, _U_BY + "where(y == 0, 0, q)")
-_REMAINDER = _whole("remainder", _REST, _U_BY + "where(y == 0, 0, x - q*d)")
+_U  # a divisor is never 0, nor -1, by which the quotient may not fit
+_BY = "d = where(y == 0, 1, y); q = quotient(x, d); "
+_FLOOR_DIVIDE = RECIPES["floor_divide"] | _whole(_QUOTIENT, _U_BY + "where(y == 0, 0, q)")
+_REMAINDER = RECIPES["remainder"] | _whole(_REST, _U_BY + "where(y == 0, 0, x - q*d)")
 _number = define
 _float = partial(define, accepts="float")
 _step = partial(define, partials=("0",), role="pointwise")
@@ -305,7 +307,7 @@ _float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=_OVER, domain=(0.
 _number("neg", "-x", ("-1",), np.negative, "-x", math=_NEGATIVE)
 _float("pow", "x**y", _POW, np.power, math=_POWER, domain=(0.5, 2.0))
 _number("abs", "Abs(x)", ("sign(x)",), np.abs, _MAGNITUDE, math=_BARS)
-_number("sign", "sign(x)", ("0",), np.sign, _SIGN)
+_number("sign", "sign(x)", ("0",), np.sign, {"float": _SIGN} | _whole(_SIGN, "where(x > 0, 1, 0)"))
 _number("maximum", "Max(x, y)", _IF_LARGER, np.maximum, _LARGER, math=_MAX, letter="h")
 _number("minimum", "Min(x, y)", _IF_SMALLER, np.minimum, _SMALLER, math=_MIN, letter="h")
 _number("square", "x**2", ("2*x",), np.square, "x*x", math=_SQUARED)

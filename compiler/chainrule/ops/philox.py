@@ -80,7 +80,8 @@ def normal(
 
 def permutation(seed: int, epoch: int, n: int) -> Array:
     """A random order of n rows, `int64[n]`: sorted by (word 0, word 1) of each, ties by index."""
-    return permutations(seed, epoch, 1, n)[0]
+    order: Array = permutations(seed, epoch, 1, n)[0]
+    return order
 
 
 def permutations(seed: int, first: int, epochs: int, n: int) -> Array:

@@ -34,22 +34,12 @@ class Prod(Reduce):
         return 1
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        (x,) = inputs
-        if len(self.axes) > 1:
-            for axis in reversed(self.axes[1:]):
-                x = apply(Prod((axis,)), x)
-            (one,) = Prod(self.axes[:1]).vjp(ct, out, x)
-            assert one is not None
-            for i in range(1, len(self.axes)):
-                part = inputs[0]
-                for axis in reversed(self.axes[i + 1 :]):
-                    part = apply(Prod((axis,)), part)
-                (one,) = Prod((self.axes[i],)).vjp(one, out, part)
-                assert one is not None
-            return (one,)
-        (axis,) = self.axes
-        others = _others(x, axis)
-        return (build.call("mul", others, apply(Expand(x.type.shape, self.axes), ct)),)
+        partial = [inputs[0]]
+        for axis in reversed(self.axes):
+            partial.append(apply(Prod((axis,)), partial[-1]))
+        for axis, x in zip(self.axes, reversed(partial[:-1]), strict=True):
+            ct = build.call("mul", _others(x, axis), apply(Expand(x.type.shape, (axis,)), ct))
+        return (ct,)
 
 
 def _others(x: Node, axis: int) -> Node:

@@ -25,7 +25,10 @@ from chainrule.ops import (
 from chainrule.ops.elementwise import TABLE, Elementwise
 
 # importing them defines ops
-_ROOMS = (along, assemble, axes, composite, contract, convolution, custom, index, layout, pooling, product, reduce, source, windows)  # fmt: skip
+_ROOMS = (
+    along, assemble, axes, composite, contract, convolution, custom, index, layout,
+    pooling, product, reduce, source, windows,
+)  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 
 

@@ -9,18 +9,18 @@ from chainrule.ops.source import Full
 _TIMES, _SCALED = r"{0} \odot {1}", r"{0} \, {1}"
 #: A comparison that holds where the other does not: symbol, LaTeX.
 _OPPOSITE = {
-    "lt": (">=", r"\ge"),
+    "lt": (">=", r"\geq"),
     "le": (">", ">"),
-    "gt": ("<=", r"\le"),
+    "gt": ("<=", r"\leq"),
     "ge": ("<", "<"),
     "eq": ("!=", r"\ne"),
     "ne": ("==", "="),
 }
 COMPARISONS = {
     "lt": ("<", "<"),
-    "le": ("<=", r"\le"),
+    "le": ("<=", r"\leq"),
     "gt": (">", ">"),
-    "ge": (">=", r"\ge"),
+    "ge": (">=", r"\geq"),
     "eq": ("==", "="),
     "ne": ("!=", r"\ne"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chainrule.ir.node import Node, apply
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.contract import Contract, transpose
 from chainrule.ops.source import Full, full
 from chainrule.rewrite.canonical import is_size
 from chainrule.rewrite.rule import Guard, Rules, See, recognize, rule
@@ -70,6 +71,26 @@ def known_choice(node: Node, see: See) -> Node | None:
     return x if condition.op.value else y
 
 
+@recognize("contract")
+def product_with_number(node: Node, see: See) -> Node | None:
+    """Given a product of sums with one number everywhere, the number times the sum of the other."""
+    assert isinstance(node.op, Contract)
+    x, y = node.inputs
+    letters = node.op.b
+    if isinstance(y.op, Full):
+        x, y, letters = y, x, node.op.a
+    if not isinstance(x.op, Full) or isinstance(y.op, Full) or not is_size(x):
+        return None
+    out = node.op.out
+    total = apply(Sum(tuple(i for i, c in enumerate(letters) if c not in out)), y)
+    kept = [c for c in letters if c in out]
+    total = transpose(total, [kept.index(c) for c in out if c in kept])
+    if x.op.value != 1:
+        total = build.call("mul", total, apply(Full(x.op.data, x.op.dtype, ())))
+    away = tuple(i for i, c in enumerate(out) if c not in kept)
+    return build.expand(total, node.type.shape, away)
+
+
 def _are_numbers(*names: str) -> Guard:
     return lambda bound: all(isinstance(bound[name].op, Full) for name in names)
 
@@ -82,6 +103,7 @@ SIMPLIFY = Rules(
         sum_of_one_hot,
         sum_of_scaled,
         common_factor,
+        product_with_number,
         rule("negative_sum", "-x + y", "y - x"),
         rule("like_terms", "x * c + x", "x * (c + 1)", when=_are_numbers("c")),
         rule("like_scaled_terms", "x * c + x * d", "x * (c + d)", when=_are_numbers("c", "d")),

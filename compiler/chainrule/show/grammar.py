@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from chainrule.errors import ChainruleError, FormulaError
 
-MAX_DEPTH = 100
+MAX_DEPTH = 40  # a level is a dozen of Python's own
 _LETTER = r"(?:(?![²ᵀ])\w)"
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from chainrule.errors import Location
 from chainrule.ir import provenance
@@ -65,8 +66,9 @@ def attributes(node: Node) -> str:
         return str(op.spec)
     if hasattr(op, "value"):
         return str(op.value)
-    shown = []
-    for field in dataclasses.fields(op) if dataclasses.is_dataclass(op) else ():
+    shown: list[str] = []
+    fields: Any = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
+    for field in fields:
         value = getattr(op, field.name)
         if field.repr and value != node.type:
             shown.append(f"{field.name}={_show(value)}")

@@ -1,4 +1,4 @@
-"""Cotangents in terms of each other, one local expression each: what a lecture writes line by line."""
+"""Cotangents in terms of each other, as a lecture writes them: one local expression each."""
 
 from __future__ import annotations
 

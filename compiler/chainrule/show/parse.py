@@ -25,8 +25,9 @@ from chainrule.ops.contract import matmul, transpose
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.index import OneHot, Take
 from chainrule.ops.layout import Place, Slice
-from chainrule.ops.source import constant, full, size_of
-from chainrule.show.grammar import Range, read, split_page
+from chainrule.ops.source import Constant, Full, constant, full, size_of
+from chainrule.show.grammar import read, split_page
+from chainrule.show.ranges import is_size, range_of
 from chainrule.show.vocabulary import FUNCTIONS
 
 #: How elementwise ops print that do not print by their names.
@@ -120,11 +121,13 @@ class _Reading:
         raise FormulaError(f"{name!r} is not known here", f"there are {known}")
 
     def brackets(self, items: Sequence[Any]) -> Any:
-        """`[c]` of a condition, or the numbers of a small constant."""
+        """`[c]` of a condition, several tensors, or the numbers of a small constant."""
         if len(items) == 1 and isinstance(items[0], Node):
             if not items[0].dtype.is_bool:
                 raise FormulaError(f"brackets hold a condition, not {items[0].type}")
             return _Indicator(items[0])
+        if len(items) > 1 and all(isinstance(i, Node) and _is_open(i) for i in items):
+            return tuple(items)
         try:
             array = np.asarray(_numbers(items))
         except (ValueError, TypeError):
@@ -134,7 +137,7 @@ class _Reading:
     def index(self, x: Any, parts: Sequence[Any]) -> Any:
         """`x[2:5, :]`, or `x[y]` of integers: of each row its element, or else rows."""
         if isinstance(x, _Filled) and len(parts) == len(x.shape):
-            chosen = tuple(map(_range, parts, x.shape))
+            chosen = tuple(map(range_of, parts, x.shape))
             return _Filled(x.shape, x.fill, chosen)
         node = self.node(x)
         if len(parts) == 1 and isinstance(parts[0], Node):
@@ -143,14 +146,14 @@ class _Reading:
             return apply(Pick(), node, at) if one_a_row else apply(Take(0, at.type.rank), node, at)
         if len(parts) != node.type.rank:
             raise FormulaError(f"an index of {node.type} is a range for each axis, or integers")
-        ranges = map(_range, parts, node.type.shape)
+        ranges = map(range_of, parts, node.type.shape)
         starts, counts, steps = zip(*ranges, strict=True)
         return apply(Slice(starts, counts, steps), node)
 
     def call(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Any:
         if fn in self.functions and not options:
             return self.functions[fn](*map(self.node, args))
-        if fn in _SIZED and all(map(_is_size, args)):
+        if fn in _SIZED and all(map(is_size, args)):
             return args[0] // args[1] if fn == "floordiv" else args[0] % args[1]
         if fn == "onehot":
             return self.onehot(*args, **options)
@@ -198,10 +201,7 @@ class _Reading:
         if not isinstance(of, _Filled) or not of.ranges:
             raise FormulaError("what is set is a part of zeros: zeros((3, 4))[1:3, :].set(x)")
         starts, counts, steps = zip(*of.ranges, strict=True)
-        x = self.node(value)
-        if x.type.shape != counts:
-            shown = ", ".join(map(str, counts))
-            raise ShapeError(f"the part that is set is of shape ({shown}), not {x.type}")
+        x = build.broadcast(self.lift(self.node(value), counts), counts)
         return apply(Place(starts, of.shape, steps, of.fill), x)
 
     def matmul(self, x: Any, y: Any) -> Any:
@@ -219,7 +219,7 @@ class _Reading:
         op = TABLE[fn]
         if len(args) != len(op.params):
             raise FormulaError(f"{fn} takes {len(op.params)} operands, not {len(args)}")
-        if fn in ("add", "sub", "mul", "neg") and all(_is_size(a) for a in args):
+        if fn in ("add", "sub", "mul", "neg") and all(is_size(a) for a in args):
             return _size_arithmetic(fn, args)
         if fn == "mul" and any(isinstance(a, _Indicator) for a in args):
             x, c = args if isinstance(args[1], _Indicator) else args[::-1]
@@ -268,8 +268,18 @@ class _Reading:
         """The operands with axes of size 1 put where mathematics leaves out that they repeat."""
         nodes = [a for a in args if isinstance(a, Node)]
         rank = max((n.type.rank for n in nodes), default=0)
-        shape = build.broadcast_shapes([n.type.shape for n in nodes if n.type.rank == rank])
+        widest = [n for n in nodes if n.type.rank == rank]
+        try:
+            shape = build.broadcast_shapes([n.type.shape for n in widest])
+        except ShapeError:
+            if not any(n in self.folded for n in widest):
+                raise
+            return self.lifted([self.unfolded(a) if a in widest else a for a in args])
         return [self.lift(a, shape) if isinstance(a, Node) else a for a in args]
+
+    def unfolded(self, x: Node) -> Node:
+        """A node with the axes put back, of size 1, that a sum took."""
+        return build.keep_axes(x, self.folded[x][1]) if x in self.folded else x
 
     def lift(self, x: Node, shape: Shape) -> Node:
         """A node of as many axes as a shape: where a sum took them; else the last ones, as NumPy
@@ -329,13 +339,16 @@ class _Reading:
         return build.broadcast(self.lift(node, like.shape), like.shape)
 
 
+def _is_open(node: Node) -> bool:
+    """Whether a node is more than an array of numbers."""
+    return not isinstance(node.op, (Constant, Full))
+
+
 def _numbers(items: Sequence[Any]) -> list[Any]:
     """Nested numbers; rows are constants already."""
+    if not items or any(isinstance(i, Node) and _is_open(i) for i in items):
+        raise TypeError
     return [i.op.ref().tolist() if isinstance(i, Node) else i for i in items]
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, (int, Size)) and not isinstance(value, bool)
 
 
 def _size_arithmetic(fn: str, args: Sequence[Dim]) -> Dim:
@@ -349,7 +362,10 @@ def _number(fn: str, args: Sequence[Any]) -> Any:
     """An elementwise op of numbers alone."""
     if fn == "div" or any(isinstance(a, float) for a in args):
         args = [np.float64(a) for a in args]
-    return TABLE[fn].ref(*map(np.asarray, args)).item()
+    try:
+        return TABLE[fn].ref(*map(np.asarray, args)).item()
+    except TypeError:
+        raise FormulaError(f"{fn} does not take these numbers") from None
 
 
 def _transposed(x: Node) -> Node:
@@ -361,19 +377,3 @@ def _transposed(x: Node) -> Node:
 
 def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
     return all(d in (1, shape[p]) for d, p in zip(x.type.shape, places, strict=True))
-
-
-def _range(part: Any, size: Dim) -> tuple[Dim, Dim, int]:
-    """`(start, count, step)`; ends are places from the start, as they are printed."""
-    if not isinstance(part, Range):
-        raise FormulaError("an index is a range for each axis, or integers")
-    step = 1 if part.step is None else part.step
-    ends = [e for e in (part.start, part.stop) if e is not None]
-    if not isinstance(step, int) or step == 0 or not all(map(_is_size, ends)):
-        raise FormulaError("a range is made of sizes, with a step other than 0")
-    first, last = (0, size) if step > 0 else (size - 1, -1)
-    start = first if part.start is None else part.start
-    stop = last if part.stop is None else part.stop
-    if step > 0:
-        return start, (stop - start + step - 1) // step, step
-    return start, (start - stop - step - 1) // -step, step

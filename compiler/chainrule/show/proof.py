@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from chainrule.autodiff.reverse import Derivation, Step
 from chainrule.errors import GradientError, Location
@@ -62,8 +63,8 @@ class Proof:
     """The chain rule from a loss to one parameter.
 
     `str()` and `.latex()` write it, `.check()` replays it in numbers. `steps` are the uses of the
-    chain rule on the paths from `loss` to `wrt`, in order; `links` join them from one named value to
-    the next.
+    chain rule on the paths from `loss` to `wrt`, in order; `links` lead from one named value to the
+    next.
     """
 
     loss: str
@@ -263,7 +264,7 @@ def _lines(named: Sequence[tuple[Node, str]], style: Style) -> list[Line]:
 
 
 def _factors(path: Sequence[str], loss: str, style: Style) -> list[str]:
-    names = [f"∂{a}/∂{b}" for a, b in zip(path, path[1:], strict=False)]
+    names = [f"∂{a}/∂{b}" for a, b in pairwise(path)]
     return names if style is TEXT else [latex_name(n) for n in names]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from chainrule.autodiff.reverse import differentiate
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
@@ -41,13 +43,11 @@ def scalars(node: Node) -> str:
     results = list(values.flat)
     if node.type.rank or not node.dtype.is_float:
         return "\n".join(_lines(results, "y"))
-    return "\n".join(
-        _with_gradients(results[0], [n for n in leaves if _is_wanted(n, leaves)], leaves)
-    )
+    wanted = [w for n, array in leaves.items() if _is_wanted(n, leaves) for w in array.flat]
+    return "\n".join(_with_gradients(results[0], wanted))
 
 
-def _with_gradients(loss: Node, wrt: Sequence[Node], leaves: dict[Node, Array]) -> list[str]:
-    wanted = [w for n in wrt for w in leaves[n].flat]
+def _with_gradients(loss: Node, wanted: Sequence[Node]) -> list[str]:
     (stable,) = stabilize(Graph((loss,)), opaque=wanted).outputs
     derivation = differentiate([stable], [full(1, loss.dtype, ())], wanted)
     name = provenance.name_of(stable) or "L"
@@ -58,6 +58,7 @@ def _with_gradients(loss: Node, wrt: Sequence[Node], leaves: dict[Node, Array]) 
     for n, g in (within | shown).items():
         if g.inputs and provenance.name_of(n) is not None:
             partials.setdefault(g, f"∂{name}/∂{provenance.name_of(n)}")
+    partials = {g: partials[g] for g in walk(partials) if g in partials}
     local = by_parts(partials)
     given = {local[g]: partial for g, partial in partials.items() if local[g].inputs}
     page = arrange([stable, *local.values()], given | ({stable: name} if stable.inputs else {}))
@@ -93,9 +94,11 @@ def _named_entries(node: Node) -> Array:
     if any(not isinstance(d, int) for d in node.shape):
         raise CompileError(f"a net in scalars needs known sizes: {node!r}")
     scalar = TensorType(node.dtype, ())
-    return filled(
-        node, lambda at: leaf(op.kind, _entry(op.label, at, node), scalar) if at else node
-    )
+
+    def entry(index: Sequence[int]) -> Node:
+        return leaf(op.kind, _entry(op.label, index, node), scalar) if index else node
+
+    return filled(node, entry)
 
 
 def _entry(label: str, index: Sequence[int], node: Node) -> str:
@@ -108,16 +111,9 @@ def _entry(label: str, index: Sequence[int], node: Node) -> str:
 
 def _name_entries(part: Node, array: Array) -> None:
     name = provenance.user_name_of(part) or ""
-    for index, entry in _each(array):
+    for index, entry in np.ndenumerate(array):
         if entry.inputs:
             provenance.set_name(entry, _entry(name, index, part) if index else name)
-
-
-def _each(array: Array) -> Iterator[tuple[tuple[int, ...], Node]]:
-    import numpy as np
-
-    for index, entry in np.ndenumerate(array):
-        yield index, entry
 
 
 class Scalars:

@@ -6,7 +6,7 @@ functions by their own names and stand in `parse`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chainrule.errors import FormulaError
@@ -15,24 +15,21 @@ from chainrule.ir.size import Dim
 from chainrule.ir.size import divide as exact_quotient
 from chainrule.ir.types import DTYPES, DType, bool_
 from chainrule.ops import build
-from chainrule.ops.axes import Reduce
+from chainrule.ops.along import AddAlong, CumulativeSum, TakeAlong
+from chainrule.ops.assemble import Concat, Roll
+from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import einsum, transpose
 from chainrule.ops.convolution import Conv, ConvTranspose, Correlate
 from chainrule.ops.index import ScatterAdd, Take
 from chainrule.ops.layout import Reshape
 from chainrule.ops.pooling import AtMax, AvgPool, AvgUnpool, MaxPool, Unpool
+from chainrule.ops.product import Prod
+from chainrule.ops.reduce import Max, Min
 from chainrule.ops.source import Iota
 
 Function = Callable[..., Node]
 Ints = int | Sequence[int]
-
-
-def _folds(base: type[Reduce] = Reduce) -> Iterator[type[Reduce]]:
-    for kind in base.__subclasses__():
-        if hasattr(kind, "symbol"):
-            yield kind
-        yield from _folds(kind)
 
 
 def _fold(kind: type[Reduce]) -> Function:
@@ -70,6 +67,22 @@ def _take(x: Node, at: Node, axis: int = 0) -> Node:
 
 def _scatter_add(x: Node, at: Node, n: Dim, axis: int = 0) -> Node:
     return apply(ScatterAdd(axis, n), x, at)
+
+
+def _take_along(x: Node, at: Node, axis: int) -> Node:
+    return apply(TakeAlong(_axis(axis, x)), x, at)
+
+
+def _add_along(x: Node, at: Node, axis: int, n: Dim) -> Node:
+    return apply(AddAlong(_axis(axis, x), n), x, at)
+
+
+def _roll(x: Node, by: int, axis: int) -> Node:
+    return apply(Roll(_axis(axis, x), by), x)
+
+
+def _concat(parts: Any, axis: int = 0) -> Node:
+    return apply(Concat(_axis(axis, parts[0])), *parts)
 
 
 def _arange(n: Dim) -> Node:
@@ -154,7 +167,7 @@ def _each(value: Any, count: int) -> tuple[Any, ...]:
 
 
 FUNCTIONS: dict[str, Function] = {
-    **{kind.symbol[0]: _fold(kind) for kind in _folds()},
+    **{kind.symbol[0]: _fold(kind) for kind in (Sum, Prod, Max, Min)},
     **{name: _cast(of) for name, of in DTYPES.items()},
     "bool": _cast(bool_),
     "softmax": _along(Softmax),
@@ -166,6 +179,12 @@ FUNCTIONS: dict[str, Function] = {
     "einsum": einsum,
     "take": _take,
     "scatter_add": _scatter_add,
+    "take_along_axis": _take_along,
+    "add_along_axis": _add_along,
+    "cumulative_sum": _along(CumulativeSum),
+    "reverse_cumulative_sum": _along(lambda axis: CumulativeSum(axis, True)),
+    "roll": _roll,
+    "concat": _concat,
     "arange": _arange,
     "conv": _conv,
     "conv_transpose": _conv_transpose,

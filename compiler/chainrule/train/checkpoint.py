@@ -38,12 +38,14 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
     """
     import tempfile
 
-    target = os.path.abspath(path)
-    folder, name = os.path.split(target)
+    target = os.path.realpath(_path(path))  # a link goes on pointing at the newest
+    folder = os.path.dirname(target)
     data = _encode(tensors)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise ArtifactError(f"{target} is there already, and is no file")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".checkpoint.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -60,6 +62,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    """The path as text. Raises ArtifactError for what no file can be called."""
+    try:
+        text = os.fsdecode(path)
+        os.fsencode(text)
+    except (TypeError, UnicodeError):
+        raise ArtifactError(f"a file is told by its path, not by {path!r}") from None
+    if not text or "\0" in text:
+        raise ArtifactError(f"no file can be called {text!r}")
+    return text
 
 
 def _mode(target: str) -> int:
@@ -116,7 +130,7 @@ def _digest(entries: Mapping[str, Any], body: bytes | memoryview) -> str:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The tensors of a file. Raises ArtifactError unless it is whole and was written by `write`."""
-    source = os.fspath(path)
+    source = _path(path)
     try:
         regular = stat.S_ISREG(os.stat(source).st_mode)
         data = memoryview(_bytes_of(source) if regular else b"")

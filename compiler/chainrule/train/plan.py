@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import Size
 from chainrule.ir.types import TensorType, float32, float64, int32
+from chainrule.lang import functions as f
 from chainrule.lang.compiled import check_names
 from chainrule.lang.derive import flatten, gradients
 from chainrule.lang.tensor import Tensor
@@ -20,6 +21,11 @@ from chainrule.nn.optim import Optimizer
 from chainrule.ops.source import Leaf, leaf
 
 STEP, RATE = "optimizer.step", "optimizer.learning_rate"
+SEED, EPOCH = "training.seed", "training.epoch"
+#: the count stays here rather than begin anew below 0, where an optimizer's t has no meaning
+_LAST_STEP = 2**31 - 1
+#: what stands in a checkpoint beside the leaves
+_RESERVED = (SEED, EPOCH, "__metadata__")
 
 
 @dataclass(frozen=True)
@@ -53,28 +59,31 @@ def plan_step(
     metrics: Mapping[str, Tensor],
     outputs: Sequence[Node],
     updates: Mapping[Tensor, Tensor],
-    train: Sequence[Tensor | str] | None,
+    train: Iterable[Tensor | str] | None,
 ) -> StepPlan:
     """Derive the gradients and write down every update. Raises an error for what does not fit."""
-    _check_loss(loss, metrics, optimizer)
+    _check_loss(loss, optimizer)
+    _check_metrics(metrics)
+    _check_updates(updates)
     values = [loss.node, *(m.node for m in metrics.values()), *(u.node for u in updates.values())]
     inputs = _of_kind("input", driver.leaves_of(values))
     leaves = driver.leaves_of([*values, *outputs, *(s.node for s in updates)])
     parameters, states = _of_kind("parameter", leaves), _of_kind("state", leaves)
-    trained = _trained(loss.node, parameters, train)
+    trained = _trained(loss.node, train)
     slopes = dict(zip(trained, gradients(loss.node, trained), strict=True))
     wide = any(p.type.dtype == float64 for p in trained)
     rate = leaf("state", RATE, TensorType(float64 if wide else float32, ()))
     count = leaf("state", STEP, TensorType(int32, ()))
     slots: dict[Node, tuple[Node, Node]] = {}
-    changes = [(count, (Tensor(count) + 1).node)]
+    t = f.minimum(Tensor(count), _LAST_STEP - 1) + 1
+    changes = [(count, t.node)]
     for w, g in slopes.items():
-        begins = optimizer.init(Tensor(w))
+        begins = _begins(optimizer, Tensor(w))
         own = {name: _slot(name, w, begin) for name, begin in begins.items()}
         slots.update({own[name]: (w, begin.node) for name, begin in begins.items()})
-        changes += _changes(optimizer, w, g, own, Tensor(rate), Tensor(count) + 1)
+        changes += _changes(optimizer, w, g, own, Tensor(rate), t)
     changes += _state_changes(updates, set(trained))
-    check_names(sorted({*leaves, *slots, rate, count}, key=_serial))
+    _check_names({*leaves, *slots, rate, count})
     outputs_of_step = (loss.node, *(m.node for m in metrics.values()))
     return StepPlan(
         Graph(outputs_of_step, tuple(changes)),
@@ -89,22 +98,44 @@ def plan_step(
     )
 
 
-def _check_loss(loss: Tensor, metrics: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+def _check_loss(loss: Tensor, optimizer: Optimizer) -> None:
     if not isinstance(optimizer, Optimizer):
         made = isinstance(optimizer, type) and issubclass(optimizer, Optimizer)
         hint = f"make one: {optimizer.__name__}(lr=...)" if made else "such as cr.optim.Adam(1e-3)"
         raise CompileError(f"an optimizer is an object of cr.optim, not {optimizer!r}", hint)
-    if not isinstance(metrics, Mapping):
-        raise CompileError(f"metrics are Tensors by name, a dict, not {metrics!r}")
     if not isinstance(loss, Tensor):
         raise CompileError(f"a loss is a Tensor, not {loss!r}")
+
+
+def _check_metrics(metrics: Mapping[str, Tensor]) -> None:
+    if not isinstance(metrics, Mapping):
+        raise CompileError(f"metrics are Tensors by name, a dict, not {metrics!r}")
     for name, metric in metrics.items():
-        if name == "loss" or not isinstance(metric, Tensor):
+        if not isinstance(name, str) or name in ("", "loss") or not isinstance(metric, Tensor):
             raise CompileError(
                 f"a metric is a Tensor with a name of its own, not {name}={metric!r}"
             )
         if metric.ndim:
             raise ShapeError(f"a metric is a scalar: {name} is {metric.type}", "cr.mean(...) of it")
+
+
+def _check_updates(updates: Mapping[Tensor, Tensor]) -> None:
+    if not isinstance(updates, Mapping):
+        raise CompileError(f"updates are Tensors by the state they change, not {updates!r}")
+    for target, value in updates.items():
+        for tensor in (target, value):
+            if not isinstance(tensor, Tensor):
+                raise CompileError(f"updates are Tensors: {target!r} can't become {value!r}")
+
+
+def _check_names(leaves: Collection[Node]) -> None:
+    for node in leaves:
+        if label(node) in _RESERVED:
+            raise CompileError(
+                f"checkpoints have a use of their own for the name {label(node)!r}",
+                where=provenance.line_of(node),
+            )
+    check_names(sorted(leaves, key=_serial))
 
 
 def _of_kind(kind: str, leaves: Sequence[Node]) -> list[Node]:
@@ -122,28 +153,46 @@ def _serial(node: Node) -> int:
     return node.op.serial
 
 
-def _trained(
-    loss: Node, parameters: Sequence[Node], train: Sequence[Tensor | str] | None
-) -> list[Node]:
+def _trained(loss: Node, train: Iterable[Tensor | str] | None) -> list[Node]:
     """The parameters to update, in order of creation."""
     reached = _of_kind("parameter", driver.leaves_of([loss]))
-    if train is None:
-        wanted = set(reached)
-    else:
-        if isinstance(train, str | Tensor):
-            raise CompileError(f"train is a list of parameters or names, not {train!r}")
-        by_name = {label(p): p for p in parameters}
-        given = [by_name.get(t) if isinstance(t, str) else t.node for t in train]
-        for t, node in zip(train, given, strict=True):
-            if node is None or node not in parameters:
-                raise CompileError(
-                    f"train names {t!r}, which is no parameter of this loss",
-                    f"its parameters are {', '.join(by_name) or 'none'}",
-                )
-        wanted = {n for n in given if n is not None}
-    if not wanted:
+    if not reached:
         raise GradientError("there is no parameter to train: the loss depends on none")
-    return [p for p in parameters if p in wanted]
+    if train is None:
+        return reached
+    if isinstance(train, str | Tensor) or not isinstance(train, Iterable):
+        raise CompileError(f"train is a list of parameters or names, not {train!r}")
+    by_name = {label(p): p for p in reached}
+    wanted = set()
+    for given in train:
+        node = given.node if isinstance(given, Tensor) else by_name.get(given)
+        if node not in reached:
+            raise CompileError(
+                f"train names {given!r}, which is no parameter of this loss",
+                f"its parameters are {', '.join(by_name)}",
+            )
+        wanted.add(node)
+    if not wanted:
+        raise CompileError("train is an empty list: there is nothing to update")
+    return [p for p in reached if p in wanted]
+
+
+def _begins(optimizer: Optimizer, w: Tensor) -> Mapping[str, Tensor]:
+    """What an optimizer remembers of a parameter, as it begins; checked, as users write these."""
+    begins = optimizer.init(w)
+    rule = type(optimizer).__name__
+    if not isinstance(begins, Mapping):
+        raise CompileError(f"{rule}.init gives a dict of Tensors by name, not {begins!r}")
+    for name, begin in begins.items():
+        if not isinstance(name, str) or not isinstance(begin, Tensor):
+            raise CompileError(f"{rule}.init gives Tensors by name, not {name!r}: {begin!r}")
+        others = [n for n in driver.leaves_of([begin.node]) if n is not w.node]
+        if others:
+            raise CompileError(
+                f"{rule}.init may use the parameter, not {label(others[0])}: {name} begins as what "
+                "is known before anything is fed"
+            )
+    return begins
 
 
 def _slot(name: str, w: Node, begin: Tensor) -> Node:
@@ -158,10 +207,16 @@ def _changes(
     """The next value of a parameter and of what the optimizer remembers of it."""
     state = {name: Tensor(node) for name, node in own.items()}
     lr = rate.astype(w.type.dtype)
-    new, changed = optimizer.update(Tensor(w), Tensor(g), state, lr, t)
+    result = optimizer.update(Tensor(w), Tensor(g), state, lr, t)
     rule = type(optimizer).__name__
+    pair = isinstance(result, tuple) and len(result) == 2
+    if not pair or not isinstance(result[1], Mapping):
+        raise CompileError(
+            f"{rule}.update gives the new parameter and a dict of the new state, not {result!r}"
+        )
+    new, changed = result
     if changed.keys() != own.keys():
-        raise CompileError(f"{rule} remembers {sorted(own)}, its update gives {sorted(changed)}")
+        raise CompileError(f"{rule} remembers {list(own)}, its update gives {list(changed)}")
     pairs = [(w, new), *((own[name], changed[name]) for name in own)]
     for node, value in pairs:
         _check_type(f"{rule}: the next {label(node)}", node, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -31,13 +31,22 @@ from chainrule.ops import philox
 from chainrule.ops.source import Leaf
 from chainrule.train import checkpoint
 from chainrule.train.engine import ENGINES, Engine
-from chainrule.train.plan import RATE, STEP, StepPlan, label, nodes_of, plan_step, rows_of
+from chainrule.train.plan import (
+    EPOCH,
+    RATE,
+    SEED,
+    STEP,
+    StepPlan,
+    label,
+    nodes_of,
+    plan_step,
+    rows_of,
+)
 from chainrule_runtime import FeedError as RuntimeFeedError
 from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
 Array = np.ndarray[Any, Any]
-SEED, EPOCH = "training.seed", "training.epoch"
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 #: one native call takes as many epochs as have so many rows together, and at least one
 _ROW_LIMIT = 2**16
@@ -49,7 +58,7 @@ def training_step(
     metrics: Mapping[str, Tensor] | None = None,
     outputs: Any = None,
     updates: Mapping[Tensor, Tensor] | None = None,
-    train: Sequence[Tensor | str] | None = None,
+    train: Iterable[Tensor | str] | None = None,
     share: TrainingStep | None = None,
     backend: str = "cpu",
     threads: int | None = None,
@@ -96,7 +105,7 @@ class TrainingStep:
         lent = _lent(plan, share)
         tensors = [(label(n), n.type.dtype.numpy, _static(n)) for n in plan.kept]
         try:
-            self._storage = Storage(tensors, lent, share._storage.lock if share else None)
+            self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
         except RuntimeFault as fault:
             driver.raise_ours(fault)
         _begin(plan, self._storage.arrays, seed, set(lent))
@@ -123,7 +132,7 @@ class TrainingStep:
         self._metrics = {
             n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)
         }
-        return float(results[0])
+        return float(results[0]) + 0.0  # a loss that is the negative of 0 is 0
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
@@ -137,6 +146,7 @@ class TrainingStep:
         update. Raises FeedError and NonFiniteError, which leave what the steps before them made;
         Ctrl-C comes through at the end of a step.
         """
+        self._check_run_names()
         batch_size = _check_count("batch_size", batch_size, 1)
         epochs = _check_count("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
@@ -150,7 +160,7 @@ class TrainingStep:
         except RuntimeFault as fault:
             self._raise(fault)
         self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
-        return logs[0]
+        return logs[0] + 0.0  # as in a single step: 0 for -0
 
     def _run(
         self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
@@ -290,9 +300,10 @@ class TrainingStep:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        array = self._storage.arrays[RATE]
-        most = float(np.finfo(array.dtype).max)
-        array[...] = check("learning_rate", value, least=0.0, most=most)
+        rate, array = check("learning_rate", value, least=0.0), self._storage.arrays[RATE]
+        if rate > np.finfo(array.dtype).max:
+            raise FeedError(f"learning_rate {rate} is infinite as {array.dtype}")
+        array[...] = rate
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -402,7 +413,8 @@ def _like(structure: Any, results: Iterator[Array]) -> Any:
     if isinstance(structure, dict):
         return {k: _like(v, results) for k, v in structure.items()}
     if isinstance(structure, (list, tuple)):
-        return type(structure)(_like(v, results) for v in structure)
+        parts = [_like(v, results) for v in structure]
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
     return next(results)
 
 
@@ -416,9 +428,11 @@ def _differences(own: Mapping[str, Array], given: Mapping[str, Any]) -> list[str
 
 
 def _kind(value: Any) -> str:
-    if not isinstance(value, (np.ndarray, np.generic)):
+    try:
+        array = np.asarray(value)
+    except Exception:  # whatever a foreign __array__ raises
         return f"a {type(value).__name__}"
-    return f"{value.dtype.newbyteorder('=')} of shape {value.shape}"
+    return f"{array.dtype.name} of shape {array.shape}"
 
 
 def _check_counts(state: Mapping[str, Array]) -> None:
