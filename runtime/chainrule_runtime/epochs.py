@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import math
 import threading
@@ -124,7 +125,8 @@ def _by_worker(run: Callable[[], Outcome], stop: ctypes.c_int32) -> Outcome:
     Whoever takes the ticket decides: the worker runs, or it never will.
     """
     results: list[Outcome | BaseException] = []
-    tickets, done = [run], threading.Event()
+    tickets, done = [run], threading.Lock()  # a lock, as no signal can break it
+    done.acquire()
 
     def work() -> None:
         if _take(tickets):
@@ -132,15 +134,16 @@ def _by_worker(run: Callable[[], Outcome], stop: ctypes.c_int32) -> Outcome:
                 results.append(run())
             except BaseException as error:
                 results.append(error)
-            done.set()
+            done.release()
 
     interruption: BaseException | None = None
-    worker = threading.Thread(target=work, daemon=True)
-    while not done.is_set():
+    begun = False
+    while not results:
         try:
-            if worker.ident is None:
-                worker.start()
-            done.wait(0.1)
+            if not begun:  # not threading.Thread, whose start must not be interrupted
+                begun = True
+                _thread.start_new_thread(work, ())
+            done.acquire(timeout=0.1)
         except BaseException as error:  # Ctrl-C, or what another signal's handler raises
             stop.value = 1
             interruption = interruption or error

@@ -24,10 +24,13 @@ def convert(tensor: Tensor, value: object) -> Array:
     """`value` as a C-contiguous, aligned array of the tensor's element type. Raises FeedError."""
     wanted = np.dtype(tensor.dtype)
     array = _as_array(tensor, value)
-    if array.dtype != wanted:
-        array = _cast(tensor, array, wanted, untyped=_is_untyped(value))
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        array = np.array(array, order="C")
+    try:
+        if array.dtype != wanted:
+            array = _cast(tensor, array, wanted, untyped=_is_untyped(value))
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            array = np.array(array, order="C")
+    except MemoryError:
+        _refuse(tensor, f"an array of shape {array.shape}", "there is no room for a copy of it")
     return array
 
 

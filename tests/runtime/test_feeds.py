@@ -266,6 +266,13 @@ def test_empty_ones_are_refused_where_they_have_no_meaning() -> None:
         Binder(feeds, ["batch"], [symbol("batch")]).sizes([(0,)])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_copy_beyond_memory(dtype: Any) -> None:
+    vast = np.broadcast_to(np.zeros((1, 3), dtype), (2**50, 3))
+    with pytest.raises(FeedError, match="no room for a copy"):
+        convert(F32, vast)
+
+
 def test_many_wrong_names_make_a_short_error() -> None:
     with pytest.raises(FeedError, match="and 4995 more") as error:
         Binder([F32], []).check_names({f"y{i}" * 1000: 0 for i in range(5000)})

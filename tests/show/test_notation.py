@@ -33,7 +33,12 @@ def render(tex: str) -> None:
     parser = mathtext.MathTextParser("path")
     body = tex.replace(r"\begin{aligned}", "").replace(r"\end{aligned}", "").replace("&", "")
     for line in [] if _UNKNOWN.search(body) else body.split(r"\\"):
-        line = line.strip().replace(r"\operatorname", r"\mathrm").replace(r"\left[", "[")
+        line = (
+            line.strip()
+            .replace(r"\operatorname", r"\mathrm")
+            .replace(r"\bmod", r"\%")
+            .replace(r"\left[", "[")
+        )
         line = line.replace(r"\right]", "]")
         if line:
             parser.parse(f"${line}$")

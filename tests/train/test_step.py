@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -355,7 +356,10 @@ def test_an_optimizer_of_ones_own(make: Make, data: Data, backend: str) -> None:
         assert one(**data) == pytest.approx(other(**data), rel=1e-6)
 
 
-ZEROS = {"m": lambda w: {"m": cr.zeros_like(w)}}["m"]
+def zeros(w: cr.Tensor) -> dict[str, cr.Tensor]:
+    return {"m": cr.zeros_like(w)}
+
+
 WRONG_RULES = {
     "no update": (Rule(), "without an update"),
     "nothing": (Rule(None, lambda *a: None), "not None"),
@@ -365,7 +369,7 @@ WRONG_RULES = {
     "a number": (Rule(None, lambda w, *a: (0.0, {})), "is a Tensor, not 0.0"),
     "another type": (Rule(None, lambda w, *a: (w.astype("float64"), {})), "must stay"),
     "another shape": (Rule(None, lambda w, *a: (cr.sum(w), {})), "must stay"),
-    "other names": (Rule(ZEROS, lambda w, *a: (w, {"n": w})), "remembers"),
+    "other names": (Rule(zeros, lambda w, *a: (w, {"n": w})), "remembers"),
     "init of nothing": (Rule(lambda w: ["m"], lambda w, *a: (w, {})), "a dict of Tensors"),
     "init of numbers": (Rule(lambda w: {"m": 0.0}, lambda w, *a: (w, {})), "'m': 0.0"),
     "init with odd names": (Rule(lambda w: {1: w}, lambda w, *a: (w, {})), "by name"),

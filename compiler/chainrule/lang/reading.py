@@ -25,9 +25,9 @@ def parse(
         cr.parse("z = x @ W + b\nsum(relu(z)) / batch", [x, W, b])
 
     `inputs` are Tensors by name, or Tensors that have one; functions of Tensors among them, by
-    name, are those of the user's own. Sizes of inputs go by their names. What print leaves out (that a
-    vector repeats, how many classes `onehot` has) is taken from what stands beside it, and from
-    `like` for the type of the result. An array of more than four elements is not in the text.
+    name, are those of the user's own. Sizes of inputs go by their names. What print leaves out
+    (that a vector repeats, how many classes `onehot` has) is taken from what stands beside it, and
+    from `like` for the type of the result. An array of more than four elements is not in the text.
     Raises FormulaError, ShapeError or DTypeError with the place that is wrong.
     """
     named = _named(inputs)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.types import dtype as _dtype
 from chainrule.ir.types import Kind, int64, uint64
+from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.functions import _axis, _reduce, mean, zeros
 from chainrule.lang.functions import sum as sum_
 from chainrule.lang.manipulation import concat, count

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ class Expand(Op):
     """New axes, along which the operand repeats. `axes` are their places in the result's `shape`.
 
     The adjoint of a sum over the same axes, and the other way round. It prints as its operand does:
-    mathematics broadcasts without saying so.
+    mathematics broadcasts without saying so; `x[:, None]` only where a reader would guess others.
     """
 
     role = "view"
@@ -51,12 +52,50 @@ class Expand(Op):
         return inputs[0](tuple(x for i, x in enumerate(index) if i not in self.axes))
 
     def notation(self, *inputs: Node) -> Notation:
-        return Notation("{0}", "{0}")
+        if not inputs or implied_axes(inputs[0], self.shape) == self.axes:
+            return Notation("{0}", "{0}")
+        parts = ", ".join("None" if i in self.axes else ":" for i in range(len(self.shape)))
+        return Notation(f"{{0}}[{parts}]", rf"{{0}}_{{{{[{parts}]}}}}", ATOM, (ATOM,))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls((2, 4, 3), (1,)), [TensorType(float64, (2, 3))]
         yield cls((5,), (0,)), [TensorType(int64, ())]
+
+
+def folded_axes(x: Node) -> tuple[int, tuple[int, ...]] | None:
+    """Of a fold over axes, or an elementwise function of one and of numbers: how many axes there
+    were and which went.
+    """
+    while not isinstance(x.op, Reduce):
+        wide = [i for i in x.inputs if i.type.rank and i.op.name != "full"]
+        if x.op.role not in ("pointwise", "light") or len(wide) != 1:
+            return None
+        (x,) = wide
+        if x.op.name == "expand":
+            return None
+    return x.inputs[0].type.rank, x.op.axes
+
+
+def implied_axes(x: Node, shape: Shape) -> tuple[int, ...] | None:
+    """The axes along which a reader takes `x` to repeat beside something of a shape.
+
+    Those that a fold took; else the first, as NumPy does; else where alone it fits. None where it
+    fits nowhere, or in several ways.
+    """
+    rank, every = len(shape), range(len(shape))
+    gone = folded_axes(x)
+    if gone and gone[0] == rank and _fits(x, shape, tuple(i for i in every if i not in gone[1])):
+        return gone[1]
+    if _fits(x, shape, every[rank - x.type.rank :]):
+        return tuple(range(rank - x.type.rank))
+    places = [p for p in combinations(every, x.type.rank) if _fits(x, shape, p)]
+    return tuple(i for i in every if i not in places[0]) if len(places) == 1 else None
+
+
+def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
+    along = zip(x.type.shape, places, strict=True)
+    return all(d == 1 or shape[p] == 1 or d == shape[p] for d, p in along)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ At a kink the conventions are PyTorch's, and a NaN operand passes its cotangent 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +32,7 @@ from chainrule.ir.notation import (
     Notation,
 )
 from chainrule.ir.types import (
-    DTYPES,
     DType,
-    Kind,
     TensorType,
     bool_,
     float32,
@@ -43,6 +40,8 @@ from chainrule.ir.types import (
     int64,
     uint8,
 )
+from chainrule.ops import meanings
+from chainrule.ops.integers import FLOOR_DIVIDE, REMAINDER, shift, whole
 from chainrule.ops.recipes import RECIPES
 from chainrule.ops.source import full
 from chainrule.ops.spelling import COMPARISONS, choice, product
@@ -178,39 +177,6 @@ def define(
     return TABLE[name]
 
 
-def _sigmoid(x: Array) -> Array:
-    e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x < 0, e, np.where(np.isnan(x), x, 1)) / (1 + e), x.dtype)
-
-
-def _softplus(x: Array) -> Array:
-    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
-
-
-def _erf(x: Array) -> Array:
-    return np.asarray([math.erf(v) for v in x.ravel()], x.dtype).reshape(x.shape)
-
-
-def _erfc(x: Array) -> Array:
-    return np.asarray([math.erfc(v) for v in x.ravel()], x.dtype).reshape(x.shape)
-
-
-def _relu6(x: Array) -> Array:
-    return np.where(x <= 0, np.zeros_like(x), np.where(x >= 6, np.full_like(x, 6), x))
-
-
-def _xlogy(x: Array, y: Array) -> Array:
-    return np.asarray(np.where((x == 0) & (y == y), 0, x * np.log(y)), x.dtype)
-
-
-def _rsqrt(x: Array) -> Array:
-    return np.asarray(1 / np.sqrt(x))
-
-
-def _relu(x: Array) -> Array:
-    return np.where(x <= 0, np.zeros_like(x), x)
-
-
 # how the ops below are written
 _PLUS = notation.infix("+", "+", ADD)
 _MINUS = notation.infix("-", "-", ADD, ADD, MATMUL)
@@ -264,33 +230,6 @@ _ATAN2 = (
     "where(hypot(y, x) == 0, 0, -y/hypot(y, x)/hypot(y, x))",
 )
 
-
-def _whole(of_signed: str, of_unsigned: str) -> dict[str, str]:
-    """Machine code by integer type."""
-    unsigned = {t.name: of_unsigned for t in DTYPES.values() if t.kind is Kind.UINT}
-    return {"int": of_signed, **unsigned}
-
-
-def _shift(by: str, beyond: str) -> dict[str, str]:
-    """Machine code by element type; by the width or more, or by less than 0, all bits go out."""
-    in_range = {t.name: f"and_(y >= 0, y < {t.bits})" for t in DTYPES.values() if t.is_integer}
-    return {
-        name: f"c = {test}; where(c, {by.format(s='ashr' if name[0] == 'i' else 'lshr')}"
-        f"(x, where(c, y, 0)), {beyond if name[0] == 'i' else '0'})"
-        for name, test in in_range.items()
-    }
-
-
-# a divisor is never 0, nor -1, by which the quotient may not fit
-_BY = "d = where(or_(y == 0, y == -1), 1, y); q = quotient(x, d); r = x - q*d; "
-_QUOTIENT = _BY + (
-    "f = q - where(and_(r != 0, (r < 0) != (d < 0)), 1, 0); where(y == 0, 0, where(y == -1, -x, f))"
-)
-_REST = _BY + "where(y == 0, 0, where(and_(r != 0, (r < 0) != (d < 0)), r + d, r))"
-_U  # a divisor is never 0, nor -1, by which the quotient may not fit
-_BY = "d = where(y == 0, 1, y); q = quotient(x, d); "
-_FLOOR_DIVIDE = RECIPES["floor_divide"] | _whole(_QUOTIENT, _U_BY + "where(y == 0, 0, q)")
-_REMAINDER = RECIPES["remainder"] | _whole(_REST, _U_BY + "where(y == 0, 0, x - q*d)")
 _number = define
 _float = partial(define, accepts="float")
 _step = partial(define, partials=("0",), role="pointwise")
@@ -307,7 +246,7 @@ _float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=_OVER, domain=(0.
 _number("neg", "-x", ("-1",), np.negative, "-x", math=_NEGATIVE)
 _float("pow", "x**y", _POW, np.power, math=_POWER, domain=(0.5, 2.0))
 _number("abs", "Abs(x)", ("sign(x)",), np.abs, _MAGNITUDE, math=_BARS)
-_number("sign", "sign(x)", ("0",), np.sign, {"float": _SIGN} | _whole(_SIGN, "where(x > 0, 1, 0)"))
+_number("sign", "sign(x)", ("0",), np.sign, {"float": _SIGN} | whole(_SIGN, "where(x > 0, 1, 0)"))
 _number("maximum", "Max(x, y)", _IF_LARGER, np.maximum, _LARGER, math=_MAX, letter="h")
 _number("minimum", "Min(x, y)", _IF_SMALLER, np.minimum, _SMALLER, math=_MIN, letter="h")
 _number("square", "x**2", ("2*x",), np.square, "x*x", math=_SQUARED)
@@ -317,18 +256,21 @@ _float("expm1", "exp(x) - 1", ("exp(x)",), np.expm1)
 _float("log", "log(x)", ("1/x",), np.log, math=_LOG, domain=(0.2, 3.0))
 _float("log1p", "log(1 + x)", ("1/(1 + x)",), np.log1p, domain=(-0.8, 3.0))
 _float("sqrt", "sqrt(x)", ("0.5/out",), np.sqrt, "sqrt(x)", math=_ROOT, domain=(0.2, 3.0))
-_float("rsqrt", "1/sqrt(x)", ("-0.5*out/x",), _rsqrt, "1/sqrt(x)", domain=(0.2, 3.0))
+_float("rsqrt", "1/sqrt(x)", ("-0.5*out/x",), meanings.rsqrt, "1/sqrt(x)", domain=(0.2, 3.0))
 # activations and the functions beside them
 _float("tanh", "tanh(x)", ("1 - out**2",), np.tanh, math=_TANH, letter="h")
-_float("sigmoid", "1/(1 + exp(-x))", ("out*(1 - out)",), _sigmoid, math=_SIGMA, letter="h")
-_number("relu", "Max(x, 0)", ("where(out <= 0, 0, 1)",), _relu, "where(x <= 0, 0, x)", letter="h")
-_float("softplus", "log(1 + exp(x))", ("sigmoid(x)",), _softplus, letter="h")
-_float("log_sigmoid", "-log(1 + exp(-x))", ("sigmoid(-x)",), lambda x: -_softplus(-x), letter="h")
-_float("erf", "erf(x)", (f"{_2_OVER_ROOT_PI}*exp(-x**2)",), _erf)
-_float("erfc", "erfc(x)", (f"-{_2_OVER_ROOT_PI}*exp(-x**2)",), _erfc)
-_number("relu6", "Min(Max(x, 0), 6)", ("where(out <= 0, 0, where(out >= 6, 0, 1))",), _relu6,
-        "where(x <= 0, 0, where(x >= 6, 6, x))", letter="h")
-_float("xlogy", "x*log(y)", _XLOGY, _xlogy, _XLOGY_CODE, domain=(0.2, 3.0))
+_float("sigmoid", "1/(1 + exp(-x))", ("out*(1 - out)",), meanings.sigmoid, math=_SIGMA,
+       letter="h")
+_number("relu", "Max(x, 0)", ("where(out <= 0, 0, 1)",), meanings.relu, "where(x <= 0, 0, x)",
+        letter="h")
+_float("softplus", "log(1 + exp(x))", ("sigmoid(x)",), meanings.softplus, letter="h")
+_float("log_sigmoid", "-log(1 + exp(-x))", ("sigmoid(-x)",), lambda x: -meanings.softplus(-x),
+       letter="h")
+_float("erf", "erf(x)", (f"{_2_OVER_ROOT_PI}*exp(-x**2)",), meanings.erf)
+_float("erfc", "erfc(x)", (f"-{_2_OVER_ROOT_PI}*exp(-x**2)",), meanings.erfc)
+_number("relu6", "Min(Max(x, 0), 6)", ("where(out <= 0, 0, where(out >= 6, 0, 1))",),
+        meanings.relu6, "where(x <= 0, 0, where(x >= 6, 6, x))", letter="h")
+_float("xlogy", "x*log(y)", _XLOGY, meanings.xlogy, _XLOGY_CODE, domain=(0.2, 3.0))
 # other powers and logarithms
 _float("exp2", "2**x", (f"out*{_LN2}",), np.exp2)
 _float("log2", "log(x)/log(2)", (f"1/({_LN2}*x)",), np.log2, domain=(0.2, 3.0))
@@ -354,9 +296,9 @@ _step("floor", "floor(x)", ref=np.floor, native={**RECIPES["floor"], "int": "x"}
 _step("ceil", "ceiling(x)", ref=np.ceil, native={**RECIPES["ceil"], "int": "x"})
 _step("trunc", "sign(x)*floor(Abs(x))", ref=np.trunc, native={**RECIPES["trunc"], "int": "x"})
 _step("round", "round(x)", ref=np.round, native={**RECIPES["round"], "int": "x"})
-_number("floor_divide", "floor(x/y)", ("0", "0"), np.floor_divide, _FLOOR_DIVIDE,
+_number("floor_divide", "floor(x/y)", ("0", "0"), np.floor_divide, FLOOR_DIVIDE,
         math=_FLOORED, domain=(0.5, 9.0))
-_number("remainder", "x - y*floor(x/y)", ("1", "-floor_divide(x, y)"), np.remainder, _REMAINDER,
+_number("remainder", "x - y*floor(x/y)", ("1", "-floor_divide(x, y)"), np.remainder, REMAINDER,
         math=_MODULO, domain=(0.5, 9.0))
 _float("sin", "sin(x)", ("cos(x)",), np.sin, math=_SIN)
 _float("cos", "cos(x)", ("-sin(x)",), np.cos, math=_COS)
@@ -380,13 +322,14 @@ _float("copysign", "Abs(x)*sign(y)", ("where(x == 0, 0, out/x)", "0"), np.copysi
        "copysign(x, y)")
 _is = partial(_test, partials=(None,), accepts="numeric")
 _is("isnan", "Ne(x, x)", ref=np.isnan, native="x != x")
-_is("isinf", "Eq(Abs(x), oo)", ref=np.isinf, native={"float": "abs(x) == 1e999", "int": "x != x"})
-_is("isfinite", "Abs(x) < oo", ref=np.isfinite,
+_is("isinf", "Eq(Abs(x), 1e999)", ref=np.isinf,
+    native={"float": "abs(x) == 1e999", "int": "x != x"})
+_is("isfinite", "Abs(x) < 1e999", ref=np.isfinite,
     native={"float": "abs(x) < 1e999", "int": "x == x"})
-_bitwise("left_shift", "x*2**y", ref=np.left_shift, native=_shift("shl", "0"), math=_LEFT,
+_bitwise("left_shift", "x*2**y", ref=np.left_shift, native=shift("shl", "0"), math=_LEFT,
          domain=(0.0, 5.0))
 _bitwise("right_shift", "floor(x/2**y)", ref=np.right_shift,
-         native=_shift("{s}", "where(x < 0, -1, 0)"), math=_RIGHT, domain=(0.0, 5.0))
+         native=shift("{s}", "where(x < 0, -1, 0)"), math=_RIGHT, domain=(0.0, 5.0))
 define("stop_gradient", "x", (None,), np.asarray, "x", accepts="any")
 # fmt: on
 

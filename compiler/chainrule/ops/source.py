@@ -12,7 +12,7 @@ from chainrule.errors import DTypeError
 from chainrule.ir import provenance
 from chainrule.ir.loop import IndexValue, Literal, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, next_serial
-from chainrule.ir.notation import ADD, ATOM, NEGATE, Notation
+from chainrule.ir.notation import ADD, ATOM, MULTIPLY, NEGATE, Notation
 from chainrule.ir.size import Dim, Shape, known
 from chainrule.ir.types import DType, TensorType, dtype, float64, int64
 
@@ -213,9 +213,11 @@ class SizeOf(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         text = str(self.size)
-        one = isinstance(self.size, int) or len(self.size.terms) == 1
+        terms = () if isinstance(self.size, int) else self.size.terms
+        is_name = not terms or (len(terms) == 1 and len(terms[0][0]) == 1 and terms[0][1] == 1)
+        binds = ATOM if is_name else MULTIPLY if len(terms) == 1 else ADD
         latex = text if isinstance(self.size, int) else latex_name(text)
-        return Notation(escape(text), escape(latex), ATOM if one else ADD)
+        return Notation(escape(text), escape(latex), binds)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -205,7 +205,8 @@ class _Reader:
     def atom(self) -> Any:
         kind, text, at = self.take()
         if kind == "number":
-            return self.meaning.number(int(text) if text.isdigit() else float(text))
+            whole = text.isdigit() and len(text) < 19  # what an int64 holds
+            return self.meaning.number(int(text) if whole else float(text))
         if kind == "text":
             return text[1:-1]
         if kind == "name":

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from chainrule.errors import FormulaError, ShapeError
+from chainrule.errors import ChainruleError, FormulaError, ShapeError
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Shape, Size, symbols_of
-from chainrule.ir.types import DType, TensorType, float32
+from chainrule.ir.types import DType, TensorType, check_shape, float32
 from chainrule.ops import build
-from chainrule.ops.axes import Reduce
-from chainrule.ops.composite import LogSumExp, Pick
+from chainrule.ops.axes import folded_axes, implied_axes
+from chainrule.ops.composite import Pick
 from chainrule.ops.contract import matmul, transpose
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.index import OneHot, Take
 from chainrule.ops.layout import Place, Slice
 from chainrule.ops.source import Constant, Full, constant, full, size_of
-from chainrule.show.grammar import read, split_page
+from chainrule.show.grammar import Range, read, split_page
 from chainrule.show.ranges import is_size, range_of
 from chainrule.show.vocabulary import FUNCTIONS
 
@@ -35,7 +34,8 @@ _SPELLED = {"and": "and_", "or": "or_", "not": "not_"}
 _BINARY = {"max": "maximum", "min": "minimum"}
 #: How two sizes are divided, which as tensors are divided so.
 _SIZED = {"floordiv": "floor_divide", "mod": "remainder"}
-_CONSTANTS: dict[str, float | bool] = {
+_CONSTANTS: dict[str, float | bool | None] = {
+    "None": None,
     "inf": float("inf"),
     "nan": float("nan"),
     "True": True,
@@ -102,8 +102,6 @@ class _Reading:
         self.functions = functions
         floats = [n.dtype for n in inputs.values() if n.dtype.is_float]
         self.float = floats[0] if floats else float32
-        #: of a node that lost axes: how many there were and which went
-        self.folded: dict[Node, tuple[int, tuple[int, ...]]] = {}
 
     # the parts of a formula
 
@@ -136,15 +134,17 @@ class _Reading:
 
     def index(self, x: Any, parts: Sequence[Any]) -> Any:
         """`x[2:5, :]`, or `x[y]` of integers: of each row its element, or else rows."""
-        if isinstance(x, _Filled) and len(parts) == len(x.shape):
+        if isinstance(x, _Filled) and len(parts) == len(x.shape) > 0:
             chosen = tuple(map(range_of, parts, x.shape))
             return _Filled(x.shape, x.fill, chosen)
         node = self.node(x)
+        if any(p is None for p in parts):
+            return _with_axes(node, parts)
         if len(parts) == 1 and isinstance(parts[0], Node):
             (at,) = parts
             one_a_row = at.type.shape == node.type.shape[:-1] and node.type.rank > 0
             return apply(Pick(), node, at) if one_a_row else apply(Take(0, at.type.rank), node, at)
-        if len(parts) != node.type.rank:
+        if len(parts) != node.type.rank or not parts:
             raise FormulaError(f"an index of {node.type} is a range for each axis, or integers")
         ranges = map(range_of, parts, node.type.shape)
         starts, counts, steps = zip(*ranges, strict=True)
@@ -154,11 +154,9 @@ class _Reading:
         if fn in self.functions and not options:
             return self.functions[fn](*map(self.node, args))
         if fn in _SIZED and all(map(is_size, args)):
-            return args[0] // args[1] if fn == "floordiv" else args[0] % args[1]
-        if fn == "onehot":
-            return self.onehot(*args, **options)
-        if fn in ("zeros", "full", "set"):
-            return self.filled(fn, *args)
+            return _divided(fn, *args)
+        if fn in ("onehot", "zeros", "full", "set"):
+            return _fitted(fn, getattr(self, fn), args, options)
         if fn in ("matmul", "transpose"):
             return self.matmul(*args) if fn == "matmul" else _transposed(self.node(args[0]))
         if fn in _BINARY and len(args) == 2:
@@ -180,24 +178,26 @@ class _Reading:
         return self.applied(fn, [self.operand(a) for a in args], options)
 
     def applied(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Node:
-        try:
-            node = FUNCTIONS[fn](*args, **options)
-        except (TypeError, AttributeError, IndexError):
-            raise FormulaError(f"{fn} does not take these operands and options") from None
-        if isinstance(node.op, (Reduce, LogSumExp)) and args:
-            axes = node.op.axes if isinstance(node.op, Reduce) else (node.op.axis,)
-            self.folded[node] = (args[0].type.rank, tuple(axes))
+        node: Node = _fitted(fn, FUNCTIONS[fn], args, options)
         return node
 
     def onehot(self, y: Any, n: Any = None) -> Any:
         of = self.node(y)
         if n is not None:
-            return apply(OneHot(n, self.float), of)
+            (size,) = check_shape((n,))
+            return apply(OneHot(size, self.float), of)
         return _Code(of, lambda n, dtype: apply(OneHot(n, dtype), of))
 
-    def filled(self, fn: str, of: Any, value: Any = 0) -> Any:
-        if fn != "set":
-            return _Filled(of if isinstance(of, tuple) else (of,), value)
+    def zeros(self, shape: Any) -> _Filled:
+        return self.full(shape, 0)
+
+    def full(self, shape: Any, value: Any) -> _Filled:
+        sizes = shape if isinstance(shape, tuple) else (shape,)
+        if not all(map(is_size, sizes)) or not isinstance(value, (int, float)):
+            raise FormulaError("zeros and full take a shape of sizes, full a number after it")
+        return _Filled(check_shape(sizes), value)
+
+    def set(self, of: Any, value: Any) -> Node:
         if not isinstance(of, _Filled) or not of.ranges:
             raise FormulaError("what is set is a part of zeros: zeros((3, 4))[1:3, :].set(x)")
         starts, counts, steps = zip(*of.ranges, strict=True)
@@ -219,6 +219,8 @@ class _Reading:
         op = TABLE[fn]
         if len(args) != len(op.params):
             raise FormulaError(f"{fn} takes {len(op.params)} operands, not {len(args)}")
+        if any(isinstance(a, (str, tuple, Range)) for a in args):
+            raise FormulaError(f"{fn} takes tensors and numbers")
         if fn in ("add", "sub", "mul", "neg") and all(is_size(a) for a in args):
             return _size_arithmetic(fn, args)
         if fn == "mul" and any(isinstance(a, _Indicator) for a in args):
@@ -258,11 +260,7 @@ class _Reading:
             build.cast(a, default) if floats and isinstance(a, Node) and a.dtype.is_integer else a
             for a in sized
         ]
-        result = build.call(fn, *self.lifted(cast))
-        marks = {self.folded.get(n) for n in nodes if n.type.rank}
-        if len(marks) == 1 and (mark := marks.pop()) and result not in self.folded:
-            self.folded[result] = mark
-        return result
+        return build.call(fn, *self.lifted(cast))
 
     def lifted(self, args: Sequence[Any]) -> list[Any]:
         """The operands with axes of size 1 put where mathematics leaves out that they repeat."""
@@ -272,39 +270,30 @@ class _Reading:
         try:
             shape = build.broadcast_shapes([n.type.shape for n in widest])
         except ShapeError:
-            if not any(n in self.folded for n in widest):
+            if not any(map(folded_axes, widest)):
                 raise
             return self.lifted([self.unfolded(a) if a in widest else a for a in args])
         return [self.lift(a, shape) if isinstance(a, Node) else a for a in args]
 
     def unfolded(self, x: Node) -> Node:
         """A node with the axes put back, of size 1, that a sum took."""
-        return build.keep_axes(x, self.folded[x][1]) if x in self.folded else x
+        gone = folded_axes(x)
+        return build.keep_axes(x, gone[1]) if gone else x
 
     def lift(self, x: Node, shape: Shape) -> Node:
-        """A node of as many axes as a shape: where a sum took them; else the last ones, as NumPy
-        does; else the only place where it fits.
-        """
-        rank = len(shape)
-        if x.type.rank in (0, rank):
+        """A node of as many axes as a shape, where a reader puts them."""
+        if x.type.rank in (0, len(shape)):
             return x
-        before, gone = self.folded.get(x, (None, ()))
-        if before == rank:
-            kept = tuple(i for i in range(rank) if i not in gone)
-            if _fits(x, shape, kept):
-                return build.keep_axes(x, gone)
-        last = tuple(range(rank - x.type.rank, rank))
-        places = [last] if _fits(x, shape, last) else []
-        places = places or [p for p in combinations(range(rank), x.type.rank) if _fits(x, shape, p)]
-        if len(places) != 1:
+        axes = implied_axes(x, shape)
+        if axes is None:
             shown = ", ".join(map(str, shape))
             raise ShapeError(f"{x.type} does not fit into ({shown}) in one way")
-        return build.keep_axes(x, [i for i in range(rank) if i not in places[0]])
+        return build.keep_axes(x, axes)
 
     # values as nodes
 
     def operand(self, value: Any) -> Any:
-        """A node, or a number or a size that its siblings give a type, or a tuple of those."""
+        """A node, or a number, a size or a tuple, which what they stand beside gives a type."""
         return self.node(value) if isinstance(value, (_Indicator, _Code, _Filled)) else value
 
     def node(self, value: Any) -> Node:
@@ -360,12 +349,40 @@ def _size_arithmetic(fn: str, args: Sequence[Dim]) -> Dim:
 
 def _number(fn: str, args: Sequence[Any]) -> Any:
     """An elementwise op of numbers alone."""
-    if fn == "div" or any(isinstance(a, float) for a in args):
+    if fn in ("div", "pow") or any(isinstance(a, float) for a in args):
         args = [np.float64(a) for a in args]
     try:
         return TABLE[fn].ref(*map(np.asarray, args)).item()
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         raise FormulaError(f"{fn} does not take these numbers") from None
+
+
+def _divided(fn: str, x: Dim, y: Dim) -> Dim:
+    """The quotient of two sizes rounded down, or what is left."""
+    if y == 0:
+        raise FormulaError("a size divided by 0")
+    return x // y if fn == "floordiv" else x % y
+
+
+def _fitted(
+    fn: str, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
+) -> Any:
+    """What a function makes of its operands and options, or FormulaError where they are others."""
+    try:
+        return function(*args, **options)
+    except ChainruleError:
+        raise
+    except (TypeError, AttributeError, IndexError, ValueError):
+        raise FormulaError(f"{fn} does not take these operands and options") from None
+
+
+def _with_axes(x: Node, parts: Sequence[Any]) -> Node:
+    """`x[:, None]`: new axes of size 1."""
+    axes = [i for i, p in enumerate(parts) if p is None]
+    whole = [p for p in parts if p == Range(None, None, None)]
+    if len(whole) != x.type.rank or len(whole) + len(axes) != len(parts):
+        raise FormulaError(f"beside None an index of {x.type} has ':' for each axis")
+    return build.keep_axes(x, axes)
 
 
 def _transposed(x: Node) -> Node:
@@ -373,7 +390,3 @@ def _transposed(x: Node) -> Node:
         raise FormulaError(f"ᵀ swaps the last two axes: {x.type}")
     rank = x.type.rank
     return transpose(x, (*range(rank - 2), rank - 1, rank - 2))
-
-
-def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
-    return all(d in (1, shape[p]) for d, p in zip(x.type.shape, places, strict=True))

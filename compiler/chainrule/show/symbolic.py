@@ -150,6 +150,14 @@ def apply(fn: str, args: Sequence[Expr]) -> Expr:
     return _functions()[fn](*args)
 
 
+def _round_half_even(x: Expr) -> Expr:
+    import sympy
+
+    half = sympy.Rational(1, 2)
+    up = sympy.floor(x + half)
+    return up - sympy.Piecewise((sympy.Mod(up, 2), sympy.Eq(up, x + half)), (0, True))
+
+
 @lru_cache(maxsize=1)
 def _functions() -> dict[str, Callable[..., Expr]]:
     import sympy
@@ -169,5 +177,7 @@ def _functions() -> dict[str, Callable[..., Expr]]:
         "eq": sympy.Eq,
         "ne": sympy.Ne,
     }
-    named = "Abs Max Min And Or Xor Not Eq Ne sign exp log sqrt tanh erf sin cos"
+    operators["round"] = _round_half_even
+    named = "Abs Max Min And Or Xor Not Eq Ne sign exp log sqrt tanh erf erfc sin cos tan floor "
+    named += "ceiling asin acos atan atan2 sinh cosh asinh acosh atanh"
     return operators | {name: getattr(sympy, name) for name in named.split()}

@@ -207,6 +207,8 @@ def _tensor(name: str, entry: Any, body: memoryview, start: int) -> tuple[Array,
     if not isinstance(code, str) or code not in _CODES:
         raise _Damaged(f"{name} has elements of an unknown kind, {code!r}")
     dtype = np.dtype(_CODES[code]).newbyteorder("<")
+    if dtype.itemsize * math.prod(max(1, n) for n in shape) >= 2**63:
+        raise _Damaged(f"{name} has a shape beyond every address")
     size = dtype.itemsize * math.prod(shape)
     if offsets[0] != start or offsets[1] - start != size or offsets[1] > len(body):
         raise _Damaged(f"{name} does not lie where its shape says")

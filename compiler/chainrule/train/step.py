@@ -301,7 +301,7 @@ class TrainingStep:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         rate, array = check("learning_rate", value, least=0.0), self._storage.arrays[RATE]
-        if rate > np.finfo(array.dtype).max:
+        if rate > float(np.finfo(array.dtype).max):
             raise FeedError(f"learning_rate {rate} is infinite as {array.dtype}")
         array[...] = rate
 

@@ -1,0 +1,178 @@
+"""SymPy's expressions evaluate to the reference's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.errors import CompileError
+from chainrule.ir.evaluate import bind_sizes, evaluate
+from chainrule.ir.node import Node, apply
+from chainrule.ir.types import TensorType, float64
+from chainrule.ops.elementwise import TABLE
+from chainrule.ops.source import leaf
+from chainrule.show.symbolic import size_symbol, to_sympy
+
+sympy = pytest.importorskip("sympy")
+_FLOATS = np.vectorize(lambda v: float(bool(v)) if v in (True, False) else float(v))
+Arrays = Mapping[Node, np.ndarray[Any, Any]]
+
+
+def value(expr: Any, feeds: Arrays) -> np.ndarray[Any, Any]:
+    """A SymPy expression's numbers: sizes first, then the arrays."""
+    at: dict[Any, Any] = {}
+    for node, array in feeds.items():
+        label = node.op.label  # type: ignore[attr-defined]
+        if not array.ndim:
+            at[sympy.Symbol(label)] = array.item()
+            continue
+        at |= {sympy.IndexedBase(label)[i]: array[i].item() for i in np.ndindex(array.shape)}
+        if array.ndim < 3:
+            shape = (*array.shape, 1)[:2]
+            matrix = sympy.ImmutableDenseMatrix(*shape, array.flat)
+            at[sympy.MatrixSymbol(label, *shape)] = matrix
+    expr = expr.subs({size_symbol(s): v for s, v in bind_sizes(feeds).items()})
+    if _is_array(expr):
+        return _FLOATS(np.array(expr.applyfunc(lambda e: e.subs(at)).tolist()))
+    found = expr.subs(at).doit()
+    found = found.as_explicit() if _is_matrix(found) else found
+    return _FLOATS(np.array(found.tolist() if _is_array(found) else found))
+
+
+def _is_matrix(expr: Any) -> bool:
+    return isinstance(expr, sympy.MatrixExpr)
+
+
+def _is_array(expr: Any) -> bool:
+    return isinstance(expr, (sympy.MatrixBase, sympy.NDimArray))
+
+
+def check(node: Node, feeds: Arrays) -> Any:
+    expr = to_sympy(node)
+    (want,) = evaluate([node], feeds)
+    np.testing.assert_allclose(value(expr, feeds).reshape(want.shape), want, rtol=1e-9, atol=1e-12)
+    return expr
+
+
+OF_FLOATS = [n for n, op in TABLE.items() if op.accepts not in ("logic", "integer")]
+
+
+@pytest.mark.parametrize("name", OF_FLOATS)
+def test_every_elementwise_op_means_to_sympy_what_its_formula_says(name: str) -> None:
+    op, rng = TABLE[name], np.random.default_rng(5)
+    types = [TensorType(float64, (3,))] * len(op.params)
+    inputs = [leaf("input", f"a{i}", t) for i, t in enumerate(types)]
+    feeds = {i: rng.uniform(*op.domain, (3,)) for i in inputs}
+    if name == "where":
+        inputs[0] = apply(TABLE["lt"], inputs[0], inputs[1])
+    check(apply(op, *inputs), feeds)
+
+
+def small() -> tuple[dict[str, cr.Tensor], cr.Tensor]:
+    p = {
+        "x": cr.input("x", (2, 3), dtype="float64"),
+        "W": cr.parameter("W", (3, 2), dtype="float64"),
+        "b": cr.parameter("b", (2,), dtype="float64"),
+        "y": cr.input("y", (2,), dtype="int32"),
+    }
+    return p, cr.losses.cross_entropy(cr.tanh(p["x"] @ p["W"] + p["b"]), p["y"])
+
+
+def feeds_of(tensors: Mapping[str, cr.Tensor], batch: int = 2) -> dict[Node, np.ndarray[Any, Any]]:
+    rng, feeds = np.random.default_rng(7), {}
+    for t in tensors.values():
+        shape = tuple(d if isinstance(d, int) else batch for d in t.shape)
+        feeds[t.node] = rng.normal(size=shape) if t.dtype.is_float else np.arange(batch) % 2
+    return feeds
+
+
+def test_small_tensors_are_spelled_entry_by_entry() -> None:
+    p, loss = small()
+    feeds = feeds_of(p)
+    check(loss.node, feeds)
+    expr = check(cr.grad(loss, p["W"]).node, feeds)
+    assert isinstance(expr, sympy.ImmutableDenseMatrix) and expr.shape == (3, 2)
+    check(cr.grad(loss, p["b"]).node, feeds)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_symbolic_sizes_are_matrix_expressions(activation: str) -> None:
+    p = {
+        "x": cr.input("x", ("n", 3), dtype="float64"),
+        "W": cr.parameter("W", (3, 4), dtype="float64"),
+        "b": cr.parameter("b", (4,), dtype="float64"),
+        "V": cr.parameter("V", (4, 2), dtype="float64"),
+        "y": cr.input("y", ("n",), dtype="int32"),
+    }
+    h = getattr(cr, activation)(p["x"] @ p["W"] + p["b"])
+    loss = cr.losses.cross_entropy(h @ p["V"], p["y"])
+    feeds = feeds_of(p)
+    check(loss.node, feeds)
+    for name in ("W", "b", "V"):
+        assert _is_matrix(check(cr.grad(loss, p[name]).node, feeds))
+
+
+def test_matrix_expressions_of_products_sums_and_choices() -> None:
+    n = {k: cr.input(k, ("n", 3), dtype="float64") for k in "ab"}
+    v = {"v": cr.input("v", (3,), dtype="float64"), "s": cr.input("s", (), dtype="float64")}
+    a, b, w, s = n["a"], n["b"], v["v"], v["s"]
+    for t in [
+        a @ b.T,
+        a.T @ b,
+        a @ w,
+        a * b - a / (b * b + 1.0),
+        s * a + w,
+        cr.sum(a, axis=0),
+        cr.sum(a, axis=1),
+        cr.sum(a * b),
+        cr.where(a > b, a, b * 2.0),
+        cr.where(a > 0, a, 0.0),
+        cr.sum(w * w),
+        cr.maximum(a, b),
+        1.0 - cr.tanh(a) ** 2,
+    ]:
+        check(t.node, {k: f for k, f in feeds_of(n | v).items() if k in _leaves(t.node)})
+
+
+def _leaves(node: Node) -> set[Node]:
+    from chainrule.ir.graph import walk
+
+    return {n for n in walk([node]) if n.op.role == "leaf"}
+
+
+def test_what_has_no_form_is_refused_by_name() -> None:
+    x = cr.input("x", ("n", 3, 4))
+    with pytest.raises(CompileError, match="SymPy"):
+        (x + x).sympy()
+
+
+def test_a_neuron_in_scalars_is_the_lectures() -> None:
+    x, y = cr.input("x", (2,)), cr.input("y", ())
+    w, b = cr.parameter("w", (2,)), cr.parameter("b", ())
+    guess = cr.sigmoid((x @ w + b).named("z")).named("ŷ")
+    assert cr.scalars(((guess - y) ** 2).named("L")) == """\
+z = x1 * w1 + x2 * w2 + b
+ŷ = sigmoid(z)
+L = (ŷ - y)²
+∂L/∂ŷ = 2 * (ŷ - y)
+∂L/∂z = ∂L/∂ŷ * ŷ * (1 - ŷ)
+∂L/∂w1 = ∂L/∂z * x1
+∂L/∂w2 = ∂L/∂z * x2
+∂L/∂b = ∂L/∂z"""
+
+
+def test_a_matrix_in_scalars_has_two_places() -> None:
+    x, w = cr.input("x", (2,)), cr.parameter("W", (2, 2))
+    shown = cr.scalars(cr.sum(cr.tanh(x @ w)).named("L"))
+    assert "∂L/∂W21" in shown and "x1 * W12 + x2 * W22" in shown
+
+
+def test_a_net_too_large_for_scalars_is_refused() -> None:
+    with pytest.raises(CompileError, match="100"):
+        cr.scalars(cr.sum(cr.input("x", (200,))))
+    with pytest.raises(CompileError, match="known"):
+        cr.scalars(cr.sum(cr.input("x", ("n",))))
