@@ -6,6 +6,7 @@ read; forward, backward and update become one native program.
 
 from chainrule import datasets, errors
 from chainrule.ir.size import Size
+from chainrule.lang import init
 from chainrule.lang.activations import (
     elu,
     gelu,
@@ -178,7 +179,7 @@ from chainrule.lang.statistics import (
 )
 from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
-from chainrule.nn import init, losses, optim
+from chainrule.nn import losses, optim
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 

@@ -69,7 +69,11 @@ def test_the_proof_of_every_float_op_holds(name: str) -> None:
 
 def _tampered(proof: Proof, k: int) -> Proof:
     step = proof.steps[k]
-    wrong: Node = apply(TABLE["mul"], step.contribution, full(1.01, step.contribution.dtype, step.contribution.shape))
+    wrong: Node = apply(
+        TABLE["mul"],
+        step.contribution,
+        full(1.01, step.contribution.dtype, step.contribution.shape),
+    )
     steps = [replace(s, contribution=wrong) if i == k else s for i, s in enumerate(proof.steps)]
     return replace(proof, steps=tuple(steps))
 

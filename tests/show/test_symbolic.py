@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import chainrule as cr
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import bind_sizes, evaluate
+from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops.elementwise import TABLE
@@ -18,29 +21,69 @@ from chainrule.ops.source import leaf
 from chainrule.show.symbolic import size_symbol, to_sympy
 
 sympy = pytest.importorskip("sympy")
-_FLOATS = np.vectorize(lambda v: float(bool(v)) if v in (True, False) else float(v))
+MatrixElement = pytest.importorskip("sympy.matrices.expressions.matexpr").MatrixElement
+ElementwiseApplyFunction = pytest.importorskip(
+    "sympy.matrices.expressions.applyfunc"
+).ElementwiseApplyFunction
+to_floats = np.vectorize(lambda v: float(bool(v)) if v in (True, False) else float(v))
 Arrays = Mapping[Node, np.ndarray[Any, Any]]
 
 
 def value(expr: Any, feeds: Arrays) -> np.ndarray[Any, Any]:
-    """A SymPy expression's numbers: sizes first, then the arrays."""
-    at: dict[Any, Any] = {}
+    """The numbers of an expression, worked out here: SymPy's own evaluation takes minutes."""
+    known: dict[Any, Any] = {size_symbol(s): v for s, v in bind_sizes(feeds).items()}
     for node, array in feeds.items():
-        label = node.op.label  # type: ignore[attr-defined]
         if not array.ndim:
-            at[sympy.Symbol(label)] = array.item()
+            known[sympy.Symbol(label(node))] = array.item()
             continue
-        at |= {sympy.IndexedBase(label)[i]: array[i].item() for i in np.ndindex(array.shape)}
-        if array.ndim < 3:
-            shape = (*array.shape, 1)[:2]
-            matrix = sympy.ImmutableDenseMatrix(*shape, array.flat)
-            at[sympy.MatrixSymbol(label, *shape)] = matrix
-    expr = expr.subs({size_symbol(s): v for s, v in bind_sizes(feeds).items()})
+        base = sympy.IndexedBase(label(node))
+        known |= {base[i]: array[i].item() for i in np.ndindex(array.shape)}
     if _is_array(expr):
-        return _FLOATS(np.array(expr.applyfunc(lambda e: e.subs(at)).tolist()))
-    found = expr.subs(at).doit()
-    found = found.as_explicit() if _is_matrix(found) else found
-    return _FLOATS(np.array(found.tolist() if _is_array(found) else found))
+        return to_floats(np.array(expr.applyfunc(lambda e: e.subs(known)).tolist()))
+    numbers = Numbers(known, {label(n): a.reshape((*a.shape, 1, 1)[:2]) for n, a in feeds.items()})
+    return numbers.matrix(expr) if _is_matrix(expr) else to_floats(numbers.scalar(expr))
+
+
+def label(node: Node) -> str:
+    return node.op.label  # type: ignore[attr-defined, no-any-return]
+
+
+@dataclass
+class Numbers:
+    """Evaluates matrix expressions part by part, given their scalars and their matrices."""
+
+    known: dict[Any, Any]
+    arrays: dict[str, np.ndarray[Any, Any]]
+
+    def scalar(self, expr: Any) -> Any:
+        expr = expr.subs(self.known)
+        for e in expr.atoms(MatrixElement):
+            if not (e.i.is_Integer and e.j.is_Integer):
+                continue  # it stands in a function of i and j
+            entry = self.matrix(e.parent)[int(e.i), int(e.j)]
+            whole = float(entry).is_integer()
+            expr = expr.xreplace({e: sympy.Integer(int(entry)) if whole else sympy.Float(entry)})
+        return expr
+
+    def matrix(self, expr: Any) -> np.ndarray[Any, Any]:
+        rows, columns = (int(d.subs(self.known)) for d in expr.shape)
+        if isinstance(expr, sympy.MatrixSymbol):
+            return self.arrays[expr.name]
+        if isinstance(expr, (sympy.OneMatrix, sympy.ZeroMatrix)):
+            return np.full((rows, columns), float(isinstance(expr, sympy.OneMatrix)))
+        if isinstance(expr, sympy.FunctionMatrix):
+            at = [[self.scalar(expr.lamda(i, j)) for j in range(columns)] for i in range(rows)]
+            return to_floats(np.array(at, object))
+        if isinstance(expr, ElementwiseApplyFunction):
+            return np.vectorize(lambda v: float(expr.function(v)))(self.matrix(expr.expr))
+        if isinstance(expr, sympy.Transpose):
+            return self.matrix(expr.arg).T
+        if isinstance(expr, sympy.HadamardPower):
+            return self.matrix(expr.base) ** float(self.scalar(expr.exp))
+        parts = [self.matrix(a) if _is_matrix(a) else float(self.scalar(a)) for a in expr.args]
+        if isinstance(expr, sympy.MatMul):
+            return reduce(lambda a, b: a @ b if np.ndim(a) and np.ndim(b) else a * b, parts)
+        return reduce(np.add if isinstance(expr, sympy.MatAdd) else np.multiply, parts)
 
 
 def _is_matrix(expr: Any) -> bool:
@@ -58,10 +101,9 @@ def check(node: Node, feeds: Arrays) -> Any:
     return expr
 
 
-OF_FLOATS = [n for n, op in TABLE.items() if op.accepts not in ("logic", "integer")]
-
-
-@pytest.mark.parametrize("name", OF_FLOATS)
+@pytest.mark.parametrize(
+    "name", [n for n, op in TABLE.items() if op.accepts not in ("logic", "integer")]
+)
 def test_every_elementwise_op_means_to_sympy_what_its_formula_says(name: str) -> None:
     op, rng = TABLE[name], np.random.default_rng(5)
     types = [TensorType(float64, (3,))] * len(op.params)
@@ -135,13 +177,8 @@ def test_matrix_expressions_of_products_sums_and_choices() -> None:
         cr.maximum(a, b),
         1.0 - cr.tanh(a) ** 2,
     ]:
-        check(t.node, {k: f for k, f in feeds_of(n | v).items() if k in _leaves(t.node)})
-
-
-def _leaves(node: Node) -> set[Node]:
-    from chainrule.ir.graph import walk
-
-    return {n for n in walk([node]) if n.op.role == "leaf"}
+        leaves = {n for n in walk([t.node]) if n.op.role == "leaf"}
+        check(t.node, {k: f for k, f in feeds_of(n | v).items() if k in leaves})
 
 
 def test_what_has_no_form_is_refused_by_name() -> None:
@@ -154,7 +191,9 @@ def test_a_neuron_in_scalars_is_the_lectures() -> None:
     x, y = cr.input("x", (2,)), cr.input("y", ())
     w, b = cr.parameter("w", (2,)), cr.parameter("b", ())
     guess = cr.sigmoid((x @ w + b).named("z")).named("ŷ")
-    assert cr.scalars(((guess - y) ** 2).named("L")) == """\
+    assert (
+        cr.scalars(((guess - y) ** 2).named("L"))
+        == """\
 z = x1 * w1 + x2 * w2 + b
 ŷ = sigmoid(z)
 L = (ŷ - y)²
@@ -163,6 +202,7 @@ L = (ŷ - y)²
 ∂L/∂w1 = ∂L/∂z * x1
 ∂L/∂w2 = ∂L/∂z * x2
 ∂L/∂b = ∂L/∂z"""
+    )
 
 
 def test_a_matrix_in_scalars_has_two_places() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 import chainrule as cr
@@ -14,7 +16,7 @@ Net = tuple[cr.Tensor, cr.Tensor, dict[str, cr.Tensor], cr.Tensor]
 def net(sizes: tuple[int, ...] = (64, 128, 64, 10)) -> Net:
     x, y = cr.input("x", ("batch", sizes[0])), cr.input("y", ("batch",), dtype="int32")
     parameters, h = {}, x
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+    for i, (a, b) in enumerate(pairwise(sizes), 1):
         w = parameters[f"W{i}"] = cr.parameter(f"W{i}", (a, b))
         c = parameters[f"b{i}"] = cr.parameter(f"b{i}", (b,))
         h = h @ w + c

@@ -23,7 +23,7 @@ class Function:
     def __init__(self, outputs: Any, backend: str) -> None:
         nodes = flatten(outputs)
         if not nodes:
-            raise CompileError("there is nothing to compile", "give a Tensor, or a list or dict of some")
+            raise CompileError("there is nothing to compile", "give Tensors, as a list or dict")
         self._structure, self.backend = outputs, backend
         leaves = driver.leaves_of(nodes)
         check_names(leaves)

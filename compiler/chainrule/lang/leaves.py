@@ -10,6 +10,7 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.types import TensorType, check_shape
 from chainrule.ir.types import dtype as _dtype
+from chainrule.lang.init import resolve
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import constant as constant_node
 from chainrule.ops.source import leaf
@@ -67,7 +68,7 @@ def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
                 f"{kind} {name}: {type} can't begin as an array of shape {array.shape}"
             )
         init = np.array(np.broadcast_to(array, type.shape), type.dtype.numpy)  # type: ignore[arg-type]
-    return _leaf(kind, name, type, "zeros" if init is None else init)
+    return _leaf(kind, name, type, resolve("zeros" if init is None else init, f"{kind} {name}"))
 
 
 def _leaf(kind: str, name: str, type: TensorType, init: Any) -> Tensor:

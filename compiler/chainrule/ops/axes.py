@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,18 +62,22 @@ class Expand(Op):
         yield cls((5,), (0,)), [TensorType(int64, ())]
 
 
+#: Elementwise functions through which a reader still sees the fold.
+FAR = 16
+
+
 def folded_axes(x: Node) -> tuple[int, tuple[int, ...]] | None:
     """Of a fold over axes, or an elementwise function of one and of numbers: how many axes there
     were and which went.
     """
-    while not isinstance(x.op, Reduce):
+    for _ in range(FAR):
+        if isinstance(x.op, Reduce):
+            return x.inputs[0].type.rank, x.op.axes
         wide = [i for i in x.inputs if i.type.rank and i.op.name != "full"]
         if x.op.role not in ("pointwise", "light") or len(wide) != 1:
             return None
         (x,) = wide
-        if x.op.name == "expand":
-            return None
-    return x.inputs[0].type.rank, x.op.axes
+    return None
 
 
 def implied_axes(x: Node, shape: Shape) -> tuple[int, ...] | None:
@@ -89,8 +92,21 @@ def implied_axes(x: Node, shape: Shape) -> tuple[int, ...] | None:
         return gone[1]
     if _fits(x, shape, every[rank - x.type.rank :]):
         return tuple(range(rank - x.type.rank))
-    places = [p for p in combinations(every, x.type.rank) if _fits(x, shape, p)]
-    return tuple(i for i in every if i not in places[0]) if len(places) == 1 else None
+    first, last = _first_places(x, shape), _first_places(x, shape, -1)
+    unique = first is not None and first == last
+    return tuple(i for i in every if first and i not in first) if unique else None
+
+
+def _first_places(x: Node, shape: Shape, step: int = 1) -> tuple[int, ...] | None:
+    """The first axes of a shape, in order, that the axes of `x` fit; with -1 the last."""
+    places: list[int] = []
+    open_axes = iter(range(len(shape))[::step])
+    for d in x.type.shape[::step]:
+        place = next((i for i in open_axes if d == 1 or shape[i] in (1, d)), None)
+        if place is None:
+            return None
+        places.append(place)
+    return tuple(places[::step])
 
 
 def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:

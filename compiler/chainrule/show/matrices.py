@@ -196,7 +196,7 @@ class Matrices:
             y = y.T
         product = x * y
         if not op.out:
-            return product[0, 0]
+            return _only(product)
         return product if op.out == rows + columns and rows else product.T
 
     def sum(self, op: Sum, rank: int, x: Expr) -> Expr:
@@ -204,7 +204,7 @@ class Matrices:
 
         rows, columns = x.shape
         if rank == 1 or len(op.axes) == 2:
-            return (OneMatrix(1, rows) * x * OneMatrix(columns, 1))[0, 0]
+            return _only(OneMatrix(1, rows) * x * OneMatrix(columns, 1))
         if op.axes == (0,):
             return x.T * OneMatrix(rows, 1)
         return x * OneMatrix(columns, 1)
@@ -235,6 +235,13 @@ class Matrices:
         if node.type.rank == 0:
             return entry
         return sympy.FunctionMatrix(*self.shape(node), _lambda((i, j), entry))
+
+
+def _only(matrix: Expr) -> Expr:
+    """The one entry of a matrix, left standing: SymPy would spell out the whole sum."""
+    from sympy.matrices.expressions.matexpr import MatrixElement
+
+    return MatrixElement(matrix, 0, 0)
 
 
 def _lambda(variables: Expr, result: Expr) -> Expr:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,19 +16,14 @@ from chainrule.errors import (
     CompileError,
     FeedError,
     NonFiniteError,
-    user_location,
 )
 from chainrule.ir import provenance
-from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
-from chainrule.nn import init as initial
 from chainrule.nn.optim import Optimizer, check
 from chainrule.ops import philox
-from chainrule.ops.source import Leaf
-from chainrule.train import checkpoint
+from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine
 from chainrule.train.plan import (
     EPOCH,
@@ -77,6 +71,8 @@ def training_step(
     """
     check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
     check_seed(seed)
+    if share is not None and not isinstance(share, TrainingStep):
+        raise CompileError(f"share is another training step, not {share!r}")
     wanted = nodes_of(outputs)
     plan = plan_step(loss, optimizer, metrics or {}, wanted, updates or {}, train)
     return TrainingStep(plan, optimizer, outputs, share, backend, seed)
@@ -102,13 +98,13 @@ class TrainingStep:
         self._turn = Lock()  # one run after another: each counts its epochs
         self._metrics: dict[str, Any] = {}
         self._predictor: Engine | None = None
-        lent = _lent(plan, share)
-        tensors = [(label(n), n.type.dtype.numpy, _static(n)) for n in plan.kept]
+        lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
+        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
         try:
             self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
         except RuntimeFault as fault:
             driver.raise_ours(fault)
-        _begin(plan, self._storage.arrays, seed, set(lent))
+        state.begin(plan, self._storage.arrays, seed, lent)
         self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
@@ -329,19 +325,19 @@ class TrainingStep:
             EPOCH: np.array(self._epoch, np.int64),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
 
         Raises ArtifactError, which lists every difference, and changes nothing then.
         """
-        if not isinstance(state, Mapping):
-            raise ArtifactError(f"a state is a dict of arrays by name, not {type(state).__name__}")
+        if not isinstance(given, Mapping):
+            raise ArtifactError(f"a state is a dict of arrays by name, not {type(given).__name__}")
         own = self.state_dict()
-        differences = _differences(own, state)
+        differences = state.differences(own, given)
         if differences:
             raise ArtifactError("this is the state of another training step", *differences)
-        given = {name: np.asarray(a) for name, a in state.items()}
-        _check_counts(given)
+        given = {name: np.asarray(a) for name, a in given.items()}
+        state.check_counts(given)
         with self._alone():
             for name, array in self._storage.arrays.items():
                 array[...] = given[name]
@@ -363,45 +359,6 @@ class TrainingStep:
         self.load_state_dict(checkpoint.read(path))
 
 
-def _lent(plan: StepPlan, share: TrainingStep | None) -> dict[str, Array]:
-    """The arrays of parameters and states that another step has too."""
-    if share is None:
-        return {}
-    if not isinstance(share, TrainingStep):
-        raise CompileError(f"share is another training step, not {share!r}")
-    theirs = {*share._plan.parameters, *share._plan.states}
-    common = [n for n in (*plan.parameters, *plan.states) if n in theirs]
-    if not common:
-        raise CompileError("the step to share with has none of this one's parameters")
-    return {label(n): share._storage.arrays[label(n)] for n in common}
-
-
-def _begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: set[str]) -> None:
-    """Give every array its initial value; those that are lent keep theirs."""
-    for index, node in enumerate((*plan.parameters, *plan.states)):
-        if label(node) not in lent:
-            how = _initializer(node)
-            arrays[label(node)][...] = initial.draw(
-                how, _static(node), node.type.dtype.numpy, seed, index
-            )
-    for slot, (w, begin) in plan.slots.items():
-        (value,) = evaluate([begin], {w: arrays[label(w)]})
-        arrays[label(slot)][...] = value
-
-
-def _initializer(node: Node) -> Any:
-    assert isinstance(node.op, Leaf)
-    try:
-        return initial.resolve(node.op.init)
-    except FeedError as error:
-        line = provenance.line_of(node) or user_location()
-        raise FeedError(f"{label(node)}: {error.what}", *error.details, where=line) from None
-
-
-def _static(node: Node) -> tuple[int, ...]:
-    return tuple(int(d) for d in node.type.shape if isinstance(d, int))
-
-
 def _check_count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise FeedError(f"{name} is an int from {least} on, not {value!r}")
@@ -416,29 +373,3 @@ def _like(structure: Any, results: Iterator[Array]) -> Any:
         parts = [_like(v, results) for v in structure]
         return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
     return next(results)
-
-
-def _differences(own: Mapping[str, Array], given: Mapping[str, Any]) -> list[str]:
-    found = [f"{name} is missing" for name in own if name not in given]
-    found += [f"{name} is unknown here" for name in given if name not in own]
-    for name in own:
-        if name in given and _kind(given[name]) != _kind(own[name]):
-            found.append(f"{name} is {_kind(given[name])}, not {_kind(own[name])}")
-    return found
-
-
-def _kind(value: Any) -> str:
-    try:
-        array = np.asarray(value)
-    except Exception:  # whatever a foreign __array__ raises
-        return f"a {type(value).__name__}"
-    return f"{array.dtype.name} of shape {array.shape}"
-
-
-def _check_counts(state: Mapping[str, Array]) -> None:
-    """Refuse numbers that no training leads to."""
-    steps, epochs, rate = int(state[STEP]), int(state[EPOCH]), float(state[RATE])
-    if steps < 0 or not 0 <= epochs < 2**32 or not 0 <= rate < math.inf:
-        raise ArtifactError(
-            f"no training is at step {steps} of epoch {epochs} with learning rate {rate}"
-        )

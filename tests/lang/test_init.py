@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chainrule.errors import FeedError
-from chainrule.nn import init
+from chainrule.lang import init
 from chainrule.ops import philox
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)

@@ -144,10 +144,10 @@ BY_NAME: dict[str, Initializer] = {
 }
 
 
-def resolve(init: object) -> Initializer | Array:
+def resolve(init: object, what: str = "a parameter") -> Initializer | Array:
     """The initialiser that a name, a function that makes one or one itself stands for, or an array.
 
-    Raises FeedError for anything else.
+    Raises FeedError for anything else, saying that `what` can't begin so.
     """
     if callable(init):
         init = init()
@@ -156,7 +156,7 @@ def resolve(init: object) -> Initializer | Array:
     if isinstance(init, str) and init in BY_NAME:
         return BY_NAME[init]
     raise FeedError(
-        f"a parameter can't begin as {init!r}",
+        f"{what} can't begin as {init!r}",
         f"there are {', '.join(BY_NAME)}, the functions of cr.init, and arrays",
     )
 

@@ -1,0 +1,75 @@
+"""What a step keeps between calls: how it begins, and whether another state fits it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ArtifactError, CompileError
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.node import Node
+from chainrule.lang import init as initial
+from chainrule.ops.source import Leaf
+from chainrule.train.plan import EPOCH, RATE, STEP, StepPlan, label
+
+Array = np.ndarray[Any, Any]
+
+
+def lent(plan: StepPlan, other: StepPlan, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays of another step for the parameters and states that both have.
+
+    Raises CompileError where there are none.
+    """
+    theirs = {*other.parameters, *other.states}
+    common = [n for n in (*plan.parameters, *plan.states) if n in theirs]
+    if not common:
+        raise CompileError("the step to share with has none of this one's parameters")
+    return {label(n): arrays[label(n)] for n in common}
+
+
+def begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: Collection[str]) -> None:
+    """Give every array its initial value; those that are lent keep theirs."""
+    for index, node in enumerate((*plan.parameters, *plan.states)):
+        if label(node) not in lent:
+            assert isinstance(node.op, Leaf)
+            arrays[label(node)][...] = initial.draw(
+                node.op.init, static(node), node.type.dtype.numpy, seed, index
+            )
+    for slot, (w, value_of) in plan.slots.items():
+        (value,) = evaluate([value_of], {w: arrays[label(w)]})
+        arrays[label(slot)][...] = value
+
+
+def static(node: Node) -> tuple[int, ...]:
+    """The shape of a leaf that lives between calls, whose sizes are known."""
+    return tuple(int(d) for d in node.type.shape if isinstance(d, int))
+
+
+def differences(own: Mapping[str, Array], given: Mapping[str, Any]) -> list[str]:
+    """What `given` has and `own` has not, the other way round, or as another kind, in words."""
+    found = [f"{name} is missing" for name in own if name not in given]
+    found += [f"{name} is unknown here" for name in given if name not in own]
+    for name in own:
+        if name in given and _kind(given[name]) != _kind(own[name]):
+            found.append(f"{name} is {_kind(given[name])}, not {_kind(own[name])}")
+    return found
+
+
+def _kind(value: Any) -> str:
+    try:
+        array = np.asarray(value)
+    except Exception:  # whatever a foreign __array__ raises
+        return f"a {type(value).__name__}"
+    return f"{array.dtype.name} of shape {array.shape}"
+
+
+def check_counts(state: Mapping[str, Array]) -> None:
+    """Raise ArtifactError for numbers that no training leads to."""
+    steps, epochs, rate = int(state[STEP]), int(state[EPOCH]), float(state[RATE])
+    if steps < 0 or not 0 <= epochs < 2**32 or not 0 <= rate < math.inf:
+        raise ArtifactError(
+            f"no training is at step {steps} of epoch {epochs} with learning rate {rate}"
+        )
