@@ -151,8 +151,14 @@ def _each(branches: Sequence[Expr], symbol: Expr) -> list[Expr]:
 
 
 def _stable(expr: Expr, symbolic: _Symbolic) -> Expr:
-    """The expression with softplus, powers of sigmoid and tanh where it spells them by exp."""
+    """The expression with softplus, powers of sigmoid and tanh where it spells them by exp, and
+    with tanh where 1/cosh² would overflow on the way."""
     sympy = symbolic.sympy
+
+    def is_steep(e: Expr) -> bool:
+        return bool(e.is_Pow and e.base.func == sympy.cosh and e.exp == -2)
+
+    expr = expr.replace(is_steep, lambda e: 1 - sympy.tanh(e.base.args[0]) ** 2)
     if not expr.has(sympy.exp):
         return expr
     w = sympy.Wild("w")

@@ -129,6 +129,16 @@ def _places(starts: Shape, counts: Shape, steps: tuple[int, ...]) -> tuple[Array
     return np.ix_(*(start + step * np.arange(count) for start, count, step in along))
 
 
+def _within(starts: Shape, counts: Shape, steps: tuple[int, ...], whole: Shape) -> tuple[Dim, ...]:
+    """What must be at least 1 for a slice to lie in `whole`, as far as it is not known."""
+    out: list[Dim] = []
+    for start, count, step, size in zip(starts, counts, steps, whole, strict=True):
+        last = start + (count - 1) * step
+        low, high = (start, last) if step > 0 else (last, start)
+        out += [count + 1, low + 1, size - high]
+    return tuple(d for d in out if not isinstance(d, int))
+
+
 @dataclass(frozen=True)
 class Slice(Op):
     """Along each axis `count` elements from `start` in steps of `step`, which may be negative."""
@@ -145,14 +155,7 @@ class Slice(Op):
         return inputs[0].with_shape(self.counts)
 
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
-        out: list[Dim] = []
-        for start, count, step, size in zip(
-            self.starts, self.counts, self.steps, inputs[0].shape, strict=True
-        ):
-            last = start + (count - 1) * step
-            low, high = (start, last) if step > 0 else (last, start)
-            out += [count + 1, low + 1, size - high]
-        return tuple(d for d in out if not isinstance(d, int))
+        return _within(self.starts, self.counts, self.steps, inputs[0].shape)
 
     def ref(self, *inputs: Array) -> Array:
         return np.asarray(inputs[0][_places(self.starts, self.counts, self.steps)])
@@ -203,6 +206,9 @@ class Place(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return inputs[0].with_shape(self.shape)
+
+    def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
+        return _within(self.starts, inputs[0].shape, self.steps, self.shape)
 
     def ref(self, *inputs: Array) -> Array:
         out = np.full(known(self.shape), self.fill, inputs[0].dtype)
