@@ -7,7 +7,7 @@ import re
 import pytest
 
 import chainrule as cr
-from chainrule.ir.node import Node, apply
+from chainrule.ir.node import apply
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops.registry import OPS
 from chainrule.ops.source import latex_name, leaf
@@ -67,8 +67,11 @@ def test_every_name_renders(name: str) -> None:
     assert balanced(latex(node)) and balanced(latex_name(name))
 
 
-def scalar(name: str) -> Node:
-    return leaf("input", name, TensorType(float64, ()))
+def test_names_are_spelled_as_mathematics() -> None:
+    assert latex_name("W12") == "W_{12}"
+    assert latex_name("ŷ") == r"\hat{y}" and latex_name("β1") == r"\beta_{1}"
+    assert latex_name("dense1.weight") == r"\mathrm{dense1.weight}"
+    assert latex_name("∂J/∂z2") == r"\frac{\partial J}{\partial z_{2}}"
 
 
 def test_parentheses_stand_where_they_are_needed() -> None:

@@ -31,7 +31,7 @@ class Function:
         names = [f"{i}" for i in range(len(nodes))]
         self._program = driver.program(Graph(tuple(nodes)), leaves, names, backend)
 
-    def __call__(self, **feeds: Any) -> Any:
+    def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
         return rebuilt(self._structure, self._program.call(feeds))
 

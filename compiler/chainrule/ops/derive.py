@@ -266,6 +266,9 @@ def _product(expr: Expr) -> Formula | None:
         inner = _tree(-expr)
         return None if inner is None else Call("neg", (inner,))
     above, below = expr.as_numer_denom()
+    for factor in below.args if below.is_Mul else (below,):
+        if factor.func.__name__ == "exp":  # exp(-u) underflows where 1/exp(u) overflows
+            above, below = above * factor.func(-factor.args[0]), below / factor
     if below != 1 and not below.is_number:
         parts = _tree(above), _tree(below)
         if parts[0] is None or parts[1] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,12 +70,23 @@ def latex_name(name: str) -> str:
     stem = name.rstrip("0123456789")
     number = name[len(stem) :]
     stem = stem.removesuffix("_") if number else stem
-    body = "\\" + stem if stem in _GREEK.split() else "".join(_TEX.get(c, c) for c in stem)
+    body = "\\" + stem if stem in _GREEK.split() else "".join(_letter(c) for c in stem)
     if (len(stem) != 1 and body == stem) or not stem.isalnum():
         body = rf"\mathrm{{{body}}}"
     return body + (f"_{{{number}}}" if number else "")
 
 
+def _letter(c: str) -> str:
+    """A character in LaTeX: a hat over y for ŷ, the command `beta` for β."""
+    base, *marks = list(unicodedata.normalize("NFD", c))
+    greek = unicodedata.name(base, "").removeprefix("GREEK SMALL LETTER ").lower()
+    text = "\\" + greek if greek in _GREEK.split() else _TEX.get(base, base)
+    for mark in marks:
+        text = f"\\{_MARKS[mark]}{{{text}}}" if mark in _MARKS else text + mark
+    return text
+
+
+_MARKS = {"\u0302": "hat", "\u0303": "tilde", "\u0304": "bar", "\u0307": "dot"}
 _TEX = {c: "\\" + c for c in "_#$%&{}"} | {
     "\\": r"\backslash{}",
     "^": r"\wedge{}",

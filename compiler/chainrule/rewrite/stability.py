@@ -157,6 +157,7 @@ STABILITY = Rules(
         rule("exp_product", "exp(x) * exp(y)", "exp(x + y)"),
         rule("exp_ratio", "exp(x) / exp(y)", "exp(x - y)"),
         rule("exp_reciprocal", "1 / exp(x)", "exp(-x)"),
+        rule("over_exp", "x / exp(y)", "x * exp(-y)"),
         rule("expm1", "exp(x) - 1", "expm1(x)"),
         rule("one_minus_exp", "1 - exp(x)", "-expm1(x)"),
         rule("log_of_reciprocal", "log(1 / x)", "-log(x)"),

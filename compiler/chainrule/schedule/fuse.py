@@ -4,7 +4,8 @@ Nodes are visited by their distance from the leaves (what is made from leaves al
 first needed), and each joins the last kernel that computes one of its operands if it fits that
 kernel's space, else begins a kernel. Joining only the last one keeps the order of kernels a valid
 order whatever is joined. What a kernel needs from another lies in memory; views, comparisons and
-numbers made from indices are worked out where they are read.
+numbers made from indices are worked out where they are read. Positions are read by no kernel
+before they have been tested: those that are given are tested first of all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Shape
 from chainrule.ops.axes import Reduce
-from chainrule.schedule.kernel import Form, Kernel, Test
+from chainrule.schedule.kernel import Form, Kernel, Test, tests_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -39,14 +40,18 @@ class _Fusion:
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
-        self.tested: set[tuple[Node, Dim | None]] = set()
+        self.tested: dict[tuple[Node, Dim | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
+        positions = [pair for node in nodes for pair in tests_of(node)]
+        for operand, bound in positions:
+            if all(source.op.role == "leaf" for source, _ in sources(operand)):
+                self.test(operand, bound)
         for node in nodes:
-            for operand, bound in node.op.bounds(*[i.type for i in node.inputs]):
-                self.test(node.inputs[operand], bound)
+            for operand, bound in tests_of(node):
+                self.test(operand, bound)
             self.place(node)
         for root in (*self.graph.roots, *self.finite):
             self.store(root)
@@ -95,6 +100,9 @@ class _Fusion:
         last = self.latest(node)
         if last is None:  # it can be anywhere: beside what else has its shape
             last = self.maps.get(node.type.shape)
+        tested = max((self.tested[pair] for pair in tests_of(node)), default=-1)
+        if last is not None and last < tested:
+            last = None
         if last is not None and self.fits(node, last):
             self.enter(last, node)
             return
@@ -148,7 +156,7 @@ class _Fusion:
 
     def test(self, node: Node, bound: Dim | None) -> None:
         if (node, bound) not in self.tested:
-            self.tested.add((node, bound))
+            self.tested[node, bound] = len(self.kernels)
             test = Test(node, len(self.tested), bound)
             self.kernels.append(Kernel(Form.CHECK, node.type.shape, nodes=[node], test=test))
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import Form, Kernel, tests_of
 from chainrule.schedule.reading import bases, sources, storage
 
 #: For each kernel, by its number, the kernels that must have run before it.
@@ -74,7 +74,9 @@ def _reads_at_its_index(kernel: Kernel, leaf: Node) -> bool:
 def _needs(
     kernels: Sequence[Kernel], writer: Mapping[Node, int], in_place: Mapping[Node, int]
 ) -> Needs:
-    """What must come first: the data before its use, and every use before it is overwritten."""
+    """What must come first: data and the test of positions before their use, every use before it
+    is overwritten, all tests before anything is.
+    """
     needs: dict[int, set[int]] = {i: set() for i in range(len(kernels))}
     for i, kernel in enumerate(kernels):
         for base in kernel.reads:
@@ -82,9 +84,12 @@ def _needs(
                 needs[i].add(writer[base])
             if base in in_place:
                 needs[in_place[base]].add(i)
-    checks = {i for i, kernel in enumerate(kernels) if kernel.form is Form.CHECK}
+    checks = {(k.test.node, k.test.bound): i for i, k in enumerate(kernels) if k.test is not None}
     for i in in_place.values():
-        needs[i] |= checks
+        needs[i].update(checks.values())
+    for i, kernel in enumerate(kernels):
+        if kernel.test is None:
+            needs[i].update(checks[pair] for node in kernel.nodes for pair in tests_of(node))
     for i in needs:
         needs[i].discard(i)
     return needs
