@@ -1,17 +1,20 @@
 """Kernels with folds: along rows in a few passes, and over rows in blocks of columns.
 
-A fold along a row keeps one partial result a lane, which one fixed tree combines at the end; a fold
-over rows adds them in order. So the order of summation depends on shapes alone.
+A fold along a row keeps one partial result a lane, which one fixed tree combines at the end: the
+lane of an element is its place along the row, row-major, modulo LANES. Where a row of several axes
+can't be walked straight through, what is folded is put into workspace first. A fold over rows adds
+them in order. So the order of summation depends on shapes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Buffer,
     Combine,
     Get,
     Literal,
@@ -49,7 +52,8 @@ def row_loops(b: Builder) -> Stmts:
 
 class _Passes:
     """The passes along a row. `stage` is the pass in which each node can be computed; a value along
-    the row that a later pass needs again waits in workspace, `saved`.
+    the row that a later pass needs again waits in workspace, `saved`, as does in `folded` what is
+    folded where memory is not walked straight through.
     """
 
     def __init__(self, b: Builder) -> None:
@@ -59,11 +63,17 @@ class _Passes:
         self.along = [n for n in kernel.nodes if n.type.shape == kernel.space and not _is_fold(n)]
         self.stage = _stages(kernel, set(self.along))
         self.count = 1 + max(self.stage.values(), default=0)
-        self.straight = is_straight([*self.along, *filter(_is_fold, kernel.nodes)], kernel)
-        self.saved = {
-            node: b.workspace(node, product(self.inner))
-            for node in _crossing(kernel, self.stage, set(self.along))
-        }
+        folds = [n for n in kernel.nodes if _is_fold(n)]
+        self.straight = is_straight([*self.along, *folds], kernel)
+        self.saved = self.kept(_crossing(kernel, self.stage, set(self.along)))
+        one_axis = len([d for d in self.inner if d != 1]) <= 1
+        operands = () if self.straight or one_axis else dict.fromkeys(f.inputs[0] for f in folds)
+        self.folded = self.kept(n for n in operands if n not in self.saved)
+        self.folded |= {n: self.saved[n] for n in operands if n in self.saved}
+
+    def kept(self, nodes: Iterable[Node]) -> dict[Node, Buffer]:
+        """Workspace for a row of each node."""
+        return {node: self.b.workspace(node, product(self.inner)) for node in nodes}
 
     def one(self, number: int, row: Index) -> list[Stmt]:
         """One pass along a row, then the scalars that follow from its folds."""
@@ -71,29 +81,49 @@ class _Passes:
         mine = [n for n in self.kernel.nodes if self.stage[n] == number]
         folds = [n for n in mine if _is_fold(n)]
         along = [n for n in self.along if self.stage[n] == number and self.inner]
-        cells = {n: b.local(n, True) for n in folds}
-        out: list[Stmt] = [Set(cells[n], (), _identity(n)) for n in folds]
+        out: list[Stmt] = [Set(b.local(n, True), (), _identity(n)) for n in folds]
 
-        def body(index: Index) -> Stmts:
-            at, place = (*row, *index), ravel(index, self.inner)
-            for node, buffer in self.saved.items():
-                if self.stage[node] < number:
-                    b.values[node] = Load(buffer, place)
-            stmts = b.compute(along, at, True)
-            for fold in folds:
-                value = b.reader(fold.inputs[0])(at)
-                stmts.append(Set(cells[fold], (), _combine(fold, Get(cells[fold]), value)))
-            stmts += [Store(self.saved[n], place, b.values[n]) for n in along if n in self.saved]
-            return (*stmts, *b.store(along, at))
+        def walk(index: Index) -> Stmts:
+            return self.walk(number, along, folds, (*row, *index), ravel(index, self.inner))
+
+        def gather(index: Index) -> Stmts:
+            place = ravel(index, self.inner)
+            return tuple(self.fold(f, Load(self.folded[f.inputs[0]], place)) for f in folds)
 
         if along or folds:
-            out += vectors(self.inner, self.straight, body, f"c{number}")
+            out += vectors(self.inner, self.straight, walk, f"c{number}")
+        if folds and self.folded:
+            out += vectors(self.inner, True, gather, f"f{number}")
         for fold in folds:
             total = b.local(fold, False)
-            out.append(Set(total, (), Combine(_op(fold).combine, cells[fold])))
+            out.append(Set(total, (), Combine(_op(fold).combine, b.local(fold, True))))
             b.values[fold] = Get(total)
         scalars = [n for n in mine if n not in along and n not in folds]
         return [*out, *b.compute(scalars, row, False), *b.store([*folds, *scalars], row)]
+
+    def walk(
+        self, number: int, along: list[Node], folds: list[Node], index: Index, place: Dim
+    ) -> Stmts:
+        """What a pass does at an index, which is at `place` of its row."""
+        b = self.b
+        for node, buffer in self.saved.items():
+            if self.stage[node] < number:
+                b.values[node] = Load(buffer, place)
+        out = b.compute(along, index, True)
+        kept = {n: self.saved[n] for n in along if n in self.saved}
+        for fold in folds:
+            x = fold.inputs[0]
+            if x in self.folded:
+                kept[x] = self.folded[x]
+            else:
+                out.append(self.fold(fold, b.reader(x)(index)))
+        out += [Store(buffer, place, b.reader(n)(index)) for n, buffer in kept.items()]
+        return (*out, *b.store(along, index))
+
+    def fold(self, fold: Node, value: Value) -> Stmt:
+        """One more value folded into its lane."""
+        cell = self.b.local(fold, True)
+        return Set(cell, (), _combine(fold, Get(cell), value))
 
 
 def _stages(kernel: Kernel, along: set[Node]) -> dict[Node, int]:
