@@ -81,8 +81,8 @@ class Line:
 
 
 def seen(node: Node) -> Node:
-    """The node itself, or the operand of one that is written as its bare operand."""
-    while node.inputs and node.op.notation(*node.inputs).text == "{0}":
+    """The node itself, or the operand of a view that is written as its bare operand."""
+    while node.op.role == "view" and node.inputs and node.op.notation(*node.inputs).text == "{0}":
         (node,) = node.inputs
     return node
 
