@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chainrule.cli import demo as demos
+from chainrule.cli.page import Page
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits.py"
@@ -111,12 +116,66 @@ def test_demo_says_that_matplotlib_is_missing(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "demo", "--save", str(tmp_path)],
         env=environment(), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert "pip install 'chainrule[plot]'" in refused(ran)
+    assert "pip install matplotlib" in refused(ran)
 
 
 def test_demo_refuses_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(chainrule("demo", "--save", str(tmp_path / "file" / "below")))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_demo_refuses_a_folder_that_is_read_only_before_it_trains(tmp_path: Path) -> None:
+    code = "import tempfile, chainrule.cli.save as s\n"
+    code += "def no(**k): raise PermissionError(13, 'Permission denied')\n"
+    code += "s.TemporaryFile = no\n" + MAIN  # even root's own folders refuse
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--save", str(tmp_path)],
+        env=environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert refused(ran).count("\n") == 1 and "Permission denied" in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("command", ["doctor", "demo --json --epochs 1", "--version"])
+def test_a_full_disk_is_one_message(command: str) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", MAIN, *command.split()],
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1 and "No space left" in ran.stderr
+
+
+def test_two_demos_at_once_into_one_folder(tmp_path: Path) -> None:
+    code = [sys.executable, "-c", MAIN, "demo", "--epochs", "1", "--save", str(tmp_path)]
+    both = [subprocess.Popen(code, env=environment(), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"digits.safetensors", "loss.png", "report.txt"}
+
+
+def test_what_to_try_next_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = [line.split("   ")[0] for line in demos.next_steps().splitlines()]
+    assert len(commands) == len(demos.NEXT)
+    for command in commands:
+        program, *arguments = command.split()
+        assert shutil.which(program) or program in ("chainrule", "python")
+        assert all(Path(a).is_file() for a in arguments if a.startswith("examples/"))
+    monkeypatch.chdir(tmp_path)  # where the wheel alone is installed
+    assert "examples" not in demos.next_steps()
+
+
+@pytest.mark.parametrize("columns", [1, 20, 79, 200])
+def test_tables_are_whole_on_any_screen(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    Page().table(("name", "what"), [("canonicalize", "Second spellings disappear")])
+    assert "canonicalize  Second spellings disappear" in screen.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -209,9 +268,11 @@ def test_explain_asks_which(tmp_path: Path) -> None:
         ("raise SystemExit(3)\n", "3"),
         (SQUARES + "loss = cr.sum(w @ cr.parameter('v', (4,)))\n", "inner sizes"),
         (SQUARES + "loss = cr.sum(x * x)\n", "no parameter"),
-        ("x = 1\n", "none"),
+        ("x = 1\n", "defines no loss"),
+        ("if __name__ == '__main__':\n" + SQUARES.replace("import", " import"), "__name__"),
+        ("class R:\n    def __repr__(self): 1 / 0\n\nloss = R()\n", "defines no loss"),
     ],
-    ids=["syntax", "error", "module", "exit", "shapes", "no parameter", "no loss"],
+    ids=["syntax", "error", "module", "exit", "shapes", "no parameter", "no loss", "main", "repr"],
 )
 def test_explain_shows_the_files_own_error(tmp_path: Path, source: str, said: str) -> None:
     assert said in refused(explained(tmp_path, source, "{file}"))
@@ -220,6 +281,35 @@ def test_explain_shows_the_files_own_error(tmp_path: Path, source: str, said: st
 def test_explain_shows_the_line(tmp_path: Path) -> None:
     source = "def f():\n    return 1 / 0\n\nf()\n"
     assert "mine.py:2    return 1 / 0" in refused(explained(tmp_path, source, "{file}"))
+
+
+def test_explain_shows_a_line_once(tmp_path: Path) -> None:
+    """However often a function called itself on the way to its error."""
+    said = refused(explained(tmp_path, "def f():\n    return f()\n\nf()\n", "{file}"))
+    assert "RecursionError" in said and said.count("\n") < 6
+
+
+def test_explain_keeps_the_files_words_apart(tmp_path: Path) -> None:
+    """The file sees no arguments, and what it prints is not among what is explained."""
+    source = SQUARES + "import sys\nloss = cr.sum(w * x)\nprint('hello', sys.argv[1:])\n"
+    ran = explained(tmp_path, source, "{file}:loss", "--latex")
+    assert ran.returncode == 0, ran.stderr
+    assert "hello" not in ran.stdout and "hello []" in ran.stderr
+
+
+def test_explain_asks_for_what_it_can_name(tmp_path: Path) -> None:
+    source = SQUARES + "loss = cr.sum(w * x)\nclass R:\n    def __repr__(self): 1 / 0\n\nr = R()\n"
+    assert "neither a loss" in refused(explained(tmp_path, source, "{file}:r"))
+    assert "is a folder" in refused(chainrule("explain", str(tmp_path)))
+    assert explained(tmp_path, source, "{file}:").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a:b.py", "ä ö.py", "numpy.py", "no_suffix"])
+def test_explain_takes_any_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text(SQUARES + "loss = cr.sum(w * x)\n", encoding="utf-8")
+    for target in (str(file), f"{file}:loss"):
+        assert chainrule("explain", target).returncode == 0
 
 
 def test_explain_without_a_file() -> None:

@@ -30,6 +30,19 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
 
 
+def alone(program: str) -> subprocess.CompletedProcess[str]:
+    """A program run in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'compiler'}:{ROOT / 'runtime'}"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 1000])
 def test_run_is_the_single_steps(
@@ -241,16 +254,7 @@ INTERRUPTED = """
 
 
 def test_ctrl_c() -> None:
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'compiler'}:{ROOT / 'runtime'}"}
-    script = textwrap.dedent(INTERRUPTED)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = alone(INTERRUPTED)
     assert done.stdout.split() == ["True", "True", "True", "2"], done.stderr
 
 
@@ -351,20 +355,26 @@ def test_single_steps_after_any_interruption(make: Make, data: Data) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_signals_without_end(make: Make, data: Data) -> None:
-    """Ctrl-C while the first one is handled: no lock is left held."""
+STORM = """
+    import signal
+    import numpy as np
+    import chainrule as cr
+
+    x, y = cr.input("x", ("n", 8)), cr.input("y", ("n",), dtype="int32")
+    w = cr.parameter("w", (8, 4))
+    step = cr.training_step(cr.losses.cross_entropy(x @ w, y), cr.optim.Adam(1e-3))
+    data = {"x": np.ones((7, 8), np.float32), "y": np.zeros(7, np.int32)}
+    raising = False
 
     class Alarm(Exception):
         pass
 
-    raising = False
-
-    def ring(*_: object) -> None:
+    def ring(*_):
         if raising:
             raise Alarm
 
-    def train() -> None:
-        nonlocal raising
+    def train():
+        global raising
         try:
             raising = True
             while True:
@@ -372,18 +382,26 @@ def test_signals_without_end(make: Make, data: Data) -> None:
         finally:
             raising = False
 
-    step = make()
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        for i in range(200):
-            signal.setitimer(signal.ITIMER_REAL, 1e-4 + i * 1e-6, 5e-5)
-            with pytest.raises(Alarm):
-                train()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        assert np.isfinite(step(**data))
-    finally:
+    signal.signal(signal.SIGALRM, ring)
+    for i in range(200):
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + i * 1e-6, 5e-5)
+        try:
+            train()
+        except Alarm:
+            pass
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    assert np.isfinite(step(**data))
+    print("whole")
+"""
+
+
+def test_signals_without_end() -> None:
+    """Ctrl-C while the first one is handled: no lock is left held.
+
+    In a process of its own: an exception may arise anywhere, in pytest's hooks too.
+    """
+    done = alone(STORM)
+    assert done.stdout.strip() == "whole", done.stderr[-2000:]
 
 
 def test_a_handler_that_uses_the_step(make: Make, data: Data) -> None:

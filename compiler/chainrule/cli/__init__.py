@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -80,4 +81,10 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except ChainruleError as error:
         click.echo(told(error), err=True)
+        raise SystemExit(1) from None
+    except OSError as error:  # a full disk behind the standard output, say
+        if not isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+            click.echo(f"chainrule: {error}", err=True)
+        # or else Python tries once more to write, when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

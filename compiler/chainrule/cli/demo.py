@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
+import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -33,12 +36,15 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 30, 64, 3e-3
 #: the parameter whose gradient is proved on screen: it stands behind every layer
 PROVED = "W1"
 
-NEXT = """\
-chainrule explain examples/digits.py           every gradient of this net, with its proof
-chainrule explain examples/digits.py --latex   the same for a paper
-chainrule demo --seed 1 --save out             checkpoint, loss curve (matplotlib), report
-python examples/perceptron.py                  one neuron, in scalars and by hand
-python examples/digits.py                      this net as a program of 40 lines: change it"""
+#: what to type next: program, arguments, what for; the examples lie in the sources alone
+NEXT = (
+    ("chainrule", "explain examples/digits.py", "every gradient of this net, with its proof"),
+    ("chainrule", "explain examples/digits.py --latex", "the same for a paper"),
+    ("python", "examples/perceptron.py", "one neuron, in scalars and by hand"),
+    ("python", "examples/digits.py", "this net as a program of 40 lines: change it"),
+    ("chainrule", "demo --seed 1 --save out", "checkpoint, loss curve (needs matplotlib), report"),
+    ("chainrule", "doctor", "what will work on this machine"),
+)
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,24 @@ def run(page: Page, epochs: int, seed: int, save: Path | None = None) -> Figures
     if files is not None:
         page.say(f"written to {save}: {', '.join(files.write(step, figures.losses, page.text))}")
     page.heading("7  What to try next")
-    page.verbatim(NEXT)
+    page.verbatim(next_steps())
     return figures
+
+
+def next_steps() -> str:
+    """Commands that work where the demo was called, and what each is for."""
+    here = [s for s in NEXT if "examples/" not in s[1] or Path("examples").is_dir()]
+    rows = [(f"{as_typed(program)} {arguments}", why) for program, arguments, why in here]
+    width = max(len(command) for command, _ in rows)
+    return "\n".join(f"{command:{width}}   {why}" for command, why in rows)
+
+
+def as_typed(program: str) -> str:
+    """A program of this environment: its name where that finds it, else the way to it."""
+    ours = Path(sys.executable).with_name(program)
+    if not ours.exists() or shutil.which(program) == str(ours):
+        return program
+    return os.path.relpath(ours)
 
 
 def show_model(page: Page, net: Net) -> None:

@@ -24,7 +24,7 @@ from chainrule.version import __version__
 
 NEEDED = ("numpy", "llvmlite", "sympy", "networkx", "click", "rich")
 EXTRAS = {
-    "matplotlib": "loss curves: pip install 'chainrule[plot]'",
+    "matplotlib": "loss curves: pip install matplotlib",
     "torch": "a peer in tests and benchmarks",
     "jax": "a peer in benchmarks",
     "pytest": "the tests: pip install -e '.[dev]'",

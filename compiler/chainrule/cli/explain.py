@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import runpy
 import sys
@@ -69,19 +70,24 @@ def split(target: str) -> tuple[Path, str | None]:
     if not path.exists() and ":" in target:
         file, _, name = target.rpartition(":")
         path = Path(file)
+    if path.is_dir():
+        raise click.ClickException(f"{path} is a folder: name a Python file in it")
     if not path.is_file():
         raise click.ClickException(f"there is no file {path}")
-    return path, name
+    return path, name or None
 
 
 def load(path: Path) -> Mapping[str, Any]:
     """What the file defines. It is run as a program of the user's own, beside its neighbours.
 
-    Raises ClickException with the file's own error where it fails.
+    It sees no arguments, and what it prints goes to the standard error: the standard output is for
+    what is explained. Raises ClickException with the file's own error where it fails.
     """
     sys.path.insert(0, str(path.resolve().parent))
+    sys.argv[1:] = []
     try:
-        return runpy.run_path(str(path), run_name=MODULE)
+        with contextlib.redirect_stdout(sys.stderr):
+            return runpy.run_path(str(path), run_name=MODULE)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -98,9 +104,13 @@ def own(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return said
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename) == path]
-    where = [f"  at {f.filename}:{f.lineno}    {_line(f)}" for f in ours]
-    return "\n".join([said, *where])
+    ours = [f"  at {f.filename}:{f.lineno}    {_line(f)}" for f in frames if _is(f, path)]
+    lines = dict.fromkeys(ours)  # each once, however often it called itself
+    return "\n".join([said, *lines])
+
+
+def _is(frame: traceback.FrameSummary, path: Path) -> bool:
+    return Path(frame.filename) == path
 
 
 def _line(frame: traceback.FrameSummary) -> str:
@@ -111,11 +121,16 @@ def chosen(found: Mapping[str, Any], name: str | None, path: Path) -> Tensor:
     """The loss called `name`, or the only one, or the one called step or loss."""
     losses = {n: loss for n, value in found.items() if (loss := as_loss(value)) is not None}
     names = ", ".join(losses) or "none"
+    if not losses:
+        raise click.ClickException(
+            f"{path} defines no loss, which is a float scalar, and no training step: none that has "
+            f"a name at its top level, outside of functions and of `if __name__ == ...`"
+        )
     if name is not None and name not in found:
         raise click.ClickException(f"{path} defines no {name!r}; losses and steps there: {names}")
     if name is not None and name not in losses:
         raise click.ClickException(
-            f"{name} in {path} is {found[name]!r}: neither a loss, which is a float scalar, "
+            f"{name} in {path} is {_shown(found[name])}: neither a loss, which is a float scalar, "
             f"nor a training step; there are: {names}"
         )
     different = {id(loss.node) for loss in losses.values()}
@@ -123,6 +138,10 @@ def chosen(found: Mapping[str, Any], name: str | None, path: Path) -> Tensor:
     if name is None and not usual and len(different) != 1:
         raise click.ClickException(f"which one? say {path}:NAME; losses and steps there: {names}")
     return losses[name or next(iter(usual or losses))]
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, Tensor) else f"of type {type(value).__name__}"
 
 
 def as_loss(value: object) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from rich.text import Text
 
 from chainrule.errors import ChainruleError
 
-#: columns of a report, and of a screen that is no terminal
+#: columns of a report, and of a screen that is no terminal; a table has its own least
 WIDTH = 100
+TABLE_WIDTH = 80
 INDENT = 2
 
 
@@ -26,7 +28,9 @@ class Page:
 
     def __init__(self, quiet: bool = False) -> None:
         width = shutil.get_terminal_size((WIDTH, 24)).columns
-        self.screen = Console(width=width, quiet=quiet, highlight=False, markup=False, emoji=False)
+        self.screen = Console(
+            file=sys.stdout, width=width, quiet=quiet, highlight=False, markup=False, emoji=False
+        )
         self._copy = io.StringIO()
         self._paper = Console(
             file=self._copy, width=WIDTH, highlight=False, markup=False, emoji=False
@@ -58,7 +62,11 @@ class Page:
                 console.print(text, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> None:
-        """Rows under a head; the columns named in `right` stand right."""
+        """Rows under a head; the columns named in `right` stand right.
+
+        On a screen narrower than TABLE_WIDTH the terminal wraps them: cells cut to a letter or two
+        say nothing.
+        """
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for column in columns:
             table.add_column(column, justify="right" if column in right.split() else "left")
@@ -84,7 +92,8 @@ class Page:
 
     def _show(self, what: Text | Padding) -> None:
         for console in (self.screen, self._paper):
-            console.print(what)
+            least = TABLE_WIDTH if isinstance(what, Padding) else 1
+            console.print(what, width=max(console.width, least), crop=False)
 
 
 def told(error: ChainruleError) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from chainrule.errors import ArtifactError
 from chainrule.train.step import TrainingStep
@@ -25,10 +26,11 @@ class Files:
         if find_spec("matplotlib") is None:
             raise ArtifactError(
                 "the loss curve needs matplotlib, which is not installed",
-                "pip install 'chainrule[plot]'",
+                "pip install matplotlib",
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ArtifactError(f"{folder} can't be written to: {error.strerror}") from None
         return cls(folder)
@@ -39,6 +41,8 @@ class Files:
             step.save(self.folder / CHECKPOINT)
             plot(losses, self.folder / CURVE)
             (self.folder / REPORT).write_text(report, encoding="utf-8")
+        except ArtifactError:
+            raise
         except OSError as error:
             raise ArtifactError(f"{self.folder} can't be written to: {error}") from None
         return CHECKPOINT, CURVE, REPORT

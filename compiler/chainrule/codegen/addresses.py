@@ -14,6 +14,7 @@ from chainrule.ir.size import (
     Remainder,
     Size,
     coefficient,
+    is_nonnegative,
     substitute,
 )
 
@@ -90,7 +91,7 @@ class AddressCode:
             return str(self.symbols[atom])
         n, d = self.number(atom.numerator), self.divisor(atom.denominator)
         quotient = isinstance(atom, Quotient)
-        if _nonnegative(atom.numerator):
+        if is_nonnegative(atom.numerator):
             return self.builder.pure(f"{'udiv' if quotient else 'urem'} i64 {n}, {d}", n, d)
         return self.floor(n, d, quotient)
 
@@ -181,7 +182,7 @@ class AddressCode:
             return self.splat(self.atom(atom))
         n, d = self.lanes(atom.numerator, var), self.denominator_lanes(atom, var)
         quotient = isinstance(atom, Quotient)
-        if _nonnegative(atom.numerator):
+        if is_nonnegative(atom.numerator):
             return self.wide("udiv" if quotient else "urem", n, d)
         rest = self.wide("srem", n, d)
         negative = self.builder.pure(f"icmp slt {WIDE} {rest}, zeroinitializer", rest)
@@ -206,13 +207,3 @@ class AddressCode:
         one = self.builder.pure(f"insertelement {WIDE} poison, i64 {number}, i32 0", number)
         text = f"shufflevector {WIDE} {one}, {WIDE} poison, <{LANES} x i32> zeroinitializer"
         return self.builder.pure(text, one)
-
-
-def _nonnegative(dim: Dim) -> bool:
-    """Whether it can't be below 0, sizes and loop variables being at least 0."""
-    terms = dim.terms if isinstance(dim, Size) else (((), dim),)
-    return all(
-        c >= 0
-        and all(isinstance(a, str | Remainder) or _nonnegative(a.numerator) for a in monomial)
-        for monomial, c in terms
-    )

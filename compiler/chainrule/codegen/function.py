@@ -10,12 +10,8 @@ from collections.abc import Callable, Iterable
 from itertools import product
 
 from chainrule.codegen.addresses import AddressCode
-from chainrule.codegen.memory import Lanes, MemoryCode
-from chainrule.codegen.registers import (
-    Builder,
-    Region,
-    Register,
-)
+from chainrule.codegen.memory import Lanes, MemoryCode, first_lanes
+from chainrule.codegen.registers import Builder, Region, Register
 from chainrule.codegen.scalar import ScalarCode, constant
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
@@ -206,8 +202,7 @@ class _Emitter:
         else:
             self.whole_vectors(loop, str(whole))
         if rest:
-            bits = ", ".join(f"i1 {'true' if i < rest else 'false'}" for i in range(LANES))
-            self.vector_body(loop, whole, Register(f"<{bits}>", bool_, LANES))
+            self.vector_body(loop, whole, first_lanes(rest))
 
     def whole_vectors(self, loop: Loop, stop: str) -> None:
         def body() -> None:

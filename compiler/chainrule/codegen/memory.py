@@ -23,6 +23,17 @@ class Lanes:
     mask: Register | None
 
 
+def first_lanes(count: int) -> Register:
+    """The mask of the first `count` lanes, as a constant."""
+    bits = ", ".join(f"i1 {'true' if i < count else 'false'}" for i in range(LANES))
+    return Register(f"<{bits}>", bool_, LANES)
+
+
+#: Of a vector cut to a narrower integer LLVM 22 stores too much where the mask is this constant:
+#: one element of the wider type. So one lane is stored as the scalar that it is.
+_ONE_LANE = first_lanes(1)
+
+
 class MemoryCode:
     """Emits accesses to buffers; `lanes` is the vector loop they stand in, if any."""
 
@@ -155,12 +166,14 @@ class MemoryCode:
             value = self.code.widen(value, LANES)
         value = self.in_memory(value, s.buffer.dtype)
         self.written([s.buffer])
-        kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
         if self.lanes is not None and (slope is None or slope[0] != 1):
             self.scatter(s, value.text, self.lane_pointers(s, slope, index))
             return
         pointer = self.moved(s, index)
         mask = self.lanes.mask if self.lanes else None
+        if mask == _ONE_LANE:
+            value, mask = self.code.lane(value, 0), None
+        kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
         if mask is None:
             self.builder.effect(f"store {kind} {value.text}, ptr {pointer}, align {align}")
             return

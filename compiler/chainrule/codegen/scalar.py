@@ -214,7 +214,11 @@ class ScalarCode:
             lower, upper = self.half(cell, 0, half), self.half(cell, half, half)
             cell = self.apply(fn, (lower, upper), cell.dtype)
             half //= 2
-        text = f"extractelement {cell.typed}, i32 0"
+        return self.lane(cell, 0)
+
+    def lane(self, cell: Register, number: int) -> Register:
+        """One lane of a vector, as a scalar."""
+        text = f"extractelement {cell.typed}, i32 {number}"
         return Register(self.builder.pure(text, cell.text), cell.dtype)
 
     def transpose(self, rows: list[Register]) -> list[Register]:

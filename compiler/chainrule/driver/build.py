@@ -14,7 +14,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ir.passes import Pass, PassRecord, run_passes
-from chainrule.ir.size import Dim, Quotient, Size, symbols_of
+from chainrule.ir.size import Dim, Quotient, Size, is_nonnegative, symbols_of
 from chainrule.loops.build import Built, build_kernels
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.passes import (
@@ -229,10 +229,14 @@ def _check_sizes(graph: Graph, known: Sequence[str]) -> None:
 
 
 def demands_of(graph: Graph) -> list[Dim]:
-    """Sizes that must be at least 1 for the graph to have a meaning."""
+    """Sizes that must be at least 1 for the graph to have a meaning.
+
+    Those that its ops ask for, and 1 + n for each n in a shape that could be below 0.
+    """
     found: dict[Dim, None] = {}
     for node in graph.nodes:
         found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
+        found.update(dict.fromkeys(d + 1 for d in node.type.shape if not is_nonnegative(d)))
     return list(found)
 
 

@@ -16,7 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
-from chainrule.rewrite.passes import stabilize
+from chainrule.rewrite.passes import expand_composites, stabilize
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
@@ -80,7 +80,8 @@ class ReferenceProgram:
             Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
-        self._binder = Binder(tensors, sizes_of(feeds), list(map(dim_data, demands_of(graph))))
+        demands = list(map(dim_data, demands_of(expand_composites(self.graph))))
+        self._binder = Binder(tensors, sizes_of(feeds), demands)
         self._positions = [
             (node, node.inputs[i], bound)
             for node in walk(graph.roots)

@@ -306,6 +306,16 @@ def str_symbols(atom: Quotient | Remainder) -> frozenset[str]:
     return symbols_of(atom.numerator) | symbols_of(atom.denominator)
 
 
+def is_nonnegative(dim: Dim) -> bool:
+    """Whether a size is known not to be below 0, as no symbol is."""
+    terms = dim.terms if isinstance(dim, Size) else (((), dim),)
+    return all(
+        c >= 0
+        and all(isinstance(a, str | Remainder) or is_nonnegative(a.numerator) for a in monomial)
+        for monomial, c in terms
+    )
+
+
 def product(shape: Shape) -> Dim:
     """The number of elements of a shape."""
     total: Dim = 1

@@ -36,7 +36,7 @@ def product_without_free_axes(node: Node, see: See) -> Node | None:
     return apply(Sum(axes), build.call("mul", x, y))
 
 
-@recognize("sum", "max", "min")
+@recognize("sum", "max", "min", "prod")
 def split_fold(node: Node, see: See) -> Node | None:
     """Given a fold over the last axis and others apart, the last ones first, then the rest."""
     op = node.op
