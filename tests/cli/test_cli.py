@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chainrule.cli import demo as demos
+from chainrule.cli.demo import NEXT, next_steps
 from chainrule.cli.page import Page
 
 ROOT = Path(__file__).parents[2]
@@ -159,14 +159,14 @@ def test_two_demos_at_once_into_one_folder(tmp_path: Path) -> None:
 
 def test_what_to_try_next_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    commands = [line.split("   ")[0] for line in demos.next_steps().splitlines()]
-    assert len(commands) == len(demos.NEXT)
+    commands = [line.split("   ")[0] for line in next_steps().splitlines()]
+    assert len(commands) == len(NEXT)
     for command in commands:
         program, *arguments = command.split()
         assert shutil.which(program) or program in ("chainrule", "python")
         assert all(Path(a).is_file() for a in arguments if a.startswith("examples/"))
     monkeypatch.chdir(tmp_path)  # where the wheel alone is installed
-    assert "examples" not in demos.next_steps()
+    assert "examples" not in next_steps()
 
 
 @pytest.mark.parametrize("columns", [1, 20, 79, 200])
@@ -269,7 +269,7 @@ def test_explain_asks_which(tmp_path: Path) -> None:
         (SQUARES + "loss = cr.sum(w @ cr.parameter('v', (4,)))\n", "inner sizes"),
         (SQUARES + "loss = cr.sum(x * x)\n", "no parameter"),
         ("x = 1\n", "defines no loss"),
-        ("if __name__ == '__main__':\n" + SQUARES.replace("import", " import"), "__name__"),
+        (SQUARES + "if __name__ == '__main__':\n    loss = cr.sum(w)\n", "__name__"),
         ("class R:\n    def __repr__(self): 1 / 0\n\nloss = R()\n", "defines no loss"),
     ],
     ids=["syntax", "error", "module", "exit", "shapes", "no parameter", "no loss", "main", "repr"],

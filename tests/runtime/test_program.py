@@ -261,14 +261,23 @@ def test_no_signal_leaves_the_lock_held(count: np.ndarray) -> None:
     class Alarm(Exception):
         pass
 
+    armed = False
+
     def ring(*_: object) -> None:
-        raise Alarm
+        if armed:
+            raise Alarm
 
     def spin(seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        while True:
-            with lock.guard:
-                pass
+        nonlocal armed
+        try:
+            armed = True
+            # again and again: an exception in a weak reference's callback goes no further
+            signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+            while True:
+                with lock.guard:
+                    pass
+        finally:
+            armed = False
 
     lock = Lock()
     before = signal.signal(signal.SIGALRM, ring)

@@ -92,8 +92,11 @@ class Page:
 
     def _show(self, what: Text | Padding) -> None:
         for console in (self.screen, self._paper):
-            least = TABLE_WIDTH if isinstance(what, Padding) else 1
-            console.print(what, width=max(console.width, least), crop=False)
+            columns = console.width
+            if isinstance(what, Padding):
+                console.width = max(columns, TABLE_WIDTH)
+            console.print(what, crop=False)
+            console.width = columns
 
 
 def told(error: ChainruleError) -> str:
