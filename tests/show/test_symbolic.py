@@ -216,3 +216,11 @@ def test_a_net_too_large_for_scalars_is_refused() -> None:
         cr.scalars(cr.sum(cr.input("x", (200,))))
     with pytest.raises(CompileError, match="known"):
         cr.scalars(cr.sum(cr.input("x", ("n",))))
+
+
+def test_half_the_squared_error_in_scalars():
+    """The value and its derivative share ŷ - t: the value is written first, and in full."""
+    x, w, t = cr.input("x", (2,)), cr.parameter("w", (2,)), cr.input("t", ())
+    guess = cr.sigmoid(cr.sum(w * x)).named("ŷ")
+    lines = cr.scalars(((guess - t) ** 2 / 2).named("J")).splitlines()
+    assert lines[1:3] == ["J = (ŷ - t)² / 2", "∂J/∂ŷ = ŷ - t"]

@@ -41,8 +41,8 @@ NEXT = (
     ("chainrule", "explain examples/digits.py", "every gradient of this net, with its proof"),
     ("chainrule", "explain examples/digits.py --latex", "the same for a paper"),
     ("python", "examples/perceptron.py", "one neuron, in scalars and by hand"),
-    ("python", "examples/digits.py", "this net as a program of 40 lines: change it"),
-    ("chainrule", "demo --seed 1 --save out", "checkpoint, loss curve (needs matplotlib), report"),
+    ("python", "examples/digits.py", "this net as a short program: change it"),
+    ("chainrule", "demo --seed 1 --save out", "checkpoint, curve (matplotlib), report"),
     ("chainrule", "doctor", "what will work on this machine"),
 )
 

@@ -19,7 +19,7 @@ from chainrule.ops.source import Leaf, full, leaf
 from chainrule.rewrite.passes import stabilize
 from chainrule.show.entries import entries, filled, spelled_out
 from chainrule.show.local import by_parts
-from chainrule.show.page import arrange, write
+from chainrule.show.page import Line, arrange, write
 
 #: Entries of all leaves together that are still worth reading one by one.
 SMALL = 100
@@ -61,8 +61,14 @@ def _with_gradients(loss: Node, wanted: Sequence[Node]) -> list[str]:
     partials = {g: partials[g] for g in walk(partials) if g in partials}
     local = by_parts(partials)
     given = {local[g]: partial for g, partial in partials.items() if local[g].inputs}
-    page = arrange([stable, *local.values()], given | ({stable: name} if stable.inputs else {}))
-    lines = [f"{n.name} = {n.expression}" for n in write(page) if n.name]
+    known = {stable: name} if stable.inputs else {}
+    forward: list[Line] = []
+    if not given.keys().isdisjoint(walk([stable])):  # J = (ŷ - t)²/2 is not to be read off ∂J/∂ŷ
+        forward = write(arrange([stable], known))
+        known = {n.node: n.name for n in forward if n.name}
+    page = arrange([stable, *local.values()], given | known, known if forward else ())
+    written = [*forward, *(n for n in write(page) if not (forward and n.node in known))]
+    lines = [f"{n.name} = {n.expression}" for n in written if n.name]
     for w, g in shown.items():
         partial = f"∂{name}/∂{provenance.name_of(w)}"
         value = local.get(g, g)
