@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import PASSES
+from chainrule.driver import PASSES, build
 from chainrule.ir.graph import Graph
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import evaluate
@@ -15,6 +15,7 @@ from chainrule.schedule.buffers import bytes_of, plan_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
+from chainrule_runtime import Program
 
 
 def grown(seed: int) -> Graph:
@@ -101,3 +102,17 @@ def test_a_chain_takes_two_slots() -> None:
     plan = plan_buffers(fuse(graph), list(graph.outputs))
     assert len(plan.slot) == 20
     assert len(plan.slots) == 2
+
+
+def test_an_output_that_is_an_updated_leaf_is_what_it_was_before() -> None:
+    """Its memory holds the new value by the time the caller reads it."""
+    s, x = cr.state("s", (3,)), cr.input("x", (3,))
+    outputs = (s.node, cr.reshape(s, (3, 1)).node)
+    made = build(
+        Graph(outputs, ((s.node, (s + x).node),)), feeds=[x.node], kept=[s.node], outputs=["a", "b"]
+    )
+    kept = {"s": np.ones(3, "f4")}
+    program = Program(made.manifest, made.step_address, kept=kept, keep_alive=made.loaded)
+    first, second = program({"x": np.full(3, 4, "f4")})
+    assert list(first) == [1, 1, 1] and second.tolist() == [[1], [1], [1]]
+    assert list(kept["s"]) == [5, 5, 5]

@@ -97,7 +97,7 @@ def build(
     clock.lap("kernels")
     built = build_kernels(kernels, machine)
     clock.lap("loops")
-    layout = _Layout(final, kernels, built, plan, feeds, kept, outputs)
+    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs)
     llvm = emit_module(layout.calls, layout.manifest.sizes, machine, epochs)
     clock.lap("code")
     native = compile_object(llvm, machine)
@@ -132,6 +132,7 @@ class _Layout:
     def __init__(
         self,
         graph: Graph,
+        written: Graph,
         kernels: Sequence[Kernel],
         built: Sequence[Built],
         plan: Plan,
@@ -168,7 +169,7 @@ class _Layout:
             arena=tuple(tuple(map(dim_data, slot)) for slot in arena),
             temporaries=tuple(temporaries),
             checks=tuple(_check(k) for k in kernels if k.test is not None),
-            nonempty=tuple(map(dim_data, demands_of(graph))),
+            nonempty=tuple(map(dim_data, demands_of(graph, written))),
         )
 
     def next(self, node: Node) -> int:
@@ -228,15 +229,18 @@ def _check_sizes(graph: Graph, known: Sequence[str]) -> None:
             )
 
 
-def demands_of(graph: Graph) -> list[Dim]:
-    """Sizes that must be at least 1 for the graph to have a meaning.
+def demands_of(graph: Graph, written: Graph | None = None) -> list[Dim]:
+    """Sizes that must be at least 1 for a graph to have a meaning.
 
-    Those that its ops ask for, and 1 + n for each n in a shape that could be below 0.
+    Those that its ops ask for, and n + 1 for each n that could be below 0 in a shape of it, or of
+    what was `written` before passes made this of it.
     """
     found: dict[Dim, None] = {}
     for node in graph.nodes:
         found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
-        found.update(dict.fromkeys(d + 1 for d in node.type.shape if not is_nonnegative(d)))
+    before = () if written is None else written.nodes
+    shapes = dict.fromkeys(node.type.shape for node in (*graph.nodes, *before))
+    found.update((d + 1, None) for shape in shapes for d in shape if not is_nonnegative(d))
     return list(found)
 
 

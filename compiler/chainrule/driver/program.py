@@ -80,7 +80,7 @@ class ReferenceProgram:
             Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
-        demands = list(map(dim_data, demands_of(expand_composites(self.graph))))
+        demands = list(map(dim_data, demands_of(expand_composites(self.graph), graph)))
         self._binder = Binder(tensors, sizes_of(feeds), demands)
         self._positions = [
             (node, node.inputs[i], bound)

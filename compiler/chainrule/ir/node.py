@@ -55,7 +55,8 @@ class Op:
     #: it is read than to keep · "leaf" memory that is given · "alias" the operand's
     #: memory under another shape · "reduce" · "contract" · "nest" loops of its own
     role: str = "pointwise"
-    #: whether an element depends on where it stands, and not on the operands' elements alone
+    #: whether an element depends on where it stands, and not on the operands' elements alone; also
+    #: of a view whose index map is not affine, so that no stride leads from element to element
     indexed: bool = False
     #: operands that must lie in memory because they are read at places known only at run time
     buffered: tuple[int, ...] = ()

@@ -100,6 +100,7 @@ class Roll(Op):
     """
 
     role = "view"
+    indexed = True
     name = "roll"
     axis: int
     by: int

@@ -17,7 +17,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Shape
 from chainrule.ops.axes import Reduce
-from chainrule.schedule.kernel import Form, Kernel, Test, tests_of
+from chainrule.schedule.kernel import Form, Kernel, Test, positions_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -45,12 +45,12 @@ class _Fusion:
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
-        positions = [pair for node in nodes for pair in tests_of(node)]
+        positions = [pair for node in nodes for pair in positions_of(node)]
         for operand, bound in positions:
             if all(source.op.role == "leaf" for source, _ in sources(operand)):
                 self.test(operand, bound)
         for node in nodes:
-            for operand, bound in tests_of(node):
+            for operand, bound in positions_of(node):
                 self.test(operand, bound)
             self.place(node)
         for root in (*self.graph.roots, *self.finite):
@@ -100,7 +100,7 @@ class _Fusion:
         last = self.latest(node)
         if last is None:  # it can be anywhere: beside what else has its shape
             last = self.maps.get(node.type.shape)
-        tested = max((self.tested[pair] for pair in tests_of(node)), default=-1)
+        tested = max((self.tested[pair] for pair in positions_of(node)), default=-1)
         if last is not None and last < tested:
             last = None
         if last is not None and self.fits(node, last):

@@ -60,7 +60,7 @@ class Test:
     __test__ = False
 
 
-def tests_of(node: Node) -> list[tuple[Node, Dim]]:
+def positions_of(node: Node) -> list[tuple[Node, Dim]]:
     """The positions that a node reads at, and the bound below which each must have been tested."""
     pairs = node.op.bounds(*[i.type for i in node.inputs])
     return [(node.inputs[operand], bound) for operand, bound in pairs]

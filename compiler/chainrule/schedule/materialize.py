@@ -14,7 +14,8 @@ MAX_RECOMPUTED = 16
 
 def materialize(graph: Graph) -> Graph:
     """Copies appear: of operands that an op reads from memory where they have none, of views and
-    cheap operations that are too many to be worked out again, and of updates that compute nothing.
+    cheap operations that are too many to be worked out again, of updates that compute nothing, and
+    of outputs that are leaves, which an update is to change.
     """
     memo: dict[Node, Node] = {}
     recomputed: dict[Node, int] = {}
@@ -27,7 +28,8 @@ def materialize(graph: Graph) -> Graph:
         recomputed[memo[node]] = 0 if count > MAX_RECOMPUTED else count
         provenance.inherit(memo[node], node)
     updates = tuple((leaf, _update(memo[value])) for leaf, value in graph.updates)
-    return Graph(tuple(memo[n] for n in graph.outputs), updates)
+    changed = {leaf for leaf, _ in graph.updates}
+    return Graph(tuple(_output(memo[n], changed) for n in graph.outputs), updates)
 
 
 def _operand(reader: Node, number: int, node: Node) -> Node:
@@ -42,6 +44,11 @@ def _operand(reader: Node, number: int, node: Node) -> Node:
         return copy(node) if base.op.role in ("view", "light") else node
     # one number everywhere, or an index, is as well written into the loops
     return copy(node) if base.op.role == "light" or (base.op.indexed and base.inputs) else node
+
+
+def _output(node: Node, changed: set[Node]) -> Node:
+    with provenance.derived_from(node):
+        return provenance.inherit(copy(node), node) if storage(node) in changed else node
 
 
 def _update(value: Node) -> Node:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.schedule.kernel import Form, Kernel, tests_of
+from chainrule.schedule.kernel import Form, Kernel, positions_of
 from chainrule.schedule.reading import bases, sources, storage
 
 #: For each kernel, by its number, the kernels that must have run before it.
@@ -89,7 +89,7 @@ def _needs(
         needs[i].update(checks.values())
     for i, kernel in enumerate(kernels):
         if kernel.test is None:
-            needs[i].update(checks[pair] for node in kernel.nodes for pair in tests_of(node))
+            needs[i].update(checks[pair] for node in kernel.nodes for pair in positions_of(node))
     for i in needs:
         needs[i].discard(i)
     return needs
