@@ -40,11 +40,16 @@ class _Fusion:
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
+        self.readers: dict[Node, list[Node]] = {}  # the hosts that read a node
+        self.last: dict[Node, int] = {}  # the last kernel so far that computes a host's operand
         self.tested: dict[tuple[Node, Dim | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
+        for host in dict.fromkeys(self.hosts.values()):
+            for base, _ in bases(host):
+                self.readers.setdefault(base, []).append(host)
         positions = [pair for node in nodes for pair in positions_of(node)]
         for operand, bound in positions:
             if all(source.op.role == "leaf" for source, _ in sources(operand)):
@@ -76,13 +81,14 @@ class _Fusion:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
 
     def begin(self, kernel: Kernel, node: Node) -> None:
-        self.at[node] = len(self.kernels)
-        kernel.nodes.append(node)
         self.kernels.append(kernel)
+        self.enter(len(self.kernels) - 1, node)
 
     def enter(self, place: int, node: Node) -> None:
         self.kernels[place].nodes.append(node)
         self.at[node] = place
+        for host in self.readers.get(node, ()):
+            self.last[host] = max(place, self.last.get(host, place))
 
     def store(self, node: Node) -> None:
         """Make sure that a node's elements lie in memory, in row-major order."""
@@ -92,9 +98,9 @@ class _Fusion:
 
     def latest(self, node: Node) -> int | None:
         """The last kernel that computes an operand of a node, or of the host it waited for."""
-        readers = {node, self.hosts.get(node, node)}
-        found = [self.at[b] for reader in readers for b, _ in bases(reader) if b in self.at]
-        return max(found, default=None)
+        found = [self.at[base] for base, _ in bases(node) if base in self.at]
+        host = self.hosts.get(node)
+        return max([*found, self.last[host]] if host in self.last else found, default=None)
 
     def join(self, node: Node) -> None:
         last = self.latest(node)
