@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from textwrap import dedent
 from typing import Any
@@ -191,3 +192,13 @@ def test_equal_layers_have_one_identity() -> None:
 def test_what_is_made_of_leaves_alone_is_made_together() -> None:
     a, b, c, d = (cr.input(s, ("n",)) for s in "abcd")
     check(kernels_of([a * b + c * d]), "map mul mul add < a b c d > add")
+
+
+def test_fusing_what_waits_for_a_wide_node_takes_linear_time() -> None:
+    """Thousands of tensors made of leaves alone, all of which wait for the one that joins them."""
+    x = cr.input("x", ("n",))
+    graph = Graph((cr.concat([x * float(i) for i in range(3000)]).node,))
+    start = time.perf_counter()
+    kernels = fuse(graph)
+    assert time.perf_counter() - start < 3, "some ten times what it takes"
+    assert kernels[-1].form is Form.NEST and len(kernels) < 60

@@ -204,8 +204,13 @@ class ScalarCode:
             wider = "zext" if unsigned else "sext"
             return self.converted(wider if to.bits > x.dtype.bits else "trunc", x, to)
         if to.bits < 32:
-            return self.cast(self.converted("fptosi", x, int32), to)
-        return self.converted("fptoui" if to.kind is Kind.UINT else "fptosi", x, to)
+            return self.cast(self.truncated("fptosi", x, int32), to)
+        return self.truncated("fptoui" if to.kind is Kind.UINT else "fptosi", x, to)
+
+    def truncated(self, word: str, x: Register, to: DType) -> Register:
+        """A float as an integer; where it does not fit, one number to all who ask, not poison."""
+        number = self.converted(word, x, to)
+        return self.instruction(f"freeze {number.typed}", (number,), to)
 
     def combine(self, fn: str, cell: Register) -> Register:
         """All lanes folded in the one fixed tree: lane i with lane i + half, until one is left."""
