@@ -182,3 +182,33 @@ def test_every_fold_over_axes_that_lie_apart(axes: tuple[int, ...]) -> None:
     for fold, numpy in ((cr.sum, np.sum), (cr.max, np.max), (cr.min, np.min), (cr.prod, np.prod)):
         got = cr.compile(fold(x, axis=axes))(x=a)
         np.testing.assert_allclose(got, numpy(a, axis=axes), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([300, -1], "uint8"),
+        ([np.nan], "int32"),
+        ([np.inf], "int8"),
+        ([2.0**63], "int64"),
+        (np.array([2**64 - 1], "u8"), "int64"),
+        (np.array([-1]), "uint64"),
+    ],
+)
+def test_a_constant_that_its_type_can_not_hold(value: Any, dtype: str) -> None:
+    for make in (cr.constant, lambda v, dtype: cr.state("s", (len(v),), init=v, dtype=dtype)):
+        with pytest.raises(cr.errors.DTypeError, match="holds"):
+            make(np.asarray(value), dtype=dtype)
+
+
+def test_constants_at_the_ends_of_their_types() -> None:
+    for dtype in ("int8", "uint8", "int64", "uint64"):
+        info = np.iinfo(dtype)
+        ends = np.array([info.min, info.max], dtype)
+        got = cr.compile(cr.constant(ends, dtype=dtype))()
+        np.testing.assert_array_equal(got, ends)
+
+
+def test_a_number_too_large_for_any_float() -> None:
+    with pytest.raises(cr.errors.DTypeError, match="can't hold"):
+        cr.input("x", ()) + 10**400

@@ -8,7 +8,7 @@ import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir import provenance
-from chainrule.ir.types import TensorType, check_shape
+from chainrule.ir.types import DType, TensorType, check_shape
 from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.init import resolve
 from chainrule.lang.tensor import Tensor
@@ -40,9 +40,14 @@ def state(name: str, shape: Any, *, init: Any = None, dtype: object = "float32")
 
 
 def constant(array: Any, *, dtype: object = None) -> Tensor:
-    """An array that is part of the graph."""
+    """An array that is part of the graph.
+
+    Raises DTypeError where it is not of numbers, or where `dtype` is an integer type that can't
+    hold one of them; what follows a point is cut off.
+    """
     values = _numbers("a constant", array)
-    return Tensor(constant_node(values, _dtype(dtype if dtype is not None else values.dtype)))
+    kind = _dtype(dtype if dtype is not None else values.dtype)
+    return Tensor(constant_node(_fitting("a constant", values, kind), kind))
 
 
 def _numbers(what: str, value: Any) -> np.ndarray[Any, Any]:
@@ -52,6 +57,18 @@ def _numbers(what: str, value: Any) -> np.ndarray[Any, Any]:
         raise ShapeError(f"{what} is an array, this is none: {error}") from None
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{what} is made of numbers, not of {array.dtype}")
+    return array
+
+
+def _fitting(what: str, array: np.ndarray[Any, Any], kind: DType) -> np.ndarray[Any, Any]:
+    """The array, if each number has a place in an integer type. Raises DTypeError where not."""
+    if kind.is_integer and array.size and not array.dtype.kind == "b":
+        low, high = kind.bounds
+        # a NaN is not between them; high + 1 is a float exactly, high is not
+        if not (array.min() > low - 1 and array.max() < high + 1):
+            raise DTypeError(
+                f"{what} holds {array.min()} to {array.max()}, {kind} holds {low} to {high}"
+            )
     return array
 
 
@@ -67,6 +84,7 @@ def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
             raise ShapeError(
                 f"{kind} {name}: {type} can't begin as an array of shape {array.shape}"
             )
+        array = _fitting(f"the beginning of {kind} {name}", array, type.dtype)
         init = np.array(np.broadcast_to(array, type.shape), type.dtype.numpy)  # type: ignore[arg-type]
     return _leaf(kind, name, type, resolve("zeros" if init is None else init, f"{kind} {name}"))
 

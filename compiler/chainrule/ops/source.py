@@ -160,6 +160,8 @@ def full(value: float | int | bool, of: DType, shape: Shape) -> Node:
     """The tensor with `value` everywhere. Raises DTypeError if the type can't hold it."""
     if of.is_integer and not of.bounds[0] <= value <= of.bounds[1]:
         raise DTypeError(f"{of} can't hold {value}")
+    if of.is_float and isinstance(value, int) and value.bit_length() > 1023:
+        raise DTypeError(f"{of} can't hold an integer of {value.bit_length()} bits")
     with np.errstate(over="ignore"):
         return apply(Full(np.asarray(value).astype(of.numpy).tobytes(), of, shape))
 
