@@ -20,6 +20,8 @@ from chainrule.cli.page import Page
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits.py"
+# a shell that runs the tests in the background has Ctrl-C ignored, and so has what they start
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 MAIN = "from chainrule.cli import main; main()"
 
 
@@ -197,7 +199,7 @@ def test_demo_prints_wherever_it_is(changes: dict[str, str]) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_ctrl_c_ends_it_quietly() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, "demo", "--epochs", "1000"],
+        [sys.executable, "-c", HEARS + MAIN, "demo", "--epochs", "1000"],
         env=environment(PYTHONUNBUFFERED="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Nothing outside a buffer is read or written: sizes, positions and tails that tempt code to."""
+"""What tempts code to read or write outside a buffer, or to give a wrong number in silence."""
 
 from __future__ import annotations
 
@@ -205,6 +205,7 @@ def test_constants_at_the_ends_of_their_types() -> None:
     for dtype in ("int8", "uint8", "int64", "uint64"):
         info = np.iinfo(dtype)
         ends = np.array([info.min, info.max], dtype)
+        cr.constant(float(info.min), dtype=dtype)
         got = cr.compile(cr.constant(ends, dtype=dtype))()
         np.testing.assert_array_equal(got, ends)
 

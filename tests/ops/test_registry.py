@@ -203,7 +203,8 @@ def test_logic_is_ref(op: Elementwise) -> None:
 
 def as_sympy(formula: Formula, at: dict[str, Any]) -> Any:
     """A formula in SymPy; functions of the table by their own formulas."""
-    from sympy import Abs, Max, Min, Piecewise, cos, erf, exp, log, sign, sin, sqrt, tanh
+    from sympy import Abs, Max, Min, Piecewise, cos, erf, exp, log, sign, sin, sqrt, tan, tanh
+    from sympy import acos, acosh, asin, asinh, atan, atan2, atanh, cosh, erfc, sinh  # isort: skip
 
     class Steps(sympy.Function):  # type: ignore[misc]
         """A function that is constant but for its jumps."""
@@ -215,8 +216,8 @@ def as_sympy(formula: Formula, at: dict[str, Any]) -> Any:
             return sympy.floor(self.args[0].evalf(30))
 
     known: dict[str, Any] = {f.__name__: f for f in (Abs, Max, Min, cos, erf, exp, log, sign, sin)}
-    for name in "tan asin acos atan atan2 sinh cosh asinh acosh atanh erfc".split():
-        known[name] = getattr(sympy, name)
+    known |= {f.__name__: f for f in (tan, asin, acos, atan, atan2, erfc)}
+    known |= {f.__name__: f for f in (sinh, cosh, asinh, acosh, atanh)}
     known |= dict.fromkeys(("floor", "ceiling", "round"), Steps)
     known["floor_divide"] = lambda x, y: Steps(x / y)
     known |= {"sqrt": sqrt, "tanh": tanh, "abs": Abs}

@@ -16,7 +16,7 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.size import divide as exact_quotient
-from chainrule.ir.types import check_shape
+from chainrule.ir.types import Kind, check_shape
 from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.pointwise import *  # noqa: F403 - one namespace for all functions
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
@@ -39,11 +39,15 @@ Axis = int | Sequence[int] | None
 
 
 def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The sum over axes, all by default; of no elements 0. Bools are counted as int64."""
+    """The sum over axes, all by default; of no elements 0.
+
+    Integers are summed in 64 bits, and bools are counted so, as the standard says.
+    """
     t = as_node(x)
-    return _reduce(
-        Sum, build.cast(t, _dtype("int64")) if t.type.dtype.is_bool else t, axis, keepdims
-    )
+    if not t.type.dtype.is_float:
+        unsigned = t.type.dtype.kind is Kind.UINT
+        t = build.cast(t, _dtype("uint64" if unsigned else "int64"))
+    return _reduce(Sum, t, axis, keepdims)
 
 
 def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:

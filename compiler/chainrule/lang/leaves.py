@@ -62,10 +62,10 @@ def _numbers(what: str, value: Any) -> np.ndarray[Any, Any]:
 
 def _fitting(what: str, array: np.ndarray[Any, Any], kind: DType) -> np.ndarray[Any, Any]:
     """The array, if each number has a place in an integer type. Raises DTypeError where not."""
-    if kind.is_integer and array.size and not array.dtype.kind == "b":
+    if kind.is_integer and array.size:
         low, high = kind.bounds
-        # a NaN is not between them; high + 1 is a float exactly, high is not
-        if not (array.min() > low - 1 and array.max() < high + 1):
+        finite = bool(np.isfinite(array).all())
+        if not finite or int(array.min()) < low or int(array.max()) > high:
             raise DTypeError(
                 f"{what} holds {array.min()} to {array.max()}, {kind} holds {low} to {high}"
             )

@@ -152,7 +152,8 @@ def _each(branches: Sequence[Expr], symbol: Expr) -> list[Expr]:
 
 def _stable(expr: Expr, symbolic: _Symbolic) -> Expr:
     """The expression with softplus, powers of sigmoid and tanh where it spells them by exp, and
-    with tanh where 1/cosh² would overflow on the way."""
+    with tanh where 1/cosh² would overflow on the way.
+    """
     sympy = symbolic.sympy
 
     def is_steep(e: Expr) -> bool:

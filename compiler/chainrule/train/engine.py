@@ -15,6 +15,7 @@ from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
+from chainrule.rewrite.passes import expand_composites
 from chainrule.show.graph import graph_text
 from chainrule.train.plan import rows_of
 from chainrule_runtime import (
@@ -81,8 +82,9 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
         )
+        manifest = self.compiled.manifest
         self._program = Program(
-            replace(self.compiled.manifest, nonempty=_nonempty(graph, inputs, trains)),
+            replace(manifest, nonempty=(*manifest.nonempty, *_rows(inputs, trains))),
             self.compiled.step_address,
             kept=storage.arrays,
             lock=storage.lock,
@@ -135,7 +137,7 @@ class ReferenceEngine:
         self.binder = Binder(
             [_data(n, i) for i, n in enumerate(inputs)],
             sizes_of(inputs),
-            _nonempty(graph, inputs, trains),
+            (*map(dim_data, demands_of(expand_composites(graph), graph)), *_rows(inputs, trains)),
         )
         self._positions = {
             Check(0, str(node.op.name), _name(node.inputs[i]), dim_data(bound)): node.inputs[i]
@@ -198,11 +200,10 @@ class ReferenceEngine:
 ENGINES: dict[str, MakeEngine] = {"cpu": NativeEngine, "reference": ReferenceEngine}
 
 
-def _nonempty(graph: Graph, inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
-    """Sizes that must not be 0: a step learns nothing from no rows."""
+def _rows(inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
+    """The number of rows, which must not be 0 in training: there is nothing to learn."""
     rows = rows_of(inputs)
-    demands = [*demands_of(graph), *([rows] if trains and rows is not None else [])]
-    return tuple(map(dim_data, demands))
+    return (dim_data(rows),) if trains and rows is not None else ()
 
 
 def _name(node: Node) -> str:
