@@ -85,7 +85,7 @@ def rewrite() -> None:
 
 @look
 def schedule() -> None:
-    loss, w = net()
+    loss, _ = net()
     step = cr.training_step(loss, cr.optim.SGD(0.1))
     assert any(k.form == "contract" and "w" in k.writes for k in step.report().kernels)
 

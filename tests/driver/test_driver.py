@@ -187,3 +187,10 @@ def test_code_does_not_grow_with_equal_layers(depth: int) -> None:
         return report(compiled(loss, *cr.grad(loss, weights)))
 
     assert mlp(depth).functions == mlp(2 * depth).functions
+
+
+def test_the_graph_after_each_pass_is_shown() -> None:
+    x = cr.input("x", ("n",))
+    pages = show(compiled(cr.sum(cr.log(1 + cr.exp(2 * x)))), "passes").split("\n\n")
+    assert [page.split(":")[0] for page in pages] == [p.name for p in PASSES]
+    assert "= log" in pages[0] and "= softplus" in pages[1]

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chainrule.driver.build import Compiled
+from chainrule.driver.build import PASSES, Compiled
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.passes import PassRecord
+from chainrule.ir.passes import PassRecord, run_passes
 from chainrule.ir.size import Dim, evaluate
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
@@ -18,7 +19,7 @@ from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.show.graph import graph_text
 
-LEVELS = ("graph", "optimized", "kernels", "loops", "llvm", "asm")
+LEVELS = ("graph", "passes", "optimized", "kernels", "loops", "llvm", "asm")
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,11 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def show(compiled: Compiled, level: str) -> str:
-    """A program as text at one level: graph, optimized, kernels, loops, llvm or asm."""
+    """A program as text at one of LEVELS; "passes" is the graph after each pass in turn."""
     if level == "graph":
         return graph_text(compiled.source)
+    if level == "passes":
+        return _after_each_pass(compiled.source)
     if level == "optimized":
         return graph_text(compiled.graph)
     if level == "kernels":
@@ -194,6 +197,16 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "asm":
         return compiled.native.asm
     raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
+
+
+def _after_each_pass(graph: Graph) -> str:
+    pages: list[str] = []
+
+    def keep(record: PassRecord, result: Graph) -> None:
+        pages.append(f"{record}\n{graph_text(result)}")
+
+    run_passes(graph, PASSES, keep)
+    return "\n\n".join(pages)
 
 
 def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:

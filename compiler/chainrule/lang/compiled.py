@@ -36,7 +36,7 @@ class Function:
         return rebuilt(self._structure, self._program.call(feeds))
 
     def show(self, level: str) -> str:
-        """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
+        """The program at one level: graph, passes, optimized, kernels, loops, llvm or asm."""
         return self._program.show(level)
 
     def report(self) -> driver.Report:
