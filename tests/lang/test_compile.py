@@ -250,3 +250,11 @@ def test_outputs_without_inputs() -> None:
         constant = cr.compile(cr.constant(X), backend=backend)
         assert constant.inputs == []
         np.testing.assert_array_equal(constant(), X)
+
+
+def test_a_mask_is_no_index() -> None:
+    """Cast to integers, as an index must be, it would take rows 0 and 1."""
+    x = cr.input("x", ("n", 3))
+    with pytest.raises(cr.errors.DTypeError, match="mask") as error:
+        x[x > 0]
+    assert "cr.where" in str(error.value)

@@ -227,6 +227,7 @@ INTERRUPTED = """
     from chainrule.nn import losses, optim
     from chainrule.train import training_step
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     x, y = cr.input("x", ("n", 8)), cr.input("y", ("n",), dtype="int32")
     w = cr.parameter("w", (8, 4))
     step = training_step(losses.cross_entropy(x @ w, y), optim.Adam(1e-3))
@@ -411,6 +412,14 @@ def test_signals_without_end() -> None:
     """
     done = alone(STORM)
     assert done.stdout.strip() == "whole", done.stderr[-2000:]
+
+
+def test_run_is_refused_to_the_handler_of_a_call(make: Make, data: Data) -> None:
+    """Its worker would wait for the call that the handler has interrupted."""
+    step = make()
+    with step._storage.lock.guard, pytest.raises(CompileError, match="handler"):
+        step.run(**data)
+    assert step.run(**data).size
 
 
 def test_a_handler_that_uses_the_step(make: Make, data: Data) -> None:

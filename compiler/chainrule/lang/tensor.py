@@ -336,6 +336,11 @@ def _take(x: Node, parts: tuple[Index, ...]) -> Node:
             "take one axis after another, or use cr.take",
         )
     positions = as_node(parts[places[0]])
+    if positions.type.dtype.is_bool:
+        raise DTypeError(
+            f"a mask chooses as many elements as the data says: {positions.type} of {x.type}",
+            "shapes are known before the data: choose with cr.where(mask, x, 0)",
+        )
     return apply(Take(places[0], positions.type.rank), x, positions)
 
 

@@ -162,6 +162,7 @@ class TrainingStep:
         self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
     ) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
+        self._alone()  # its worker would wait forever for a call that this thread has interrupted
         group = max(1, _ROW_LIMIT // cut.rows)
         parts: list[Sequence[Array]] = []
         for first in range(0, epochs, group):
