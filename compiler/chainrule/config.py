@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -33,5 +34,31 @@ TARGET = Knob(
     "instead of the best one that this machine has",
 )
 
+CACHE = Knob(
+    "CHAINRULE_CACHE",
+    "",
+    str,
+    "keep compiled code in this folder instead of the user's cache folder; off keeps none",
+)
+
 #: what docs and `chainrule doctor` list
-KNOBS: tuple[Knob[str], ...] = (TARGET,)
+KNOBS: tuple[Knob[str], ...] = (TARGET, CACHE)
+
+
+def cache_folder() -> Path | None:
+    """Where compiled code is kept; None where it is not.
+
+    The XDG base directory specification says where a user's caches lie.
+    """
+    chosen = CACHE.value()
+    if chosen.lower() in ("off", "0", "no", "false", "none"):
+        return None
+    if chosen:
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "chainrule"
+    try:
+        return Path.home() / ".cache" / "chainrule"
+    except RuntimeError:  # no home
+        return None

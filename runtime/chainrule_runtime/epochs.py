@@ -1,11 +1,10 @@
-"""Many steps in one native call, by a worker thread, so that Ctrl-C reaches Python meanwhile."""
+"""Many steps in one native call; where they take long, in a few, so that Ctrl-C comes through."""
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import math
-import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +13,12 @@ import numpy as np
 from chainrule_runtime.errors import RuntimeFault
 from chainrule_runtime.memory import Array, address, aligned
 from chainrule_runtime.program import Plan, Program
-from chainrule_runtime.runblock import FINISHED, STOPPED, LoggedScalar, RunBlock, SlicedInput
+from chainrule_runtime.runblock import FINISHED, LoggedScalar, RunBlock, SlicedInput
 
+#: seconds after which a native call should be back, so that Python sees what signals came
+_PATIENCE = 0.02
+#: how much longer the next native call may be than the one before, until it is known how long
+_GROWTH = 8
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -84,15 +87,8 @@ class EpochLoop:
         Raises KeyboardInterrupt after the step during which it came, FeedError where shapes do not
         fit. A step that refuses its input ends the run: see `Outcome.fault`.
         """
-        stop = ctypes.c_int32(0)
-
-        def run() -> Outcome:
-            with self.program.lock.guard:
-                return self._locked(arrays, cut, epochs, order, stop)
-
-        if threading.current_thread() is threading.main_thread():
-            return _by_worker(run, stop)
-        return run()
+        with self.program.lock.guard:
+            return self._locked(arrays, cut, epochs, order)
 
     def _locked(
         self,
@@ -100,67 +96,32 @@ class EpochLoop:
         cut: Minibatches,
         epochs: int,
         order: Array | None,
-        stop: ctypes.c_int32,
     ) -> Outcome:
         first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
         slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
         self.program.point(arrays)
         self.program.use(first, slots)
-        job = _Job(self.program, first, arrays, cut, epochs, order, stop)
-        code = self._run(job.address)
-        done = int(job.block.progress)
+        job = _Job(self.program, first, arrays, cut, epochs, order)
+        code = self._all(job)
+        done = int(job.block.step)
         fault = None
-        if code not in (FINISHED, STOPPED):
+        if code != FINISHED:
             batch = cut.minibatch(arrays, done, order)
             sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
             fault = self.program.fault(code, batch, first.outputs, sizes)
         return Outcome(done, tuple(log[:done] for log in job.logs), fault)
 
-
-def _by_worker(run: Callable[[], Outcome], stop: ctypes.c_int32) -> Outcome:
-    """What `run` gives in a thread of its own, as signals are only seen between Python's steps.
-
-    What a signal's handler raises here sets `stop` and comes through when `run` has ended. `run`
-    takes the locks itself: they are held until it has ended, whatever becomes of this thread.
-    Whoever takes the ticket decides: the worker runs, or it never will.
-    """
-    results: list[Outcome | BaseException] = []
-    tickets, done = [run], threading.Lock()  # a lock, as no signal can break it
-    done.acquire()
-
-    def work() -> None:
-        if _take(tickets):
-            try:
-                results.append(run())
-            except BaseException as error:
-                results.append(error)
-            done.release()
-
-    interruption: BaseException | None = None
-    begun = False
-    while not results:
-        try:
-            if not begun:  # not threading.Thread, whose start must not be interrupted
-                begun = True
-                _thread.start_new_thread(work, ())
-            done.acquire(timeout=0.1)
-        except BaseException as error:  # Ctrl-C, or what another signal's handler raises
-            stop.value = 1
-            interruption = interruption or error
-            if _take(tickets):
-                break
-    result = interruption or results[0]
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def _take(tickets: list[Callable[[], Outcome]]) -> bool:
-    try:
-        tickets.pop()
-    except IndexError:
-        return False
-    return True
+    def _all(self, job: _Job) -> int:
+        """Run the steps of a job; between native calls Python handles its signals."""
+        block, count = job.block, 1
+        while True:
+            block.last = min(block.step + count, job.total)
+            begun = time.perf_counter()
+            code = self._run(job.address)
+            if code != FINISHED or block.step >= job.total:
+                return code
+            took = time.perf_counter() - begun
+            count = max(1, int(count * min(_GROWTH, _PATIENCE / max(took, 1e-9))))
 
 
 class _Job:
@@ -174,10 +135,9 @@ class _Job:
         cut: Minibatches,
         epochs: int,
         order: Array | None,
-        stop: ctypes.c_int32,
     ) -> None:
-        self._alive = arrays, order, stop
-        total = epochs * cut.steps
+        self._alive = arrays, order
+        self.total = total = epochs * cut.steps
         self.logs = [np.zeros(total, o.dtype) for o in plan.outputs]
         self._staging = [
             aligned(cut.size * _row_bytes(a)) if chosen and order is not None else None
@@ -201,14 +161,12 @@ class _Job:
             table=program.table_address,
             sizes=ctypes.addressof(self._sizes),
             step=0,
-            last=total,
+            last=0,
             steps_per_epoch=cut.steps,
             rows=cut.rows,
             batch_size=cut.size,
             batch_index=-1 if cut.symbol is None else names.index(cut.symbol),
             order=None if order is None else address(order),
-            stop=ctypes.addressof(stop),
-            progress=0,
             input_count=len(inputs),
             inputs=ctypes.addressof(self._inputs),
             log_count=len(logs),

@@ -12,17 +12,18 @@ from typing import Any, NoReturn
 import numpy as np
 
 from chainrule_runtime.errors import FeedError
-from chainrule_runtime.manifest import DimData, Tensor, evaluate, show
+from chainrule_runtime.manifest import DimData, Tensor, element_type, evaluate, show
 
 Array = np.ndarray[Any, Any]
 _NUMBERS = "biuf"
+_BFLOAT16 = "bfloat16"  # to NumPy a kind of its own
 #: an error shows so many names that nothing has, and so much of each
 _NAMES, _NAME = 5, 60
 
 
 def convert(tensor: Tensor, value: object) -> Array:
     """`value` as a C-contiguous, aligned array of the tensor's element type. Raises FeedError."""
-    wanted = np.dtype(tensor.dtype)
+    wanted = element_type(tensor.dtype)
     array = _as_array(tensor, value)
     try:
         if array.dtype != wanted:
@@ -47,6 +48,9 @@ def _as_array(tensor: Tensor, value: object) -> Array:
             return np.from_dlpack(value)
         return np.asarray(value)
     except Exception as error:  # whatever a foreign __array__ or __dlpack__ raises
+        if str(getattr(value, "dtype", "")).endswith(_BFLOAT16):
+            mend = "NumPy can't read its bfloat16: feed it as float32, which is exact, x.float()"
+            _refuse(tensor, f"this {what}", mend)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         _refuse(tensor, f"this {what}", f"it can't be read as an array: {reason}")
 
@@ -62,7 +66,7 @@ def _cast(tensor: Tensor, array: Array, wanted: np.dtype[Any], untyped: bool) ->
         return array.astype(wanted)
     if have.kind == "O" and not array.ndim:
         _refuse(tensor, f"a {type(array[()]).__name__}", "feed an array, or a list of numbers")
-    if have.kind not in _NUMBERS:
+    if have.kind not in _NUMBERS and have.name != _BFLOAT16:
         _refuse(tensor, _described(have), _MEND.get(have.kind, "convert it to numbers first"))
     fits = untyped and have.kind in "iu" and wanted.kind in "iu"
     if not fits and not np.can_cast(have, wanted, "same_kind"):
@@ -89,7 +93,7 @@ def _described(dtype: np.dtype[Any]) -> str:
 
 
 def _advice(have: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    if have.kind == "f" and wanted.kind in "iu":
+    if (have.kind == "f" or have.name == _BFLOAT16) and wanted.kind in "iu":
         return f'floats would lose their fractions: if they are whole, x.astype("{wanted}")'
     if wanted.kind == "b":
         return "say what is true: x != 0"
@@ -126,7 +130,7 @@ class Binder:
     ) -> None:
         self.feeds = tuple(feeds)
         self.names = [t.name for t in self.feeds]
-        self._wanted = [(t.name, np.dtype(t.dtype), t) for t in self.feeds]
+        self._wanted = [(t.name, element_type(t.dtype), t) for t in self.feeds]
         self.size_names = tuple(sizes)
         self.nonempty = tuple(nonempty)
 

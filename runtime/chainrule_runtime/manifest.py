@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from chainrule_runtime.errors import RuntimeFault
+
 DimData = int | dict[str, Any]
 
 
@@ -33,14 +35,15 @@ class Tensor:
 class Check:
     """What a program tests, and the code it leaves with when that does not hold.
 
-    With a `bound`, elements of `feed` (None: of a computed tensor) must lie in [0, bound); without,
-    `what` must be finite.
+    With a `bound`, elements of `feed` (None: of a computed tensor) must lie in [least, bound);
+    without, `what` must be finite.
     """
 
     code: int
     what: str
     feed: str | None
     bound: DimData | None
+    least: DimData = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,20 @@ class Manifest:
         return 1 + max(used, default=-1)
 
 
-_SHORT = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64"}
+_SHORT = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64", "bfloat16": "bf16"}
+
+
+def element_type(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of that name; for bfloat16 ml_dtypes', without which a RuntimeFault."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        hint = "install ml_dtypes, which gives it one"
+        raise RuntimeFault("NumPy has no bfloat16 of its own", hint) from None
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 def evaluate(dim: DimData, sizes: Mapping[str, int]) -> int:

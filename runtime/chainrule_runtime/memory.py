@@ -23,7 +23,10 @@ _FIRST: Callable[[Any], Any] = ctypes.c_char.from_buffer
 def address(array: Array) -> int:
     """Where the first element of a contiguous array lies."""
     if array.flags.writeable and array.nbytes:  # through the buffer protocol: twice as fast
-        return ctypes.addressof(_FIRST(array))
+        try:
+            return ctypes.addressof(_FIRST(array))
+        except ValueError:  # which has no word for bfloat16
+            pass
     return int(array.__array_interface__["data"][0])
 
 
@@ -53,6 +56,11 @@ class Lock:
         """Open it, for a process in which nobody can hold it."""
         self._mutex: Any = threading.RLock()
 
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        mine: bool = self._mutex._is_owned()  # what threading.Condition asks, too
+        return mine
+
     @property
     def guard(self) -> AbstractContextManager[object]:
         """What `with` takes: CPython's own lock, which no signal can part from its release.
@@ -60,7 +68,7 @@ class Lock:
         Raises RuntimeFault in a thread that holds it already: a handler of a signal that came
         meanwhile would wait for the very call that it interrupts.
         """
-        if self._mutex._is_owned():  # what threading.Condition asks, too
+        if self.is_mine():
             raise RuntimeFault(
                 "a call is at work, and a signal's handler can't use what it works on",
                 "let the handler raise, or set a flag that is looked at after the call",

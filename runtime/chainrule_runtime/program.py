@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from chainrule_runtime.direct import DirectCall, headers_are_known
 from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder, place_of
-from chainrule_runtime.manifest import Check, Manifest, evaluate
+from chainrule_runtime.manifest import Check, Manifest, element_type, evaluate
 from chainrule_runtime.memory import Arena, Array, Lock, address, round_up, spans
 
 _STEP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
@@ -59,7 +60,8 @@ class Program:
     """A function with buffers. Calls exclude each other; the native part runs without the GIL.
 
     `kept` gives the arrays that live between calls, by name, and `lock` guards them: programs that
-    share arrays share the lock. `keep_alive` is whatever owns the code at `step_address`.
+    share arrays share the lock. `keep_alive` is whatever owns the code at `step_address`. With a
+    `direct_address` there is `direct` after a call: the same call again, by a shorter way.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class Program:
         kept: Mapping[str, Array] | None = None,
         lock: Lock | None = None,
         keep_alive: object = None,
+        direct_address: int | None = None,
     ) -> None:
         self.manifest = manifest
+        self.direct: DirectCall | None = None
+        self._direct_address = direct_address
         self.binder = Binder(manifest.feeds, manifest.sizes, manifest.nonempty)
         self.lock = lock or Lock()
         self.table = (ctypes.c_void_p * max(1, manifest.places))()
@@ -106,10 +111,33 @@ class Program:
             code = self._step(self.table_address, plan.size_address)
             if code:
                 raise self.fault(code, arrays, plan.outputs, plan.sizes)
+            if self.direct is None:
+                self.direct = self._make_direct(plan, arrays)
             return [
                 result if output.fresh else result.copy()
                 for output, result in zip(plan.outputs, results, strict=True)
             ]
+
+    def results(self) -> list[Array]:
+        """What the last call left in the outputs that have buffers; they are not copies."""
+        outputs = self._current.outputs if self._current else ()
+        return [o.buffer for o in outputs if o.buffer is not None]
+
+    def _make_direct(self, plan: Plan, arrays: Sequence[Array]) -> DirectCall | None:
+        """The shorter way for arrays like these, to a first output that is a float."""
+        buffers = [o.buffer for o in plan.outputs]
+        loss = buffers[0] if buffers else None
+        if self._direct_address is None or loss is None or any(b is None for b in buffers):
+            return None
+        if loss.dtype not in (np.float32, np.float64) or not headers_are_known():
+            return None
+        feeds = [
+            (t.name, a.dtype, a.shape, t.place)
+            for t, a in zip(self.manifest.feeds, arrays, strict=True)
+        ]
+        return DirectCall(
+            self._direct_address, self.table_address, plan.size_address, loss, feeds, self._spans
+        )
 
     def point(self, arrays: list[Array]) -> None:
         """Enter the feeds in the table; one that lies in kept memory is replaced by a copy."""
@@ -150,7 +178,7 @@ class Program:
         buffers: dict[int, Array] = dict(self._standing)
         made = []
         for t in self.manifest.outputs:
-            shape, dtype = tuple(evaluate(d, sizes) for d in t.shape), np.dtype(t.dtype)
+            shape, dtype = tuple(evaluate(d, sizes) for d in t.shape), element_type(t.dtype)
             if any(d < 0 for d in shape):
                 raise FeedError(f"{t.name} is {t}: of these sizes its shape would be {shape}")
             if t.place in self._feed_places:
@@ -167,6 +195,7 @@ class Program:
 
     def use(self, plan: Plan, slots: Sequence[int] | None = None) -> None:
         """Enter a plan's buffers in the table; `slots` are other sizes for the arena's."""
+        self.direct = None
         sizes = plan.slots if slots is None else slots
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         start = self._arena.reserve(sum(sizes))
@@ -181,7 +210,10 @@ class Program:
             return output.buffer
         if output.feed is not None:
             return arrays[output.feed].reshape(output.shape)
-        result = np.empty(output.shape, output.dtype)
+        try:
+            result = np.empty(output.shape, output.dtype)
+        except (MemoryError, ValueError):  # ValueError: more than an address can tell
+            raise RuntimeFault(f"there is no room for a result of shape {output.shape}") from None
         self.table[output.place] = address(result)
         return result
 
@@ -199,12 +231,12 @@ class Program:
         check = found[0]
         if check.bound is None:
             return NonFiniteError(_non_finite(outputs) or f"{check.what} is not finite")
-        bound = evaluate(check.bound, sizes)
+        least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
         array = self.kept.get(check.feed or "")
         if check.feed in self.binder.names:
             array = arrays[self.binder.names.index(check.feed)]
-        fault = None if array is None else outside(check, array, bound)
-        return fault or FeedError(f"{check.what} holds a position outside [0, {bound})")
+        fault = None if array is None else outside(check, array, least, bound)
+        return fault or FeedError(f"{check.what} holds a position outside [{least}, {bound})")
 
 
 def _non_finite(outputs: Sequence[Output]) -> str | None:
@@ -224,17 +256,18 @@ def check_positions(
     for check in checks:
         if check.bound is not None and check.feed in names:
             array = arrays[names.index(check.feed)]
-            fault = outside(check, array, evaluate(check.bound, sizes))
+            least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
+            fault = outside(check, array, least, bound)
             if fault is not None:
                 raise fault
 
 
-def outside(check: Check, array: Array, bound: int) -> FeedError | None:
+def outside(check: Check, array: Array, least: int, bound: int) -> FeedError | None:
     """What is wrong with an array of positions, naming the first bad one; None if nothing is."""
-    if array.size == 0 or (array.min() >= 0 and array.max() < bound):
+    if array.size == 0 or (array.min() >= least and array.max() < bound):
         return None
-    where = np.unravel_index(int(np.argmax((array < 0) | (array >= bound))), array.shape)
+    where = np.unravel_index(int(np.argmax((array < least) | (array >= bound))), array.shape)
     return FeedError(
-        f"{check.feed} holds {array[where]}, where only 0 to {bound - 1} have a meaning",
-        f"{place_of(where)} is the first outside [0, {bound}); nothing was changed",
+        f"{check.feed} holds {array[where]}, where only {least} to {bound - 1} have a meaning",
+        f"{place_of(where)} is the first outside [{least}, {bound}); nothing was changed",
     )

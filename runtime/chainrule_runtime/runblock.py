@@ -3,7 +3,7 @@
 Step k of `step`..`last - 1` works on minibatch k % steps_per_epoch of epoch k // steps_per_epoch:
 rows start = batch_size * (k % steps_per_epoch) up to start + batch_size or `rows`, whichever is
 less. It sets sizes[batch_index] to their number (nothing where the index is -1), puts the rows of
-every sliced input in place, calls the step, copies the logged scalars and stores `progress`. Every
+every sliced input in place, calls the step, copies the logged scalars and advances `step`. Every
 field is 8 bytes; addresses are 0 where there is nothing. The compiler writes the same fields in the
 same order (chainrule.codegen.epoch), and a test holds the two to each other.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 
 #: what `run` returns, beside the positive code of a step that refused its input
-FINISHED, STOPPED = 0, -1
+FINISHED = 0
 
 
 class SlicedInput(ctypes.Structure):
@@ -55,9 +55,7 @@ class RunBlock(ctypes.Structure):
     """The argument of `run`.
 
     `step` is the first step to run; afterwards the step that was not finished, or `last`. `order`
-    holds `rows` int64 row numbers for each epoch in turn, from step 0 on. `stop` points to an int32
-    that another thread sets to stop before the next step; `progress` is how many steps, counted
-    from step 0, are finished, and may be read at any time.
+    holds `rows` int64 row numbers for each epoch in turn, from step 0 on.
     """
 
     table: int
@@ -69,8 +67,6 @@ class RunBlock(ctypes.Structure):
     batch_size: int
     batch_index: int
     order: int
-    stop: int
-    progress: int
     input_count: int
     inputs: int
     log_count: int
@@ -85,8 +81,6 @@ class RunBlock(ctypes.Structure):
         ("batch_size", ctypes.c_int64),
         ("batch_index", ctypes.c_int64),
         ("order", ctypes.c_void_p),
-        ("stop", ctypes.c_void_p),
-        ("progress", ctypes.c_int64),
         ("input_count", ctypes.c_int64),
         ("inputs", ctypes.c_void_p),
         ("log_count", ctypes.c_int64),

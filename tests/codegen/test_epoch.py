@@ -1,4 +1,4 @@
-"""The native epoch loop: minibatches in order, rows gathered, scalars logged, stops when asked."""
+"""The native epoch loop: minibatches in order, rows gathered, scalars logged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Size
 from chainrule.ir.types import bool_, float32, int64
-from chainrule_runtime.runblock import FINISHED, STOPPED, LoggedScalar, RunBlock, SlicedInput
+from chainrule_runtime.runblock import FINISHED, LoggedScalar, RunBlock, SlicedInput
 
 N, J, I = Size.symbol("n"), Size.symbol("j"), Size.symbol("i")
 ROWS, WIDTH, BATCH, EPOCHS = 10, 21, 4, 2
@@ -62,13 +62,13 @@ def run():
     return load(compile_object(text, target))
 
 
-def start(loaded, labels, order, stop=0, first=0):
+def start(loaded, labels, order, first=0):
     x = np.arange(ROWS * WIDTH, dtype=np.float32).reshape(ROWS, WIDTH)
     stage_x, stage_y = np.zeros((BATCH, WIDTH), np.float32), np.zeros(BATCH, np.int64)
     out, seen = np.zeros(1, np.float32), np.zeros(1, np.int64)
     logs = np.full(STEPS * EPOCHS, np.nan, np.float32), np.zeros(STEPS * EPOCHS, np.int64)
     table = (ctypes.c_void_p * 4)(0, 0, out.ctypes.data, seen.ctypes.data)
-    sizes, flag = (ctypes.c_int64 * 1)(0), ctypes.c_int32(stop)
+    sizes = (ctypes.c_int64 * 1)(0)
     inputs = (SlicedInput * 2)(
         SlicedInput(x.ctypes.data, stage_x.ctypes.data, WIDTH * 4, 0),
         SlicedInput(labels.ctypes.data, stage_y.ctypes.data, 8, 1),
@@ -86,7 +86,6 @@ def start(loaded, labels, order, stop=0, first=0):
         batch_size=BATCH,
         batch_index=0,
         order=order.ctypes.data if order is not None else None,
-        stop=ctypes.addressof(flag),
         input_count=2,
         inputs=ctypes.addressof(inputs),
         log_count=2,
@@ -104,7 +103,7 @@ def test_epochs(run, shuffled):
     labels = np.arange(ROWS)
     order = np.concatenate([np.random.default_rng(e).permutation(ROWS) for e in range(EPOCHS)])
     code, block, logs = start(run, labels, order if shuffled else None)
-    assert (code, block.step, block.progress) == (FINISHED, 6, 6)
+    assert (code, block.step) == (FINISHED, 6)
     rows = order.reshape(EPOCHS, ROWS) if shuffled else np.tile(np.arange(ROWS), (EPOCHS, 1))
     x = np.arange(ROWS * WIDTH).reshape(ROWS, WIDTH)
     batches = [rows[e, s * BATCH : (s + 1) * BATCH] for e in range(EPOCHS) for s in range(STEPS)]
@@ -122,12 +121,7 @@ def test_a_refused_step_says_which(run):
     labels = np.arange(ROWS)
     labels[9] = 99
     code, block, _ = start(run, labels, None)
-    assert (code, block.step, block.progress) == (7, 2, 2)
-
-
-def test_stops_before_the_next_step(run):
-    code, block, _ = start(run, np.arange(ROWS), None, stop=1)
-    assert (code, block.step, block.progress) == (STOPPED, 0, 0)
+    assert (code, block.step) == (7, 2)
 
 
 def test_runtime_and_compiler_agree_on_the_block():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from chainrule_runtime.errors import FeedError
+from chainrule_runtime.errors import FeedError, RuntimeFault
 from chainrule_runtime.feeds import Binder, convert
 from chainrule_runtime.manifest import Tensor
 
@@ -277,3 +278,85 @@ def test_many_wrong_names_make_a_short_error() -> None:
     with pytest.raises(FeedError, match="and 4995 more") as error:
         Binder([F32], []).check_names({f"y{i}" * 1000: 0 for i in range(5000)})
     assert len(str(error.value)) < 1000
+
+
+BF16 = Tensor("x", "bfloat16", (2, 3), 0)
+
+
+def bfloat16(a: Any) -> np.ndarray:
+    return np.asarray(a).astype(pytest.importorskip("ml_dtypes").bfloat16)
+
+
+@pytest.mark.parametrize(
+    "of", ["float16", "float32", "float64", "longdouble", "int8", "int64", "uint64", "bool"]
+)
+def test_numbers_become_bfloat16(of: str) -> None:
+    got = convert(BF16, BASE.astype(of))
+    np.testing.assert_array_equal(got, bfloat16(BASE.astype(of)))
+
+
+def test_bfloat16_arrays_are_read_where_they_lie() -> None:
+    a = bfloat16(BASE)
+    assert convert(BF16, a) is a or np.shares_memory(convert(BF16, a), a)
+    for other in (a[:, ::-1], np.asfortranarray(a), readonly(a), a.T.T, unaligned(a)):
+        got = convert(BF16, other)
+        assert got.flags.c_contiguous and got.flags.aligned
+        np.testing.assert_array_equal(got, np.asarray(other))
+    assert convert(BF16, [[1.5] * 3] * 2).dtype == a.dtype
+    assert convert(F32, a).dtype == np.float32
+
+
+def test_beyond_its_range_bfloat16_is_infinite() -> None:
+    assert np.isinf(convert(BF16, np.full((2, 3), 3.4e38))).all()
+    assert np.isinf(convert(BF16, np.full((2, 3), 1e300))).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (BASE.astype(complex), "real and imaginary part"),
+        (BASE.astype("U3"), "text"),
+        (BASE.astype("S3"), "bytes"),
+        (BASE.astype(object), "Python objects"),
+        (BASE.astype("M8[s]"), "feed numbers"),
+        (np.zeros((2, 3), "V2"), "plain numbers"),
+        (np.zeros((2, 3), [("a", "f4")]), "structured records"),
+        ("abc", "text"),
+        (None, "NoneType"),
+        (Broken(), "it lies on a GPU"),
+    ],
+)
+def test_what_is_no_bfloat16(value: Any, says: str) -> None:
+    with pytest.raises(FeedError, match=says):
+        convert(BF16, value)
+
+
+def test_bfloat16_is_no_integer() -> None:
+    with pytest.raises(FeedError, match="lose their fractions"):
+        convert(I32, bfloat16(np.zeros(3)))
+
+
+def test_bfloat16_of_pytorch_is_told_how_to_come() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    with pytest.raises(FeedError, match=r"x\.float\(\)"):
+        convert(BF16, x)
+    np.testing.assert_array_equal(convert(BF16, x.float()), bfloat16(np.ones((2, 3))))
+
+
+def test_bfloat16_of_others_comes_as_an_array() -> None:
+    class Foreign:
+        dtype = "bfloat16"
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return bfloat16(BASE)
+
+    np.testing.assert_array_equal(convert(BF16, Foreign()), bfloat16(BASE))
+
+
+def test_without_ml_dtypes_a_program_of_bfloat16_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(RuntimeFault, match="install ml_dtypes"):
+        Binder([BF16], [])

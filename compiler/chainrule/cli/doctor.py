@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from chainrule.cli.page import Page, told
+from chainrule.codegen.cache import is_ours
 from chainrule.codegen.host import describe_host, host_target
-from chainrule.config import KNOBS
+from chainrule.config import KNOBS, cache_folder
 from chainrule.errors import ChainruleError
 from chainrule.lang import functions as f
 from chainrule.lang.compiled import compile
@@ -83,7 +84,7 @@ def _machine() -> list[tuple[str, str]]:
         ("threads", "1: compiled code runs on one thread, and Ctrl-C is seen meanwhile"),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
         ("CUDA", 'not built yet: backend="cuda" is refused'),
-        ("cache", "none: what is compiled lives as long as the process"),
+        ("cache", _cache()),
     ]
 
 
@@ -102,6 +103,19 @@ def _target() -> str:
         return error.what
     lanes = target.vector_bytes // 4
     return f"{target.level}: {target.vector_registers} vectors of {lanes} float32"
+
+
+def _cache() -> str:
+    folder = cache_folder()
+    if folder is None:
+        return "off: what is compiled lives as long as the process"
+    try:
+        if not is_ours(folder.stat()):
+            return f"{folder} is not used: others may write it (chmod 700 mends that)"
+    except OSError:
+        return f"{folder}, made when something is compiled"
+    files = [f.stat().st_size for f in folder.glob("*.object")]
+    return f"{folder}: {len(files)} programs, {sum(files) / 2**20:.1f} MiB"
 
 
 def _cores() -> str:

@@ -16,8 +16,6 @@ BLOCK = (
     "batch_size",
     "batch_index",
     "order",
-    "stop",
-    "progress",
     "input_count",
     "inputs",
     "log_count",
@@ -29,7 +27,6 @@ _POINTERS = {
     "table",
     "sizes",
     "order",
-    "stop",
     "inputs",
     "logs",
     "source",
@@ -39,15 +36,13 @@ _POINTERS = {
 
 
 def run_loop() -> str:
-    """The LLVM text of `@run`, for a module that defines `@step`."""
-    kept = [name for name in BLOCK if name not in ("step", "progress")]
+    """The LLVM text of `@run`, for a module that defines `@step` and has COPY_FUNCTION."""
+    kept = [name for name in BLOCK if name != "step"]
     fields = "\n".join(_field(name, BLOCK, "%block") for name in kept)
     sliced = "\n".join(_field(name, INPUT, "%input", "in_") for name in INPUT)
     logged = "\n".join(_field(name, LOG, "%log", "log_") for name in LOG)
     text = _RUN.replace("$FIELDS", fields).replace("$INPUT", sliced).replace("$LOG", logged)
-    for name in ("step", "progress"):
-        text = text.replace(f"${name.upper()}", str(BLOCK.index(name)))
-    return text + _COPY
+    return text.replace("$STEP", str(BLOCK.index("step")))
 
 
 def _field(name: str, fields: tuple[str, ...], base: str, prefix: str = "") -> str:
@@ -64,7 +59,6 @@ define i64 @run(ptr %block) #1 {
 entry:
 $FIELDS
   %at_step = getelementptr i64, ptr %block, i64 $STEP
-  %at_progress = getelementptr i64, ptr %block, i64 $PROGRESS
   %first = load i64, ptr %at_step, align 8
   %has_batch = icmp sge i64 %batch_index, 0
   %batch_at = getelementptr i64, ptr %sizes, i64 %batch_index
@@ -73,15 +67,9 @@ $FIELDS
 test:
   %k = phi i64 [%first, %entry], [%k_next, %finished]
   %more = icmp slt i64 %k, %last
-  br i1 %more, label %poll, label %done
+  br i1 %more, label %start, label %done
 done:
   ret i64 0
-poll:
-  %asked = load atomic i32, ptr %stop monotonic, align 4
-  %go = icmp eq i32 %asked, 0
-  br i1 %go, label %start, label %stopped
-stopped:
-  ret i64 -1
 start:
   %epoch = udiv i64 %k, %steps_per_epoch
   %in_epoch = urem i64 %k, %steps_per_epoch
@@ -158,12 +146,12 @@ $LOG
 finished:
   %k_next = add i64 %k, 1
   store i64 %k_next, ptr %at_step, align 8
-  store atomic i64 %k_next, ptr %at_progress release, align 8
   br label %test
 }
 """
 
-_COPY = """
+#: `void @copy(to, from, bytes)`, which what stands here and loops over slices call
+COPY_FUNCTION = """
 define internal void @copy(ptr %to, ptr %from, i64 %bytes) #0 {
 entry:
   %wide = and i64 %bytes, -64
