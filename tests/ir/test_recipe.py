@@ -7,7 +7,7 @@ import pytest
 
 from chainrule.errors import DTypeError, FormulaError
 from chainrule.ir.formula import parse_recipe
-from chainrule.ir.recipe import evaluate, parameters, typed
+from chainrule.ir.recipe import bfloat16_bits, evaluate, parameters, run, typed
 from chainrule.ir.types import DType, bool_, float32, float64, int32, int64, uint32
 
 
@@ -92,3 +92,14 @@ def test_evaluation_broadcasts_and_rounds_to_the_type() -> None:
 
 def test_parameters_are_the_free_names_in_order() -> None:
     assert parameters(parse_recipe("a = y * 2\nb = a + x\nb * y")) == ("y", "x")
+
+
+def test_rounding_to_bfloat16_is_that_of_ml_dtypes() -> None:
+    """Every upper half of a float32, with lower halves that lie at and beside the ties."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    x = ((np.arange(2**16, dtype=np.uint32) << 16)[:, None] | lower).reshape(-1).view(np.float32)
+    with np.errstate(all="ignore"):
+        want = x.astype(ml_dtypes.bfloat16).view(np.uint16)
+        got = run(bfloat16_bits(), {"x": x}).astype(np.uint16)
+    np.testing.assert_array_equal(got, want)

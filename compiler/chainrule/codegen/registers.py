@@ -32,8 +32,8 @@ class Register:
 
 
 def element(dtype: DType) -> str:
-    """The LLVM type of one element in a register."""
-    if dtype.is_float:
+    """The LLVM type of one element in a register; of a bfloat16, its bits."""
+    if dtype.is_float and dtype.bits > 16:
         return "float" if dtype.bits == 32 else "double"
     return f"i{dtype.bits}"
 

@@ -14,7 +14,8 @@ from chainrule.codegen.registers import Builder, Register, element, mangled, vec
 from chainrule.errors import CompileError
 from chainrule.ir.loop import Literal
 from chainrule.ir.machine import MACHINE
-from chainrule.ir.types import DType, Kind, bool_, float32, float64, int32, int64
+from chainrule.ir.recipe import Listing, bfloat16_bits
+from chainrule.ir.types import DType, Kind, bfloat16, bool_, float32, float64, int32, int64
 from chainrule.loops.library import listing_of
 from chainrule.target import Target
 
@@ -33,6 +34,8 @@ def constant(value: float | int | bool, dtype: DType) -> Register:
     if dtype.is_integer:
         return Register(str(int(value)), dtype)
     number = float(value)
+    if dtype == bfloat16:
+        return Register(str(int(dtype.numpy.type(number).view("uint16"))), dtype)
     if dtype == float32 and math.isfinite(number):
         number = float(dtype.numpy.type(number))
     if math.isnan(number):
@@ -70,7 +73,10 @@ class ScalarCode:
     def recipe(self, fn: str, args: Sequence[Register]) -> Register:
         """The machine operations of `fn` on registers."""
         params, listing = listing_of(fn, tuple(a.dtype for a in args))
-        values = dict(zip(params, args, strict=True))
+        return self.carry_out(listing, dict(zip(params, args, strict=True)))
+
+    def carry_out(self, listing: Listing, values: dict[str, Register]) -> Register:
+        """The steps of a recipe on registers by name."""
 
         def register(operand: str | Literal) -> Register:
             if isinstance(operand, Literal):
@@ -84,6 +90,8 @@ class ScalarCode:
     def machine(self, fn: str, args: list[Register], to: DType) -> Register:
         """One machine operation; its operands have one length."""
         x = args[0]
+        if args[-1].dtype == bfloat16 and fn not in ("where", "cast"):
+            raise CompileError(f"the machine operation {fn} does not take {bfloat16}")
         if fn in _FCMP:
             return self.compare(fn, x, args[1])
         if fn == "where":
@@ -190,6 +198,10 @@ class ScalarCode:
         """NumPy's astype; a float that does not fit an integer gives any number."""
         if x.dtype == to:
             return x
+        if x.dtype == bfloat16:
+            return self.cast(self.from_bfloat16(x), to)
+        if to == bfloat16:
+            return self.to_bfloat16(self.cast(x, float32))
         if to.is_bool:
             zero = self.widen(constant(0, x.dtype), x.lanes)
             return self.compare("ne", x, zero)
@@ -206,6 +218,18 @@ class ScalarCode:
         if to.bits < 32:
             return self.cast(self.truncated("fptosi", x, int32), to)
         return self.truncated("fptoui" if to.kind is Kind.UINT else "fptosi", x, to)
+
+    def from_bfloat16(self, x: Register) -> Register:
+        """A bfloat16 as the float32 of which it is the upper half."""
+        low = self.converted("zext", x, int32)
+        by = self.widen(constant(16, int32), x.lanes)
+        bits = self.instruction(f"shl {low.typed}, {by.text}", (low,), int32)
+        return self.converted("bitcast", bits, float32)
+
+    def to_bfloat16(self, x: Register) -> Register:
+        """A float32 rounded to bfloat16."""
+        bits = self.carry_out(bfloat16_bits(), {"x": x})
+        return self.converted("trunc", bits, bfloat16)
 
     def truncated(self, word: str, x: Register, to: DType) -> Register:
         """A float as an integer; where it does not fit, one number to all who ask, not poison."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,25 @@ def run(listing: Listing, args: Mapping[str, Array]) -> Array:
                 values.pop(operand, None)  # a large array is not kept longer than it is read
     shape = np.broadcast_shapes(*(a.shape for a in args.values()))
     return np.array(np.broadcast_to(value(listing.result), shape))
+
+
+@cache
+def bfloat16_bits() -> Listing:
+    """The bits, in the lower half of an int32, of a float32 `x` rounded to bfloat16.
+
+    To nearest, ties to even; of a NaN its sign and the quiet one without a payload, as ml_dtypes
+    has it.
+    """
+    return typed(parse_recipe(_TO_BFLOAT16), {"x": float32}, int32)
+
+
+# half a unit is added, less one where the last bit is even; a NaN could overflow into a number
+_TO_BFLOAT16 = """
+b = bits(x)
+nearest = b + (32767 + and_(lshr(b, 16), 1))
+nan = or_(shl(lshr(b, 31), 31), 2143289344)
+lshr(where(x == x, nearest, nan), 16)
+"""
 
 
 def parameters(recipe: Recipe) -> tuple[str, ...]:

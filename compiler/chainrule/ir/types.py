@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.size import Dim, Shape, Size
 
 MAX_RANK = 32
+#: of 8 bytes each they are still counted by a signed number of 64 bits
+MAX_ELEMENTS = 2**59
+_SCALAR = np.generic
 
 
 class Kind(Enum):
@@ -33,8 +37,13 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The NumPy dtype of the same name."""
-        return np.dtype(self.name)
+        """The NumPy dtype of the same name; of bfloat16 that of ml_dtypes, or DTypeError."""
+        return _bfloat16() if self.name == "bfloat16" else np.dtype(self.name)
+
+    @property
+    def wide(self) -> DType:
+        """The type that its arithmetic is done in: float32 for bfloat16, itself for others."""
+        return float32 if self.name == "bfloat16" else self
 
     @property
     def itemsize(self) -> int:
@@ -59,6 +68,20 @@ class DType:
         low = -(2 ** (self.bits - 1)) if self.kind is Kind.INT else 0
         return low, low + 2**self.bits - 1
 
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The same as `numpy`: by this name NumPy finds it, in `np.zeros(3, x.dtype)`."""
+        return self.numpy
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DType):
+            return self is other or self.name == other.name
+        if isinstance(other, str):
+            return self.name == other
+        if isinstance(other, np.dtype) or (isinstance(other, type) and issubclass(other, _SCALAR)):
+            return self.name == np.dtype(other).name
+        return NotImplemented
+
     def __hash__(self) -> int:
         return hash(self.name)  # no two share one; types are keys everywhere
 
@@ -69,14 +92,30 @@ class DType:
         return f"chainrule.{self.name}"
 
 
+@cache
+def _bfloat16() -> np.dtype[np.generic]:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise DTypeError(
+            "NumPy has no bfloat16 of its own", "install ml_dtypes, which gives it one"
+        ) from None
+    known: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
+    return known
+
+
 bool_ = DType("bool", "bool", Kind.BOOL, 1)
 int8, int16 = DType("int8", "i8", Kind.INT, 8), DType("int16", "i16", Kind.INT, 16)
 int32, int64 = DType("int32", "i32", Kind.INT, 32), DType("int64", "i64", Kind.INT, 64)
 uint8, uint16 = DType("uint8", "u8", Kind.UINT, 8), DType("uint16", "u16", Kind.UINT, 16)
 uint32, uint64 = DType("uint32", "u32", Kind.UINT, 32), DType("uint64", "u64", Kind.UINT, 64)
 float32, float64 = DType("float32", "f32", Kind.FLOAT, 32), DType("float64", "f64", Kind.FLOAT, 64)
+#: the upper half of a float32: memory for numbers, whose arithmetic is float32's, rounded once
+bfloat16 = DType("bfloat16", "bf16", Kind.FLOAT, 16)
 
-_ALL = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)
+_ALL = (
+    bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, bfloat16, float32, float64,
+)  # fmt: skip
 DTYPES = {d.name: d for d in _ALL}
 
 
@@ -88,8 +127,13 @@ def dtype(of: object) -> DType:
         raise DTypeError("None is no element type", f"there are {', '.join(DTYPES)}")
     try:
         name = {bool: "bool", int: "int64", float: "float32"}.get(of) or np.dtype(of).name  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError):
         name = str(of)
+    if name.startswith("complex"):
+        raise DTypeError(
+            f"{name} is no element type here: numbers are real",
+            "keep the real and the imaginary part as two tensors",
+        )
     if name not in DTYPES:
         raise DTypeError(f"no element type is called {name!r}", f"there are {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -145,12 +189,20 @@ def check_shape(shape: object) -> Shape:
     if len(dims) > MAX_RANK:
         raise ShapeError(f"a tensor has at most {MAX_RANK} axes, not {len(dims)}")
     out = tuple(_check_dim(d) for d in dims)
-    known = 1
-    for d in out:
-        known *= d if isinstance(d, int) else 1
-    if known >= 2**62:
-        raise ShapeError(f"the shape {_show(out)} has more elements than 64 bits can count")
+    check_count(out)
     return out
+
+
+def check_count(shape: Shape) -> None:
+    """Refuse a shape whose known sizes alone make more bytes than an address can count."""
+    known = 1
+    for d in shape:
+        known *= d if isinstance(d, int) else 1
+    if known >= MAX_ELEMENTS and 0 not in shape:
+        raise ShapeError(
+            f"the shape {_show(shape)} has more elements than 64 bits can count the bytes of",
+            f"the sizes that are known may make {MAX_ELEMENTS} together",
+        )
 
 
 def _check_dim(dim: object) -> Dim:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import ArtifactError
+from chainrule.ir.types import dtype as dtype_of
 
 Array = np.ndarray[Any, Any]
 FORMAT, VERSION = "chainrule-checkpoint", "1"
@@ -27,6 +28,7 @@ _HEADER_LIMIT = 100_000_000
 _CODES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U32": "uint32", "I32": "int32",
     "U64": "uint64", "I64": "int64", "F32": "float32", "F64": "float64",
+    "BF16": "bfloat16",
 }  # fmt: skip
 _NAMES = {name: code for code, name in _CODES.items()}
 
@@ -206,11 +208,12 @@ def _tensor(name: str, entry: Any, body: memoryview, start: int) -> tuple[Array,
         raise _Damaged(f"{name} has no proper shape and place")
     if not isinstance(code, str) or code not in _CODES:
         raise _Damaged(f"{name} has elements of an unknown kind, {code!r}")
-    dtype = np.dtype(_CODES[code]).newbyteorder("<")
+    native = dtype_of(_CODES[code]).numpy
+    dtype = native.newbyteorder("<")
     if dtype.itemsize * math.prod(max(1, n) for n in shape) >= 2**63:
         raise _Damaged(f"{name} has a shape beyond every address")
     size = dtype.itemsize * math.prod(shape)
     if offsets[0] != start or offsets[1] - start != size or offsets[1] > len(body):
         raise _Damaged(f"{name} does not lie where its shape says")
     flat = np.frombuffer(body[start : start + size], dtype)
-    return flat.reshape(shape).astype(_CODES[code]), start + size
+    return flat.reshape(shape).astype(native), start + size
