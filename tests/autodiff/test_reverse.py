@@ -145,6 +145,7 @@ def test_kinks(text: str, at: dict[str, float], want: dict[str, float]) -> None:
 def test_an_op_without_derivative_says_so_and_where() -> None:
     class Opaque(Op):
         name = "opaque"
+        undifferentiable = "its elements are drawn by lot"
 
         def infer(self, *inputs: TensorType) -> TensorType:
             return inputs[0]
@@ -155,6 +156,7 @@ def test_an_op_without_derivative_says_so_and_where() -> None:
         differentiate([y], [full(1, float64, ())], [x])
     assert caught.value.where is not None
     assert caught.value.where.filename == __file__
+    assert "drawn by lot" in str(caught.value)
 
 
 def test_steps_are_the_proof() -> None:

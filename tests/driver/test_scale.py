@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.driver import PASSES
+from chainrule.ir.graph import Graph
+from chainrule.ir.passes import run_passes
 
 CYCLE: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = (
     (cr.tanh, np.tanh),
@@ -76,3 +79,64 @@ def test_a_deep_net_with_its_gradient(depth: int) -> None:
     result = fn(**feeds)
     np.testing.assert_allclose(result[0], cr.compile(loss, backend="reference")(**feeds), rtol=1e-4)
     assert all(np.isfinite(g).all() for g in result)
+
+
+def summed(n: int) -> tuple[cr.Tensor, list[cr.Tensor]]:
+    """A sum of n terms, each of one tensor: n users of one node."""
+    x = cr.input("x", ("n",), dtype="float64")
+    total: Any = x
+    for i in range(n):
+        total = total + cr.sin(x) * float(i)
+    return total, [x]
+
+
+def doubled(n: int) -> tuple[cr.Tensor, list[cr.Tensor]]:
+    """2**n paths from the result to the leaf."""
+    x = cr.input("x", ("n",), dtype="float64")
+    h: Any = x
+    for _ in range(n):
+        h = (h + h) * 0.5
+    return h, [x]
+
+
+def shared(n: int) -> tuple[cr.Tensor, list[cr.Tensor]]:
+    """Each tensor read twice by the next, where algebra sees no sum of equals."""
+    x = cr.input("x", ("n",), dtype="float64")
+    h: Any = x
+    for _ in range(n):
+        h = cr.tanh(h) * h
+    return h, [x]
+
+
+def weighted(n: int) -> tuple[cr.Tensor, list[cr.Tensor]]:
+    """A parameter for each term."""
+    x = cr.input("x", ("n",), dtype="float64")
+    weights = [cr.parameter(f"w{i}", (), dtype="float64") for i in range(n)]
+    total: Any = x
+    for w in weights:
+        total = total + x * w
+    return total, weights
+
+
+@pytest.mark.parametrize("n", [1000, pytest.param(20_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("make", [summed, doubled, shared, weighted])
+def test_a_graph_is_built_differentiated_rewritten_and_printed(
+    make: Callable[[int], tuple[cr.Tensor, list[cr.Tensor]]], n: int
+) -> None:
+    start = time.perf_counter()
+    result, wrt = make(n)
+    slopes = cr.grad(cr.sum(result), wrt)
+    run_passes(Graph((result.node, *(s.node for s in slopes))), PASSES)
+    for text in (str(slopes[0]), slopes[0].latex(), str(result)):
+        assert len(text) < 400 * n
+    assert time.perf_counter() - start < PATIENCE * n / 1000
+
+
+@pytest.mark.parametrize("parts", [300])
+def test_many_parts_are_put_together(parts: int) -> None:
+    x = cr.input("x", ("n", 3))
+    start = time.perf_counter()
+    fn = cr.compile(cr.stack([x * float(i) for i in range(parts)]))
+    assert time.perf_counter() - start < PATIENCE
+    found = fn(x=np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(found[:, 1, 2], np.arange(parts))

@@ -8,24 +8,29 @@ Walther, Evaluating Derivatives, 2nd ed. 2008, chapter 3.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chainrule.errors import GradientError
 from chainrule.ir import provenance
 from chainrule.ir.graph import walk
-from chainrule.ir.node import Node, apply
+from chainrule.ir.node import Node, Op, apply
 from chainrule.ops.elementwise import TABLE
 
 
 @dataclass(frozen=True)
 class Step:
-    """One use of the chain rule: `cotangent` of `node` gives `contribution` to its `operand`."""
+    """One use of the chain rule: `cotangent` of `node` gives `contribution` to its `operand`.
+
+    Of a loop with several results, `others` are further results with their cotangents, to which the
+    contribution is due as well.
+    """
 
     node: Node
     operand: int
     cotangent: Node
     contribution: Node
+    others: tuple[tuple[Node, Node], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,23 @@ def differentiate(
         provenance.set_cotangent(node, None)
     steps: list[Step] = []
     cotangents: dict[Node, Node] = {}
+    families = _Families(order)
     for node in reversed(order):
-        if node not in parts:
+        if node not in parts and node not in families.first:
             continue
         with provenance.derived_from(node):
-            ct = cotangents[node] = _total(parts.pop(node))
-            if ct.inputs and note:
-                provenance.set_cotangent(ct, node)
-            if not any(_leads(node, i, active) for i in range(len(node.inputs))):
+            if node in parts:
+                ct = cotangents[node] = _total(parts.pop(node))
+                if ct.inputs and note:
+                    provenance.set_cotangent(ct, node)
+            known = families.known(node, cotangents)
+            wanted = [any(_leads(n, i, active) for n in known) for i in range(len(node.inputs))]
+            if not any(wanted):
                 continue
-            for operand, contribution in enumerate(_contributions(node, ct)):
-                if contribution is not None and _leads(node, operand, active):
-                    steps.append(Step(node, operand, ct, contribution))
+            (member, ct), *others = known.items()
+            for operand, contribution in enumerate(_contributions(known, wanted)):
+                if contribution is not None and wanted[operand]:
+                    steps.append(Step(member, operand, ct, contribution, tuple(others)))
                     parts.setdefault(node.inputs[operand], []).append(contribution)
     gradients = tuple(cotangents.get(w) for w in wrt)
     return Derivation(results[0], tuple(wrt), gradients, tuple(steps), cotangents)
@@ -92,14 +102,58 @@ def _leads(node: Node, operand: int, active: set[Node]) -> bool:
     return floats and source in active and node.op.reaches(operand)
 
 
-def _contributions(node: Node, ct: Node) -> tuple[Node | None, ...]:
-    try:
-        return node.op.vjp(ct, node, *node.inputs)
-    except NotImplementedError:
+class _Families:
+    """Which nodes are results of one op, and so are differentiated together: at the first of them,
+    when the cotangents of all are known.
+    """
+
+    def __init__(self, order: Sequence[Node]) -> None:
+        self.first: dict[Node, list[Node]] = {}
+        self.later: set[Node] = set()
+        begun: dict[Hashable, list[Node]] = {}
+        for node in order:
+            if node.op.family is None:
+                continue
+            members = begun.setdefault((node.op.family, node.inputs), [])
+            members.append(node)
+            if len(members) == 1:
+                self.first[node] = members
+            else:
+                self.later.add(node)
+
+    def known(self, node: Node, cotangents: Mapping[Node, Node]) -> dict[Node, Node]:
+        """The nodes to be differentiated when `node` is reached, with their cotangents."""
+        if node in self.later:
+            return {}
+        members = self.first.get(node, [node])
+        return {n: cotangents[n] for n in members if n in cotangents}
+
+
+def contributions(node: Node, ct: Node) -> tuple[Node | None, ...]:
+    """What the cotangent of a node gives for each of its operands."""
+    return _contributions({node: ct}, [True] * len(node.inputs))
+
+
+def _contributions(known: Mapping[Node, Node], wanted: Sequence[bool]) -> tuple[Node | None, ...]:
+    node, ct = next(iter(known.items()))
+    if node.op.family is not None:
+        cts: dict[Op, Node] = {n.op: c for n, c in known.items()}
+        return node.op.pull(cts, wanted, _pullback, *node.inputs)
+    if type(node.op).vjp is Op.vjp:
+        reason = node.op.undifferentiable
         raise GradientError(
             f"{node.op.name} has no derivative: {node.type}",
+            *([reason] if reason else []),
             where=provenance.line_of(node),
-        ) from None
+        )
+    return node.op.vjp(ct, node, *node.inputs)
+
+
+def _pullback(
+    results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node]
+) -> Sequence[Node | None]:
+    """Reverse mode, for ops that hold graphs."""
+    return differentiate(results, seeds, wrt).gradients
 
 
 def _total(parts: list[Node]) -> Node:

@@ -6,28 +6,35 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from chainrule.codegen.cache import key_of
 from chainrule.codegen.host import host_target
-from chainrule.codegen.module import Call, emit_module
-from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
+from chainrule.codegen.module import Place, describe, emit_module
+from chainrule.codegen.native import Loaded, NativeObject, cached_object, load
+from chainrule.driver.order import CallOrder
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.node import Node
+from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim, Quotient, Size, is_nonnegative, symbols_of
 from chainrule.loops.build import Built, build_kernels
+from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.passes import (
     canonicalize,
+    drop_unread,
     drop_unused,
     expand_composites,
     lower,
+    order_contractions,
+    share_steps,
     simplify,
     stabilize,
+    widen,
 )
 from chainrule.schedule.buffers import Plan, plan_buffers
 from chainrule.schedule.fuse import fuse
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.target import Target
@@ -37,7 +44,19 @@ from chainrule_runtime.manifest import Tensor as TensorData
 #: The passes over the graph, in order; what follows are the levels below it.
 PASSES: tuple[Pass, ...] = tuple(
     Pass(p.__name__, p, p.__doc__ or "")
-    for p in (canonicalize, stabilize, simplify, expand_composites, lower, drop_unused, materialize)
+    for p in (
+        canonicalize,
+        stabilize,
+        simplify,
+        widen,
+        expand_composites,
+        order_contractions,
+        lower,
+        drop_unused,
+        share_steps,
+        drop_unread,
+        materialize,
+    )
 )
 
 
@@ -64,6 +83,11 @@ class Compiled:
     def step_address(self) -> int:
         """Where `i32 step(table, sizes)` starts."""
         return self.loaded.address("step")
+
+    @property
+    def direct_address(self) -> int:
+        """Where the call on array headers starts."""
+        return self.loaded.address("direct")
 
     @property
     def run_address(self) -> int:
@@ -96,16 +120,18 @@ def build(
     clock.lap("fuse")
     plan = plan_buffers(kernels, _kept_memory(final))
     clock.lap("plan buffers")
-    built = build_kernels(kernels, machine)
+    flat = every(kernels)
+    built = build_kernels(flat, machine)
     clock.lap("loops")
     layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs)
-    llvm = emit_module(layout.calls, layout.manifest.sizes, machine, epochs)
-    clock.lap("code")
-    native = compile_object(llvm, machine)
+    module = layout.calls, layout.manifest.sizes, machine
+    key = key_of([str(epochs), *describe(*module)])
+    clock.lap("key")
+    native = cached_object(key, lambda: emit_module(*module, epochs), machine)
     loaded = load(native)
     clock.lap("llvm")
     return Compiled(
-        graph, final, records, tuple(kernels), plan, tuple(built), layout.manifest, native, loaded,
+        graph, final, records, tuple(flat), plan, tuple(built), layout.manifest, native, loaded,
         clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace,
     )  # fmt: skip
 
@@ -142,23 +168,33 @@ class _Layout:
         names: Sequence[str],
     ) -> None:
         self.place: dict[Node, int] = {}
-        leaves = [n for n in graph.nodes if isinstance(n.op, Leaf)]
-        missing = [n for n in leaves if n not in set(feeds) | set(kept)]
+        given = [n for n in graph.nodes if n.op.role == "leaf" and not isinstance(n.op, Constant)]
+        missing = [n for n in given if n not in set(feeds) | set(kept)]
         if missing:
             raise CompileError(f"nothing gives {missing[0]!r} a value")
         for node in (*feeds, *kept):
             self.next(node)
-        constants = [n for n in graph.nodes if isinstance(n.op, Constant)]
+        constants = [n for n in _all_nodes(graph) if isinstance(n.op, Constant)]
         for node in constants:
             self.next(node)
         for node in graph.outputs:
             self.next(storage(node))
         temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        self.workspace = _workspace(built)
-        scratch = [len(self.place) + i for i in range(len(self.workspace))]
+        workspace = _workspace(built)
+        scratch = [len(self.place) + i for i in range(len(workspace))]
+        places = {node: Place(i) for node, i in self.place.items()}
+        order = CallOrder(
+            dict(zip(every(kernels), built, strict=True)),
+            scratch,
+            {node: places[node] for node in constants},
+            len(self.place) + len(scratch),
+        )
+        self.calls = order.steps(kernels, places)
+        self.place = {node: place.entry for node, place in places.items()}
+        self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]
-        temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(scratch)]
-        self.calls = self.bind(kernels, built, scratch)
+        own = range(order.first - len(scratch), order.first + len(order.slots))
+        temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
         sizes = sizes_of(feeds)
         _check_sizes(graph, sizes)
         self.manifest = Manifest(
@@ -169,7 +205,7 @@ class _Layout:
             outputs=tuple(self.tensor(s, n) for s, n in zip(names, graph.outputs, strict=True)),
             arena=tuple(tuple(map(dim_data, slot)) for slot in arena),
             temporaries=tuple(temporaries),
-            checks=tuple(_check(k) for k in kernels if k.test is not None),
+            checks=tuple(_check(test) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
         )
 
@@ -179,19 +215,6 @@ class _Layout:
     def tensor(self, name: str, node: Node) -> TensorData:
         shape = tuple(map(dim_data, node.type.shape))
         return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
-
-    def bind(
-        self, kernels: Sequence[Kernel], built: Sequence[Built], scratch: list[int]
-    ) -> list[Call]:
-        """Each program with its buffers; a value that updates a leaf lies where the leaf lies."""
-        for kernel in kernels:
-            for node, target in kernel.writes.items():
-                if target is not node and kernel.form is not Form.COPY:
-                    self.place[node] = self.place[target]
-        return [
-            Call(b.program, (*(self.place[n] for n in b.memory), *scratch[: len(b.scratch)]))
-            for b in built
-        ]
 
 
 def _workspace(built: Sequence[Built]) -> tuple[tuple[Dim, ...], ...]:
@@ -206,13 +229,21 @@ def _label(node: Node) -> str:
     return node.op.label
 
 
-def _check(kernel: Kernel) -> Check:
-    test = kernel.test
-    assert test is not None
+def called(node: Node) -> str:
+    """What a computed tensor is called; one that only repeats or cuts another, as that is."""
+    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
+        (node,) = node.inputs
+    return provenance.name_of(node) or str(node.op.name)
+
+
+def _check(test: Test) -> Check:
     leaf = test.node.op
-    feed = leaf.label if isinstance(leaf, Leaf) else None
-    what = feed or provenance.name_of(test.node) or str(test.node.op.name)
-    return Check(test.code, what, feed, None if test.bound is None else dim_data(test.bound))
+    feed = leaf.label if isinstance(leaf, Leaf) and not is_local(test.node) else None
+    what = feed or called(test.node)
+    if test.bound is None:
+        return Check(test.code, what, feed, None)
+    least, above = within(test.bound)
+    return Check(test.code, what, feed, dim_data(above), dim_data(least))
 
 
 def sizes_of(leaves: Sequence[Node]) -> tuple[str, ...]:
@@ -221,7 +252,7 @@ def sizes_of(leaves: Sequence[Node]) -> tuple[str, ...]:
 
 
 def _check_sizes(graph: Graph, known: Sequence[str]) -> None:
-    for node in graph.nodes:
+    for node in _all_nodes(graph):
         for name in sorted({s for d in node.type.shape for s in symbols_of(d)} - set(known)):
             raise CompileError(
                 f"the size {name} of {node!r} can't be known: no input that is needed has it",
@@ -237,12 +268,19 @@ def demands_of(graph: Graph, written: Graph | None = None) -> list[Dim]:
     what was `written` before passes made this of it.
     """
     found: dict[Dim, None] = {}
-    for node in graph.nodes:
+    nodes = _all_nodes(graph)
+    for node in nodes:
         found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
-    before = () if written is None else written.nodes
-    shapes = dict.fromkeys(node.type.shape for node in (*graph.nodes, *before))
+    before = [] if written is None else _all_nodes(written)
+    shapes = dict.fromkeys(node.type.shape for node in (*nodes, *before))
     found.update((d + 1, None) for shape in shapes for d in shape if not is_nonnegative(d))
     return list(found)
+
+
+def _all_nodes(graph: Graph) -> list[Node]:
+    """The nodes of a graph, and those of the bodies of loops in it."""
+    bodies = dict.fromkeys(body for node in graph.nodes for body in node.op.bodies())
+    return [*graph.nodes, *(node for body in bodies for node in _all_nodes(body))]
 
 
 def dim_data(dim: Dim) -> DimData:
@@ -265,4 +303,10 @@ def dim_data(dim: Dim) -> DimData:
 def leaves_of(roots: Sequence[Node]) -> list[Node]:
     """The leaves that roots depend on, in order of creation."""
     found = [n for n in walk(roots) if isinstance(n.op, Leaf)]
+    for node in filter(is_local, found):
+        raise CompileError(
+            f"{node!r} belongs to the body of a scan and means nothing outside",
+            "let the body return what is needed, as its carry or its y",
+            where=provenance.line_of(node),
+        )
     return sorted(found, key=lambda n: n.op.serial)  # type: ignore[attr-defined]

@@ -8,12 +8,13 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from chainrule import errors
-from chainrule.driver.build import Compiled, build, demands_of, dim_data, sizes_of
+from chainrule.driver.build import Compiled, build, called, demands_of, dim_data, sizes_of
 from chainrule.driver.report import Report, report, show
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.node import Node
+from chainrule.ir.node import Node, within
+from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites, stabilize
@@ -46,6 +47,10 @@ def raise_ours(fault: RuntimeFault) -> NoReturn:
     raise kind(fault.what, *fault.details) from None
 
 
+def _stable(graph: Graph) -> Graph:
+    return in_bodies(stabilize, stabilize(graph))
+
+
 class NativeProgram:
     """Compiled code with its buffers."""
 
@@ -75,12 +80,13 @@ class ReferenceProgram:
     """The graph in its stable form, evaluated in NumPy node by node, its feeds checked likewise."""
 
     def __init__(self, graph: Graph, feeds: Sequence[Node]) -> None:
-        self.source, self.graph, self.feeds = graph, stabilize(graph), tuple(feeds)
+        self.source, self.graph, self.feeds = graph, _stable(graph), tuple(feeds)
         tensors = [
             Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
-        demands = list(map(dim_data, demands_of(expand_composites(self.graph), graph)))
+        opened = in_bodies(expand_composites, expand_composites(self.graph))
+        demands = list(map(dim_data, demands_of(opened, graph)))
         self._binder = Binder(tensors, sizes_of(feeds), demands)
         self._positions = [
             (node, node.inputs[i], bound)
@@ -101,13 +107,13 @@ class ReferenceProgram:
 
     def _check_positions(self, given: Mapping[Node, Array], sizes: Mapping[str, int]) -> None:
         values = evaluate([p for _, p, _ in self._positions], given)
-        for (node, operand, dim), array in zip(self._positions, values, strict=True):
-            bound = number_of(dim, sizes)
-            if array.size and not (array.min() >= 0 and array.max() < bound):
-                bad = array[(array < 0) | (array >= bound)].reshape(-1)[0]
-                name = _label(operand) if isinstance(operand.op, Leaf) else str(operand.op.name)
+        for (node, operand, bound), array in zip(self._positions, values, strict=True):
+            least, above = (number_of(d, sizes) for d in within(bound))
+            if array.size and not (array.min() >= least and array.max() < above):
+                bad = array[(array < least) | (array >= above)].reshape(-1)[0]
+                name = called(operand)
                 raise FeedError(
-                    f"{name} holds {bad}, where only 0 to {bound - 1} have a meaning",
+                    f"{name} holds {bad}, where only {least} to {above - 1} have a meaning",
                     f"it is read as positions by {node.op.name}",
                 )
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import indent
 from typing import Any
 
 from chainrule.driver.build import PASSES, Compiled
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node
+from chainrule.ir.node import Node, within
 from chainrule.ir.passes import PassRecord, run_passes
 from chainrule.ir.size import Dim, evaluate
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
+from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.show.graph import graph_text
@@ -28,7 +30,8 @@ class KernelFigures:
     name), floating-point operations and bytes moved, as sizes.
 
     An elementwise op counts as one operation an element, whatever its polynomial; a product as two
-    for each multiply-add. Bytes are those of each tensor read or written, once.
+    for each multiply-add. Bytes are those of each tensor read or written, once. A kernel in a loop
+    counts as often as it runs.
     """
 
     name: str
@@ -143,13 +146,12 @@ def report(compiled: Compiled) -> Report:
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:
-    """A kernel's operations and bytes, as sizes."""
+    """A kernel's operations and bytes, as sizes, of all the times it runs in a call."""
     ops = (
         ()
         if kernel.form in (Form.CHECK, Form.COPY)
         else tuple(str(n.op.name) for n in kernel.nodes)
     )
-    touched = {*kernel.reads, *kernel.writes}
     written = tuple(map(_label, kernel.writes.values()))
     flops = (
         _sum(n.op.flops(n.type, *[i.type for i in n.inputs]) for n in kernel.nodes) if ops else 0
@@ -159,9 +161,27 @@ def figures(kernel: Kernel, name: str) -> KernelFigures:
         kernel.form.value,
         ops or (kernel.form.value,),
         written,
-        flops,
-        _sum(map(bytes_of, touched)),
+        flops * kernel.times,
+        _moved(kernel) * kernel.times,
     )
+
+
+def _moved(kernel: Kernel) -> Dim:
+    """The bytes of what a kernel reads and writes, once each.
+
+    Of a loop those that it copies itself: what it carries, as it begins and as each step does.
+    """
+    op = kernel.anchor.op
+    if not isinstance(op, Scan):
+        return _sum(map(bytes_of, {*kernel.reads, *kernel.writes}))
+    body = op.body_of_step
+    kept = (n for n in kernel.writes if _output(n) >= len(body.carries) + len(body.ys))
+    return 2 * _sum(map(bytes_of, (*body.carries, *kept)))
+
+
+def _output(node: Node) -> int:
+    assert isinstance(node.op, Scan)
+    return node.op.output
 
 
 def _sum(sizes: Iterable[Dim]) -> Dim:
@@ -181,6 +201,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def show(compiled: Compiled, level: str) -> str:
     """A program as text at one of LEVELS; "passes" is the graph after each pass in turn."""
+    if not isinstance(level, str):
+        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(LEVELS)}")
     if level == "graph":
         return graph_text(compiled.source)
     if level == "passes":
@@ -189,7 +211,9 @@ def show(compiled: Compiled, level: str) -> str:
         return graph_text(compiled.graph)
     if level == "kernels":
         pairs = zip(compiled.kernels, compiled.built, strict=True)
-        return "\n".join(_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
+        texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
+        indents = ("    " * k.depth for k in compiled.kernels)
+        return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
     if level == "loops":
         return "\n".join(loop_text(p) for p in dict.fromkeys(b.program for b in compiled.built))
     if level == "llvm":
@@ -211,12 +235,16 @@ def _after_each_pass(graph: Graph) -> str:
 
 def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
     space = ", ".join(map(str, kernel.space))
+    op = kernel.anchor.op
+    if isinstance(op, Scan):
+        space = f"{op.length}, from the last" if op.reverse else str(op.length)
     alike = "" if built.program.name == name else f", the loops of {built.program.name}"
     lines = [f"{name}: {kernel.form.value} over [{space}]{alike}"]
     lines += [f"  reads  {_listed(map(_shown, kernel.reads))}"]
     if kernel.test is not None:
-        bound = "is finite" if kernel.test.bound is None else f"is in [0, {kernel.test.bound})"
-        return "\n".join([*lines, f"  leaves with {kernel.test.code} unless each element {bound}"])
+        bound = kernel.test.bound
+        asked = "is finite" if bound is None else "is in [{}, {})".format(*within(bound))
+        return "\n".join([*lines, f"  leaves with {kernel.test.code} unless each element {asked}"])
     if kernel.form is not Form.COPY:
         lines.append(f"  {' '.join(str(node.op.name) for node in kernel.nodes)}")
     written = (

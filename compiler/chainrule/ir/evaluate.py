@@ -8,7 +8,7 @@ import numpy as np
 
 from chainrule.errors import FeedError
 from chainrule.ir.graph import walk
-from chainrule.ir.node import Array, Node
+from chainrule.ir.node import Array, Node, Op
 from chainrule.ir.size import Dim, coefficient, substitute, symbols_of
 from chainrule.ir.size import evaluate as number_of
 
@@ -35,20 +35,36 @@ def evaluate(
         for node in walk(roots, stop=feeds.__contains__):
             if node not in values:
                 operands = [values[i] for i in node.inputs]
-                values[node] = np.asarray(_meaning(node, known, operands), _dtype(node, widen))
+                value = value_of(node, known, operands, widen)
+                values[node] = np.asarray(value, _dtype(node, widen))
     return [values[r] for r in roots]
 
 
 def _dtype(node: Node, widen: bool) -> np.dtype[np.generic]:
+    if widen and node.dtype.is_float:
+        return np.dtype(np.float64)
     kind: np.dtype[np.generic] = node.dtype.numpy
-    return np.dtype(np.float64) if widen and kind.kind == "f" else kind
+    return kind
 
 
-def _meaning(node: Node, sizes: dict[str, Dim], operands: Sequence[Array]) -> Array:
+def value_of(
+    node: Node, sizes: dict[str, Dim], operands: Sequence[Array], widen: bool = False
+) -> Array:
+    """What a node is of its operands' values. With `widen` one that only rounds leaves them."""
+    if widen and node.op.rounds and node.dtype.is_float and node.inputs[0].dtype.is_float:
+        return operands[0]
     try:
-        return node.op.resolve(sizes).ref(*operands)
+        return meaning(node.op.resolve(sizes), *operands)
     except NotImplementedError:
         raise FeedError(f"{node!r} has no value: it must be fed") from None
+
+
+def meaning(op: Op, *operands: Array) -> Array:
+    """What an op is of arrays. Bfloat16 ones count as float32; the caller rounds what comes out."""
+    if op.stepwise or op.bodies():  # its nodes are rounded one by one
+        return op.ref(*operands)
+    # of numbers bfloat16 alone has this kind: NumPy does not know it
+    return op.ref(*[a.astype(np.float32) if a.dtype.kind == "V" else a for a in operands])
 
 
 def bind_sizes(feeds: Feeds) -> dict[str, int]:

@@ -7,13 +7,18 @@
     factor   = "-" factor | power
     power    = atom [ "**" factor ]
     atom     = number | name | name "(" formula { "," formula } ")" | "(" formula ")"
+             | "Piecewise" "(" piece { "," piece } ")"
+    piece    = "(" formula "," formula ")"
 
+Pieces are a value and a condition each, as SymPy writes them, the last condition often `True`:
+they become calls of `where`, NaN where none holds.
 `parse` gives a tree of `Number`, `Name` and `Call`; operators are calls of `add`, `mul`, `lt` and
 so on. Nothing is evaluated here, and nothing but this grammar is accepted.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -135,6 +140,8 @@ class _Parser:
         kind, text, at = self.take()
         if kind == "number":
             return Number(int(text) if text.isdigit() else float(text))
+        if text == "Piecewise" and self.peek() == "(":
+            return self.pieces(at)
         if kind == "name":
             return Call(text, self.arguments()) if self.peek() == "(" else Name(text)
         if text == "(":
@@ -155,6 +162,20 @@ class _Parser:
             args.append(self.formula())
         self.expect(")")
         return tuple(args)
+
+    def pieces(self, at: int) -> Formula:
+        found: list[tuple[Formula, Formula]] = []
+        while self.peek() in ("(", ",")[bool(found) :]:
+            self.take()
+            self.expect("(")
+            value = self.formula()
+            self.expect(",")
+            found.append((value, self.formula()))
+            self.expect(")")
+        self.expect(")")
+        if not found:
+            raise _error(self.text, at, "Piecewise takes pieces (value, condition)")
+        return piecewise(found)
 
     def end(self) -> None:
         _, found, at = self.take()
@@ -182,6 +203,15 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
 
 def _error(text: str, at: int, what: str) -> FormulaError:
     return FormulaError(f"in a formula: {what}", text, " " * at + "^")
+
+
+def piecewise(pieces: Sequence[tuple[Formula, Formula]]) -> Formula:
+    """Calls of `where` from values and conditions: the first whose condition holds is chosen."""
+    chosen: Formula = Number(math.nan)
+    for value, condition in reversed(pieces):
+        always = condition == Name("True")
+        chosen = value if always else Call("where", (condition, value, chosen))
+    return chosen
 
 
 @lru_cache(maxsize=4096)

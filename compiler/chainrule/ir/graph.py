@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from chainrule.errors import CompileError
+from chainrule.ir import provenance
 from chainrule.ir.node import Node, rebuild
 
 
@@ -42,19 +44,33 @@ def walk(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> l
     Nothing behind a node for which `stop` holds is visited.
     """
     order: list[Node] = []
-    seen: set[Node] = set()
+    done: dict[Node, bool] = {}  # False while what stands behind a node is visited
     for root in roots:
         stack = [(root, False)]
         while stack:
-            node, done = stack.pop()
-            if done:
+            node, after = stack.pop()
+            if after:
+                done[node] = True
                 order.append(node)
-            elif node not in seen:
-                seen.add(node)
+            elif node not in done:
+                done[node] = False
                 stack.append((node, True))
                 if stop is None or not stop(node):
-                    stack.extend((i, False) for i in reversed(node.inputs) if i not in seen)
+                    for i in reversed(node.inputs):
+                        if not (known := done.get(i)):
+                            if known is not None:
+                                raise cyclic(i)
+                            stack.append((i, False))
     return order
+
+
+def cyclic(node: Node) -> CompileError:
+    """The error of a node that stands behind itself. Nodes can't be made so, only changed so."""
+    return CompileError(
+        f"the graph is cyclic: {node!r} depends on itself",
+        "nodes are immutable: make new ones instead of changing one",
+        where=provenance.line_of(node),
+    )
 
 
 def users(nodes: Iterable[Node]) -> dict[Node, list[Node]]:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from chainrule.errors import ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.loop import Loop, Stmt, Value
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, Size, product, substitute
-from chainrule.ir.types import TensorType
+from chainrule.ir.types import DType, TensorType, check_count
+
+if TYPE_CHECKING:
+    from chainrule.ir.graph import Graph
 
 Array = np.ndarray[Any, Any]
 Index = tuple[Dim, ...]
@@ -29,7 +33,25 @@ Types = Sequence[TensorType]
 Reader = Callable[[Index], Value]
 Writer = Callable[[Index, Value], Stmt]
 Sample = tuple["Op", list[TensorType]]
+#: reverse mode, handed to ops that hold graphs: results, their cotangents, leaves -> cotangents
+Nodes = Sequence["Node"]
+Pullback = Callable[[Nodes, Nodes, Nodes], "Sequence[Node | None]"]
 O = TypeVar("O", bound="Op")
+
+
+@dataclass(frozen=True)
+class FromEnd:
+    """What positions in [-size, size) must stay within: those below 0 count from the end."""
+
+    size: Dim
+
+
+Bound = Dim | FromEnd
+
+
+def within(bound: Bound) -> tuple[Dim, Dim]:
+    """The least position that a bound allows, and the first above."""
+    return (-bound.size, bound.size) if isinstance(bound, FromEnd) else (0, bound)
 
 
 class Op:
@@ -45,7 +67,8 @@ class Op:
     * `repeats` the axes along which a view only repeats; `flops` how much it computes
     * `body`    element `index` of the result as a scalar `Value`, reading its inputs
     * `nest`    or, where an element is not a function of its index: loops that write the result
-    * `notation` how it prints
+    * `bodies`  graphs that are part of it; `family`, `pull`, `narrow`: of an op of several results
+    * `notation` how it prints; `words` how that is read back, where it is written as a function
     * `samples` examples, from which the tests are generated
     """
 
@@ -53,7 +76,8 @@ class Op:
     #: what its loops are like: "pointwise" an element from elements at the same index · "view" an
     #: index map, or a number from an index · "light" pointwise, and cheaper to compute again where
     #: it is read than to keep · "leaf" memory that is given · "alias" the operand's
-    #: memory under another shape · "reduce" · "contract" · "nest" loops of its own
+    #: memory under another shape · "reduce" · "contract" · "nest" loops of its own · "scan" a body
+    #: that is repeated
     role: str = "pointwise"
     #: whether an element depends on where it stands, and not on the operands' elements alone; also
     #: of a view whose index map is not affine, so that no stride leads from element to element
@@ -62,8 +86,22 @@ class Op:
     buffered: tuple[int, ...] = ()
     #: what its result is called where it has no name: z for sums and products, h for activations
     letter: str = "t"
+    #: whether it is above 0 just where its operand is, so that a sign can be read off either
+    rectifies: bool = False
     #: whether it is a plain function of other ops, see `expand`
     composite: bool = False
+    #: where it has no derivative, so that it needs no `vjp`: why, which the error says
+    undifferentiable: str = ""
+    #: whether its elements are its operands' elements, or numbers that are given: it moves them and
+    #: computes nothing. Views, leaves and aliases do so anyway
+    moves: bool = False
+    #: whether it only rounds its operand to the element type of the result
+    rounds: bool = False
+    #: of a composite: whether each op that it stands for rounds its own result, as where users
+    #: wrote it; else it is one function, rounded once
+    stepwise: bool = False
+    #: whether it draws random numbers; its operands are then seed, step and numbers of the draw
+    draws: bool = False
     #: (low, high, seed) of the values the tests draw
     domain: tuple[float, float] = (-2.0, 2.0)
 
@@ -80,8 +118,10 @@ class Op:
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         raise NotImplementedError
 
-    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Dim], ...]:
-        """Which integer operands are positions, and the size each must stay below."""
+    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Bound], ...]:
+        """Which integer operands are positions, and the size each must stay below, from 0 on or
+        `FromEnd`.
+        """
         return ()
 
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
@@ -96,6 +136,39 @@ class Op:
         """Operations on numbers, one an element by default, whatever its polynomial costs."""
         return product(out.shape) if self.role in ("pointwise", "light") else 0
 
+    def bodies(self) -> tuple[Graph, ...]:
+        """Graphs that are part of the op, such as what a loop does at each step."""
+        return ()
+
+    def recurrence(self, *inputs: Node) -> tuple[Mapping[str, Node], Mapping[Node, str]]:
+        """For a loop: what a step computes, by name, and the names of what it is given. Both are
+        written with their place in the order: h[t], h[t-1].
+        """
+        return {}, {}
+
+    def with_bodies(self, graphs: Sequence[Graph]) -> Op:
+        """The op with other graphs, of the same results, in the places of its `bodies`."""
+        return self
+
+    @property
+    def family(self) -> Hashable:
+        """What an op with several results shares with those that compute the others: nodes of equal
+        family and inputs are computed together. None for an op of one result.
+        """
+        return None
+
+    def narrow(self, used: Collection[Op]) -> tuple[Mapping[Op, Op], tuple[int, ...]] | None:
+        """Of a family of which only `used` is needed: what each becomes, and which operands those
+        still read. None where nothing is to be gained.
+        """
+        return None
+
+    def pull(
+        self, cts: Mapping[Op, Node], wanted: Sequence[bool], pullback: Pullback, *inputs: Node
+    ) -> tuple[Node | None, ...]:
+        """Of a family: cotangents of the operands that are `wanted`, from those of its results."""
+        raise NotImplementedError
+
     def expand(self, *inputs: Node) -> Node:
         raise NotImplementedError
 
@@ -109,8 +182,24 @@ class Op:
     def nest(self, types: Types, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         raise NotImplementedError
 
+    def workspace(self, types: Types) -> tuple[tuple[DType, Dim], ...]:
+        """Memory that `nest` needs for itself: a reader of one index follows the inputs for each.
+
+        What a loop finds there is what it wrote itself.
+        """
+        return ()
+
     def notation(self, *inputs: Node) -> Notation:
         raise NotImplementedError
+
+    @classmethod
+    def words(cls) -> dict[str, Callable[..., Node]]:
+        """The functions it is written as: of each what it makes of nodes, and options by name."""
+        return {}
+
+    def folds(self, x: TensorType) -> tuple[int, ...]:
+        """The axes of an operand of type `x` that go: a reader sees which when they come back."""
+        return ()
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -166,10 +255,22 @@ def apply(op: Op, *inputs: Node) -> Node:
     key = (op, inputs)
     node = _interned.get(key)
     if node is None:
-        node = Node(op, inputs, op.infer(*[i.type for i in inputs]))
+        types = [i.type for i in inputs]
+        result = op.infer(*types)
+        if not inputs or result.shape is not types[0].shape:
+            _check_count(result, op, types)
+        node = Node(op, inputs, result)
         node = _interned.setdefault(key, node)
         provenance.created(node)
     return node
+
+
+def _check_count(result: TensorType, op: Op, types: Types) -> None:
+    try:
+        check_count(result.shape)
+    except ShapeError as error:
+        of = f" of {', '.join(map(str, types))}" if types else ""
+        raise ShapeError(f"{op.name}{of}: {error.what}", *error.details) from None
 
 
 _serial = itertools.count()
@@ -183,7 +284,7 @@ def next_serial() -> int:
 def rebuild(node: Node, inputs: Sequence[Node]) -> Node:
     """The node with other inputs; itself where they are the same."""
     inputs = tuple(inputs)
-    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+    if inputs == node.inputs:  # of nodes, equality is identity
         return node
     with provenance.derived_from(node):
         return apply(node.op, *inputs)

@@ -24,6 +24,7 @@ class Notation:
 
     `latex_binds` and `latex_operands` say so where LaTeX differs: a fraction needs no parentheses.
     `shown` are the nodes that the holes stand for, where they are not the op's own operands.
+    `signs` are the holes of which no more matters than whether they are above 0.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Notation:
     latex_binds: int | None = None
     latex_operands: tuple[int, ...] | None = None
     shown: tuple[Node, ...] | None = None
+    signs: tuple[int, ...] = ()
 
 
 def call(name: str, count: int, latex: str | None = None) -> Notation:

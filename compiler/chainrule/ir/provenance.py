@@ -6,8 +6,6 @@ The first creation wins, and what a pass puts in a node's place inherits both.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -18,10 +16,20 @@ if TYPE_CHECKING:
 
 #: Derivatives of derivatives of ... that still get a name.
 MAX_ORDER = 8
+#: Forms after which a node is taken to be in its last.
+MAX_FORMS = 8
+#: What a loss is called that nobody named.
+LOSS = "J"
 
 _names: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 _cotangents: weakref.WeakKeyDictionary[Node, Node | None] = weakref.WeakKeyDictionary()
 _lines: weakref.WeakKeyDictionary[Node, Location] = weakref.WeakKeyDictionary()
+#: the form that a node took which is named or has a cotangent; kept as long as the node is, as it
+#: may come back in a derivative
+_forms: weakref.WeakKeyDictionary[Node, Node] = weakref.WeakKeyDictionary()
+#: what has a cotangent
+_origins: weakref.WeakSet[Node] = weakref.WeakSet()
+_losses: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 _current: ContextVar[Location | None] = ContextVar("current", default=None)
 
 
@@ -32,14 +40,22 @@ def created(node: Node) -> None:
         _lines.setdefault(node, line)
 
 
-@contextmanager
-def derived_from(node: Node) -> Iterator[None]:
-    """Nodes made inside belong to the line of `node`."""
-    token = _current.set(line_of(node) or _current.get())
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class derived_from:
+    """A context: nodes made inside belong to the line of `node`.
+
+    A class, as one is entered for each node of each pass and a generator takes twice as long.
+    """
+
+    __slots__ = ("node", "token")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __enter__(self) -> None:
+        self.token = _current.set(_lines.get(self.node) or _current.get())
+
+    def __exit__(self, *error: object) -> None:
+        _current.reset(self.token)
 
 
 def inherit(new: Node, old: Node) -> Node:
@@ -47,6 +63,8 @@ def inherit(new: Node, old: Node) -> Node:
     if new is not old:
         if old in _names:
             _names.setdefault(new, _names[old])
+        if old in _names or old in _origins:
+            _forms.setdefault(old, new)
         if old in _cotangents:
             _cotangents.setdefault(new, _cotangents[old])
         if old in _lines:
@@ -60,13 +78,25 @@ def set_name(node: Node, name: str) -> None:
 
 
 def set_cotangent(node: Node, of: Node | None) -> None:
-    """Record that a node is the cotangent of another, or of none. What is recorded first stays."""
-    _cotangents.setdefault(node, of)
+    """Record that a node is the cotangent of another, or of none.
+
+    What is recorded first stays, but of two others one that the user named is preferred.
+    """
+    if of is not None:
+        _origins.add(of)
+    known = _cotangents.setdefault(node, of)
+    if known is not None and known not in _names and of in _names:
+        _cotangents[node] = of
 
 
 def cotangent_of(node: Node) -> Node | None:
-    """The node that this one is the cotangent of, or None."""
-    return _cotangents.get(node)
+    """The node that this one is the cotangent of, in its last form, or None."""
+    of = _cotangents.get(node)
+    for _ in range(MAX_FORMS):
+        if of is None or of in _names or of not in _forms:
+            break
+        of = _forms[of]
+    return of
 
 
 def name_of(node: Node) -> str | None:
@@ -84,6 +114,16 @@ def name_of(node: Node) -> str | None:
 def user_name_of(node: Node) -> str | None:
     """The name the user gave, or None."""
     return _names.get(node)
+
+
+def set_loss(gradient: Node, loss: Node) -> None:
+    """Record what a node was last asked for as the gradient of, by name."""
+    _losses[gradient] = _names.get(loss, LOSS)
+
+
+def loss_of(gradient: Node) -> str:
+    """What a node is a gradient of."""
+    return _losses.get(gradient, LOSS)
 
 
 def line_of(node: Node) -> Location | None:

@@ -21,6 +21,8 @@ def verify(
         if node not in known:
             _check_type(node, after)
             known.add(node)
+            for body in node.op.bodies():
+                verify(body, after, None, known)
     leaves = [leaf for leaf, _ in graph.updates]
     if len(set(leaves)) < len(leaves):
         raise CompileError(f"after {after}: a leaf is updated twice")

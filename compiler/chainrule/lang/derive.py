@@ -11,6 +11,7 @@ from chainrule.errors import DTypeError, GradientError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.ir.passes import in_bodies
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
 from chainrule.rewrite.passes import simplify, stabilize
@@ -32,11 +33,23 @@ def derive(results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node]) 
     The graph is brought to its stable form before it is differentiated: the derivative of a naive
     formula would overflow where the formula does. Nothing in `wrt` is rewritten meanwhile.
     """
-    roots = stabilize(Graph((*results, *wrt)), opaque=wrt).outputs
+    roots = stabilized(results, wrt)
     derivation = differentiate(roots[: len(results)], seeds, roots[len(results) :])
     found = tuple(g for g in derivation.gradients if g is not None)
-    simple = iter(simplify(Graph(found), opaque=derivation.wrt).outputs)
+    simple = iter(simplified(found, derivation.wrt))
     return Derived(derivation, tuple(g and next(simple) for g in derivation.gradients))
+
+
+def stabilized(results: Sequence[Node], wrt: Sequence[Node]) -> tuple[Node, ...]:
+    """The stable forms of results, then of `wrt`, which nothing looks through."""
+    graph = in_bodies(stabilize, Graph((*results, *wrt)), kept=wrt)
+    return stabilize(graph, opaque=wrt).outputs
+
+
+def simplified(found: Sequence[Node], wrt: Sequence[Node]) -> tuple[Node, ...]:
+    """Derivatives by `wrt` in simplest form."""
+    graph = in_bodies(simplify, Graph(tuple(found)), kept=wrt)
+    return simplify(graph, opaque=wrt).outputs
 
 
 def gradients(loss: Node, wrt: Sequence[Node], unused: str = "error") -> list[Node]:
@@ -44,20 +57,28 @@ def gradients(loss: Node, wrt: Sequence[Node], unused: str = "error") -> list[No
 
     A node that the loss does not depend on is a GradientError, or zeros with `unused="zeros"`.
     """
-    if unused not in ("error", "zeros"):
+    if not isinstance(unused, str) or unused not in ("error", "zeros"):
         raise GradientError(f'unused is "error" or "zeros", not {unused!r}')
     if loss.type.shape != ():
         raise GradientError(
             f"a gradient is of a scalar, not of {loss.type}",
             "sum or average it first, or use cr.vjp",
         )
-    for node in (loss, *wrt):
+    check_floats(loss, *wrt)
+    found = derive([loss], [full(1, loss.type.dtype, ())], wrt).gradients
+    for gradient in found:
+        if gradient is not None:
+            provenance.set_loss(gradient, loss)
+    return [_or_zeros(g, w, loss, unused) for g, w in zip(found, wrt, strict=True)]
+
+
+def check_floats(*nodes: Node) -> None:
+    """Refuse a node whose elements are no floats: it has no derivative, and none is by it."""
+    for node in nodes:
         if not node.type.dtype.is_float:
             raise GradientError(
                 f"only floats have derivatives: {node!r}", "convert with .astype(...)"
             )
-    found = derive([loss], [full(1, loss.type.dtype, ())], wrt).gradients
-    return [_or_zeros(g, w, loss, unused) for g, w in zip(found, wrt, strict=True)]
 
 
 def _or_zeros(gradient: Node | None, wrt: Node, of: Node, unused: str) -> Node:
@@ -88,7 +109,7 @@ def vjp(outputs: Any, wrt: Any, cotangents: Any) -> Any:
     """The product of cotangents with the Jacobian of `outputs` by `wrt`, in `wrt`'s structure.
 
     Zeros where nothing depends. Raises ShapeError or DTypeError where a cotangent is not of its
-    output's type.
+    output's type, GradientError for what is no float.
     """
     results, seeds = flatten(outputs), flatten(cotangents)
     if len(results) != len(seeds):
@@ -98,6 +119,7 @@ def vjp(outputs: Any, wrt: Any, cotangents: Any) -> Any:
             raise ShapeError(f"a cotangent of {result.type} has its shape, not {seed.type}")
         if result.type.dtype != seed.type.dtype:
             raise DTypeError(f"a cotangent of {result.type} has its type, not {seed.type}")
+    check_floats(*results, *flatten(wrt))
 
     def cotangents_of(nodes: Sequence[Node]) -> list[Node]:
         found = derive(results, seeds, nodes).gradients

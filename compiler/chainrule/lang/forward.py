@@ -7,11 +7,9 @@ from typing import Any
 
 from chainrule.autodiff.forward import push_forward
 from chainrule.errors import DTypeError, GradientError, ShapeError
-from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.lang.derive import flatten, mapped
+from chainrule.lang.derive import flatten, mapped, simplified, stabilized
 from chainrule.ops.source import full
-from chainrule.rewrite.passes import simplify, stabilize
 
 
 def jvp(outputs: Any, wrt: Any, tangents: Any) -> Any:
@@ -42,10 +40,10 @@ def _derive(
     results: Sequence[Node], wrt: Sequence[Node], tangents: Sequence[Node]
 ) -> list[Node | None]:
     """Tangents in simplest form, of the stable form of the results."""
-    roots = stabilize(Graph((*results, *wrt)), opaque=wrt).outputs
+    roots = stabilized(results, wrt)
     here = roots[len(results) :]
     found = push_forward(roots[: len(results)], here, tangents)
-    simple = iter(simplify(Graph(tuple(t for t in found if t is not None)), opaque=here).outputs)
+    simple = iter(simplified([t for t in found if t is not None], here))
     return [t and next(simple) for t in found]
 
 

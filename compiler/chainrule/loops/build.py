@@ -10,7 +10,7 @@ from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
 from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.folds import column_loops, row_loops
-from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops
+from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
 from chainrule.loops.products import product_loops
 from chainrule.loops.walk import symbols_in
 from chainrule.schedule.kernel import Form, Kernel, identity
@@ -24,6 +24,7 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
     Form.NEST: nest_loops,
     Form.CHECK: check_loops,
     Form.COPY: copy_loops,
+    Form.SCAN: scan_loops,
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from chainrule.ir.loop import Buffer, Get, Load, Local, Loop, Set, Stmt, Store, Value
 from chainrule.ir.node import Index, Node, Reader, Stmts, for_each
 from chainrule.ir.size import Dim, Shape, Size, product
+from chainrule.ir.types import DType
 from chainrule.ops.layout import ravel
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import bases, storage
@@ -53,7 +54,11 @@ class Builder:
 
     def workspace(self, node: Node, size: Dim) -> Buffer:
         """A scratch buffer of a node's element type."""
-        made = Buffer(f"s{len(self.scratch)}", node.type.dtype, size)
+        return self.scratch_of(node.type.dtype, size)
+
+    def scratch_of(self, of: DType, size: Dim) -> Buffer:
+        """A scratch buffer."""
+        made = Buffer(f"s{len(self.scratch)}", of, size)
         self.scratch.append(made)
         return made
 

@@ -127,7 +127,7 @@ def contraction_loops(c: Contraction, target: Target, packed: Buffer | None) -> 
 def _rows(c: Contraction, target: Target) -> Iterator[Rows]:
     """Rows in tiles: for known m of equal height, else of falling powers of two."""
     width = target.registers_of(c.dtype.itemsize, LANES)
-    available = -(-c.n // LANES) if isinstance(c.n, int) else 2
+    available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
     best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
     most = (target.vector_registers - 1 - best * width) // (best * width)
     most = max(1, min(most, 14, EPILOGUE_OPERATIONS // (best * _epilogue_operations(c))))

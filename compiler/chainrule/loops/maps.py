@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from chainrule.ir.loop import Apply, Check, IndexValue, Literal, Load, Store, Value
-from chainrule.ir.node import Index, Stmts, for_each
-from chainrule.ir.types import bool_
+from chainrule.ir.loop import Apply, Check, IndexValue, Literal, Load, Note, Store, Value
+from chainrule.ir.node import Index, Stmts, for_each, within
+from chainrule.ir.types import bool_, int64
 from chainrule.loops.builder import Builder, is_straight, vectors
 from chainrule.ops.layout import ravel
+from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Test
 
 
@@ -27,6 +28,14 @@ def copy_loops(b: Builder) -> Stmts:
     return vectors(shape, True, lambda i: (Store(write, ravel(i, shape), read(i)),))
 
 
+def scan_loops(b: Builder) -> Stmts:
+    """None of its own: the entry calls the kernels inside, once for each step."""
+    op = b.kernel.anchor.op
+    assert isinstance(op, Scan)
+    order = ", from the last" if op.reverse else ""
+    return (Note(f"for each of {op.length} slices{order}: the kernels inside"),)
+
+
 def check_loops(b: Builder) -> Stmts:
     """Each element tested; in row-major order, so that the first bad one is met first."""
     test = b.kernel.test
@@ -37,10 +46,13 @@ def check_loops(b: Builder) -> Stmts:
 
 def _holds(test: Test, value: Value) -> Value:
     if test.bound is None:
+        if value.dtype != value.dtype.wide:
+            value = Apply("cast", (value,), value.dtype.wide)
         infinity = Literal(float("inf"), value.dtype)
         return Apply("lt", (Apply("abs", (value,), value.dtype), infinity), bool_)
-    low = Apply("ge", (value, Literal(0, value.dtype)), bool_)
-    high = Apply("lt", (value, IndexValue(test.bound, value.dtype)), bool_)
+    at = value if value.dtype == int64 else Apply("cast", (value,), int64)
+    least, above = (IndexValue(end, int64) for end in within(test.bound))
+    low, high = Apply("ge", (at, least), bool_), Apply("lt", (at, above), bool_)
     return Apply("and_", (low, high), bool_)
 
 
@@ -48,9 +60,12 @@ def nest_loops(b: Builder) -> Stmts:
     """The op's own loops."""
     node = b.kernel.anchor
     buffer, shape = b.buffers[node], node.type.shape
+    types = [i.type for i in node.inputs]
+    work = [b.scratch_of(of, size) for of, size in node.op.workspace(types)]
     return node.op.nest(
-        [i.type for i in node.inputs],
+        types,
         lambda index, value: Store(buffer, ravel(index, shape), value),
         lambda index: Load(buffer, ravel(index, shape)),
         *[b.reader(i) for i in node.inputs],
+        *[lambda index, w=w: Load(w, index[0]) for w in work],
     )

@@ -10,14 +10,16 @@ before they have been tested: those that are given are tested first of all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Sequence
 
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node
-from chainrule.ir.size import Dim, Shape
+from chainrule.ir.node import Bound, Node
+from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
-from chainrule.schedule.kernel import Form, Kernel, Test, positions_of
+from chainrule.ops.scan import Scan
+from chainrule.schedule.kernel import Form, Kernel, Test, every, positions_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -25,25 +27,29 @@ from chainrule.schedule.reading import bases, sources, storage
 MAX_NODES = 64
 
 
-def fuse(graph: Graph, finite: Sequence[Node] = ()) -> list[Kernel]:
+def fuse(
+    graph: Graph, finite: Sequence[Node] = (), codes: Iterator[int] | None = None
+) -> list[Kernel]:
     """The kernels of a graph, in an order that computes everything before it is read.
 
     The graph has been through `materialize`. `finite` are nodes that must be finite before any
-    update is made: a CHECK kernel tests each. Raises CompileError.
+    update is made: a CHECK kernel tests each. Tests leave with the next of `codes`, 1, 2, ...
+    Raises CompileError.
     """
-    return _Fusion(graph, finite).run()
+    return _Fusion(graph, finite, codes or itertools.count(1)).run()
 
 
 class _Fusion:
-    def __init__(self, graph: Graph, finite: Sequence[Node]) -> None:
-        self.graph, self.finite = graph, finite
+    def __init__(self, graph: Graph, finite: Sequence[Node], codes: Iterator[int]) -> None:
+        self.graph, self.finite, self.codes = graph, finite, codes
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
         self.readers: dict[Node, list[Node]] = {}  # the hosts that read a node
         self.last: dict[Node, int] = {}  # the last kernel so far that computes a host's operand
-        self.tested: dict[tuple[Node, Dim | None], int] = {}
+        self.tested: dict[tuple[Node, Bound | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
+        self.scans: dict[Hashable, int] = {}
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
@@ -62,6 +68,10 @@ class _Fusion:
             self.store(root)
         for node in self.finite:
             self.test(node, None)
+        for kernel in self.kernels:
+            for body in kernel.anchor.op.bodies() if kernel.form is Form.SCAN else ():
+                kernel.inside = tuple(fuse(body, codes=self.codes))
+                _repeated(kernel)
         _connect(self.kernels, self.graph)
         return order_kernels(self.kernels, self.graph)
 
@@ -75,10 +85,21 @@ class _Fusion:
             self.join(node)
         elif role == "reduce":
             self.reduce(node)
+        elif role == "scan":
+            self.repeat(node)
         elif role in ("contract", "nest"):
             self.begin(Kernel(Form(role), node.type.shape), node)
         else:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
+
+    def repeat(self, node: Node) -> None:
+        """All results of a loop are computed by one kernel."""
+        family = (node.op.family, node.inputs)
+        if family in self.scans:
+            self.enter(self.scans[family], node)
+            return
+        self.scans[family] = len(self.kernels)
+        self.begin(Kernel(Form.SCAN, ()), node)
 
     def begin(self, kernel: Kernel, node: Node) -> None:
         self.kernels.append(kernel)
@@ -118,7 +139,7 @@ class _Fusion:
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""
         kernel = self.kernels[place]
-        if len(kernel.nodes) >= MAX_NODES or kernel.form in (Form.NEST, Form.CHECK):
+        if len(kernel.nodes) >= MAX_NODES or kernel.form in (Form.NEST, Form.CHECK, Form.SCAN):
             return False
         shapes = [kernel.anchor.type.shape if kernel.form is Form.COLUMNS else kernel.space]
         if kernel.form is Form.ROWS:
@@ -160,11 +181,19 @@ class _Fusion:
             return False
         return self.sees(node, place, Kernel(Form.ROWS, kernel.space, inner, kernel.nodes))
 
-    def test(self, node: Node, bound: Dim | None) -> None:
+    def test(self, node: Node, bound: Bound | None) -> None:
         if (node, bound) not in self.tested:
             self.tested[node, bound] = len(self.kernels)
-            test = Test(node, len(self.tested), bound)
+            test = Test(node, next(self.codes), bound)
             self.kernels.append(Kernel(Form.CHECK, node.type.shape, nodes=[node], test=test))
+
+
+def _repeated(loop: Kernel) -> None:
+    """Tell the kernels inside a loop how often they run."""
+    op = loop.anchor.op
+    assert isinstance(op, Scan)
+    for kernel in every(loop.inside):
+        kernel.times, kernel.depth = kernel.times * op.length, kernel.depth + 1
 
 
 def _readable(base: Node, path: tuple[Node, ...], node: Node, kernel: Kernel) -> bool:

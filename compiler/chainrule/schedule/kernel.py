@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from chainrule.ir.graph import walk
-from chainrule.ir.node import Node
+from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Dim, Shape
 
 
@@ -21,6 +21,7 @@ class Form(Enum):
     NEST = "nest"  # an op's own loops
     CHECK = "check"  # leaves the program where a value is not allowed
     COPY = "copy"  # a new value put into its leaf
+    SCAN = "scan"  # the kernels of a body, in order, once for each step
 
 
 @dataclass(eq=False)
@@ -28,6 +29,7 @@ class Kernel:
     """Nodes in order, the memory they read and write, and the space they share.
 
     `writes` maps a node to the node whose memory takes its value: itself, or the leaf it updates.
+    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops.
     """
 
     form: Form
@@ -37,6 +39,15 @@ class Kernel:
     reads: tuple[Node, ...] = ()
     writes: dict[Node, Node] = field(default_factory=dict)
     test: Test | None = None
+    inside: tuple[Kernel, ...] = ()
+    times: Dim = 1
+    depth: int = 0
+
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        """What it asks of values, itself or inside."""
+        own = () if self.test is None else (self.test,)
+        return own + tuple(t for kernel in self.inside for t in kernel.tests)
 
     @property
     def anchor(self) -> Node:
@@ -49,19 +60,27 @@ class Kernel:
         return self.space[: len(self.space) - self.inner]
 
 
+def every(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """The kernels and those inside them, each before what it repeats."""
+    found: list[Kernel] = []
+    for kernel in kernels:
+        found += [kernel, *every(kernel.inside)]
+    return found
+
+
 @dataclass(frozen=True)
 class Test:
-    """What a CHECK kernel asks of every element: 0 <= x < bound, or to be finite."""
+    """What a CHECK kernel asks of every element: to be within a bound, or to be finite."""
 
     node: Node
     code: int
-    bound: Dim | None = None
+    bound: Bound | None = None
 
     __test__ = False
 
 
-def positions_of(node: Node) -> list[tuple[Node, Dim]]:
-    """The positions that a node reads at, and the bound below which each must have been tested."""
+def positions_of(node: Node) -> list[tuple[Node, Bound]]:
+    """The positions that a node reads at, and the bound within which each must have been tested."""
     pairs = node.op.bounds(*[i.type for i in node.inputs])
     return [(node.inputs[operand], bound) for operand, bound in pairs]
 

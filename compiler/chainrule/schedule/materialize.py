@@ -34,6 +34,8 @@ def materialize(graph: Graph) -> Graph:
 
 def _operand(reader: Node, number: int, node: Node) -> Node:
     """An operand, or a copy of it where the reader needs memory and there is none behind it."""
+    if reader.op.role == "scan":
+        return copy(node) if storage(node).op.role in ("view", "light") else node
     by_index = number in reader.op.buffered
     if not by_index and reader.op.role not in ("contract", "nest"):
         return node

@@ -58,7 +58,7 @@ def _copy(leaf: Node, value: Node) -> Kernel:
 
 def _reads_at_its_index(kernel: Kernel, leaf: Node) -> bool:
     """Whether a kernel reads a leaf only at the index at which it writes it, and before it does."""
-    if kernel.form in (Form.NEST, Form.ROWS):
+    if kernel.form in (Form.NEST, Form.ROWS, Form.SCAN):
         return False
     nodes = kernel.nodes
     if kernel.form in (Form.CONTRACT, Form.COLUMNS):
@@ -85,8 +85,9 @@ def _needs(
             if base in in_place:
                 needs[in_place[base]].add(i)
     checks = {(k.test.node, k.test.bound): i for i, k in enumerate(kernels) if k.test is not None}
+    testing = [i for i, k in enumerate(kernels) if k.tests]
     for i in in_place.values():
-        needs[i].update(checks.values())
+        needs[i].update(testing)
     for i, kernel in enumerate(kernels):
         if kernel.test is None:
             needs[i].update(checks[pair] for node in kernel.nodes for pair in positions_of(node))

@@ -1,0 +1,163 @@
+"""What two loops compute alike at each step is computed by the first and stacked for the second.
+
+The derivative of a loop begins each step by computing what the loop itself had computed there, from
+the carried values it has kept. Where a product or a sum is among that, the values which the
+derivative reads are kept instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from chainrule.ir import provenance
+from chainrule.ir.graph import Graph, walk
+from chainrule.ir.node import Node, apply, rebuild
+from chainrule.ops.body import Body, local, substituted
+from chainrule.ops.scan import Scan
+
+#: What costs more to compute again than to keep.
+_HEAVY = ("contract", "nest", "reduce", "scan")
+_FREE = ("view", "light", "alias")
+
+
+def share_steps(graph: Graph) -> Graph:
+    """Values that a loop has computed before another computes them anew disappear from the other;
+    stacks of them appear.
+    """
+    done = 0
+    while True:
+        loops = _loops(graph)
+        if done >= len(loops):
+            return graph
+        graph, done = _shared(graph, loops[done], loops[done + 1 :]), done + 1
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """A loop in a graph: one of its results, and all that are there."""
+
+    op: Scan
+    inputs: tuple[Node, ...]
+    members: tuple[Node, ...]
+
+    @property
+    def body(self) -> Body:
+        return self.op.body_of_step
+
+    def result(self, output: int) -> Node:
+        return apply(self.op.sibling(output), *self.inputs)
+
+    def operands(self) -> Iterator[tuple[Node, Node]]:
+        """The leaves of the body that are no carried values, each with what the loop is given."""
+        pairs = zip(self.body.leaves, self.inputs, strict=True)
+        return (pair for i, pair in enumerate(pairs) if i >= len(self.body.carries))
+
+
+def _loops(graph: Graph) -> list[_Loop]:
+    found: dict[object, list[Node]] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Scan):
+            found.setdefault((node.op.family, node.inputs), []).append(node)
+    first = [(members[0], members) for members in found.values()]
+    return [
+        _Loop(node.op, node.inputs, tuple(members))
+        for node, members in first
+        if isinstance(node.op, Scan)
+    ]
+
+
+def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
+    """The graph in which others read from `first` what that has computed."""
+    body = first.body
+    count, end = len(body.carries), len(body.carries) + len(body.ys)
+    rows = {first.result(end + i): leaf for i, leaf in enumerate(body.carries)}
+    alike = {given: leaf for leaf, given in first.operands()} | rows
+    alike |= {first.result(count + j): y for j, y in enumerate(body.ys)}
+    known = set(walk(body.roots))
+    taken: dict[_Loop, dict[Node, Node]] = {}
+    for loop in others:
+        if loop.op.length == first.op.length and not rows.keys().isdisjoint(loop.inputs):
+            twins = {leaf: alike[given] for leaf, given in loop.operands() if given in alike}
+            found = _taken(loop.body, twins, known)
+            if found:
+                taken[loop] = found
+    if not taken:
+        return graph
+    wanted = dict.fromkeys(twin for found in taken.values() for twin in found.values())
+    added = [n for n in wanted if n not in body.ys]
+    wide = replace(first.op, body_of_step=replace(body, ys=(*body.ys, *added)))
+    places = {y: count + j for j, y in enumerate((*body.ys, *added))}
+    return _rebuilt(graph, first, wide, taken, places)
+
+
+def _taken(body: Body, leaves: Mapping[Node, Node], known: set[Node]) -> dict[Node, Node]:
+    """The nodes of a body to be read from stacks, each with the node of the other that it is."""
+    twins = dict(leaves)
+    heavy: set[Node] = set()
+    order = walk(body.roots)
+    for node in order:
+        if node in twins or node.op.role == "leaf" or any(i not in twins for i in node.inputs):
+            continue
+        twin = apply(node.op, *[twins[i] for i in node.inputs]) if node.inputs else node
+        if twin in known or not node.inputs:
+            twins[node] = twin
+            if node.op.role in _HEAVY or any(i in heavy for i in node.inputs):
+                heavy.add(node)
+    pending = [i for node in order if node not in twins for i in node.inputs]
+    pending += body.roots
+    found: dict[Node, Node] = {}
+    while pending:
+        node = pending.pop()
+        if node in heavy and node.op.role in _FREE:
+            pending.extend(node.inputs)
+        elif node in heavy:
+            found[node] = twins[node]
+    return {node: found[node] for node in order if node in found}
+
+
+def _rebuilt(
+    graph: Graph,
+    first: _Loop,
+    wide: Scan,
+    taken: Mapping[_Loop, Mapping[Node, Node]],
+    places: Mapping[Node, int],
+) -> Graph:
+    end = len(first.body.carries) + len(first.body.ys)
+    more = len(wide.body_of_step.ys) - len(first.body.ys)
+    loops = {node: loop for loop in taken for node in loop.members}
+    narrow = {loop: _reading(loop.body, list(found)) for loop, found in taken.items()}
+    memo: dict[Node, Node] = {}
+    for node in graph.nodes:
+        with provenance.derived_from(node):
+            if node in first.members and isinstance(node.op, Scan):
+                output = node.op.output + (more if node.op.output >= end else 0)
+                new = apply(wide.sibling(output), *[memo[i] for i in node.inputs])
+            elif node in loops and isinstance(node.op, Scan):
+                loop = loops[node]
+                given = [memo[i] for i in first.inputs]
+                stacks = [apply(wide.sibling(places[t]), *given) for t in taken[loop].values()]
+                at = len(loop.body.carries) + len(loop.body.slices)
+                operands = [memo[i] for i in node.inputs]
+                op = replace(node.op, body_of_step=narrow[loop])
+                new = apply(op, *operands[:at], *stacks, *operands[at:])
+            else:
+                new = rebuild(node, [memo[i] for i in node.inputs])
+        memo[node] = provenance.inherit(new, node)
+    return graph.with_roots([memo[r] for r in graph.roots])
+
+
+def _reading(body: Body, nodes: Sequence[Node]) -> Body:
+    """The body that is given slices in the place of some of its nodes."""
+    first = len(body.leaves)
+    leaves = {
+        n: local(provenance.name_of(n) or "kept", n.type, first + i) for i, n in enumerate(nodes)
+    }
+    roots = substituted(body.roots, leaves)
+    count = len(body.nexts)
+    return replace(
+        body,
+        slices=(*body.slices, *leaves.values()),
+        nexts=tuple(roots[:count]),
+        ys=tuple(roots[count:]),
+    )
