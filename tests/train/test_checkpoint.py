@@ -109,7 +109,7 @@ def forged(path: Path, entries: dict[str, Any], body: bytes = bytes(16)) -> None
         {"dtype": "F32", "shape": "4", "data_offsets": [0, 16]},
         {"dtype": "F32", "shape": [1] * 40, "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [4], "data_offsets": [0, 8, 16]},
-        {"dtype": "BF16", "shape": [8], "data_offsets": [0, 16]},
+        {"dtype": "F16", "shape": [8], "data_offsets": [0, 16]},
         {"dtype": ["F32"], "shape": [4], "data_offsets": [0, 16]},
         {"dtype": "F32", "shape": [4]},
         [1, 2],

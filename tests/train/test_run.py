@@ -183,7 +183,7 @@ def test_positions_that_are_computed(backend: str) -> None:
     with pytest.raises(FeedError, match="10"):
         step(rows=[0, 9])
     with pytest.raises(FeedError):
-        step.run(rows=[0, 1, 2, -2], batch_size=4)
+        step.run(rows=[0, 1, 2, -12], batch_size=4)
     assert same(step.state_dict(), before)
 
 
@@ -415,7 +415,7 @@ def test_signals_without_end() -> None:
 
 
 def test_run_is_refused_to_the_handler_of_a_call(make: Make, data: Data) -> None:
-    """Its worker would wait for the call that the handler has interrupted."""
+    """It would work on what the call works on that the handler has interrupted."""
     step = make()
     with step._storage.lock.guard, pytest.raises(CompileError, match="handler"):
         step.run(**data)
@@ -423,7 +423,7 @@ def test_run_is_refused_to_the_handler_of_a_call(make: Make, data: Data) -> None
 
 
 def test_a_handler_that_uses_the_step(make: Make, data: Data) -> None:
-    """It saves between calls, waits for a run, and is refused within a single step: no deadlock."""
+    """It saves between calls and is refused within a step or a run: no deadlock."""
     step, told = make(), []
 
     def look(*_: object) -> None:

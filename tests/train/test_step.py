@@ -500,6 +500,6 @@ def test_outputs_in_a_named_tuple(data: Data, backend: str) -> None:
 
 
 def test_more_parameters_than_memory() -> None:
-    w = cr.parameter("w", (2**30, 2**30))
+    w = cr.parameter("w", (2**24, 2**24))
     with pytest.raises(CompileError, match="no room for"):
         training_step(cr.sum(w), optim.SGD(0.1))

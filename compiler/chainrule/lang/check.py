@@ -11,10 +11,12 @@ import numpy as np
 from chainrule.errors import FeedError, GradientError
 from chainrule.ir import provenance
 from chainrule.ir.evaluate import evaluate
-from chainrule.ir.graph import walk
+from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Array, Node
-from chainrule.lang.derive import flatten, gradients
+from chainrule.lang.derive import _node, flatten, gradients
 from chainrule.lang.tensor import Tensor
+from chainrule.ops.phase import resolve_phase
+from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
 
 #: The cube root of float64's precision: the step at which a central difference is most exact.
@@ -61,11 +63,14 @@ def check_gradients(
     `feeds` gives an array for each input and parameter, by name or by Tensor. Of each tensor of
     `wrt` some random directions and some elements are tried, the same for the same `seed`. Raises
     GradientError with parameter, place and both values where they differ by more than `tolerance`,
-    relative to the larger, and FeedError where an array is missing.
+    relative to the larger, and FeedError where an array is missing. What is random is as in the
+    first step of training with seed 0.
     """
-    (of,), nodes = flatten(loss), flatten(wrt)
+    of, nodes = _node(loss), flatten(wrt)
     derived = gradients(of, nodes)
     fed = _fed([of, *derived], feeds)
+    (of, *rest), fed = _bound([of, *derived, *nodes], fed)
+    derived, nodes = rest[: len(nodes)], rest[len(nodes) :]
     worst: GradientCheck | None = None
     compared = kinks = 0
     for number, (node, gradient) in enumerate(zip(nodes, derived, strict=True)):
@@ -144,6 +149,8 @@ def _fed(roots: list[Node], feeds: Mapping[Any, Any]) -> dict[Node, Array]:
     leaves = {n for n in walk(roots) if isinstance(n.op, Leaf)}
     by_name = {str(n.op.label): n for n in leaves if isinstance(n.op, Leaf)}
     found: dict[Node, Array] = {}
+    if not isinstance(feeds, Mapping):
+        raise FeedError(f"feeds are arrays by name or by Tensor, not {feeds!r}")
     for key, array in feeds.items():
         node = key.node if isinstance(key, Tensor) else by_name.get(key)
         if node is None:
@@ -153,6 +160,14 @@ def _fed(roots: list[Node], feeds: Mapping[Any, Any]) -> dict[Node, Array]:
     if missing:
         raise FeedError(f"an array is missing for {', '.join(missing)}")
     return found
+
+
+def _bound(roots: list[Node], fed: Mapping[Node, Array]) -> tuple[list[Node], dict[Node, Array]]:
+    """Everything as it is in the first step of training with seed 0, whatever it draws."""
+    graph = resolve_phase(Graph((*roots, *fed)), training=True)
+    bound = bind_draws(graph, seed_node(0), step_node(0)).outputs
+    values = zip(bound[len(roots) :], fed.values(), strict=True)
+    return list(bound[: len(roots)]), dict(values)
 
 
 def _wrong(found: GradientCheck, node: Node) -> GradientError:

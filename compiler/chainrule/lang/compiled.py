@@ -11,6 +11,8 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.lang.derive import flatten, rebuilt
 from chainrule.lang.options import check_options, check_seed
+from chainrule.ops.phase import resolve_phase
+from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
 
 
@@ -20,7 +22,7 @@ class Function:
     It is pure: parameters and states are fed like inputs, NaN and inf are numbers to it.
     """
 
-    def __init__(self, outputs: Any, backend: str) -> None:
+    def __init__(self, outputs: Any, backend: str, training: bool, seed: int) -> None:
         nodes = flatten(outputs)
         if not nodes:
             raise CompileError("there is nothing to compile", "give Tensors, as a list or dict")
@@ -29,7 +31,10 @@ class Function:
         check_names(leaves)
         self.inputs = [_label(n) for n in leaves]
         names = [f"{i}" for i in range(len(nodes))]
-        self._program = driver.program(Graph(tuple(nodes)), leaves, names, backend)
+        graph = bind_draws(
+            resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
+        )
+        self._program = driver.program(graph, leaves, names, backend)
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -59,13 +64,14 @@ def compile(
 
     `backend` is "cpu" (native code) or "reference" (NumPy, slow and obvious). Every size that is
     not known is known at the call: one compilation serves all. `training` says whether dropout and
-    batch statistics are active. Raises CompileError for an option that is not built.
+    batch statistics are active; `seed` decides what is drawn, the same numbers at each call: those
+    of the first step of a training step. Raises CompileError for an option that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)
     if not isinstance(training, bool):
         raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend)
+    return Function(outputs, backend, training, seed)
 
 
 def check_names(leaves: list[Node]) -> None:

@@ -120,7 +120,7 @@ def _check(what: str, value: int, bits: int) -> int:
     return int(value)
 
 
-# The words as fractions: whole counts of 2**-24 or 2**-53, both exact.
+# The words as fractions: whole counts of a unit, 2**-24 or 2**-53, both exact.
 _COUNT = {
     "float32": ("to_float(lshr(w0, 8))", "to_float(lshr(w1, 8))"),
     "float64": (
@@ -128,15 +128,16 @@ _COUNT = {
         "fma(cast(w2), 2097152.0, cast(lshr(w3, 11)))",
     ),
 }
-_UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+_UNIFORM = {dtype: f"{count} * unit" for dtype, (count, _) in _COUNT.items()}
+_NORMAL = {
+    dtype: f"c = {count}; d = {turns}; sqrt(-2.0 * log((c + 1.0) * unit)) * cos_turns(d * unit)"
+    for dtype, (count, turns) in _COUNT.items()
+}
 
 #: dtype -> recipe of one number from the words w0..w3 (uint32), for NumPy and native code alike.
-UNIFORM = {dtype: f"{count[0]} * {_UNIT[dtype]!r}" for dtype, count in _COUNT.items()}
-NORMAL = {
-    dtype: f"sqrt(-2.0 * log(({count[0]} + 1.0) * {_UNIT[dtype]!r}))"
-    f" * cos_turns({count[1]} * {_UNIT[dtype]!r})"
-    for dtype, count in _COUNT.items()
-}
+UNIFORM = {dtype: text.replace("unit", repr(UNIT[dtype])) for dtype, text in _UNIFORM.items()}
+NORMAL = {dtype: text.replace("unit", repr(UNIT[dtype])) for dtype, text in _NORMAL.items()}
 
 
 def word(i: int) -> str:
@@ -148,3 +149,32 @@ def word(i: int) -> str:
         lines += ["a = xor(xor(f, b), k)", "b = e", "c = xor(xor(h, d), l)", "d = g"]
         lines += [f"k = k + {_WEYL[0]}", f"l = l + {_WEYL[1]}"]
     return "\n".join([*lines, "abcd"[i]])
+
+
+def wide_word(i: int) -> str:
+    """Word i from the same, each in the low half of a uint64, whatever is in the high one.
+
+    A lane stays as wide as its products are, so that vectors are not taken apart in every round.
+    """
+    m0, m1 = _MULTIPLIERS
+    lines = ["a = e0", "b = e1", "c = step", "d = draw", "k = k0", "l = k1"]
+    for _ in range(ROUNDS):
+        lines += [f"g = and_(a, {_LIMIT - 1}) * {m0}", f"e = and_(c, {_LIMIT - 1}) * {m1}"]
+        lines += ["a = xor(xor(lshr(e, 32), b), k)", "b = e"]
+        lines += ["c = xor(xor(lshr(g, 32), d), l)", "d = g"]
+        lines += [f"k = k + {_WEYL[0]}", f"l = l + {_WEYL[1]}"]
+    return "\n".join([*lines, "abcd"[i]])
+
+
+#: The same as functions of native code: a word from counter and key; a number from the words that
+#: `WORDS` counts and, last, the unit, which decides the type.
+NATIVE: dict[str, str | dict[str, str]] = {
+    **{f"philox_{i}": wide_word(i) for i in range(4)},
+    "uniform_of_words": _UNIFORM,
+    "normal_of_words": _NORMAL,
+}
+#: How many words a number is made of, by the function and the type.
+WORDS = {
+    "uniform_of_words": {"float32": 1, "float64": 2},
+    "normal_of_words": {"float32": 2, "float64": 4},
+}

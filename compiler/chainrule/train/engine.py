@@ -13,7 +13,7 @@ from chainrule.driver.build import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.node import Node
+from chainrule.ir.node import Bound, Node, within
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
 from chainrule.show.graph import graph_text
@@ -40,10 +40,16 @@ class Engine(Protocol):
     """A graph with its feeds and what it keeps; faults are the runtime's.
 
     `call` runs once, `loop` over minibatches; `check` refuses data whose shapes or labels do not
-    fit, before anything changes.
+    fit, before anything changes. `direct`, where it is not None, is `call` for feeds like those of
+    the call before: it gives the loss, or NaN where `call` must decide, and `scalars` the outputs.
     """
 
     binder: Binder
+
+    @property
+    def direct(self) -> Callable[[dict[str, Any]], float] | None: ...
+
+    def scalars(self) -> list[Array]: ...
 
     def call(self, feeds: Mapping[str, object]) -> list[Array]: ...
 
@@ -89,13 +95,23 @@ class NativeEngine:
             kept=storage.arrays,
             lock=storage.lock,
             keep_alive=self.compiled.loaded,
+            direct_address=self.compiled.direct_address if trains else None,
         )
         self.binder = self._program.binder
         self._loop = EpochLoop(self._program, self.compiled.run_address) if trains else None
 
+    @property
+    def direct(self) -> Callable[[dict[str, Any]], float] | None:
+        """The shorter way of the last call, if there is one, to a loss or NaN."""
+        return self._program.direct
+
     def call(self, feeds: Mapping[str, object]) -> list[Array]:
         """Run once."""
         return self._program(feeds)
+
+    def scalars(self) -> list[Array]:
+        """What the last call left of its outputs."""
+        return self._program.results()
 
     def check(self, arrays: Sequence[Array], cut: Minibatches) -> None:
         """Refuse data whose shapes or labels do not fit."""
@@ -140,10 +156,19 @@ class ReferenceEngine:
             (*map(dim_data, demands_of(expand_composites(graph), graph)), *_rows(inputs, trains)),
         )
         self._positions = {
-            Check(0, str(node.op.name), _name(node.inputs[i]), dim_data(bound)): node.inputs[i]
+            _check(node, node.inputs[i], bound): node.inputs[i]
             for node in walk(graph.roots)
             for i, bound in node.op.bounds(*[x.type for x in node.inputs])
         }
+
+    @property
+    def direct(self) -> None:
+        """There is no shorter way."""
+        return None
+
+    def scalars(self) -> list[Array]:
+        """There is nothing that `call` did not return."""
+        return []
 
     def call(self, feeds: Mapping[str, object]) -> list[Array]:
         """Run once."""
@@ -204,6 +229,11 @@ def _rows(inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
     """The number of rows, which must not be 0 in training: there is nothing to learn."""
     rows = rows_of(inputs)
     return (dim_data(rows),) if trains and rows is not None else ()
+
+
+def _check(node: Node, operand: Node, bound: Bound) -> Check:
+    least, above = map(dim_data, within(bound))
+    return Check(0, str(node.op.name), _name(operand), above, least)
 
 
 def _name(node: Node) -> str:

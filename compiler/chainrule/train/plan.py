@@ -12,12 +12,14 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import Size
-from chainrule.ir.types import TensorType, float32, float64, int32
+from chainrule.ir.types import TensorType, float32, float64
 from chainrule.lang import functions as f
 from chainrule.lang.compiled import check_names
 from chainrule.lang.derive import flatten, gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer
+from chainrule.ops.phase import resolve_phase
+from chainrule.ops.random import SEED_TYPE, STEP_TYPE, bind_draws, step_node
 from chainrule.ops.source import Leaf, leaf
 
 STEP, RATE = "optimizer.step", "optimizer.learning_rate"
@@ -32,11 +34,13 @@ _RESERVED = (SEED, EPOCH, "__metadata__")
 class StepPlan:
     """A training step before it is compiled.
 
-    `graph` has the loss and the metrics as outputs, called `names`. `kept` are the leaves that live
-    between calls, in order of creation: parameters, states, then the optimizer's own, of which
-    `slots` says how each begins, given its parameter.
+    `graph` has the loss and the metrics as outputs, called `names`, as they are in training, its
+    draws bound to the kept seed and step; `loss` is as it was written. `kept` are the leaves that
+    live between calls, in order of creation: parameters, states, then the optimizer's own, of which
+    `slots` says how each begins, given its parameter, and the seed.
     """
 
+    loss: Node
     graph: Graph
     names: tuple[str, ...]
     inputs: tuple[Node, ...]
@@ -45,12 +49,19 @@ class StepPlan:
     slots: Mapping[Node, tuple[Node, Node]]
     count: Node
     rate: Node
+    seed: Node
     gradients: Mapping[Node, Node]
 
     @property
     def kept(self) -> tuple[Node, ...]:
         """Every leaf that lives between calls."""
-        return (*self.parameters, *self.states, *self.slots, self.count, self.rate)
+        own = (self.count, self.rate, self.seed)
+        return (*self.parameters, *self.states, *self.slots, *own)
+
+    def predicted(self, outputs: Sequence[Node]) -> Graph:
+        """What `outputs` are in inference; should they draw, as if it were the first step."""
+        graph = resolve_phase(Graph(tuple(outputs)), training=False)
+        return bind_draws(graph, self.seed, step_node(0))
 
 
 def plan_step(
@@ -73,7 +84,7 @@ def plan_step(
     slopes = dict(zip(trained, gradients(loss.node, trained), strict=True))
     wide = any(p.type.dtype == float64 for p in trained)
     rate = leaf("state", RATE, TensorType(float64 if wide else float32, ()))
-    count = leaf("state", STEP, TensorType(int32, ()))
+    count, seed = leaf("state", STEP, STEP_TYPE), leaf("state", SEED, SEED_TYPE)
     slots: dict[Node, tuple[Node, Node]] = {}
     t = f.minimum(Tensor(count), _LAST_STEP - 1) + 1
     changes = [(count, t.node)]
@@ -84,9 +95,10 @@ def plan_step(
         changes += _changes(optimizer, w, g, own, Tensor(rate), t)
     changes += _state_changes(updates, set(trained))
     _check_names({*leaves, *slots, rate, count})
-    outputs_of_step = (loss.node, *(m.node for m in metrics.values()))
+    written = Graph((loss.node, *(m.node for m in metrics.values())), tuple(changes))
     return StepPlan(
-        Graph(outputs_of_step, tuple(changes)),
+        loss.node,
+        bind_draws(resolve_phase(written, training=True), seed, count),
         ("loss", *metrics),
         tuple(inputs),
         tuple(parameters),
@@ -94,6 +106,7 @@ def plan_step(
         slots,
         count,
         rate,
+        seed,
         slopes,
     )
 
@@ -177,9 +190,14 @@ def _trained(loss: Node, train: Iterable[Tensor | str] | None) -> list[Node]:
     return [p for p in reached if p in wanted]
 
 
+def _wide(x: Tensor) -> Tensor:
+    """A bfloat16 as the float32 that optimizers work in: 0.999 in bfloat16 is 1."""
+    return x.astype(x.dtype.wide)
+
+
 def _begins(optimizer: Optimizer, w: Tensor) -> Mapping[str, Tensor]:
     """What an optimizer remembers of a parameter, as it begins; checked, as users write these."""
-    begins = optimizer.init(w)
+    begins = optimizer.init(_wide(w))
     rule = type(optimizer).__name__
     if not isinstance(begins, Mapping):
         raise CompileError(f"{rule}.init gives a dict of Tensors by name, not {begins!r}")
@@ -206,8 +224,8 @@ def _changes(
 ) -> list[tuple[Node, Node]]:
     """The next value of a parameter and of what the optimizer remembers of it."""
     state = {name: Tensor(node) for name, node in own.items()}
-    lr = rate.astype(w.type.dtype)
-    result = optimizer.update(Tensor(w), Tensor(g), state, lr, t)
+    wide, slope = _wide(Tensor(w)), _wide(Tensor(g))
+    result = optimizer.update(wide, slope, state, rate.astype(wide.dtype), t)
     rule = type(optimizer).__name__
     pair = isinstance(result, tuple) and len(result) == 2
     if not pair or not isinstance(result[1], Mapping):
@@ -217,6 +235,8 @@ def _changes(
     new, changed = result
     if changed.keys() != own.keys():
         raise CompileError(f"{rule} remembers {list(own)}, its update gives {list(changed)}")
+    if isinstance(new, Tensor) and new.dtype == wide.dtype:
+        new = new.astype(w.type.dtype)
     pairs = [(w, new), *((own[name], changed[name]) for name in own)]
     for node, value in pairs:
         _check_type(f"{rule}: the next {label(node)}", node, value)

@@ -13,7 +13,7 @@ from chainrule.ir.evaluate import evaluate
 from chainrule.ir.node import Node
 from chainrule.lang import init as initial
 from chainrule.ops.source import Leaf
-from chainrule.train.plan import EPOCH, RATE, STEP, StepPlan, label
+from chainrule.train.plan import EPOCH, RATE, SEED, STEP, StepPlan, label
 
 Array = np.ndarray[Any, Any]
 
@@ -32,11 +32,12 @@ def lent(plan: StepPlan, other: StepPlan, arrays: Mapping[str, Array]) -> dict[s
 
 def begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: Collection[str]) -> None:
     """Give every array its initial value; those that are lent keep theirs."""
+    arrays[SEED][...] = seed
     for index, node in enumerate((*plan.parameters, *plan.states)):
         if label(node) not in lent:
             assert isinstance(node.op, Leaf)
             arrays[label(node)][...] = initial.draw(
-                node.op.init, static(node), node.type.dtype.numpy, seed, index
+                node.op.init, static(node), node.type.dtype.wide.numpy, seed, index
             )
     for slot, (w, value_of) in plan.slots.items():
         (value,) = evaluate([value_of], {w: arrays[label(w)]})

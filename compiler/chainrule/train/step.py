@@ -18,7 +18,6 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
-from chainrule.ir.graph import Graph
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer, check
@@ -66,15 +65,18 @@ def training_step(
     `metrics` are scalars computed beside the loss, by name. `outputs` is what `predict` gives: a
     Tensor, or a list, tuple or dict of them. `updates` says what states become. `train` limits what
     is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
-    where both have them. `seed`, from 0 to 2**64 - 1, decides initial values and shuffling. Raises
-    CompileError for an option that is not built yet.
+    where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
+    random ops draw, other numbers in each step. Loss, metrics and updates are as in training
+    (dropout), `outputs` as in inference. Raises CompileError for an option that is not built yet.
     """
     check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
     check_seed(seed)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
     wanted = nodes_of(outputs)
-    plan = plan_step(loss, optimizer, metrics or {}, wanted, updates or {}, train)
+    measured = {} if metrics is None else metrics
+    changed = {} if updates is None else updates
+    plan = plan_step(loss, optimizer, measured, wanted, changed, train)
     return TrainingStep(plan, optimizer, outputs, share, backend, seed)
 
 
@@ -93,10 +95,10 @@ class TrainingStep:
         backend: str,
         seed: int,
     ) -> None:
-        self._plan, self._outputs, self._backend, self._seed = plan, outputs, backend, seed
+        self._plan, self._outputs, self._backend = plan, outputs, backend
         self._epoch = 0
         self._turn = Lock()  # one run after another: each counts its epochs
-        self._metrics: dict[str, Any] = {}
+        self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
         self._predictor: Engine | None = None
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
         tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
@@ -121,14 +123,27 @@ class TrainingStep:
         or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
         seen in the next step, whose error names the parameter that holds no number any more.
         """
+        direct, lock = self._engine.direct, self._storage.lock
+        if direct is not None and not lock.is_mine():
+            with lock.guard:
+                loss = direct(feeds)
+            if loss == loss:
+                self._metrics = None
+                return loss
+        return self._checked_call(feeds)
+
+    def _checked_call(self, feeds: Mapping[str, Any]) -> float:
+        """One step on whatever was fed, or the error that says why not."""
         try:
             results = self._engine.call(feeds)
         except RuntimeFault as fault:
             self._raise(fault)
-        self._metrics = {
-            n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)
-        }
+        self._metrics = self._named(results)
         return float(results[0]) + 0.0  # a loss that is the negative of 0 is 0
+
+    def _named(self, results: Sequence[Array]) -> dict[str, Any]:
+        """The metrics among the results of a step."""
+        return {n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)}
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
@@ -162,7 +177,6 @@ class TrainingStep:
         self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
     ) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
-        self._alone()  # its worker would wait forever for a call that this thread has interrupted
         group = max(1, _ROW_LIMIT // cut.rows)
         parts: list[Sequence[Array]] = []
         for first in range(0, epochs, group):
@@ -244,12 +258,13 @@ class TrainingStep:
 
     def _make_predictor(self) -> Engine:
         nodes = nodes_of(self._outputs)
-        leaves = driver.leaves_of(nodes)
+        graph = self._plan.predicted(nodes)
+        leaves = driver.leaves_of(graph.outputs)
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(Graph(tuple(nodes)), inputs, kept, names, self._storage, False)
+        return make(graph, inputs, kept, names, self._storage, False)
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -263,18 +278,20 @@ class TrainingStep:
 
     @property
     def seed(self) -> int:
-        """What initial values and the order of rows were drawn from."""
-        return self._seed
+        """What initial values, the order of rows and random ops are drawn from."""
+        return int(self._storage.arrays[SEED])
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Of the last call a number for each metric; of the last `run` an array, one a step."""
+        if self._metrics is None:
+            self._metrics = self._named(self._engine.scalars())
         return dict(self._metrics)
 
     @property
     def loss(self) -> Tensor:
         """What is minimised, as an expression."""
-        return Tensor(self._plan.graph.outputs[0])
+        return Tensor(self._plan.loss)
 
     @property
     def gradients(self) -> dict[str, Tensor]:
@@ -320,11 +337,7 @@ class TrainingStep:
         """
         with self._alone():
             kept = {name: a.copy() for name, a in self._storage.arrays.items()}
-        return {
-            **kept,
-            SEED: np.array(self.seed, np.uint64),
-            EPOCH: np.array(self._epoch, np.int64),
-        }
+        return {**kept, EPOCH: np.array(self._epoch, np.int64)}
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
@@ -342,7 +355,7 @@ class TrainingStep:
         with self._alone():
             for name, array in self._storage.arrays.items():
                 array[...] = given[name]
-            self._seed, self._epoch = int(given[SEED]), int(given[EPOCH])
+            self._epoch = int(given[EPOCH])
 
     def _alone(self) -> AbstractContextManager[object]:
         """What to hold while nothing else may use the storage."""
