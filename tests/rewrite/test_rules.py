@@ -9,27 +9,29 @@ import pytest
 
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
-from chainrule.ir.formula import names, parse
+from chainrule.ir.formula import Call, Formula, Name, parse
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Size
 from chainrule.ir.types import TensorType, bool_, float64, int64
+from chainrule.ops.along import TakeAlong
 from chainrule.ops.axes import Expand, Sum
-from chainrule.ops.build import call, formula, keep_axes
-from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
+from chainrule.ops.build import call, keep_axes
+from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot
 from chainrule.ops.layout import Permute, Reshape
-from chainrule.ops.reduce import Max
-from chainrule.ops.source import Constant, full, leaf, size_of
+from chainrule.ops.source import Constant, constant, full, leaf, size_of
+from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL
+from chainrule.rewrite.recognition import RECOGNITION
 from chainrule.rewrite.rule import Recognizer, Rewriter, Rule, Rules, rewrite, rule
 from chainrule.rewrite.simplify import SIMPLIFY
 from chainrule.rewrite.stability import STABILITY
 
 SETS = {
     "canonical": CANONICAL,
-    "stable": CANONICAL + STABILITY,
+    "stable": CANONICAL + STABILITY + RECOGNITION,
     "simple": CANONICAL + SIMPLIFY,
 }
 RULES = {r.name: (r, s) for s in SETS.values() for r in s.all}
@@ -39,24 +41,54 @@ N = len(VALUES)
 REAL, MATRIX = TensorType(float64, (N,)), TensorType(float64, (3, 4))
 
 
+WIDE = TensorType(float64, (N, 4))
+LIKE = leaf("input", "like", WIDE)
+ALONG = apply(Sum((1,)), LIKE)
+FOLDS = {"sum", "max", "mean", "var", "norm", "logsumexp"}
+
+
+def is_narrow(tree: Formula) -> bool:
+    """Whether a formula about axes is of what is left when those are gone."""
+    if not isinstance(tree, Call) or tree.fn == "repeat":
+        return False
+    return tree.fn in FOLDS or any(map(is_narrow, tree.args))
+
+
+def places(tree: Formula, narrow: bool) -> dict[str, bool]:
+    """Of each variable of a formula about axes, whether it stands where those are gone."""
+    if isinstance(tree, Name):
+        return {tree.name: narrow}
+    if not isinstance(tree, Call):
+        return {}
+    below = tree.fn not in FOLDS and (narrow or tree.fn == "repeat")
+    return {k: v for arg in tree.args for k, v in places(arg, below).items()}
+
+
 def bindings(r: Rule) -> dict[str, Node]:
-    """Leaves for a rule's variables; numbers for those that its guard wants to be numbers."""
+    """Leaves for a rule's variables; numbers for those that must be numbers."""
     tree = parse(r.lhs)
+    wide = WIDE.shape if speaks_of_axes(tree) else (N,)
+    numbers = {n: 0.125 if v is None else v for n, v in r.numbers}
+    if r.when is not None:
+        numbers = {"c": 2.5, "d": 0.25} | numbers
     bound: dict[str, Node] = {}
-    for name in names(tree):
+    for name, narrow in places(tree, is_narrow(tree)).items():
+        shape = (N,) if narrow else wide
         if f"where({name}," in r.lhs:
-            bound[name] = leaf("input", name, TensorType(bool_, (N,)))
-        elif r.when is not None and name in ("c", "d"):
-            bound[name] = full({"c": 3.0, "d": 0.25}[name], float64, (N,))
+            bound[name] = leaf("input", name, TensorType(bool_, shape))
+        elif "pick(" in r.lhs and name == "y":
+            bound[name] = leaf("input", name, TensorType(int64, (N,)))
+        elif name in numbers:
+            bound[name] = full(numbers[name], float64, shape)
         else:
-            bound[name] = leaf("input", name, REAL)
+            bound[name] = leaf("input", name, TensorType(float64, shape))
     return bound
 
 
 def both(r: Rule) -> tuple[Node, Node, list[Node]]:
     bound = bindings(r)
     like = next(iter(bound.values()))
-    left, right = (formula(side, bound, like=like) for side in (r.lhs, r.rhs))
+    left, right = (spell_along(parse(s), bound | {AXES: ALONG}, like) for s in (r.lhs, r.rhs))
     return left, right, [n for n in bound.values() if n.op.name == "input"]
 
 
@@ -64,9 +96,13 @@ def feeds(leaves: list[Node], shift: int, special: float | None = None) -> dict[
     fed = {}
     for i, node in enumerate(leaves):
         values = np.roll(VALUES, shift * i)
+        if len(node.shape) > 1:
+            values = np.add.outer(values, np.roll([-1.0, 0.5, 0.25, 2.0], shift + i))
         if special is not None and i == shift % len(leaves):
-            values = np.full(N, special)
+            values = np.full_like(values, special)
         fed[node] = values > 0 if node.dtype.is_bool else values
+        if node.dtype.is_integer:
+            fed[node] = np.arange(N) % 4
     return fed
 
 
@@ -105,16 +141,8 @@ def var(*shape: int) -> Node:
     return leaf("input", "x", TensorType(float64, shape))
 
 
-def exp_sum(x: Node) -> Node:
-    return apply(Sum((1,)), call("exp", x))
-
-
 def kept(x: Node, axis: int = 1) -> Node:
     return keep_axes(x, (axis,))
-
-
-def less_top(x: Node) -> Node:
-    return call("sub", x, kept(apply(Max((1,)), x)))
 
 
 def along(x: Node, shape: tuple[int, ...], axes: tuple[int, ...]) -> Node:
@@ -130,6 +158,7 @@ def code() -> Node:
 
 
 M = (3, 4)
+TRIL = np.tri(3, 4) > 0
 BATCH = Size.symbol("batch")
 # what each rule in code is given, built anew, and the op that is then at the root
 BUILT: dict[str, tuple[Callable[[], Node], str]] = {
@@ -164,25 +193,24 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
         "contract",
     ),
     "sum_of_expand": (lambda: apply(Sum((0, 1)), along(var(3), M, (1,))), "sum"),
-    "exp_over_its_sum": (
-        lambda: (lambda x: call("div", call("exp", x), kept(exp_sum(x))))(var(*M)),
-        "softmax",
+    "sum_of_picked": (
+        lambda: apply(Sum((0, 1)), call("mul", code(), apply(LogSoftmax(1), var(*M)))),
+        "sum",
     ),
-    "log_of_softmax": (lambda: call("log", apply(Softmax(1), var(*M))), "log_softmax"),
-    "exp_of_log_softmax": (lambda: call("exp", apply(LogSoftmax(1), var(*M))), "softmax"),
-    "log_of_sum_of_exp": (lambda: call("log", exp_sum(var(*M))), "logsumexp"),
-    "less_its_logsumexp": (
-        lambda: (lambda x: call("sub", x, kept(apply(LogSumExp(1), x))))(var(*M)),
-        "log_softmax",
+    "one_along_axis": (
+        lambda: apply(TakeAlong(1), apply(LogSoftmax(1), var(*M)), kept(labels())),
+        "expand",
     ),
-    "softmax_of_shifted": (lambda: apply(Softmax(1), less_top(var(*M))), "softmax"),
-    "shifted_logsumexp": (
-        lambda: (lambda x: call("add", apply(Max((1,)), x), apply(LogSumExp(1), less_top(x))))(
-            var(*M)
+    "softmax_of_masked": (
+        lambda: apply(Softmax(1), call("where", constant(TRIL), var(*M), float("-inf"))),
+        "masked_softmax",
+    ),
+    "attention": (
+        lambda: matmul(
+            apply(Softmax(1), call("div", matmul(var(2, 3), var(3, 4)), 2.0)), var(4, 2)
         ),
-        "logsumexp",
+        "attention",
     ),
-    "log_through_expand": (lambda: call("log", along(var(3), M, (1,))), "expand"),
     "sum_of_number": (lambda: apply(Sum((1,)), full(2.5, float64, M)), "full"),
     "known_choice": (
         lambda: call("where", full(True, bool_, M), var(*M), call("exp", var(*M))),

@@ -37,6 +37,15 @@ def softplus(x: Any) -> Any:
     return mpmath.log1p(mpmath.exp(x)) if x < 0 else x + mpmath.log1p(mpmath.exp(-x))
 
 
+def derived(truth: Truth) -> tuple[Truth, Truth, Truth]:
+    """A smooth function and two derivatives, by differences of numbers of 60 digits."""
+    return (
+        truth,
+        lambda x: mpmath.diff(truth, x, h=mpmath.mpf(10) ** -20),
+        lambda x: mpmath.diff(truth, x, 2, h=mpmath.mpf(10) ** -15),
+    )
+
+
 # truth: the value and two derivatives
 SOFTPLUS = (softplus, sigmoid, lambda x: sigmoid(x) * sigmoid(-x))
 LOG_SIGMOID = (
@@ -134,6 +143,41 @@ FORMULAS: dict[str, tuple[Truth, Truth, Truth]] = {
         TANH,
     ),
     **dict.fromkeys(["sqrt(x*x)", "sqrt(x**2)", "sqrt(square(x))", "(x*x)**0.5"], ABS),
+    **dict.fromkeys(
+        ["log(cosh(x))", "log((exp(x) + exp(-x))/2)", "abs(x) + log(1 + exp(-2*abs(x))) - log(2)"],
+        derived(lambda x: mpmath.log(mpmath.cosh(x))),
+    ),
+    **dict.fromkeys(["1/cosh(x)", "2/(exp(x) + exp(-x))"], derived(mpmath.sech)),
+    "1/cosh(x)**2": derived(lambda x: mpmath.sech(x) ** 2),
+    **dict.fromkeys(
+        ["log(1 - tanh(x)**2)", "log(1 - tanh(x)*tanh(x))", "log1p(-tanh(x)**2)"],
+        derived(lambda x: 2 * mpmath.log(mpmath.sech(x))),
+    ),
+    **dict.fromkeys(
+        ["log(1 + tanh(x)) - log(2)", "log((1 + tanh(x))/2)"],
+        derived(lambda x: -softplus(-2 * x)),
+    ),
+    "square(log(sigmoid(x)) - log(1 - sigmoid(x)))": derived(lambda x: x * x),
+    "square(log(sigmoid(x)/(1 - sigmoid(x))))": derived(lambda x: x * x),
+    "log(exp(-0.5*x**2)*0.25)": derived(lambda x: -x * x / 2 - mpmath.log(4)),
+    "log(exp(x) + 2)": derived(lambda x: mpmath.log(mpmath.exp(x) + 2)),
+    "log(2*exp(x) + 1)": derived(lambda x: mpmath.log(2 * mpmath.exp(x) + 1)),
+    "log(1 + exp(x) + exp(2*x))": derived(
+        lambda x: mpmath.log(1 + mpmath.exp(x) + mpmath.exp(2 * x))
+    ),
+    "exp(x)/(1 + exp(x))**2": derived(lambda x: sigmoid(x) * sigmoid(-x)),
+    "exp(-x)/(1 + exp(-x))**2": derived(lambda x: sigmoid(x) * sigmoid(-x)),
+    "1/(1 + exp(-x))**2": derived(lambda x: sigmoid(x) ** 2),
+    "1/sqrt(1 + exp(x))": derived(lambda x: mpmath.sqrt(sigmoid(-x))),
+    "sqrt(sigmoid(x))": derived(lambda x: mpmath.sqrt(sigmoid(x))),
+    "1/(2 + exp(x))": derived(lambda x: 1 / (2 + mpmath.exp(x))),
+    "exp(x)/(exp(x) + 3)": derived(lambda x: sigmoid(x - mpmath.log(3))),
+    "exp(x)/(exp(x) + exp(-x) + 1)": derived(
+        lambda x: 1 / (1 + mpmath.exp(-2 * x) + mpmath.exp(-x))
+    ),
+    "sigmoid(x)*log(sigmoid(x))": derived(lambda x: -sigmoid(x) * softplus(-x)),
+    "log2(1 + exp(x))": derived(lambda x: softplus(x) / mpmath.log(2)),
+    "maximum(x, 0) - x/2 + log1p(exp(-abs(x)))": derived(lambda x: softplus(x) - x / 2),
     **dict.fromkeys(["x/(1 + exp(-x))", "x*exp(x)/(1 + exp(x))", "x*(1/(1 + exp(-x)))"], SQUASHED),
 }
 

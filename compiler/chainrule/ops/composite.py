@@ -16,6 +16,7 @@ from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim
 from chainrule.ir.types import TensorType, bool_, float64, int64
+from chainrule.ops import reading
 from chainrule.ops.axes import Sum
 from chainrule.ops.build import broadcast, formula, keep_axes
 from chainrule.ops.build import call as op
@@ -44,7 +45,13 @@ class _AlongAxis(Op):
 
     def below_top(self, x: Node) -> Node:
         """`x` less its maximum along the axis, so that exp can't overflow."""
+        if x.type.shape[self.axis] == 0:
+            return x
         return op("sub", x, keep_axes(apply(Max((self.axis,)), x), (self.axis,)))
+
+    def top_of(self, x: Array) -> Array:
+        """The maximum along the axis, which stays; of no elements -inf."""
+        return np.asarray(x.max(axis=self.axis, keepdims=True, initial=-np.inf))
 
     def notation(self, *inputs: Node) -> Notation:
         rank = inputs[0].type.rank if inputs else self.axis + 1
@@ -56,6 +63,10 @@ class _AlongAxis(Op):
             f"{name}({{0}}, axis={self.axis})",
             rf"\operatorname{{{{{tex}}}}}_{{{{{self.axis}}}}}\left({{0}}\right)",
         )
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {str(cls.name): reading.along(cls)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -70,7 +81,7 @@ class Softmax(_AlongAxis):
     name = "softmax"
 
     def ref(self, *inputs: Array) -> Array:
-        e = np.exp(inputs[0] - inputs[0].max(axis=self.axis, keepdims=True))
+        e = np.exp(inputs[0] - self.top_of(inputs[0]))
         return np.asarray(e / e.sum(axis=self.axis, keepdims=True))
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
@@ -91,7 +102,7 @@ class LogSoftmax(_AlongAxis):
     name = "log_softmax"
 
     def ref(self, *inputs: Array) -> Array:
-        x = inputs[0] - inputs[0].max(axis=self.axis, keepdims=True)
+        x = inputs[0] - self.top_of(inputs[0])
         return np.asarray(x - np.log(np.exp(x).sum(axis=self.axis, keepdims=True)))
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
@@ -116,8 +127,11 @@ class LogSumExp(_AlongAxis):
         shape = super().infer(*inputs).shape
         return inputs[0].with_shape(shape[: self.axis] + shape[self.axis + 1 :])
 
+    def folds(self, x: TensorType) -> tuple[int, ...]:
+        return (self.axis,)
+
     def ref(self, *inputs: Array) -> Array:
-        top = inputs[0].max(axis=self.axis, keepdims=True)
+        top = self.top_of(inputs[0])
         top = np.where(np.isinf(top), 0, top)
         total = np.exp(inputs[0] - top).sum(axis=self.axis)
         return np.asarray(np.log(total) + np.squeeze(top, self.axis))
@@ -127,6 +141,8 @@ class LogSumExp(_AlongAxis):
 
     def expand(self, *inputs: Node) -> Node:
         (x,) = inputs
+        if x.type.shape[self.axis] == 0:
+            return self.definition(x)
         top = apply(Max((self.axis,)), x)
         top = op("where", op("eq", op("abs", top), np.inf), 0.0, top)  # not inf - inf
         return op("add", self.definition(op("sub", x, keep_axes(top, (self.axis,)))), top)
@@ -170,6 +186,9 @@ class Pick(Op):
     def notation(self, *inputs: Node) -> Notation:
         return Notation("{0}[{1}]", r"{0}\left[{1}\right]", operands=(ATOM,))
 
+    def folds(self, x: TensorType) -> tuple[int, ...]:
+        return (x.rank - 1,)
+
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls(), [TensorType(float64, (3, 4)), TensorType(int64, (3,))]
@@ -180,12 +199,14 @@ class Defined(Op):
     """An elementwise op made from a formula; its partial derivatives are formulas too.
 
     Those are in terms of the parameters and of the result, `out`. See `derive.define_elementwise`.
+    `shown` are numbers in it that print as options.
     """
 
     label: str
     params: tuple[str, ...]
     meaning: Formula
     partials: tuple[Formula, ...]
+    shown: tuple[tuple[str, float], ...] = ()
     composite = True
 
     @property
@@ -215,7 +236,13 @@ class Defined(Op):
         return formula(self.meaning, dict(zip(self.params, inputs, strict=True)), like=inputs[0])
 
     def notation(self, *inputs: Node) -> Notation:
-        return call(self.label, len(self.params))
+        plain = call(self.label, len(self.params))
+        if not self.shown:
+            return plain
+        options = "".join(f", {name}={value!r}" for name, value in self.shown)
+        inside = ", ".join(f"{{{i}}}" for i in range(len(self.params))) + options
+        tex = plain.latex.removesuffix(r"\right)") + options.replace("_", r"\_") + r"\right)"
+        return Notation(f"{self.label}({inside})", tex)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from chainrule.ir.evaluate import meaning
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import product
+from chainrule.ir.size import Shape, product
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.contract import Contract, contract
@@ -24,6 +25,11 @@ def _is_moderate(value: float) -> bool:
     return 2.0**-24 <= abs(value) <= 2.0**24
 
 
+def _of_floats(at: Bindings) -> bool:
+    """Whether x is made of floats: an integer's power has no other form."""
+    return bool(at["x"].dtype.is_float)
+
+
 def _mergeable(b: Bindings) -> bool:
     c, d = b["c"].op, b["d"].op
     if not (isinstance(c, Full) and isinstance(d, Full)):
@@ -31,13 +37,13 @@ def _mergeable(b: Bindings) -> bool:
     return c.dtype.is_integer or _is_moderate(c.value * d.value)
 
 
-@recognize(*(name for name in TABLE if name != "stop_gradient"))
+@recognize("cast", *(name for name in TABLE if name != "stop_gradient"))
 def fold_numbers(node: Node, see: See) -> Node | None:
-    """Given an elementwise op of numbers, the number it is."""
+    """Given an elementwise op of numbers, the number it is; also of a number's other type."""
     numbers = [i.op.scalar for i in node.inputs if isinstance(i.op, Full)]
     if len(numbers) < len(node.inputs):
         return None
-    value = node.op.ref(*numbers).astype(node.type.dtype.numpy)
+    value = meaning(node.op, *numbers).astype(node.type.dtype.numpy)
     return apply(Full(value.tobytes(), node.type.dtype, node.type.shape))
 
 
@@ -94,10 +100,15 @@ def merge_reshapes(node: Node, see: See) -> Node | None:
 
 @recognize("reshape")
 def reshape_of_expand(node: Node, see: See) -> Node | None:
-    """Given a reshape that only drops or adds axes of size 1 of an expand, the expand so shaped."""
+    """Given a reshape that only drops or adds axes of size 1 of an expand, the expand so shaped.
+
+    Also any reshape of a scalar repeated.
+    """
     (x,) = node.inputs
     if not see(x, "expand") or not isinstance(x.op, Expand):
         return None
+    if not x.inputs[0].type.rank:
+        return build.expand(x.inputs[0], node.type.shape, tuple(range(node.type.rank)))
     long = [i for i, d in enumerate(x.type.shape) if d != 1]
     if [x.type.shape[i] for i in long] != [d for d in node.type.shape if d != 1]:
         return None
@@ -132,28 +143,34 @@ def negative_out_of_expand(node: Node, see: See) -> Node | None:
     return build.call("neg", apply(node.op, *inner)) if inner else None
 
 
-@recognize(*(name for name in TABLE if name not in ("neg", "stop_gradient")))
+@recognize(*(name for name in TABLE if name != "neg"))
 def elementwise_inside_expand(node: Node, see: See) -> Node | None:
-    """Given f(expand(x), expand(y)) along the same axes, expand(f(x, y)): computed once only."""
-    views = [i.op for i in node.inputs if not isinstance(i.op, Full)]
-    if not views or any(v != views[0] for v in views) or not isinstance(views[0], Expand):
+    """Given f(expand(x), expand(y)) with axes in common, f of the narrower two expanded: once."""
+    views = [i for i in node.inputs if not isinstance(i.op, Full)]
+    if not views or not all(see(v, "expand") for v in views):
         return None
-    first = next(i for i in node.inputs if not isinstance(i.op, Full))
-    inner = [_inside(i, first.inputs[0], see) for i in node.inputs]
-    if not all(inner):
+    each = [set(v.op.axes) for v in views if isinstance(v.op, Expand)]
+    axes = tuple(sorted(set.intersection(*each)))
+    if not axes:
         return None
-    return build.expand(apply(node.op, *[n for n in inner if n]), node.type.shape, views[0].axes)
+    shape = tuple(d for i, d in enumerate(node.type.shape) if i not in axes)
+    return build.expand(
+        apply(node.op, *(_narrow(i, axes, shape) for i in node.inputs)), node.type.shape, axes
+    )
+
+
+def _narrow(node: Node, axes: tuple[int, ...], shape: Shape) -> Node:
+    """A number, or a view that repeats along axes, without those axes."""
+    if isinstance(node.op, Full):
+        return apply(Full(node.op.data, node.op.dtype, shape))
+    assert isinstance(node.op, Expand)
+    kept = [i for i in range(node.type.rank) if i not in axes]
+    rest = tuple(kept.index(a) for a in node.op.axes if a not in axes)
+    return build.expand(node.inputs[0], shape, rest)
 
 
 def _is_one(node: Node) -> bool:
     return isinstance(node.op, Full) and node.op.value == 1
-
-
-def _inside(node: Node, beside: Node, see: See) -> Node | None:
-    if isinstance(node.op, Full):
-        return apply(Full(node.op.data, node.op.dtype, beside.type.shape))
-    operand = see(node, "expand")
-    return operand[0] if operand else None
 
 
 @recognize("contract")
@@ -182,11 +199,12 @@ def sum_of_expand(node: Node, see: See) -> Node | None:
     repeated = [a for a in node.op.axes if a in x.op.axes]
     if not repeated:
         return None
-    count = size_of(product(tuple(x.type.shape[a] for a in repeated)), x.type.dtype)
+    wide = x.type.dtype.wide
+    count = size_of(product(tuple(x.type.shape[a] for a in repeated)), wide)
     kept = [i for i in range(x.type.rank) if i not in repeated]
     shape = tuple(x.type.shape[i] for i in kept)
     smaller = build.expand(x.inputs[0], shape, tuple(kept.index(a) for a in x.op.axes if a in kept))
-    total = build.call("mul", smaller, count)
+    total = build.cast(build.call("mul", build.cast(smaller, wide), count), x.type.dtype)
     rest = tuple(kept.index(a) for a in node.op.axes if a in kept)
     return apply(Sum(rest), total) if rest else total
 
@@ -198,10 +216,10 @@ def sum_of_number(node: Node, see: See) -> Node | None:
     assert isinstance(node.op, Sum)
     if not isinstance(x.op, Full):
         return None
-    count = size_of(product(tuple(x.type.shape[a] for a in node.op.axes)), x.type.dtype)
-    one = apply(Full(x.op.data, x.op.dtype, ()))
-    total = count if x.op.value == 1 else build.call("mul", count, one)
-    return build.broadcast(total, node.type.shape)
+    wide = x.type.dtype.wide
+    count = size_of(product(tuple(x.type.shape[a] for a in node.op.axes)), wide)
+    total = count if x.op.value == 1 else build.call("mul", count, x.op.value)
+    return build.broadcast(build.cast(total, x.type.dtype), node.type.shape)
 
 
 def is_size(node: Node) -> bool:
@@ -267,8 +285,10 @@ CANONICAL = Rules(
         rule("power_one", "x ** 1", "x"),
         rule("power_two", "x ** 2", "square(x)"),
         rule("power_three", "x ** 3", "x * square(x)"),
+        rule("power_four", "x ** 4", "square(square(x))"),
+        rule("power_of_two", "2 ** x", "exp2(x)", when=_of_floats),
         rule("power_half", "x ** 0.5", "sqrt(x)"),
-        rule("power_minus_one", "x ** -1", "1 / x"),
+        rule("power_minus_one", "x ** -1", "1 / x", when=_of_floats),
         rule("power_minus_half", "x ** -0.5", "1 / sqrt(x)"),
         rule("times_itself", "x * x", "square(x)"),
         rule("plus_itself", "x + x", "x * 2"),

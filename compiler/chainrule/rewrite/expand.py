@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
@@ -14,16 +14,25 @@ def expand_composites(graph: Graph) -> Graph:
 
     The expansion keeps the composite's name and line. It may hold composites again.
     """
-    while any(node.op.composite for node in graph.nodes):
-        graph = graph.with_roots(_expand(graph.roots))
+    return expand_where(graph, lambda node: True)
+
+
+def expand_where(graph: Graph, wanted: Callable[[Node], bool]) -> Graph:
+    """The graph without the composites that are wanted, and without those among what they hold."""
+
+    def opens(node: Node) -> bool:
+        return node.op.composite and wanted(node)
+
+    while any(map(opens, graph.nodes)):
+        graph = graph.with_roots(_expand(graph.roots, opens))
     return graph
 
 
-def _expand(roots: Sequence[Node]) -> list[Node]:
+def _expand(roots: Sequence[Node], opens: Callable[[Node], bool]) -> list[Node]:
     memo: dict[Node, Node] = {}
     for node in walk(roots):
         inputs = [memo[i] for i in node.inputs]
-        if not node.op.composite:
+        if not opens(node):
             memo[node] = provenance.inherit(rebuild(node, inputs), node)
             continue
         with provenance.derived_from(node):

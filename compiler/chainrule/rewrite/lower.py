@@ -12,6 +12,9 @@ from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.contract import Contract, transpose
 from chainrule.rewrite.rule import Rules, See, recognize
 
+#: Parts that one concatenation puts together, a loop for each.
+MAX_PARTS = 32
+
 
 @recognize("contract")
 def product_without_sum(node: Node, see: See) -> Node | None:
@@ -49,6 +52,19 @@ def split_fold(node: Node, see: See) -> Node | None:
     return apply(kind(rest), apply(kind(tuple(tail)), *node.inputs))
 
 
+@recognize("concat")
+def split_concat(node: Node, see: See) -> Node | None:
+    """Given a great many parts put together, runs of them put together first.
+
+    One function with a loop for each would take LLVM time quadratic in their number.
+    """
+    parts = node.inputs
+    if len(parts) <= MAX_PARTS:
+        return None
+    runs = [parts[i : i + MAX_PARTS] for i in range(0, len(parts), MAX_PARTS)]
+    return apply(node.op, *[apply(node.op, *run) for run in runs])
+
+
 def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:
     return (node.inputs[0], op.a), (node.inputs[1], op.b)
 
@@ -59,4 +75,4 @@ def _aligned(x: Node, letters: str, out: str, node: Node) -> Node:
     return build.expand(x, node.type.shape, tuple(i for i, c in enumerate(out) if c not in letters))
 
 
-LOWERING = Rules([product_without_sum, product_without_free_axes, split_fold])
+LOWERING = Rules([product_without_sum, product_without_free_axes, split_fold, split_concat])

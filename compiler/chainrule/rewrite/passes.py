@@ -13,15 +13,24 @@ from chainrule.ir.node import Node
 from chainrule.rewrite.canonical import CANONICAL
 from chainrule.rewrite.clean import drop_unused
 from chainrule.rewrite.expand import expand_composites
+from chainrule.rewrite.loops import drop_unread
 from chainrule.rewrite.lower import LOWERING
+from chainrule.rewrite.order import order_contractions
+from chainrule.rewrite.outward import OUTWARD
+from chainrule.rewrite.recognition import RECOGNITION
 from chainrule.rewrite.rule import rewrite
 from chainrule.rewrite.simplify import SIMPLIFY
 from chainrule.rewrite.stability import STABILITY
+from chainrule.rewrite.steps import share_steps
+from chainrule.rewrite.widen import widen
 
-__all__ = ["canonicalize", "drop_unused", "expand_composites", "lower", "simplify", "stabilize"]
+__all__ = [
+    "canonicalize", "drop_unread", "drop_unused", "expand_composites", "lower",
+    "order_contractions", "share_steps", "simplify", "stabilize", "widen",
+]  # fmt: skip
 
-_STABLE = CANONICAL + STABILITY
-_SIMPLE = CANONICAL + SIMPLIFY
+_STABLE = CANONICAL + STABILITY + RECOGNITION
+_SIMPLE = CANONICAL + OUTWARD + SIMPLIFY
 _LOW = LOWERING + _SIMPLE
 
 
@@ -33,7 +42,8 @@ def canonicalize(graph: Graph, opaque: Collection[Node] = ()) -> Graph:
 def stabilize(graph: Graph, opaque: Collection[Node] = ()) -> Graph:
     """Formulas that overflow or cancel disappear; sigmoid, softplus, log_softmax, ... appear.
 
-    The canonical rules run along, since each set makes work for the other.
+    What is spelled out by hand (a gelu, a layer norm, attention) becomes the function it is. The
+    canonical rules run along, since each set makes work for the other.
     """
     return rewrite(graph, _STABLE, opaque)
 

@@ -7,6 +7,7 @@ commutative ops match in either order; a number matches a tensor that has it eve
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,21 @@ from functools import cached_property
 
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
-from chainrule.ir.formula import Call, Formula, Name, Number, parse
+from chainrule.ir.formula import Call, Formula, Name, Number, names, parse
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, rebuild
 from chainrule.ir.passes import count_rules
 from chainrule.ops.elementwise import spell
 from chainrule.ops.source import Full
+from chainrule.rewrite.along import (
+    AXES,
+    axes_of,
+    is_along,
+    is_count,
+    op_behind,
+    speaks_of_axes,
+    spell_along,
+)
 
 Bindings = Mapping[str, Node]
 Guard = Callable[[Bindings], bool]
@@ -30,12 +40,17 @@ MAX_STEPS = 200
 
 @dataclass(frozen=True)
 class Rule:
-    """`lhs` becomes `rhs` where `when` holds of what its variables are bound to."""
+    """`lhs` becomes `rhs` where `when` holds of what its variables are bound to.
+
+    `numbers` are the variables that must be numbers: each about what it says, as exactly as a
+    float32, or a user who writes eight digits, knows it; one that is None may be any from 0 to 1.
+    """
 
     name: str
     lhs: str
     rhs: str
     when: Guard | None = None
+    numbers: tuple[tuple[str, float | None], ...] = ()
 
     @cached_property
     def pattern(self) -> Call:
@@ -47,22 +62,43 @@ class Rule:
     @property
     def roots(self) -> tuple[str, ...]:
         """The op a node must have for the rule to be tried."""
-        return (self.pattern.fn,)
+        return (op_behind(self.pattern.fn),)
 
     @cached_property
-    def needs(self) -> frozenset[str]:
-        """The ops that must be among those of the operands for the rule to be tried."""
-        return frozenset(
-            part.fn if isinstance(part, Call) else "full"
-            for part in self.pattern.args
-            if not isinstance(part, Name)
+    def wanted(self) -> tuple[str | None, ...]:
+        """The op that each operand must have; None for any."""
+        parts = self.pattern.args
+        if self.pattern.fn == "mean":
+            return ("sum", None)
+        named = (op_behind(p.fn) if isinstance(p, Call) else "full" for p in parts)
+        return tuple(None if isinstance(p, Name) else n for p, n in zip(parts, named, strict=True))
+
+    def fits(self, met: Sequence[str]) -> bool:
+        """Whether the rule could match a node, given its op's name and its operands'."""
+        operands = met[1:]
+        ways = (operands, operands[::-1]) if met[0] in COMMUTATIVE else (operands,)
+        return any(
+            all(w in (None, n) for w, n in zip(self.wanted, way, strict=True)) for way in ways
         )
 
     def __call__(self, node: Node, opaque: Collection[Node]) -> Node | None:
-        for bindings in _operands_match(self.pattern, node, {}, opaque):
-            if self.when is None or self.when(bindings):
-                return spell(parse(self.rhs), bindings, like=node)
+        if not _may_match(self.pattern, node):
+            return None
+        for bindings in _match(self.pattern, node, {}, opaque):
+            if self.holds(bindings):
+                return self.spell(parse(self.rhs), bindings, node)
         return None
+
+    def holds(self, bound: Bindings) -> bool:
+        """Whether what the variables are bound to is what the rule asks for."""
+        numbers = all(_is_about(bound[name], value) for name, value in self.numbers)
+        return numbers and (self.when is None or self.when(bound))
+
+    @cached_property
+    def spell(self) -> Callable[[Formula, Bindings, Node], Node]:
+        """How the right side becomes nodes."""
+        plain = not (speaks_of_axes(self.pattern) or speaks_of_axes(parse(self.rhs)))
+        return spell if plain else spell_along
 
 
 @dataclass(frozen=True)
@@ -76,7 +112,10 @@ class Recognizer:
     name: str
     roots: tuple[str, ...]
     function: Callable[[Node, See], Node | None]
-    needs: frozenset[str] = frozenset()
+
+    def fits(self, met: Sequence[str]) -> bool:
+        """Whether the rule could match: only the function knows."""
+        return True
 
     def __call__(self, node: Node, opaque: Collection[Node]) -> Node | None:
         return self.function(node, lambda n, name: n.inputs if _is(n, name, opaque) else None)
@@ -86,9 +125,10 @@ See = Callable[[Node, str], "tuple[Node, ...] | None"]
 AnyRule = Rule | Recognizer
 
 
-def rule(name: str, lhs: str, rhs: str, when: Guard | None = None) -> Rule:
-    """A rule as two formulas."""
-    return Rule(name, lhs, rhs, when)
+def rule(name: str, lhs: str, rhs: str, when: Guard | None = None, **numbers: float | None) -> Rule:
+    """A rule as two formulas; of `numbers` those that the left side speaks of."""
+    told = tuple((n, v) for n, v in numbers.items() if n in names(parse(lhs)))
+    return Rule(name, lhs, rhs, when, told)
 
 
 def recognize(*roots: str) -> Callable[[Callable[[Node, See], Node | None]], Recognizer]:
@@ -96,8 +136,32 @@ def recognize(*roots: str) -> Callable[[Callable[[Node, See], Node | None]], Rec
     return lambda function: Recognizer(function.__name__, roots, function)
 
 
+def _is_about(node: Node, value: float | None) -> bool:
+    if not isinstance(node.op, Full):
+        return False
+    if value is None:
+        return bool(0 <= node.op.value < 1)
+    return math.isclose(node.op.value, value, rel_tol=1e-6)
+
+
 def _is(node: Node, name: str, opaque: Collection[Node]) -> bool:
     return node.op.name == name and node not in opaque
+
+
+def _may_match(pattern: Call, node: Node) -> bool:
+    """False where the operands' ops and numbers rule a match out: what decides nearly all."""
+    if pattern.fn == "mean":
+        return bool(node.inputs[0].op.name == "sum")
+    ways = (node.inputs, node.inputs[::-1]) if pattern.fn in COMMUTATIVE else (node.inputs,)
+    return any(all(map(_may_be, pattern.args, way)) for way in ways)
+
+
+def _may_be(pattern: Formula, node: Node) -> bool:
+    if isinstance(pattern, Number):
+        return isinstance(node.op, Full) and node.op.value == pattern.value
+    if isinstance(pattern, Call):
+        return bool(node.op.name == op_behind(pattern.fn)) and _may_match(pattern, node)
+    return True
 
 
 def _match(
@@ -113,8 +177,25 @@ def _match(
     elif isinstance(pattern, Number):
         if isinstance(node.op, Full) and node.op.value == pattern.value:
             yield bound
-    elif _is(node, pattern.fn, opaque):
+    elif pattern.fn == "mean":
+        yield from _mean_match(pattern, node, bound, opaque)
+    elif _is(node, op_behind(pattern.fn), opaque):
+        if is_along(pattern.fn):
+            if AXES in bound and axes_of(bound[AXES].op) != axes_of(node.op):
+                return
+            bound = {**bound, AXES: node}
         yield from _operands_match(pattern, node, bound, opaque)
+
+
+def _mean_match(
+    pattern: Call, node: Node, bound: dict[str, Node], opaque: Collection[Node]
+) -> Iterator[dict[str, Node]]:
+    """A mean is a sum divided by how many were summed."""
+    if not _is(node, "div", opaque) or not _is(node.inputs[0], "sum", opaque):
+        return
+    total, count = node.inputs
+    if is_count(count, total.inputs[0], axes_of(total.op)):
+        yield from _match(Call("sum", pattern.args), total, bound, opaque)
 
 
 def _operands_match(
@@ -147,6 +228,8 @@ class Rules:
         for r in self.all:
             for root in r.roots:
                 self.by_root.setdefault(root, []).append(r)
+        #: those that the names of an op and its operands do not rule out, as they are met
+        self.by_names: dict[tuple[str, ...], list[AnyRule]] = {}
 
     def __add__(self, other: Rules) -> Rules:
         return Rules(self.all + other.all)
@@ -156,9 +239,12 @@ class Rules:
         candidates = self.by_root.get(node.op.name)
         if candidates is None:
             return None
-        operands = {i.op.name for i in node.inputs}
-        for r in candidates:
-            new = r(node, opaque) if r.needs <= operands else None
+        met = (node.op.name, *[i.op.name for i in node.inputs])
+        fitting = self.by_names.get(met)
+        if fitting is None:
+            fitting = self.by_names[met] = [r for r in candidates if r.fits(met)]
+        for r in fitting:
+            new = r(node, opaque)
             if new is not None and new is not node:
                 return new, r
         return None

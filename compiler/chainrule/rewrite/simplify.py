@@ -33,8 +33,7 @@ def sum_of_scaled(node: Node, see: See) -> Node | None:
             outer = _without_axes(c, node.op.axes, see)
             if outer is not None and see(a, "one_hot"):
                 return build.call(name, apply(node.op, a), outer)
-    negative = see(x, "neg")
-    return build.call("neg", apply(node.op, negative[0])) if negative else None
+    return None
 
 
 def _without_axes(c: Node, axes: tuple[int, ...], see: See) -> Node | None:

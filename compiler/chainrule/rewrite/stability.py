@@ -5,118 +5,48 @@ Each right side is equal to its left side in exact arithmetic wherever the left 
 
 from __future__ import annotations
 
-from chainrule.ir.node import Node, apply
-from chainrule.ops import build
-from chainrule.ops.axes import Expand, Sum
-from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
-from chainrule.ops.reduce import Max
-from chainrule.rewrite.rule import Rules, See, recognize, rule
+import math
+from collections.abc import Iterator
+
+from chainrule.ir.node import Node
+from chainrule.ops.source import Full
+from chainrule.rewrite.rule import Bindings, Guard, Rule, Rules, rule
+
+_LN2 = "0.6931471805599453"
 
 
-def _total_along(node: Node, see: See) -> tuple[Node, int] | None:
-    """`(x, axis)` where the node is sum(x, axis, keepdims=True), repeated along the axis."""
-    view = see(node, "expand")
-    if not view or not isinstance(node.op, Expand) or len(node.op.axes) != 1:
-        return None
-    total, axes = view[0], node.op.axes
-    if not see(total, "sum") or not isinstance(total.op, Sum) or total.op.axes != axes:
-        return None
-    return (total.inputs[0], axes[0]) if total.inputs[0].type == node.type else None
+def _number(name: str, above: float = -math.inf) -> Guard:
+    """Whether a variable is a number, a finite one, above another."""
+
+    def holds(bound: Bindings) -> bool:
+        op = bound[name].op
+        return isinstance(op, Full) and bool(above < op.value < math.inf)
+
+    return holds
 
 
-@recognize("div")
-def exp_over_its_sum(node: Node, see: See) -> Node | None:
-    """Given exp(x) / sum(exp(x)), softmax(x)."""
-    e, divisor = node.inputs
-    total, x = _total_along(divisor, see), see(e, "exp")
-    if not x or total is None or total[0] is not e:
-        return None
-    return apply(Softmax(total[1]), x[0])
+def _above(*names: str) -> Guard:
+    """Whether variables are numbers above 0, of which there is a logarithm."""
+    guards = [_number(name, 0.0) for name in names]
+    return lambda bound: all(holds(bound) for holds in guards)
 
 
-@recognize("log")
-def log_of_softmax(node: Node, see: See) -> Node | None:
-    """Given log(softmax(x)), log_softmax(x)."""
-    (p,) = node.inputs
-    x = see(p, "softmax")
-    return apply(LogSoftmax(p.op.axis), x[0]) if x and isinstance(p.op, Softmax) else None
+def _is_one(node: Node) -> bool:
+    return isinstance(node.op, Full) and node.op.value == 1
 
 
-@recognize("exp")
-def exp_of_log_softmax(node: Node, see: See) -> Node | None:
-    """Given exp(log_softmax(x)), softmax(x)."""
-    (p,) = node.inputs
-    x = see(p, "log_softmax")
-    return apply(Softmax(p.op.axis), x[0]) if x and isinstance(p.op, LogSoftmax) else None
+_TOP, _FIXED = "max(x)", "stop_gradient(max(x))"
+_LOG_RATIO = "log_softmax(x) - log_softmax(y)"
+_SCALED, _DIVIDED = "logaddexp(x, y) + log(c)", "logaddexp(x, y) - log(c)"
+_SLOPE = "sigmoid(x) * sigmoid(-x)"
+_LOG_COMPLEMENT = f"({_LN2} - logaddexp(x, -x)) * 2"
 
 
-@recognize("log")
-def log_of_sum_of_exp(node: Node, see: See) -> Node | None:
-    """Given log(sum(exp(x))) along one axis, logsumexp(x)."""
-    (total,) = node.inputs
-    e = see(total, "sum")
-    x = see(e[0], "exp") if e else None
-    if not x or not isinstance(total.op, Sum) or len(total.op.axes) != 1:
-        return None
-    return apply(LogSumExp(total.op.axes[0]), x[0])
-
-
-@recognize("sub")
-def less_its_logsumexp(node: Node, see: See) -> Node | None:
-    """Given x - logsumexp(x), repeated along the axis, log_softmax(x)."""
-    x, view = node.inputs
-    inner = see(view, "expand")
-    z = see(inner[0], "logsumexp") if inner else None
-    if not z or z[0] is not x or not isinstance(view.op, Expand) or not isinstance(inner, tuple):
-        return None
-    op = inner[0].op
-    if not isinstance(op, LogSumExp) or view.op.axes != (op.axis,):
-        return None
-    return apply(LogSoftmax(op.axis), x)
-
-
-def _unshifted(node: Node, axis: int, see: See) -> tuple[Node, Node] | None:
-    """`(x, top)` where the node is x - top, the maximum of x along the axis repeated along it."""
-    difference = see(node, "sub")
-    view = see(difference[1], "expand") if difference else None
-    if not difference or not view or not isinstance(difference[1].op, Expand):
-        return None
-    x, top = difference[0], view[0]
-    barrier = see(top, "stop_gradient")
-    largest = barrier[0] if barrier else top
-    if largest.op != Max((axis,)) or largest.inputs[0] is not x or not see(largest, "max"):
-        return None
-    return (x, top) if difference[1].op.axes == (axis,) else None
-
-
-@recognize("softmax", "log_softmax")
-def softmax_of_shifted(node: Node, see: See) -> Node | None:
-    """Given softmax(x - max(x)), softmax(x), which takes the maximum off itself."""
-    assert isinstance(node.op, (Softmax, LogSoftmax))
-    shifted = _unshifted(node.inputs[0], node.op.axis, see)
-    return apply(node.op, shifted[0]) if shifted else None
-
-
-@recognize("add")
-def shifted_logsumexp(node: Node, see: See) -> Node | None:
-    """Given max(x) + logsumexp(x - max(x)), logsumexp(x)."""
-    for top, z in (node.inputs, node.inputs[::-1]):
-        inner = see(z, "logsumexp")
-        if inner and isinstance(z.op, LogSumExp):
-            shifted = _unshifted(inner[0], z.op.axis, see)
-            if shifted and shifted[1] is top:
-                return apply(z.op, shifted[0])
-    return None
-
-
-@recognize("log")
-def log_through_expand(node: Node, see: See) -> Node | None:
-    """Given log(expand(x)), expand(log(x)), so that the rules for log see x."""
-    (view,) = node.inputs
-    x = see(view, "expand")
-    if not x or not isinstance(view.op, Expand):
-        return None
-    return build.expand(build.call("log", x[0]), view.type.shape, view.op.axes)
+def _other_bases(*operands: str) -> Iterator[Rule]:
+    """Logarithms to base 2 and 10 of what the natural logarithm has a stable form for."""
+    for name, scale in (("log2", math.log(2)), ("log10", math.log(10))):
+        for i, of in enumerate(operands):
+            yield rule(f"{name}_{i + 1}", f"{name}({of})", f"log({of}) * {1 / scale!r}")
 
 
 STABILITY = Rules(
@@ -129,6 +59,27 @@ STABILITY = Rules(
         rule("sigmoid_of_difference", "exp(x) / (exp(x) + exp(y))", "sigmoid(x - y)"),
         rule("tanh_of_half", "expm1(x) / (1 + exp(x))", "tanh(x * 0.5)"),
         rule("over_one_plus_exp", "y / (1 + exp(x))", "y * sigmoid(-x)"),
+        rule("over_square_of_one_plus_exp", "y / square(1 + exp(x))", "y * square(sigmoid(-x))"),
+        rule("exp_times_square_sigmoid", "exp(x) * square(sigmoid(-x))", _SLOPE),
+        rule("square_sigmoid_times_exp", "exp(-x) * square(sigmoid(x))", _SLOPE),
+        rule(
+            "power_of_one_plus_exp", "(1 + exp(x)) ** c", "exp(softplus(x) * c)", when=_number("c")
+        ),
+        rule(
+            "sigmoid_with_number", "exp(x) / (exp(x) + c)", "sigmoid(x - log(c))", when=_above("c")
+        ),
+        rule(
+            "over_exp_plus_number",
+            "y / (exp(x) + c)",
+            "y * (sigmoid(log(c) - x) / c)",
+            when=lambda b: _above("c")(b) and not _is_one(b["c"]),
+        ),
+        rule(
+            "over_scaled_exp_plus_one",
+            "y / (exp(x) * c + 1)",
+            "y * sigmoid(-(x + log(c)))",
+            when=_above("c"),
+        ),
         rule("exp_times_sigmoid", "exp(x) * sigmoid(-x)", "sigmoid(x)"),
         rule("sigmoid_times_exp", "exp(-x) * sigmoid(x)", "sigmoid(-x)"),
         rule("one_minus_sigmoid_ratio", "1 - sigmoid(-x)", "sigmoid(x)"),
@@ -137,17 +88,86 @@ STABILITY = Rules(
         rule("log1p_minus_sigmoid", "log1p(-sigmoid(x))", "log_sigmoid(-x)"),
         rule("exp_log_sigmoid", "exp(log_sigmoid(x))", "sigmoid(x)"),
         rule("exp_minus_softplus", "exp(-softplus(x))", "sigmoid(-x)"),
+        rule("sigmoid_base_2", "exp2(x) / (1 + exp2(x))", f"sigmoid(x * {_LN2})"),
+        rule("over_one_plus_exp2", "y / (1 + exp2(x))", f"y * sigmoid(x * -{_LN2})"),
         # softplus
+        rule("softplus_base_2", "log(1 + exp2(x))", f"softplus(x * {_LN2})"),
+        rule("log2_of_softplus_base_2", "log2(1 + exp2(x))", f"softplus(x * {_LN2}) / {_LN2}"),
         rule("softplus", "log(1 + exp(x))", "softplus(x)"),
         rule("softplus_log1p", "log1p(exp(x))", "softplus(x)"),
         rule("minus_softplus", "-softplus(-x)", "log_sigmoid(x)"),
         rule("minus_log_sigmoid", "-log_sigmoid(x)", "softplus(-x)"),
         rule("less_softplus", "x - softplus(x)", "log_sigmoid(x)"),
         rule("softplus_less", "softplus(x) - x", "softplus(-x)"),
-        rule("log_sum_of_two_exp", "log(exp(x) + exp(y))", "x + softplus(y - x)"),
+        rule("log_sum_of_two_exp", "log(exp(x) + exp(y))", "logaddexp(x, y)"),
+        rule(
+            "log_sum_of_three_exp",
+            "log(exp(x) + exp(y) + exp(z))",
+            "logaddexp(logaddexp(x, y), z)",
+        ),
+        rule("log_sum_with_number", "log(exp(x) + c)", "logaddexp(x, log(c))", when=_above("c")),
+        rule("log_sum_of_scaled", "log(exp(x) * c + 1)", "softplus(x + log(c))", when=_above("c")),
+        rule(
+            "log_sum_of_two_scaled",
+            "log(exp(x) * c + exp(y) * d)",
+            "logaddexp(x + log(c), y + log(d))",
+            when=_above("c", "d"),
+        ),
+        rule(
+            "log_sum_of_two_and_number",
+            "log(exp(x) + exp(y) + c)",
+            "logaddexp(logaddexp(x, y), log(c))",
+            when=_above("c"),
+        ),
+        rule(
+            "log_sum_of_two_around_number",
+            "log(exp(x) + c + exp(y))",
+            "logaddexp(logaddexp(x, log(c)), y)",
+            when=_above("c"),
+        ),
+        rule("log_scaled_sum", "log((exp(x) + exp(y)) * c)", _SCALED, when=_above("c")),
+        rule("log_divided_sum", "log((exp(x) + exp(y)) / c)", _DIVIDED, when=_above("c")),
+        rule("softplus_of_parts", "maximum(x, 0) + softplus(-abs(x))", "softplus(x)"),
+        rule("softplus_of_relu", "relu(x) + softplus(-abs(x))", "softplus(x)"),
+        rule("softplus_of_parts_less", "maximum(x, 0) - y + softplus(-abs(x))", "softplus(x) - y"),
+        rule("softplus_of_relu_less", "relu(x) - y + softplus(-abs(x))", "softplus(x) - y"),
+        rule("log_cosh_of_parts", "abs(x) + softplus(abs(x) * -2)", "logaddexp(x, -x)"),
+        rule("log_odds", "log(sigmoid(x) / (1 - sigmoid(x)))", "x"),
+        rule("log_odds_apart", "log_sigmoid(x) - log_sigmoid(-x)", "x"),
         # hyperbolic tangent
         rule("tanh", "(exp(x) - exp(-x)) / (exp(x) + exp(-x))", "tanh(x)"),
+        rule("log_one_plus_tanh", "log(1 + tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
+        rule("log_one_minus_tanh", "log(1 - tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
+        rule(
+            "log_scaled_one_plus_tanh",
+            "log((1 + tanh(x)) * c)",
+            "log_sigmoid(x * 2) + log(c * 2)",
+            when=_above("c"),
+        ),
+        rule(
+            "log_divided_one_plus_tanh",
+            "log((1 + tanh(x)) / c)",
+            "log_sigmoid(x * 2) + log(2 / c)",
+            when=_above("c"),
+        ),
+        rule("log1p_tanh", "log1p(tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
+        rule("log1p_minus_tanh", "log1p(-tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
+        rule("atanh_of_tanh", "atanh(tanh(x))", "x"),
+        rule("asinh", "log(x + sqrt(square(x) + 1))", "asinh(x)"),
+        rule("acosh", "log(x + sqrt(square(x) - 1))", "acosh(x)"),
+        rule("tanh_of_sinh", "sinh(x) / cosh(x)", "tanh(x)"),
+        rule("log_of_cosh", "log(cosh(x))", f"logaddexp(x, -x) - {_LN2}"),
+        rule("over_cosh", "y / cosh(x)", "y * (exp(-logaddexp(x, -x)) * 2)"),
+        rule("log_one_minus_square_tanh", "log(1 - square(tanh(x)))", _LOG_COMPLEMENT),
+        rule("log1p_minus_square_tanh", "log1p(-square(tanh(x)))", _LOG_COMPLEMENT),
+        rule("over_square_cosh", "y / square(cosh(x))", "y * square(exp(-logaddexp(x, -x)) * 2)"),
         # roots and squares
+        rule("one_minus_cos", "1 - cos(x)", "square(sin(x * 0.5)) * 2"),
+        rule("abs_of_square", "abs(square(x))", "square(x)"),
+        rule("root_of_sigmoid", "sqrt(sigmoid(x))", "exp(log_sigmoid(x) * 0.5)"),
+        rule("root_of_softmax", "sqrt(softmax(x))", "exp(log_softmax(x) * 0.5)"),
+        rule("root_of_one_plus_exp", "sqrt(1 + exp(x))", "exp(softplus(x) * 0.5)"),
+        rule("root_of_exp", "sqrt(exp(x))", "exp(x * 0.5)"),
         rule("root_of_square", "sqrt(square(x))", "abs(x)"),
         rule("root_of_product", "sqrt(x * x)", "abs(x)"),
         rule("log_of_square", "log(square(x))", "2 * log(abs(x))"),
@@ -161,15 +181,67 @@ STABILITY = Rules(
         rule("expm1", "exp(x) - 1", "expm1(x)"),
         rule("one_minus_exp", "1 - exp(x)", "-expm1(x)"),
         rule("log_of_reciprocal", "log(1 / x)", "-log(x)"),
+        rule("log_of_exp_over", "log(exp(x) / y)", "x - log(y)"),
+        rule("log_of_exp_less_one", "log(expm1(x))", "x + log(-expm1(-x))"),
+        rule("x_log_x", "x * log(x)", "xlogy(x, x)"),
         # softmax and its kin
-        exp_over_its_sum,
-        log_of_softmax,
-        exp_of_log_softmax,
-        log_of_sum_of_exp,
-        less_its_logsumexp,
-        softmax_of_shifted,
-        shifted_logsumexp,
-        log_through_expand,
+        rule("exp_over_its_sum", "exp(x) / repeat(sum(exp(x)))", "softmax(x)"),
+        rule("log_of_softmax", "log(softmax(x))", "log_softmax(x)"),
+        rule("exp_of_log_softmax", "exp(log_softmax(x))", "softmax(x)"),
+        rule("log_of_sum_of_exp", "log(sum(exp(x)))", "logsumexp(x)"),
+        rule(
+            "log_of_sum_and_number",
+            "log(sum(exp(x)) + c)",
+            "logaddexp(logsumexp(x), log(c))",
+            when=_above("c"),
+        ),
+        rule("log_of_sum_and_exp", "log(sum(exp(x)) + exp(y))", "logaddexp(logsumexp(x), y)"),
+        rule(
+            "softmax_with_number",
+            "exp(x) / repeat(sum(exp(x)) + c)",
+            "exp(x - repeat(logaddexp(logsumexp(x), log(c))))",
+            when=_above("c"),
+        ),
+        rule("log_of_mean_of_exp", "log(sum(exp(x)) / n)", "logsumexp(x) - log(n)"),
+        rule("less_its_logsumexp", "x - repeat(logsumexp(x))", "log_softmax(x)"),
+        rule("softmax_of_shifted", f"softmax(x - repeat({_TOP}))", "softmax(x)"),
+        rule("softmax_of_shifted_fixed", f"softmax(x - repeat({_FIXED}))", "softmax(x)"),
+        rule("log_softmax_of_shifted", f"log_softmax(x - repeat({_TOP}))", "log_softmax(x)"),
+        rule(
+            "log_softmax_of_shifted_fixed", f"log_softmax(x - repeat({_FIXED}))", "log_softmax(x)"
+        ),
+        rule("shifted_logsumexp", f"{_TOP} + logsumexp(x - repeat({_TOP}))", "logsumexp(x)"),
+        rule(
+            "shifted_logsumexp_fixed",
+            f"{_FIXED} + logsumexp(x - repeat({_FIXED}))",
+            "logsumexp(x)",
+        ),
+        rule("log_of_picked", "log(pick(softmax(x), y))", "pick(log_softmax(x), y)"),
+        rule("pick_of_exp", "pick(exp(x), y)", "exp(pick(x, y))"),
+        rule("log_ratio_of_softmax", "log(softmax(x) / softmax(y))", _LOG_RATIO),
+        # variance and length
+        rule("variance_of_moments", "mean(square(x)) - square(mean(x))", "var(x)"),
+        rule("length", "sqrt(sum(square(x)))", "norm(x)"),
+        rule("hypotenuse", "sqrt(square(x) + square(y))", "hypot(x, y)"),
+        rule("over_sum_of_two_exp", "z / (exp(x) + exp(y))", "z * exp(-logaddexp(x, y))"),
+        rule(
+            "over_sum_of_three_exp",
+            "z / (exp(x) + exp(y) + exp(w))",
+            "z * exp(-logaddexp(logaddexp(x, y), w))",
+        ),
+        rule(
+            "over_sum_of_two_and_number",
+            "z / (exp(x) + exp(y) + c)",
+            "z * exp(-logaddexp(logaddexp(x, y), log(c)))",
+            when=_above("c"),
+        ),
+        rule(
+            "over_sum_of_two_around_number",
+            "z / (exp(x) + c + exp(y))",
+            "z * exp(-logaddexp(logaddexp(x, log(c)), y))",
+            when=_above("c"),
+        ),
+        *_other_bases("1 + exp(x)", "exp(x)", "sigmoid(x)", "1 - sigmoid(x)", "softmax(x)"),
         rule("log1p", "log(1 + x)", "log1p(x)"),
     ]
 )
