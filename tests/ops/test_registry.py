@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import sympy
 
 from chainrule.autodiff.reverse import differentiate
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, GradientError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.formula import Formula, fold, parse, parse_recipe
 from chainrule.ir.node import Node, Op, apply
@@ -25,7 +26,7 @@ from chainrule.ops.registry import OPS
 from chainrule.ops.source import constant, leaf
 
 Array = np.ndarray[Any, Any]
-STRUCTURAL = {"contract", "reshape"}  # loops come from a template, or from the operand's memory
+STRUCTURAL = {"contract", "reshape", "scan"}  # a template, the operand's memory, a body
 SAMPLES = [
     pytest.param(op, types, id=f"{entry.name}-{i}")
     for entry in OPS
@@ -156,6 +157,20 @@ def test_vjp_is_the_derivative_and_so_is_its_own(op: Op, types: list[TensorType]
     second = differentiate([slope], [build.formula("1", {}, like=slope)], again)
     if any(g is not None for g in second.gradients):
         check_derivative(slope, leaves, at, 1e-6)
+
+
+@pytest.mark.parametrize(("op", "types"), DIFFERENTIABLE)
+def test_it_differentiates_or_says_why_not(op: Op, types: list[TensorType]) -> None:
+    """By every float operand that it does not call a mere choice; else with a reason."""
+    leaves, out = applied(op, types)
+    wanted = [n for i, n in enumerate(leaves) if n.dtype.is_float and op.reaches(i)]
+    seed = leaf("input", "ct", out.type)
+    if op.undifferentiable:
+        with pytest.raises(GradientError, match=re.escape(op.undifferentiable)):
+            differentiate([out], [seed], wanted)
+        return
+    found = differentiate([out], [seed], wanted).gradients
+    assert [g and g.type for g in found] == [n.type for n in wanted]
 
 
 @pytest.mark.parametrize(("op", "types"), [p for p in SAMPLES if p.values[0].composite])
