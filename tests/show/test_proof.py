@@ -27,7 +27,7 @@ def test_the_proof_reads_as_the_lecture_writes_it() -> None:
     shown = str(cr.explain(loss, p["W1"]))
     assert shown.startswith("∂J/∂W1 = ∂J/∂z2 · ∂z2/∂h1 · ∂h1/∂z1 · ∂z1/∂W1\n")
     for part in (
-        "J = -sum(log_softmax(z2)[y]) / batch",
+        "J = -mean(log_softmax(z2)[y])",
         "out = log_softmax(x)  ⇒  dx = dout - softmax(x) ⊙ sum(dout, axis=1)",
         "∂J/∂z2 = (softmax(z2) - onehot(y)) / batch",
         "out = x @ y  ⇒  dx = dout @ yᵀ",
@@ -144,3 +144,44 @@ def test_the_gradient_of_a_proof_is_the_gradient() -> None:
     loss, p = net()
     assert cr.explain(loss, p["W1"]).gradient is cr.grad(loss, p["W1"]).node
     assert np.all([s.line is not None for s in cr.explain(loss, p["W1"]).steps])
+
+
+def loops_choices_and_gathers() -> dict[str, tuple[cr.Tensor, cr.Tensor]]:
+    x, w = cr.input("x", ("n", 4)), cr.parameter("W", (4, 3))
+    u, e = cr.parameter("U", (3, 3)), cr.parameter("E", (5, 4))
+    at, t = cr.input("at", ("n",), dtype="int32"), cr.input("t", ("n",), dtype="int32")
+    z = (x @ w).named("z")
+    final, ys = cr.scan(lambda h, row: (cr.tanh(h @ u + row), 2.0 * h), cr.zeros((3,)), z)
+    return {
+        "scan": (cr.sum(final**2) + cr.sum(cr.sin(ys)), u),
+        "scan's rows": (cr.sum(final**2) + cr.sum(cr.sin(ys)), w),
+        "where": (cr.sum(cr.where(z > 0, z * cr.exp(z), cr.sin(z) / 2.0)), w),
+        "log where it is one": (cr.sum(cr.where(z > 0, cr.log(z) / z, 0.0)), w),
+        "huber": (cr.losses.huber(z, z * z), w),
+        "take": (cr.losses.cross_entropy(cr.take(e, at, axis=0) @ w, t), e),
+        "max": (cr.sum(cr.max(z, axis=1) ** 2), w),
+    }
+
+
+@pytest.mark.parametrize("name", loops_choices_and_gathers())
+def test_loops_choices_and_gathers_are_proved(name: str) -> None:
+    loss, by = loops_choices_and_gathers()[name]
+    proof = cr.explain(loss.named("J"), by)
+    check = proof.check()
+    assert check, check.reason
+    assert str(proof).startswith(f"∂J/∂{by.name} = ")
+    assert proof.latex().count("{") == proof.latex().count("}")
+    for k in range(len(proof.steps)):
+        assert _tampered(proof, k).check().step == k
+
+
+def test_the_loss_is_called_as_the_user_calls_it() -> None:
+    """In text and LaTeX alike; J where nobody did."""
+    x, w = cr.input("x", ("n", 4)), cr.parameter("w", (4,))
+    for name in ("loss", None):
+        loss = cr.sum(cr.sin(x @ w))
+        loss = loss.named(name) if name else loss + 0.5
+        tex = r"\mathrm{loss}" if name else "J"
+        assert str(cr.explain(loss, w)).startswith(f"∂{name or 'J'}/∂w = ")
+        assert rf"\frac{{\partial {tex}}}{{\partial w}}" in cr.explain(loss, w).latex()
+        assert rf"\frac{{\partial {tex}}}{{\partial w}} &= " in cr.grad(loss, w).latex()

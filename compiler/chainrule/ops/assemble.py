@@ -25,6 +25,7 @@ from chainrule.ir.node import (
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim
 from chainrule.ir.types import TensorType, float64, int64
+from chainrule.ops import reading
 from chainrule.ops.layout import Slice
 
 
@@ -34,6 +35,7 @@ class Concat(Op):
 
     role = "nest"
     name = "concat"
+    moves = True
     axis: int
 
     def infer(self, *inputs: TensorType) -> TensorType:
@@ -87,6 +89,14 @@ class Concat(Op):
         return Notation(f"concat([{holes}]{axis})", tex)
 
     @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def concat(parts: tuple[Node, ...] | Node, axis: int = 0) -> Node:
+            nodes = reading.several(parts)
+            return apply(cls(reading.axis_of(axis, nodes[0])), *nodes)
+
+        return {"concat": concat}
+
+    @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls(0), [TensorType(float64, (2, 3)), TensorType(float64, (1, 3))]
         yield cls(1), [TensorType(int64, (2, n)) for n in (1, 2, 3)]
@@ -119,12 +129,16 @@ class Roll(Op):
 
     def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
         size = out.shape[self.axis]
-        source = (index[self.axis] + (-self.by) % size) % size
+        source = 0 if size == 0 else (index[self.axis] + (-self.by) % size) % size
         return inputs[0]((*index[: self.axis], source, *index[self.axis + 1 :]))
 
     def notation(self, *inputs: Node) -> Notation:
         tex = rf"\operatorname{{{{roll}}}}_{{{{{self.by}}}}}\left({{0}}\right)"
         return Notation(f"roll({{0}}, {self.by}, axis={self.axis})", tex)
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"roll": lambda x, by, axis: apply(cls(reading.axis_of(axis, x), by), x)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -16,7 +16,9 @@ from chainrule.ir.loop import Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
 from chainrule.ir.notation import ATOM, MATMUL, MULTIPLY, Notation
 from chainrule.ir.size import Dim, Shape, known, product
-from chainrule.ir.types import DType, TensorType, float64, int64
+from chainrule.ir.types import DType, TensorType, float32, float64, int64
+from chainrule.ops import reading
+from chainrule.ops.source import size_of
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,35 @@ class Expand(Op):
         return inputs[0](tuple(x for i, x in enumerate(index) if i not in self.axes))
 
     def notation(self, *inputs: Node) -> Notation:
-        if not inputs or implied_axes(inputs[0], self.shape) == self.axes:
+        if not inputs:
             return Notation("{0}", "{0}")
+        (x,) = inputs
+        if x.op.role == "alias" and x.inputs[0].shape == self.ones():  # as NumPy stretches a 1
+            return Notation("{0}", "{0}", shown=x.inputs)
+        implied = implied_axes(x, self.shape) == self.axes
+        return Notation("{0}", "{0}") if implied else self.explicit()
+
+    def in_full(self) -> str:
+        """A text that says the sizes too, where they are others than 1."""
+        if self.shape == self.ones():
+            return self.explicit().text
+        shape = ", ".join(map(str, self.shape)) + ("," if len(self.shape) == 1 else "")
+        return f"broadcast_to({{0}}, ({shape}), axes={self.axes})"
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(x: Node | Dim, shape: Any, axes: Any) -> Node:
+            x = x if isinstance(x, Node) else size_of(x, float32)
+            return apply(cls(reading.several(shape), reading.several(axes)), x)
+
+        return {"broadcast_to": word}
+
+    def ones(self) -> Shape:
+        """The shape with 1 where the operand repeats."""
+        return tuple(1 if i in self.axes else d for i, d in enumerate(self.shape))
+
+    def explicit(self) -> Notation:
+        """`x[:, None]`, which says where the new axes are."""
         parts = ", ".join("None" if i in self.axes else ":" for i in range(len(self.shape)))
         return Notation(f"{{0}}[{parts}]", rf"{{0}}_{{{{[{parts}]}}}}", ATOM, (ATOM,))
 
@@ -71,8 +100,9 @@ def folded_axes(x: Node) -> tuple[int, tuple[int, ...]] | None:
     were and which went.
     """
     for _ in range(FAR):
-        if isinstance(x.op, Reduce):
-            return x.inputs[0].type.rank, x.op.axes
+        folded = x.op.folds(x.inputs[0].type) if x.inputs else ()
+        if folded:
+            return x.inputs[0].type.rank, folded
         wide = [i for i in x.inputs if i.type.rank and i.op.name != "full"]
         if x.op.role not in ("pointwise", "light") or len(wide) != 1:
             return None
@@ -159,6 +189,13 @@ class Reduce(Op):
         shown = ",".join(str(a) for a in self.axes)
         latex = rf"{latex}_{{{{{shown}}}}} {{0}}"
         return Notation(f"{text}({{0}}, axis={axes})", latex, ATOM, (), MATMUL, (MULTIPLY,))
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {cls.symbol[0]: reading.over(cls)}
+
+    def folds(self, x: TensorType) -> tuple[int, ...]:
+        return self.axes
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

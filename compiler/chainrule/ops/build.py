@@ -102,9 +102,11 @@ def broadcast_shapes(
         if len(dims) > 1:
             shown = " and ".join(str(n.type) for n in nodes) or " and ".join(map(str, shapes))
             unequal = " != ".join(map(str, dims))
+            hint = "sizes must be equal, or one of them 1"
+            if not all(isinstance(d, int) for d in dims):
+                hint += "; sizes of different names may differ"
             raise ShapeError(
-                f"{fn} needs shapes that broadcast: {shown}",
-                f"{unequal} at axis {axis}: sizes must be equal, or one of them 1",
+                f"{fn} needs shapes that broadcast: {shown}", f"{unequal} at axis {axis}: {hint}"
             )
         out.extend(dims or (1,))
     return tuple(out)

@@ -12,7 +12,7 @@ from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import ATOM, MATMUL, MULTIPLY, POWER, Notation, infix
 from chainrule.ir.size import Dim, product
 from chainrule.ir.types import TensorType, float64, int64, promote
-from chainrule.ops import build
+from chainrule.ops import build, reading
 from chainrule.ops.axes import Sum
 from chainrule.ops.layout import Permute
 
@@ -98,6 +98,10 @@ class Contract(Op):
             f'einsum("{self.spec}", {{0}}, {{1}})',
             rf"\operatorname{{{{einsum}}}}_{{{{{self.spec}}}}}\left({{0}}, {{1}}\right)",
         )
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"einsum": einsum, "outer": lambda x, y: einsum("i,j->ij", x, y)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import DTypeError, FormulaError, ShapeError
 from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, divide, known
 from chainrule.ir.types import TensorType, float64
+from chainrule.ops import reading
 from chainrule.ops.contract import contract
 from chainrule.ops.layout import Place, Reshape, Slice
 from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
@@ -62,12 +64,13 @@ class _Convolution(Op):
         if self.groups < 1:
             raise ShapeError(f"{self.name}: groups is at least 1, not {self.groups}")
 
-    def along(self, extents: Shape, sizes: Shape) -> Shape:
+    def along(self, extents: Shape, sizes: Shape, *operands: TensorType) -> Shape:
         """The positions along each axis. Raises ShapeError where a window does not fit."""
         if not all(isinstance(k, int) for k in sizes):
             raise ShapeError(f"{self.name} needs a kernel of known size, not {shown(sizes)}")
         axes = zip(extents, known(sizes), self.strides, self.dilations, self.padding, strict=True)
-        return tuple(positions(n, k, s, d, p, str(self.name)) for n, k, s, d, p in axes)
+        what = f"{self.name} of {', '.join(map(str, operands))}" if operands else str(self.name)
+        return tuple(positions(n, k, s, d, p, what) for n, k, s, d, p in axes)
 
     def rooms(self, extents: Shape, sizes: Shape) -> tuple[Dim, ...]:
         """What must be at least 1 where an extent is symbolic."""
@@ -126,6 +129,16 @@ class _Convolution(Op):
         x = np.pad(x, padding)
         return self.windows(sizes).ref(x.reshape(known(self.split(x.shape, 1))))
 
+    @classmethod
+    def given(cls, x: Node, options: dict[str, Any]) -> tuple[Ints, Ints, Ints, int]:
+        """The attributes as they are read back, for each spatial axis of `x`."""
+        r = x.type.rank - 2
+        values = reading.chosen(options, stride=1, padding=0, dilation=1, groups=1)
+        stride, padding, dilation = (
+            reading.each(values[k], r) for k in ("stride", "padding", "dilation")
+        )
+        return stride, padding, dilation, int(values["groups"])
+
     def options(self) -> list[str]:
         """The attributes that are not as usual, as they print."""
         given = {"stride": self.strides, "padding": self.padding, "dilation": self.dilations}
@@ -155,7 +168,7 @@ class Conv(_Convolution):
                 f"{x.shape[1]} (axis 1 of the input) / {self.groups} groups = {each} != "
                 f"{k.shape[1]} (axis 1 of the kernel)",
             )
-        along = self.along(x.shape[2:], k.shape[2:])
+        along = self.along(x.shape[2:], k.shape[2:], x, k)
         return x.with_shape((x.shape[0], k.shape[0], *along))
 
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
@@ -183,6 +196,10 @@ class Conv(_Convolution):
 
     def notation(self, *inputs: Node) -> Notation:
         return call_with("conv", 2, *self.options())
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"conv": lambda x, k, **options: apply(cls(*cls.given(x, options)), x, k)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -247,6 +264,18 @@ class ConvTranspose(_Convolution):
         return call_with("conv_transpose", 2, *self.options(), *size)
 
     @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(z: Node, k: Node, size: Any = None, **options: Any) -> Node:
+            strides, padding, dilations, groups = cls.given(z, options)
+            if size is None:
+                along = zip(z.type.shape[2:], k.type.shape[2:], padding, dilations, strict=True)
+                size = tuple(n + d * (m - 1) - 2 * p for n, m, p, d in along)
+            extents = reading.each(size, len(strides))
+            return apply(cls(strides, padding, dilations, groups, extents), z, k)
+
+        return {"conv_transpose": word}
+
+    @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield from ((cls(*a, x.shape[2:]), [z, k]) for a, x, k, z in _cases())
 
@@ -297,8 +326,27 @@ class Correlate(_Convolution):
         return call_with("correlate", 2, *self.options(), *size)
 
     @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(x: Node, z: Node, size: Any = None, **options: Any) -> Node:
+            strides, padding, dilations, groups = cls.given(x, options)
+            if size is None:
+                along = zip(x.type.shape[2:], z.type.shape[2:], padding, dilations, strict=True)
+                size = tuple(_quotient(n + 2 * p - m, d) + 1 for n, m, p, d in along)
+            sizes = reading.each(size, len(strides))
+            return apply(cls(strides, padding, dilations, groups, sizes), x, z)
+
+        return {"correlate": word}
+
+    @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield from ((cls(*a, known(k.shape[2:])), [x, z]) for a, x, k, z in _cases())
+
+
+def _quotient(n: Dim, d: int) -> Dim:
+    count = divide(n, d)
+    if count is None:
+        raise FormulaError("the size of this kernel is not in the text: write size=")
+    return count
 
 
 def _cases() -> Iterator[tuple[tuple[Ints, Ints, Ints, int], TensorType, TensorType, TensorType]]:

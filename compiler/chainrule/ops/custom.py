@@ -29,6 +29,7 @@ class Custom(Op):
     forward: Callable[..., Node] = field(repr=False)
     backward: Rule = field(repr=False)
     composite = True
+    stepwise = True
     _traces: dict[Any, tuple[list[Node], Node]] = field(default_factory=dict, repr=False)
 
     @property

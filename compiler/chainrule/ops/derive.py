@@ -1,6 +1,6 @@
 """An op from a formula: its derivatives are derived by SymPy, in forms that stay finite.
 
-The formula is read by our own parser and turned into SymPy part by part; no text is evaluated.
+A text is read by our own parser and turned into SymPy part by part; no text is evaluated.
 SymPy differentiates what it knows. The other functions of the table (sigmoid, relu, maximum, ...)
 are functions to it whose derivatives are those of the table, so that kinks follow one convention.
 """
@@ -19,36 +19,79 @@ from chainrule.errors import FormulaError
 from chainrule.ir.formula import Call, Formula, Name, Number, fold, names, parse
 from chainrule.ops.composite import Defined
 from chainrule.ops.elementwise import TABLE
+from chainrule.ops.formulas import not_real, read, tree_of
 
 Expr = Any  # SymPy ships no types
 #: Names that formulas of users may use beside those of the table, as SymPy spells them.
-ALIASES = {"Abs": "abs", "Max": "maximum", "Min": "minimum", "ln": "log"}
-CONSTANTS = {"pi": math.pi, "E": math.e}
+ALIASES = {
+    "Abs": "abs", "Max": "maximum", "Min": "minimum", "ln": "log", "ceiling": "ceil",
+    "And": "and_", "Or": "or_", "Not": "not_", "Mod": "remainder", "Pow": "pow", "Eq": "eq",
+    "Ne": "ne",
+}  # fmt: skip
+CONSTANTS = {"pi": math.pi, "E": math.e, "oo": math.inf, "nan": math.nan}
+#: What SymPy has a function for and the table spells in others, by the number of operands.
+SPELLED = {
+    ("Heaviside", 1): "(1 + sign(x))/2",
+    ("Heaviside", 2): "where(x == 0, y, (1 + sign(x))/2)",
+    ("log", 2): "log(x)/log(y)",
+    ("root", 2): "x**(1/y)",
+    ("sec", 1): "1/cos(x)",
+    ("csc", 1): "1/sin(x)",
+    ("cot", 1): "1/tan(x)",
+    ("sech", 1): "1/cosh(x)",
+    ("csch", 1): "1/sinh(x)",
+    ("coth", 1): "1/tanh(x)",
+}
+#: Parts of SymPy's numbers that no tensor here holds.
+_COMPLEX = ("I", "zoo", "re", "im", "conjugate", "arg")
+#: Operations in a derivative beyond which SymPy's search for a shorter form is not tried.
+_LARGE = 80
 #: Where candidates for a derivative are tried: the form that is finite at more places is taken.
 _PLACES = (0.0, 1e-3, -1e-3, 1.0, -1.0, 30.0, -30.0, 100.0, -100.0, 1e4, -1e4)
 
 
 @lru_cache(maxsize=1024)
-def define_elementwise(name: str, text: str, params: tuple[str, ...] | None = None) -> Defined:
+def define_elementwise(
+    name: str,
+    formula: str | Expr,
+    params: tuple[str, ...] | None = None,
+    numbers: tuple[tuple[str, float], ...] = (),
+    shown: tuple[tuple[str, float], ...] = (),
+) -> Defined:
     """The op `name` that a formula spells, for example "x*tanh(log(1 + exp(x)))".
 
-    Its parameters are the formula's variables in order of appearance, unless `params` gives them.
-    The name only prints, and may be that of a built-in. Equal calls give one and the same op.
-    Raises FormulaError at a function that does not exist or takes other operands.
+    Its operands are the formula's variables in order of appearance (of a SymPy expression, in
+    alphabetical order), unless `params` gives them. `numbers` are variables that stand for numbers,
+    `shown` those that print. The name only prints, and may be that of a built-in. Equal calls give
+    one and the same op. Raises FormulaError at a function that does not exist or takes other
+    operands, and where conditions and numbers are mixed up.
     """
-    meaning = _known(parse(text), text)
+    tree, text = (parse(formula), formula) if isinstance(formula, str) else read(formula)
+    meaning = _known(tree, text)
+    if _is_condition(meaning):
+        raise FormulaError("a condition is no number", text, "choose: where(x > 0, 1, 0)")
     free = tuple(n for n in names(meaning) if n not in CONSTANTS)
+    free = free if isinstance(formula, str) else tuple(sorted(free))
+    fixed = dict(numbers)
+    _check_numbers(text, free, fixed)
+    free = tuple(n for n in free if n not in fixed)
     params = free if params is None else params
     _check_params(text, free, params)
-    meaning = fold(meaning, Number, _constant, lambda fn, args: Call(fn, tuple(args)))
+    fixed |= {n: v for n, v in CONSTANTS.items() if n not in params}
+    meaning = fold(
+        meaning,
+        Number,
+        lambda n: Number(fixed[n]) if n in fixed else Name(n),
+        lambda fn, args: Call(fn, tuple(args)),
+    )
     symbolic = _Symbolic()
     expr = symbolic.of(meaning)
     stable = _stable(expr, symbolic)
-    tree = _tree(stable)
-    if tree and stable != expr and _failures(tree, params) <= _failures(meaning, params):
-        expr, meaning = stable, tree
+    steady = tree_of(stable)
+    if steady and stable != expr and _failures(steady, params) <= _failures(meaning, params):
+        expr, meaning = stable, steady
     partials = tuple(_partial(expr, p, params, meaning, symbolic) for p in params)
-    return Defined(name, params, meaning, partials)
+    return Defined(name, params, meaning, partials, shown)
 
 
 def _check_params(text: str, free: Sequence[str], params: Sequence[str]) -> None:
@@ -60,27 +103,64 @@ def _check_params(text: str, free: Sequence[str], params: Sequence[str]) -> None
         raise FormulaError(f"in the formula {text!r}: {strange[0]!r} is not among {params}")
 
 
-def _constant(name: str) -> Formula:
-    return Number(CONSTANTS[name]) if name in CONSTANTS else Name(name)
+def _check_numbers(text: str, free: Sequence[str], fixed: dict[str, float]) -> None:
+    for name, value in fixed.items():
+        if name not in free:
+            there = f"there are {', '.join(free)}"
+            raise FormulaError(f"in the formula {text!r}: no variable is called {name!r}", there)
+        if not math.isfinite(value):
+            raise FormulaError(f"a parameter is a finite number: {name}={value!r}")
 
 
 def _known(tree: Formula, text: str) -> Formula:
     """The tree with names of the table for its functions; FormulaError at any other."""
     if not isinstance(tree, Call):
+        if isinstance(tree, Name) and tree.name in _COMPLEX:
+            raise not_real(tree.name, text)
+        if isinstance(tree, Name) and (tree.name in TABLE or tree.name in ALIASES):
+            raise FormulaError(f"{tree.name} is a function, no variable", text)
         return tree
     fn = ALIASES.get(tree.fn, tree.fn)
     args = tuple(_known(a, text) for a in tree.args)
+    if (tree.fn, len(args)) in SPELLED:
+        operands: dict[str, Formula] = dict(zip("xy", args, strict=False))
+        return fold(
+            parse(SPELLED[tree.fn, len(args)]),
+            Number,
+            operands.__getitem__,
+            lambda f, parts: Call(f, tuple(parts)),
+        )
+    if fn in _COMPLEX:
+        raise not_real(fn, text)
     if fn not in TABLE:
         place = re.search(rf"\b{tree.fn}\s*\(", text)
         at = place.start() if place else 0
         there = f"there are {', '.join((*TABLE, *ALIASES))}"
         raise FormulaError(f"no function is called {tree.fn!r}", text, " " * at + "^", there)
-    if fn in ("maximum", "minimum") and len(args) > 2:
-        return reduce(lambda a, b: Call(fn, (a, b)), args)
+    if fn in ("maximum", "minimum", "and_", "or_") and len(args) > 2:
+        return reduce(lambda a, b: _typed(Call(fn, (a, b)), text), args)
     if len(args) != len(TABLE[fn].params):
         wanted = len(TABLE[fn].params)
         raise FormulaError(f"{tree.fn} takes {wanted} operands, not {len(args)}", text)
-    return Call(fn, args)
+    return _typed(Call(fn, args), text)
+
+
+def _typed(call: Call, text: str) -> Call:
+    """The call; FormulaError where a condition stands for a number or the other way round."""
+    for i, part in enumerate(call.args):
+        wanted = TABLE[call.fn].accepts == "logic" or (call.fn == "where" and i == 0)
+        if wanted != _is_condition(part):
+            what = "a condition" if wanted else "numbers, not a condition"
+            raise FormulaError(
+                f"{call.fn} takes {what}", text, "to choose by one: where(x > 0, x, 0)"
+            )
+    return call
+
+
+def _is_condition(tree: Formula) -> bool:
+    if not isinstance(tree, Call):
+        return False
+    return TABLE[tree.fn].result == "bool" or TABLE[tree.fn].accepts == "logic"
 
 
 class _Symbolic:
@@ -196,9 +276,11 @@ def _partial(
     raw = expr.diff(symbolic.variable(param))
     out = symbolic.variable("out")
     stable = _stable(raw, symbolic)
-    forms = [raw, stable, sympy.factor_terms(stable), _stable(sympy.simplify(raw), symbolic)]
+    forms = [raw, stable, sympy.factor_terms(stable)]
+    if raw.count_ops() <= _LARGE:
+        forms.append(_stable(sympy.simplify(raw), symbolic))
     forms += [form.subs(expr, out) for form in forms]
-    trees = [tree for form in forms if (tree := _tree(form)) is not None]
+    trees = [tree for form in forms if (tree := tree_of(form)) is not None]
     if not trees:
         raise FormulaError(f"the derivative by {param} is in functions that do not exist: {raw}")
     return min(trees, key=lambda tree: (_failures(tree, params, meaning), _length(tree)))
@@ -218,74 +300,3 @@ def _value(tree: Formula, at: dict[str, Any]) -> Any:
 
 def _length(tree: Formula) -> int:
     return 1 + sum(map(_length, tree.args)) if isinstance(tree, Call) else 1
-
-
-def _tree(expr: Expr) -> Formula | None:
-    """A SymPy expression as a formula; None where it holds what the table does not."""
-    if expr.is_Symbol:
-        return Name(str(expr.name))
-    if expr.is_Integer:
-        return Number(int(expr))
-    if expr.is_Rational:
-        return Number(float(expr))
-    if expr.is_number and expr.is_real:
-        return Number(float(expr))
-    args = [_tree(a) for a in expr.args]
-    known = [a for a in args if a is not None]
-    if not args or len(known) < len(args):
-        return None
-    if expr.is_Add:
-        return _sum(expr, known)
-    if expr.is_Mul:
-        return _product(expr)
-    if expr.is_Pow:
-        return _power(known[0], known[1])
-    name = {"Abs": "abs"}.get(expr.func.__name__, expr.func.__name__)
-    if name not in TABLE or len(TABLE[name].params) != len(known):
-        return None
-    return Call(name, tuple(known))
-
-
-def _sum(expr: Expr, parts: Sequence[Formula]) -> Formula:
-    """Positive terms first, then the negative ones subtracted."""
-    terms = sorted(expr.args, key=lambda a: a.could_extract_minus_sign())
-    total: Formula | None = None
-    for term in terms:
-        negative = term.could_extract_minus_sign()
-        part = _tree(-term if negative else term)
-        assert part is not None
-        if total is None:
-            total = Call("neg", (part,)) if negative else part
-        else:
-            total = Call("sub" if negative else "add", (total, part))
-    assert total is not None
-    return total
-
-
-def _product(expr: Expr) -> Formula | None:
-    if expr.could_extract_minus_sign():
-        inner = _tree(-expr)
-        return None if inner is None else Call("neg", (inner,))
-    above, below = expr.as_numer_denom()
-    for factor in below.args if below.is_Mul else (below,):
-        if factor.func.__name__ == "exp":  # exp(-u) underflows where 1/exp(u) overflows
-            above, below = above * factor.func(-factor.args[0]), below / factor
-    if below != 1 and not below.is_number:
-        parts = _tree(above), _tree(below)
-        if parts[0] is None or parts[1] is None:
-            return None
-        return Call("div", (parts[0], parts[1]))
-    factors = [f for f in map(_tree, expr.args) if f is not None]
-    numbers_last = sorted(factors, key=lambda f: isinstance(f, Number))
-    return reduce(lambda a, b: Call("mul", (a, b)), numbers_last)
-
-
-def _power(base: Formula, exponent: Formula) -> Formula:
-    value = exponent.value if isinstance(exponent, Number) else None
-    if value == 2:
-        return Call("square", (base,))
-    if value == 0.5:
-        return Call("sqrt", (base,))
-    if value is not None and value < 0:
-        return Call("div", (Number(1), _power(base, Number(-value)) if value != -1 else base))
-    return Call("pow", (base, exponent))

@@ -9,7 +9,7 @@ At a kink the conventions are PyTorch's, and a NaN operand passes its cotangent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from chainrule.ir.notation import (
     Notation,
 )
 from chainrule.ir.types import (
+    DTYPES,
     DType,
     TensorType,
     bool_,
@@ -41,10 +42,10 @@ from chainrule.ir.types import (
     uint8,
 )
 from chainrule.ops import meanings
-from chainrule.ops.integers import FLOOR_DIVIDE, REMAINDER, shift, whole
+from chainrule.ops.integers import FLOOR_DIVIDE, POWERS, REMAINDER, shift, whole
 from chainrule.ops.recipes import RECIPES
-from chainrule.ops.source import full
-from chainrule.ops.spelling import COMPARISONS, choice, product
+from chainrule.ops.source import Full, full
+from chainrule.ops.spelling import COMPARISONS, choice, plus, product, quotient
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class Elementwise(Op):
     domain: tuple[float, float] = (-2.0, 2.0)
     letter: str = "t"
     role: str = "pointwise"
+    rectifies: bool = False
 
     def infer(self, *inputs: TensorType) -> TensorType:
         if len(inputs) != len(self.params):
@@ -118,17 +120,32 @@ def chain(ct: Node, derivative: Formula, at: Mapping[str, Node]) -> Node:
     """The cotangent `ct` times a partial derivative, whose variables `at` binds.
 
     A choice is made between products, so that a branch whose derivative is 0 gives 0 whatever the
-    cotangent is.
+    cotangent is; and where the cotangent is 0 by choice it stays 0 whatever the derivative is.
     """
-    if isinstance(derivative, Number) and derivative.value in (0, 1, -1):
-        if derivative.value == 0:
-            return full(0, ct.type.dtype, ct.type.shape)
-        return ct if derivative.value == 1 else apply(TABLE["neg"], ct)
+    if derivative == Number(0):
+        return full(0, ct.type.dtype, ct.type.shape)
+    if derivative == Number(1):
+        return ct
+    if (branch := chosen_branch(ct)) is not None:
+        parts = [chain(n, derivative, at) if i == branch else n for i, n in enumerate(ct.inputs)]
+        return apply(TABLE["where"], *parts)
+    if derivative == Number(-1):
+        return apply(TABLE["neg"], ct)
+    if isinstance(derivative, Call) and derivative.fn == "div" and derivative.args[0] == Number(1):
+        return apply(TABLE["div"], ct, spell(derivative.args[1], at, ct))
     if isinstance(derivative, Call) and derivative.fn == "where":
         condition = spell(derivative.args[0], at, ct)
         branches = (chain(ct, branch, at) for branch in derivative.args[1:])
         return apply(TABLE["where"], condition, *branches)
     return apply(TABLE["mul"], ct, spell(derivative, at, ct))
+
+
+def chosen_branch(ct: Node) -> int | None:
+    """Of a choice between something and 0, which operand the something is; else None."""
+    if ct.op is not TABLE["where"]:
+        return None
+    zeros = [isinstance(n.op, Full) and n.op.value == 0 for n in ct.inputs[1:]]
+    return 1 + zeros.index(False) if any(zeros) and not all(zeros) else None
 
 
 def spell(formula: Formula, at: Mapping[str, Node], like: Node) -> Node:
@@ -178,11 +195,7 @@ def define(
 
 
 # how the ops below are written
-_PLUS = notation.infix("+", "+", ADD)
 _MINUS = notation.infix("-", "-", ADD, ADD, MATMUL)
-_OVER = Notation(
-    "{0} / {1}", r"\frac{{{0}}}{{{1}}}", MULTIPLY, (MULTIPLY, NEGATE), latex_operands=()
-)
 _NEGATIVE = Notation("-{0}", "-{0}", MULTIPLY, (MULTIPLY,))
 _POWER = Notation("{0}**{1}", "{0}^{{{1}}}", POWER, (ATOM, POWER), latex_operands=(ATOM, NONE))
 _SQUARED = Notation("{0}²", "{0}^{{2}}", POWER, (ATOM,))
@@ -213,7 +226,7 @@ _IF_SMALLER = ("where(x > y, 0, where(x == y, 0.5, 1))", "where(y > x, 0, where(
 # in machine operations; x + y where one is NaN
 _LARGER = {"float": "where(x >= y, x, where(x < y, y, x + y))", "int": "where(x >= y, x, y)"}
 _SMALLER = {"float": "where(x <= y, x, where(x > y, y, x + y))", "int": "where(x <= y, x, y)"}
-_SIGN = "where(x > 0, 1, where(x < 0, -1, x))"
+_SIGN = "where(x > 0, 1, where(x < 0, -1, x + 0))"  # of -0.0 it is 0.0
 _MAGNITUDE = {"float": "abs(x)", "int": "where(x < 0, -x, x)"}
 _2_OVER_ROOT_PI = "1.1283791670955126"
 _LN2, _LN10 = "0.6931471805599453", "2.302585092994046"
@@ -230,6 +243,13 @@ _ATAN2 = (
     "where(hypot(y, x) == 0, 0, -y/hypot(y, x)/hypot(y, x))",
 )
 
+# one step in the bits, which rise with the magnitude; from 0 to the smallest of y's sign
+_NEXT = (
+    "one = copysign(float_of_bits(bits(0.0) + 1), y); "
+    "step = float_of_bits(bits(x) + where(xor(x < y, x > 0.0), -1, 1)); "
+    "where(x == y, y, where(x != x, x, where(y != y, y, where(x == 0.0, one, step))))"
+)
+
 _number = define
 _float = partial(define, accepts="float")
 _step = partial(define, partials=("0",), role="pointwise")
@@ -239,12 +259,13 @@ _logic = partial(define, accepts="logic", role="light")
 
 # fmt: off
 # arithmetic: name, meaning, partial derivatives, meaning in NumPy, machine code
-_number("add", "x + y", ("1", "1"), np.add, "x + y", math=_PLUS, letter="z")
+_number("add", "x + y", ("1", "1"), np.add, "x + y", math=plus, letter="z")
 _number("sub", "x - y", ("1", "-1"), np.subtract, "x - y", math=_MINUS, letter="z")
 _number("mul", "x*y", ("y", "x"), np.multiply, "x*y", math=product)
-_float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=_OVER, domain=(0.5, 2.0))
+_float("div", "x/y", ("1/y", "-out/y"), np.divide, "x/y", math=quotient,
+       domain=(0.5, 2.0))
 _number("neg", "-x", ("-1",), np.negative, "-x", math=_NEGATIVE)
-_float("pow", "x**y", _POW, np.power, math=_POWER, domain=(0.5, 2.0))
+_number("pow", "x**y", _POW, meanings.power, POWERS, math=_POWER, domain=(0.5, 2.0))
 _number("abs", "Abs(x)", ("sign(x)",), np.abs, _MAGNITUDE, math=_BARS)
 _number("sign", "sign(x)", ("0",), np.sign, {"float": _SIGN} | whole(_SIGN, "where(x > 0, 1, 0)"))
 _number("maximum", "Max(x, y)", _IF_LARGER, np.maximum, _LARGER, math=_MAX, letter="h")
@@ -262,14 +283,14 @@ _float("tanh", "tanh(x)", ("1 - out**2",), np.tanh, math=_TANH, letter="h")
 _float("sigmoid", "1/(1 + exp(-x))", ("out*(1 - out)",), meanings.sigmoid, math=_SIGMA,
        letter="h")
 _number("relu", "Max(x, 0)", ("where(out <= 0, 0, 1)",), meanings.relu, "where(x <= 0, 0, x)",
-        letter="h")
+        letter="h", rectifies=True)
 _float("softplus", "log(1 + exp(x))", ("sigmoid(x)",), meanings.softplus, letter="h")
 _float("log_sigmoid", "-log(1 + exp(-x))", ("sigmoid(-x)",), lambda x: -meanings.softplus(-x),
        letter="h")
 _float("erf", "erf(x)", (f"{_2_OVER_ROOT_PI}*exp(-x**2)",), meanings.erf)
 _float("erfc", "erfc(x)", (f"-{_2_OVER_ROOT_PI}*exp(-x**2)",), meanings.erfc)
 _number("relu6", "Min(Max(x, 0), 6)", ("where(out <= 0, 0, where(out >= 6, 0, 1))",),
-        meanings.relu6, "where(x <= 0, 0, where(x >= 6, 6, x))", letter="h")
+        meanings.relu6, "where(x <= 0, 0, where(x >= 6, 6, x))", letter="h", rectifies=True)
 _float("xlogy", "x*log(y)", _XLOGY, meanings.xlogy, _XLOGY_CODE, domain=(0.2, 3.0))
 # other powers and logarithms
 _float("exp2", "2**x", (f"out*{_LN2}",), np.exp2)
@@ -320,6 +341,7 @@ define("clip", "Min(Max(x, low), high)", _CLIP, np.clip,
         "int": "b = where(x >= low, x, low); where(b <= high, b, high)"}, ("x", "low", "high"))
 _float("copysign", "Abs(x)*sign(y)", ("where(x == 0, 0, out/x)", "0"), np.copysign,
        "copysign(x, y)")
+_float("nextafter", "x", ("1", "0"), np.nextafter, _NEXT, params=("x", "y"))
 _is = partial(_test, partials=(None,), accepts="numeric")
 _is("isnan", "Ne(x, x)", ref=np.isnan, native="x != x")
 _is("isinf", "Eq(Abs(x), 1e999)", ref=np.isinf,
@@ -334,12 +356,18 @@ define("stop_gradient", "x", (None,), np.asarray, "x", accepts="any")
 # fmt: on
 
 
+def _cast(to: DType, x: Node) -> Node:
+    return x if x.type.dtype == to else apply(Cast(to), x)
+
+
 @dataclass(frozen=True)
 class Cast(Op):
     """Each element converted to another element type, as NumPy's astype."""
 
     name = "cast"
+    rounds = True
     to: DType
+    role: str = field(default="pointwise", repr=False)
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return inputs[0].with_dtype(self.to)
@@ -357,6 +385,10 @@ class Cast(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         return Notation(f"{self.to}({{0}})", rf"\mathrm{{{{{self.to}}}}}\left({{0}}\right)")
+
+    @classmethod
+    def words(cls) -> dict[str, Callable[..., Node]]:
+        return {str(of): partial(_cast, of) for of in (*DTYPES.values(), bool_)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -11,6 +11,8 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.loop import Apply, IndexValue, Literal, Load, Store, Value
 from chainrule.ir.node import (
     Array,
+    Bound,
+    FromEnd,
     Index,
     Node,
     Op,
@@ -24,7 +26,23 @@ from chainrule.ir.node import (
 )
 from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim, known, product
-from chainrule.ir.types import DType, TensorType, bool_, float64, int64
+from chainrule.ir.types import DType, Kind, TensorType, bool_, float64, int64
+from chainrule.ops import reading
+
+
+def bound_of(size: Dim, at: TensorType, from_end: bool = True) -> Bound:
+    """What positions along an axis must stay within; `from_end`, those below 0 count from there."""
+    return FromEnd(size) if from_end and at.dtype.kind is Kind.INT else size
+
+
+def counted(at: Value, end: Dim | None) -> Value:
+    """A position as a number from 0, where it may count from the end."""
+    if end is None or at.dtype.kind is not Kind.INT:
+        return at
+    wide = at if at.dtype == int64 else Apply("cast", (at,), int64)
+    later = Apply("add", (wide, IndexValue(end, int64)), int64)
+    below = Apply("lt", (wide, Literal(0, int64)), bool_)
+    return Apply("where", (below, later, wide), int64)
 
 
 def _check_integer(name: str, what: str, t: TensorType) -> None:
@@ -77,26 +95,33 @@ class OneHot(Op):
 
 @dataclass(frozen=True)
 class Take(Op):
-    """Elements along `axis` of the first operand at the positions the second holds, of any rank."""
+    """Elements along `axis` of the first operand at the positions the second holds, of any rank.
+
+    Given the axis' size as `end`, positions below 0 count from there.
+    """
 
     name = "take"
+    moves = True
     buffered = (0,)
     axis: int
     index_rank: int
+    end: Dim | None = None
 
     def infer(self, *inputs: TensorType) -> TensorType:
         x, at = inputs
         _check_integer("take", "indices", at)
         if not 0 <= self.axis < x.rank or at.rank != self.index_rank:
             raise ShapeError(f"take along axis {self.axis} does not fit {x}")
+        if self.end not in (None, x.shape[self.axis]):
+            raise ShapeError(f"take along axis {self.axis} of {x} does not end at {self.end}")
         return x.with_shape(x.shape[: self.axis] + at.shape + x.shape[self.axis + 1 :])
 
-    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Dim], ...]:
-        return ((1, inputs[0].shape[self.axis]),)
+    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Bound], ...]:
+        return ((1, bound_of(inputs[0].shape[self.axis], inputs[1], self.end is not None)),)
 
     def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
         end = self.axis + self.index_rank
-        at = inputs[1](index[self.axis : end])
+        at = counted(inputs[1](index[self.axis : end]), self.end)
         first, second = (inputs[0]((*index[: self.axis], i, *index[end:])) for i in (0, 1))
         assert isinstance(first, Load) and isinstance(second, Load)
         return Load(first.buffer, first.offset, at, second.offset - first.offset)
@@ -106,7 +131,8 @@ class Take(Op):
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         x, at = inputs
-        return (apply(ScatterAdd(self.axis, x.type.shape[self.axis]), ct, at), None)
+        back = ScatterAdd(self.axis, x.type.shape[self.axis], self.end is not None)
+        return (apply(back, ct, at), None)
 
     def notation(self, *inputs: Node) -> Notation:
         if self.axis == 0:
@@ -117,9 +143,17 @@ class Take(Op):
         )
 
     @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def take(x: Node, at: Node, axis: int = 0) -> Node:
+            place = reading.axis_of(axis, x)
+            return apply(cls(place, at.type.rank, x.type.shape[place]), x, at)
+
+        return {"take": take}
+
+    @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls(0, 1), [TensorType(float64, (3, 2)), TensorType(int64, (4,))]
-        yield cls(1, 2), [TensorType(float64, (2, 3)), TensorType(int64, (2, 2))]
+        yield cls(1, 2, 3), [TensorType(float64, (2, 3)), TensorType(int64, (2, 2))]
 
     domain = (0.0, 2.0)
 
@@ -135,14 +169,15 @@ class ScatterAdd(Op):
     name = "scatter_add"
     axis: int
     n: Dim
+    from_end: bool = False
 
     def infer(self, *inputs: TensorType) -> TensorType:
         x, at = inputs
         _check_integer("scatter_add", "indices", at)
         return x.with_shape((*x.shape[: self.axis], self.n, *x.shape[self.axis + at.rank :]))
 
-    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Dim], ...]:
-        return ((1, self.n),)
+    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Bound], ...]:
+        return ((1, bound_of(self.n, inputs[1], self.from_end)),)
 
     def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
         return product(inputs[0].shape)
@@ -158,9 +193,10 @@ class ScatterAdd(Op):
             first, second = (result((*before, i, *after)) for i in (0, 1))
             assert isinstance(first, Load) and isinstance(second, Load)
             stride = second.offset - first.offset
-            old = Load(first.buffer, first.offset, inputs[1](chosen), stride)
+            place = counted(inputs[1](chosen), self.n if self.from_end else None)
+            old = Load(first.buffer, first.offset, place, stride)
             new = Apply("add", (old, inputs[0](index)), x.dtype)
-            return (Store(first.buffer, first.offset, new, inputs[1](chosen), stride),)
+            return (Store(first.buffer, first.offset, new, place, stride),)
 
         return (*for_each(shape, lambda index: (write(index, zero),)), *for_each(x.shape, add))
 
@@ -174,7 +210,8 @@ class ScatterAdd(Op):
         return out
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        return (apply(Take(self.axis, inputs[1].type.rank), ct, inputs[1]), None)
+        back = Take(self.axis, inputs[1].type.rank, self.n if self.from_end else None)
+        return (apply(back, ct, inputs[1]), None)
 
     def notation(self, *inputs: Node) -> Notation:
         axis = f", axis={self.axis}" if self.axis else ""
@@ -184,8 +221,12 @@ class ScatterAdd(Op):
         )
 
     @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"scatter_add": lambda x, at, n, axis=0: apply(cls(axis, n, True), x, at)}
+
+    @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield cls(0, 3), [TensorType(float64, (4, 2)), TensorType(int64, (4,))]
-        yield cls(1, 3), [TensorType(float64, (2, 2, 2)), TensorType(int64, (2, 2))]
+        yield cls(1, 3, True), [TensorType(float64, (2, 2, 2)), TensorType(int64, (2, 2))]
 
     domain = (0.0, 2.0)

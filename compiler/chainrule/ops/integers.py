@@ -34,3 +34,14 @@ _REST = _BY + "where(y == 0, 0, where(and_(r != 0, (r < 0) != (d < 0)), r + d, r
 _U_BY = "d = where(y == 0, 1, y); q = quotient(x, d); "
 FLOOR_DIVIDE = RECIPES["floor_divide"] | whole(_QUOTIENT, _U_BY + "where(y == 0, 0, q)")
 REMAINDER = RECIPES["remainder"] | whole(_REST, _U_BY + "where(y == 0, 0, x - q*d)")
+
+# by squaring: bit k of the exponent multiplies by x to the power 2**k
+_SQUARES = "p = where(and_(y, 1) != 0, x, 1); b = x*x; " + "".join(
+    f"p = where(and_(y, {1 << k}) != 0, p*b, p); b = b*b; " for k in range(1, 6)
+)
+_BEYOND = "where(x == 1, 1, 0)"
+_SIGNED = f"where(x == -1, where(and_(y, 1) != 0, -1, 1), {_BEYOND})"
+POWERS = RECIPES["pow"] | whole(
+    f"{_SQUARES}where(and_(y >= 0, y < 64), p, {_SIGNED})",
+    f"{_SQUARES}where(y < 64, p, {_BEYOND})",
+)

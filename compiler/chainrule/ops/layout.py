@@ -25,6 +25,7 @@ from chainrule.ir.node import (
 from chainrule.ir.notation import ATOM, POWER, Notation
 from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
+from chainrule.ops import reading
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Permute(Op):
             return Notation("{0}ᵀ", r"{0}^{{\top}}", POWER, (ATOM,))
         latex = rf"\pi_{{{{{self.perm}}}}}\left({{0}}\right)"
         return Notation(f"permute_dims({{0}}, {self.perm})", latex)
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"permute_dims": lambda x, axes: apply(cls(reading.several(axes)), x)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -99,6 +104,10 @@ class Reshape(Op):
         return Notation(
             f"reshape({{0}}, {shape})", rf"\operatorname{{{{reshape}}}}\left({{0}}, {shape}\right)"
         )
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"reshape": lambda x, shape: apply(cls(reading.several(shape)), x)}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -199,6 +208,7 @@ class Place(Op):
 
     role = "nest"
     name = "place"
+    moves = True
     starts: Shape
     shape: Shape
     steps: tuple[int, ...]

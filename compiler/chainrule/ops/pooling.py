@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, known
 from chainrule.ir.types import DType, TensorType, dtype, float64, int32
+from chainrule.ops import reading
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
 from chainrule.ops.layout import Place, Slice
@@ -55,7 +57,7 @@ class _Pool(Op):
             if 2 * p > k:
                 raise ShapeError(f"{name}: a padding of {p} is more than half the window of {k}")
         axes = zip(x.shape[-r:], self.sizes, self.strides, self.padding, strict=True)
-        return tuple(positions(n, k, s, 1, p, name) for n, k, s, p in axes)
+        return tuple(positions(n, k, s, 1, p, f"{name} of {x}") for n, k, s, p in axes)
 
     def pooled(self, x: TensorType) -> TensorType:
         """The type with one element a window."""
@@ -118,15 +120,36 @@ class _Pool(Op):
         inner = zip(self.starts(rank), known(shape), strict=True)
         return np.asarray(out[tuple(slice(p, p + n) for p, n in inner)])
 
-    def options(self) -> list[str]:
-        """The attributes, as they print."""
-        out = [shown(self.sizes)]
+    def options(self, bare: bool = False) -> list[str]:
+        """The attributes, as they print; the window in full where no batch and channels say how
+        many axes it has.
+        """
+        out = [f"({', '.join(map(str, self.sizes))},)" if bare else shown(self.sizes)]
         out += [f"stride={shown(self.strides)}"] if self.strides != self.sizes else []
         return out + ([f"padding={shown(self.padding)}"] if any(self.padding) else [])
 
     def notation(self, *inputs: Node) -> Notation:
         count = 2 if isinstance(self, _Chosen) else 1
-        return call_with(str(self.name), count, *self.options())
+        bare = bool(inputs) and inputs[0].type.rank != self.spatial + 2
+        return call_with(str(self.name), count, *self.options(bare))
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        count = 2 if issubclass(cls, _Chosen) else 1
+
+        def word(*args: Any, stride: Any = None, padding: Any = 0) -> Node:
+            nodes, kernel = args[:count], args[count]
+            return apply(cls(*_given(nodes[0], kernel, stride, padding)), *nodes)
+
+        return {str(cls.name): word}
+
+
+def _given(x: Node, kernel: Any, stride: Any, padding: Any) -> tuple[Ints, Ints, Ints]:
+    """The attributes as they are read back."""
+    r = len(kernel) if isinstance(kernel, tuple) else x.type.rank - 2
+    sizes = reading.each(kernel, r)
+    strides = sizes if stride is None else reading.each(stride, r)
+    return sizes, strides, reading.each(padding, r)
 
 
 def _fields(window: Window) -> tuple[int, Ints, Ints, Ints]:
@@ -317,9 +340,22 @@ class AvgUnpool(_Pool):
         each = op("div", ct, self.count)
         return self.overlap(apply(Expand(windows.shape, self.offsets(rank)), each), shape)
 
-    def options(self) -> list[str]:
+    def options(self, bare: bool = False) -> list[str]:
         size = [] if set(self.strides) == {1} else [f"size={shown(self.extents)}"]
-        return super().options() + size
+        return super().options(bare) + size
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(
+            z: Node, kernel: Any, stride: Any = None, padding: Any = 0, size: Any = None
+        ) -> Node:
+            sizes, strides, around = _given(z, kernel, stride, padding)
+            if size is None:
+                along = zip(reading.extents_of(z.type, sizes), sizes, around, strict=True)
+                size = tuple(n + k - 1 - 2 * p for n, k, p in along)
+            return apply(cls(sizes, strides, around, reading.each(size, len(sizes))), z)
+
+        return {"avg_unpool": word}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chainrule.ir.node import Op, Sample
+from chainrule.ir.notation import Notation
 from chainrule.ops import (
     along,
     assemble,
+    attention,
     axes,
     composite,
     contract,
     convolution,
     custom,
+    dynamic,
+    gather,
     index,
     layout,
+    normalization,
+    phase,
     pooling,
     product,
+    random,
     reduce,
+    running,
+    scan,
+    sort,
     source,
     windows,
 )
+from chainrule.ops.activations import ACTIVATIONS
 from chainrule.ops.elementwise import TABLE, Elementwise
+from chainrule.ops.reading import Word, plain
 
 # importing them defines ops
 _ROOMS = (
-    along, assemble, axes, composite, contract, convolution, custom, index, layout,
-    pooling, product, reduce, source, windows,
+    along, assemble, attention, axes, composite, contract, convolution, custom, dynamic, gather,
+    index, layout, normalization, phase, pooling, product, random, reduce, running, scan, sort,
+    source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 
@@ -59,5 +73,26 @@ def _others() -> Iterator[Entry]:
         if samples:
             yield Entry(str(samples[0][0].name), kind, samples)
 
+
+def _words() -> dict[str, Word]:
+    """What is written f(x, y, option=z), from what the ops say; no two may say the same."""
+    found: dict[str, Word] = {name: plain(op) for name, op in ACTIVATIONS.items()}
+    for kind in (k for k in _classes(Op) if k not in _NEEDS_DATA):
+        for name, word in kind.words().items():
+            if name in found:
+                raise ValueError(f"two ops are written {name}()")
+            found[name] = word
+    return found
+
+
+#: What elementwise ops are written as that are not written by their names: `max(x, y)`, `and(c, d)`
+SPELLED: dict[tuple[str, int], str] = {
+    (form.text.partition("(")[0], len(op.params)): name
+    for name, op in TABLE.items()
+    if isinstance(form := op.math, Notation) and re.match(r"[a-z]\w*\(", form.text)
+}
+
+#: What else is written as a function, by its name.
+WORDS: dict[str, Word] = _words()
 
 OPS: tuple[Entry, ...] = (*_elementwise(), *sorted(_others(), key=lambda e: e.name))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from chainrule.ir.types import DType, TensorType, dtype, float64, int64
 class Leaf(Op):
     """Something given: an `input` of a call, a `parameter` or a `state` that training changes.
 
+    In the body of a loop, a `local`: what a step is given. It has no meaning outside.
     `serial` tells two leaves apart, and rises in the order of creation. `init` says how a parameter
     or a state begins; it is data for whoever makes the storage, not part of what the leaf is.
     """
@@ -111,12 +113,12 @@ class Full(Op):
     dtype: DType
     shape: Shape
 
-    @property
+    @cached_property
     def scalar(self) -> Array:
         """The number, as an array of rank 0."""
         return np.frombuffer(self.data, self.dtype.numpy).reshape(())
 
-    @property
+    @cached_property
     def value(self) -> float | int | bool:
         """The number."""
         value: float | int | bool = self.scalar.item()
@@ -135,6 +137,12 @@ class Full(Op):
         text = format_number(self.value, self.dtype)
         return Notation(text, escape(_tex(text)), NEGATE if text.startswith("-") else ATOM)
 
+    def explicit(self) -> str:
+        """The tensor as a text that says its shape and, of integers, its type."""
+        shape = ", ".join(map(str, self.shape)) + ("," if len(self.shape) == 1 else "")
+        text = f"full(({shape}), {format_number(self.value, self.dtype)})"
+        return text if self.dtype.is_float else f"{self.dtype}({text})"
+
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         yield full(2.5, float64, (2, 3)).op, []
@@ -152,8 +160,11 @@ def format_number(value: float | int | bool, of: DType) -> str:
     """A number as it is written, as short as tells it apart in its type."""
     if isinstance(value, bool) or not of.is_float:
         return str(value)
-    text = str(of.numpy.type(value))
-    return text.removesuffix(".0")
+    number: Any = of.numpy.type(value)
+    rounded = (float(f"{float(number):.{digits}g}") for digits in range(1, 5))
+    if of.bits == 16:  # four digits tell bfloat16s apart; ml_dtypes writes six
+        number = next((r for r in rounded if of.numpy.type(r) == number), number)
+    return str(number).removesuffix(".0")
 
 
 def full(value: float | int | bool, of: DType, shape: Shape) -> Node:
@@ -266,6 +277,10 @@ class Iota(Op):
     def notation(self, *inputs: Node) -> Notation:
         n = self.shape[self.axis]
         return Notation(f"arange({n})", rf"\operatorname{{{{arange}}}}({n})")
+
+    @classmethod
+    def words(cls) -> dict[str, Callable[..., Node]]:
+        return {"arange": lambda n: apply(cls((n,), 0, int64))}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from chainrule.ir.node import (
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
+from chainrule.ops import reading
 
 Ints = tuple[int, ...]
 
@@ -123,6 +125,12 @@ class _Sliding(Op):
         return out + ([f"axis={self.axis}"] if self.axis + self.spatial != rank else [])
 
 
+def _given(r: int, options: dict[str, Any]) -> tuple[Ints, Ints]:
+    """Strides and dilations as they are read back, for r axes."""
+    values = reading.chosen(options, stride=1, dilation=1)
+    return reading.each(values["stride"], r), reading.each(values["dilation"], r)
+
+
 @dataclass(frozen=True)
 class Window(_Sliding):
     """Every window of an operand, read where it stands: nothing is copied. No padding; see `Place`.
@@ -166,6 +174,15 @@ class Window(_Sliding):
         sizes = "(" + ", ".join(map(str, self.sizes)) + ")"
         size = str(self.sizes[0]) if self.spatial == 1 else sizes
         return call_with("windows", 1, size, *self.options(rank))
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(x: Node, size: Any, axis: int | None = None, **options: Any) -> Node:
+            sizes = reading.several(size)
+            first = x.type.rank - len(sizes) if axis is None else axis
+            return apply(cls(first, sizes, *_given(len(sizes), options)), x)
+
+        return {"windows": word}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -222,8 +239,19 @@ class OverlapAdd(_Sliding):
 
     def notation(self, *inputs: Node) -> Notation:
         rank = inputs[0].type.rank - self.spatial if inputs else self.axis + self.spatial
-        size = [f"size={shown(self.extents)}"] if set(self.strides) != {1} else []
-        return call_with("overlap_add", 1, *self.options(rank), *size)
+        size = "(" + ", ".join(map(str, self.extents)) + ("," if self.spatial == 1 else "") + ")"
+        return call_with("overlap_add", 1, size, *self.options(rank))
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(w: Node, size: Any, axis: int | None = None, **options: Any) -> Node:
+            extents = reading.several(size)
+            r = len(extents)
+            first = w.type.rank - 2 * r if axis is None else axis
+            sizes = known(w.type.shape[first : first + r])
+            return apply(cls(first, sizes, *_given(r, options), extents), w)
+
+        return {"overlap_add": word}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

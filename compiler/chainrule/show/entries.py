@@ -65,7 +65,7 @@ def _entries(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
         return (
             _moved(node, inputs, algebra) if _only_moves(node) else _by_body(node, inputs, algebra)
         )
-    except (NotImplementedError, TypeError, IndexError):
+    except (NotImplementedError, TypeError, IndexError, AssertionError):
         raise CompileError(f"{op.name} has no form entry by entry: {node!r}") from None
 
 

@@ -76,21 +76,21 @@ def split_page(text: str) -> list[tuple[str | None, str]]:
     return found
 
 
-def read(text: str, meaning: Meaning, names: Collection[str] = ()) -> Any:
-    """What a formula is. `names` are those known, which need not look like names.
+def read(text: str, meaning: Meaning, odd: Collection[str] = ()) -> Any:
+    """What a formula is. `odd` are the names known that do not look like one (see `is_plain`).
 
     Raises FormulaError with the place in the text that is wrong.
     """
-    reader = _Reader(text, meaning, names)
+    reader = _Reader(text, meaning, odd)
     value = reader.formula()
     reader.expect("")
     return value
 
 
 class _Reader:
-    def __init__(self, text: str, meaning: Meaning, names: Collection[str]) -> None:
+    def __init__(self, text: str, meaning: Meaning, odd: Collection[str]) -> None:
         self.text, self.meaning, self.depth, self.next = text, meaning, 0, 0
-        self.tokens = _tokens(text, names)
+        self.tokens = _tokens(text, odd)
 
     def peek(self) -> str:
         kind, text, _ = self.tokens[self.next]
@@ -252,9 +252,9 @@ class _Reader:
         return tuple(found)
 
 
-def _tokens(text: str, names: Collection[str]) -> list[tuple[str, str, int]]:
+def _tokens(text: str, odd: Collection[str]) -> list[tuple[str, str, int]]:
     """The words of a text; of the names that do not look like one, the longest that fits is one."""
-    odd = sorted((n for n in names if not _is_plain(n)), key=len, reverse=True)
+    odd = sorted(odd, key=len, reverse=True)
     tokens, at = [], 0
     text = text.rstrip()
     while at < len(text):
@@ -273,7 +273,8 @@ def _tokens(text: str, names: Collection[str]) -> list[tuple[str, str, int]]:
     return [*tokens, ("end", "", len(text))]
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
+    """Whether a name looks like one, and so is known for a word wherever it stands."""
     match = _TOKEN.fullmatch(name)
     return match is not None and match.lastgroup == "name" and match.group("name") == name
 

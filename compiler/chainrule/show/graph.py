@@ -20,13 +20,21 @@ _LONG = 40
 def graph_text(graph: Graph) -> str:
     """Every node as `%3 = contract[ab,bc->ac] %x, %W1 : f32[batch, 128]   # h1  mlp.py:14`.
 
-    Leaves stand first by their labels; outputs and updates end it.
+    Leaves stand first by their labels; outputs and updates end it. The body of a loop stands,
+    indented, below the first node that is a result of it.
     """
     nodes = graph.nodes
     names = _names(nodes)
     rows = [(_assignment(n, names), _comment(n)) for n in nodes]
     width = min(max((len(code) for code, _ in rows), default=0), 72)
-    lines = [f"{code:<{width}}   # {note}" if note else code for code, note in rows]
+    lines: list[str] = []
+    shown: set[Graph] = set()
+    for node, (code, note) in zip(nodes, rows, strict=True):
+        lines.append(f"{code:<{width}}   # {note}" if note else code)
+        for body in node.op.bodies():
+            if body not in shown:
+                shown.add(body)
+                lines += [f"    {line}" for line in graph_text(body).splitlines()]
     lines += [f"return {', '.join(names[o] for o in graph.outputs)}"] if graph.outputs else []
     lines += [f"update {names[leaf]} <- {names[value]}" for leaf, value in graph.updates]
     return "\n".join(lines)

@@ -37,7 +37,8 @@ LATEX = Style(lambda n: n.latex, _binds, _needs, _name, r"\left(%s\right)")
 def latex(node: Node, names: Mapping[Node, str] | None = None) -> str:
     r"""An expression as an `aligned` block: named bindings, then the result.
 
-    A result that is a gradient by W stands as `\frac{\partial J}{\partial W}`.
+    A result that is a gradient of J by W stands as `\frac{\partial J}{\partial W}`, by the loss'
+    own name, J where it has none.
     """
     return latex_lines([node], names)
 
@@ -59,5 +60,6 @@ def _row(line: Line, is_result: bool) -> str:
         return f"&{line.expression}"
     name, of = line.name, line.name.removeprefix(_D)
     if is_result and of != name and not of.startswith(_D):
-        name = rf"\frac{{\partial J}}{{\partial {of}}}"
+        loss = latex_name(provenance.loss_of(line.node))
+        name = rf"\frac{{\partial {loss}}}{{\partial {of}}}"
     return f"{name} &= {line.expression}"

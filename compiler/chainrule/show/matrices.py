@@ -64,7 +64,7 @@ class Matrices:
         if isinstance(op, Sum):
             return self.sum(op, node.inputs[0].type.rank, operands[0])
         if isinstance(op, Permute) and rank == 2:
-            return operands[0].T
+            return _transposed(operands[0])
         if isinstance(op, Reshape):
             return self.reshape(node, operands[0])
         if isinstance(op, Constant):
@@ -92,7 +92,7 @@ class Matrices:
             return scalar
         if scalar == 0:
             return sympy.ZeroMatrix(*self.shape(node))
-        return scalar * sympy.OneMatrix(*self.shape(node))
+        return _times(scalar, sympy.OneMatrix(*self.shape(node)))
 
     def expand(self, node: Node, op: Expand) -> Expr:
         from sympy import OneMatrix
@@ -103,15 +103,15 @@ class Matrices:
             return self.spread(node, self.uniform.get(x, value))
         rows, columns = self.shape(node)
         if op.axes == (0,):
-            return OneMatrix(rows, 1) * value.T
-        return value * OneMatrix(1, columns)
+            return _times(OneMatrix(rows, 1), _transposed(value))
+        return _times(value, OneMatrix(1, columns))
 
     def reshape(self, node: Node, value: Expr) -> Expr:
         before = [d for d in node.inputs[0].shape if d != 1]
         after = [d for d in node.shape if d != 1]
         if before != after or len(after) > 1 or node.type.rank == 0:
             self.refuse(node)
-        return value if tuple(value.shape) == self.shape(node) else value.T
+        return value if tuple(value.shape) == self.shape(node) else _transposed(value)
 
     def constant(self, op: Constant) -> Expr:
         import sympy
@@ -139,33 +139,33 @@ class Matrices:
         x = sympy.Dummy("x")
         if len(varying) > 1:  # a comparison of x and y is one of x - y and 0
             applied = self.algebra.call(op.name, (x, sympy.Integer(0)), node.dtype)
-            return (values[0] - values[1]).applyfunc(_lambda(x, applied))
+            return _plus(values[0], _times(-1, values[1])).applyfunc(_lambda(x, applied))
         scalars = [x if c is None else c for c in constant]
         applied = self.algebra.call(op.name, scalars, node.dtype)
         return values[varying[0]].applyfunc(_lambda(x, applied))
 
     def _add(self, values: Sequence[Expr], constant: Sequence[Expr | None]) -> Expr:
-        return values[0] + values[1]
+        return _plus(*values)
 
     def _sub(self, values: Sequence[Expr], constant: Sequence[Expr | None]) -> Expr:
-        return values[0] - values[1]
+        return _plus(values[0], _times(-1, values[1]))
 
     def _neg(self, values: Sequence[Expr], constant: Sequence[Expr | None]) -> Expr:
-        return -values[0]
+        return _times(-1, values[0])
 
     def _mul(self, values: Sequence[Expr], constant: Sequence[Expr | None]) -> Expr:
         from sympy import HadamardProduct
 
         for scalar, matrix in zip(constant, values[::-1], strict=True):
             if scalar is not None:
-                return scalar * matrix
+                return _times(scalar, matrix)
         return HadamardProduct(*values)
 
     def _div(self, values: Sequence[Expr], constant: Sequence[Expr | None]) -> Expr:
         from sympy import Dummy, Lambda
 
         if constant[1] is not None:
-            return values[0] / constant[1]
+            return _times(1 / constant[1], values[0])
         x = Dummy("x")
         inverse = values[1].applyfunc(Lambda(x, 1 / x))
         return self._mul([values[0], inverse], [constant[0], None])
@@ -174,13 +174,13 @@ class Matrices:
         from sympy import HadamardProduct, OneMatrix
 
         chosen = values[0]
-        other = OneMatrix(*chosen.shape) - chosen
+        other = _plus(OneMatrix(*chosen.shape), _times(-1, chosen))
         terms = [
             HadamardProduct(c, v)
             for c, v, s in zip((chosen, other), values[1:], constant[1:], strict=True)
             if s != 0
         ]
-        return terms[0] + terms[1] if len(terms) == 2 else terms[0]
+        return _plus(*terms) if len(terms) == 2 else terms[0]
 
     def contract(self, node: Node, op: Contract) -> Expr:
         x, y = (self.values[i] for i in node.inputs)
@@ -191,28 +191,30 @@ class Matrices:
         ):
             self.refuse(node)
         if (k and op.a != rows + k) or not rows:  # as rows by k
-            x = x.T
+            x = _transposed(x)
         if (k and op.b != k + columns) or not k:  # as k by columns
-            y = y.T
-        product = x * y
+            y = _transposed(y)
+        product = _times(x, y)
         if not op.out:
             return _only(product)
-        return product if op.out == rows + columns and rows else product.T
+        return product if op.out == rows + columns and rows else _transposed(product)
 
     def sum(self, op: Sum, rank: int, x: Expr) -> Expr:
         from sympy import OneMatrix
 
         rows, columns = x.shape
         if rank == 1 or len(op.axes) == 2:
-            return _only(OneMatrix(1, rows) * x * OneMatrix(columns, 1))
+            return _only(_times(OneMatrix(1, rows), x, OneMatrix(columns, 1)))
         if op.axes == (0,):
-            return x.T * OneMatrix(rows, 1)
-        return x * OneMatrix(columns, 1)
+            return _times(_transposed(x), OneMatrix(rows, 1))
+        return _times(x, OneMatrix(columns, 1))
 
     def by_entries(self, node: Node) -> Expr:
         """A matrix by the formula of its entry (i, j)."""
         import sympy
 
+        if node.op.buffered:
+            self.refuse(node)
         i, j = sympy.Dummy("i", integer=True), sympy.Dummy("j", integer=True)
         index = (Size.symbol("_i"), Size.symbol("_j"))[: node.type.rank]
         readers = [_reader(Local(f"in{k}", n.dtype)) for k, n in enumerate(node.inputs)]
@@ -235,6 +237,29 @@ class Matrices:
         if node.type.rank == 0:
             return entry
         return sympy.FunctionMatrix(*self.shape(node), _lambda((i, j), entry))
+
+
+# matrices are put together as they stand: by *, + and .T SymPy would spell out every sum in them
+
+
+def _times(*factors: Expr) -> Expr:
+    from sympy import MatMul
+
+    return MatMul(*factors, evaluate=True)
+
+
+def _plus(*terms: Expr) -> Expr:
+    from sympy import MatAdd
+
+    return MatAdd(*terms, evaluate=True)
+
+
+def _transposed(matrix: Expr) -> Expr:
+    from sympy import MatrixBase, OneMatrix, Transpose
+
+    if isinstance(matrix, (MatrixBase, OneMatrix)):
+        return matrix.T
+    return matrix.arg if isinstance(matrix, Transpose) else Transpose(matrix)
 
 
 def _only(matrix: Expr) -> Expr:

@@ -1,4 +1,7 @@
-"""Names on a page: the user's, z1, h2, p1 by what a part is, and dz1 for the cotangent of z1."""
+"""Names on a page: the user's, z1, h2, p1 by what a part is, and dz1 for the cotangent of z1.
+
+The cotangent of a part that has no name, and would get none but t, is g1, g2, ...
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ def name_all(
     """
     taken = {n.op.notation().text for n in order if not n.inputs} | _sizes(order)
     taken |= set(given.values())
-    names = dict(given)
+    named = {n: provenance.user_name_of(n) for n in order if n.op.role == "leaf"}
+    names = {n: name for n, name in named.items() if name is not None} | dict(given)
+    taken |= set(names.values())
     for root in roots:
         name = provenance.name_of(root)
         if name is not None and root in bound and root not in names:
@@ -33,15 +38,16 @@ def name_all(
     used = {p for n in order for p in parts[n]}
     wanted = [n for n in order if n in bound and n not in names]
     wanted = [n for n in wanted if n in used or provenance.name_of(n) or len(roots) > 1]
-    named = [n for n in wanted if provenance.user_name_of(n)]
-    for node in named:
+    for node in (n for n in wanted if provenance.user_name_of(n)):
         names[node] = _claim(provenance.name_of(node) or "t", taken)
-    _number(*_forward(order, parts, wanted), names, taken)
+    numbered, sums = _forward(order, parts, wanted)
+    _number([n for n in numbered if n in bound or _letter(n, sums) != "t"], sums, names, taken)
     for node in wanted:
         if node not in names:
             base, depth = _origin(node)
             stem = provenance.user_name_of(base) or names.get(base)
-            names[node] = _claim("d" * depth + stem if stem else _next("t", taken), taken)
+            own = "d" * depth + stem if stem else _next("g" if depth else "t", taken)
+            names[node] = _claim(own, taken)
     return names
 
 
@@ -90,14 +96,18 @@ def _number(
     for node in nodes:
         if node in names or provenance.user_name_of(node) or not node.inputs:
             continue
-        is_plain = node.op.letter == "z" and node.type.rank and node not in sums
-        letter = "t" if is_plain else node.op.letter
+        letter = _letter(node, sums)
         number = counts.get(letter, 0) + 1
         while f"{letter}{number}" in taken:
             number += 1
         counts[letter] = number
         names[node] = f"{letter}{number}"
         taken.add(names[node])
+
+
+def _letter(node: Node, sums: Collection[Node]) -> str:
+    is_plain = node.op.letter == "z" and node.type.rank and node not in sums
+    return "t" if is_plain else node.op.letter
 
 
 def _claim(name: str, taken: set[str]) -> str:

@@ -8,17 +8,21 @@ reads another, and where a line would get long. So a page is linear in the size 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.notation import ATOM, NONE, Notation
+from chainrule.ops.axes import Expand
+from chainrule.ops.source import Full, escape
 from chainrule.show.naming import name_all
 
 #: Characters that an expression may have before its parts are named.
 WIDTH = 60
 #: An expression this short is repeated rather than named.
 SHORT = 10
+#: How deep in a sum its products are looked for.
+TERMS = 3
 #: What stands for a name while names are not yet known.
 _NAME = ("abc", ATOM)
 _ATOM = Notation(_NAME[0], _NAME[0])
@@ -82,8 +86,11 @@ class Line:
 
 def seen(node: Node) -> Node:
     """The node itself, or the operand of a view that is written as its bare operand."""
-    while node.op.role == "view" and node.inputs and node.op.notation(*node.inputs).text == "{0}":
-        (node,) = node.inputs
+    while node.op.role == "view" and node.inputs:
+        notation = node.op.notation(*node.inputs)
+        if notation.text != "{0}":
+            break
+        (node,) = notation.shown or node.inputs
     return node
 
 
@@ -98,7 +105,7 @@ def arrange(
     given = {seen(n): name for n, name in (names or {}).items()}
     closed = {seen(a) for a in atoms}
     roots = tuple(seen(r) for r in roots)
-    order, forms = _forms(roots, closed)
+    order, forms = _signs_shown(*_forms(roots, closed), {*roots, *given, *closed})
     bound = _Binder(order, forms, given, roots).bound
     parts = {n: f.parts for n, f in forms.items()}
     names = name_all(order, parts, bound | closed, given, roots)
@@ -138,10 +145,91 @@ def _forms(roots: Sequence[Node], atoms: set[Node]) -> tuple[list[Node], dict[No
     return order, forms
 
 
+def _signs_shown(
+    order: list[Node], forms: dict[Node, Form], kept: set[Node]
+) -> tuple[list[Node], dict[Node, Form]]:
+    """`[relu(x) > 0]` as `[x > 0]` where nothing else on the page reads the rectified value."""
+    only: dict[Node, bool] = {}
+    for form in forms.values():
+        for hole, part in enumerate(form.parts):
+            if part.op.rectifies:
+                only[part] = only.get(part, True) and hole in form.notation.signs
+    bare = {n for n, sign in only.items() if sign and n not in kept and not _is_named(n)}
+    if not bare:
+        return order, forms
+    there: dict[Node, Form] = {}
+    for node in order:
+        form = forms[node]
+        parts = tuple(seen(p.inputs[0]) if p in bare else p for p in form.parts)
+        there[node] = form if parts == form.parts else Form(form.notation, parts)
+    return [n for n in order if n not in bare], there
+
+
+def _is_elementwise(node: Node) -> bool:
+    """Whether an element is one of the operands' at its place, so that what repeats may be left out
+    and a number stand for a tensor.
+    """
+    plain = node.op.role in ("pointwise", "light") and not node.op.buffered
+    return plain and not _is_layer(node) and all(i.shape == node.shape for i in node.inputs)
+
+
+def _is_named(node: Node) -> bool:
+    return provenance.name_of(node) is not None
+
+
 def _form(node: Node) -> Form:
     notation = node.op.notation(*node.inputs)
+    if notation.text == "{0}" and isinstance(node.op, Expand):  # read by what shows it in full
+        notation = node.op.explicit()
     parts = node.inputs if notation.shown is None else notation.shown
-    return Form(notation, tuple(map(seen, parts)))
+    if isinstance(node.op, Expand):
+        return Form(notation, tuple(parts))
+    if not _is_elementwise(node):
+        notation, parts = _with_shapes(notation, parts)
+    hidden = [h for n in (node, *node.inputs) for h in _hidden(n)]
+    if len(hidden) == 1 and hidden[0] in parts and _is_alone(hidden[0], node):
+        notation, parts = _with_shapes(notation, parts, hidden)
+    return Form(notation, tuple(p if p in hidden else seen(p) for p in parts))
+
+
+def _with_shapes(
+    notation: Notation, parts: Sequence[Node], only: Sequence[Node] | None = None
+) -> tuple[Notation, tuple[Node, ...]]:
+    """The notation with numbers, and with what repeats, written as the tensors they are: nothing
+    beside them says the shape. `only` are those of the parts that need it.
+    """
+    text, shown = notation.text, list(parts)
+    for hole, part in enumerate(parts):
+        if only is not None and part not in only:
+            continue
+        if isinstance(part.op, Full) and part.type.rank:
+            text = text.replace(f"{{{hole}}}", escape(part.op.explicit()))
+        elif isinstance(part.op, Expand):
+            whole = part.op.in_full().replace("{0}", f"{{{hole}}}")
+            text = text.replace(f"{{{hole}}}", whole)
+            (shown[hole],) = part.inputs
+    new = notation if text == notation.text else replace(notation, text=text)
+    return new, tuple(shown)
+
+
+def _is_alone(view: Node, reader: Node) -> bool:
+    """Whether nothing that an elementwise op reads beside a view has the axes it repeats along."""
+    assert isinstance(view.op, Expand)
+    others = [i for i in reader.inputs if i is not view and i.type.rank and i.op.name != "full"]
+    leads = view.op.axes == tuple(range(len(view.op.axes)))
+    return _is_elementwise(reader) and (leads or not others)
+
+
+def _hidden(node: Node) -> list[Node]:
+    """The operands that repeat along axes which nothing beside them has.
+
+    Those of an elementwise op of which none has all the axes.
+    """
+    wide = [i for i in node.inputs if i.type.rank and i.op.name != "full"]
+    views = [i for i in wide if isinstance(i.op, Expand)]
+    if not _is_elementwise(node) or any(seen(i).type.rank == i.type.rank for i in wide):
+        return []
+    return [i for i in views if i.op.axes != tuple(range(len(i.op.axes)))] or views[:1]  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -158,11 +246,15 @@ class _Binder:
 
     def __post_init__(self) -> None:
         uses = self.uses()
+        negated = self.negated()
         for node in self.order:
             text = self.settle(node)
             named = node in self.given or provenance.name_of(node) is not None
-            shared = (uses[node] > 1 or _is_error(node)) and len(text) > SHORT
-            if self.is_expression(node) and (named or shared):
+            # a draw is bound too: written twice it would be another one
+            often = uses[node] > 1
+            error = (_is_error(node) and (often or node not in negated)) or node.op.draws
+            short = len(text) <= SHORT and not (often and (error or _is_product(node)))
+            if self.is_expression(node) and (named or ((often or error) and not short)):
                 self.bound.add(node)
             if node not in self.bound and (_is_layer(node) or self.holds_layer(node)):
                 self.layered.add(node)
@@ -175,6 +267,11 @@ class _Binder:
             for part in self.forms[node].parts:
                 uses[part] = min(uses[part] + count, 2)
         return uses
+
+    def negated(self) -> set[Node]:
+        """The nodes that are read by a minus sign."""
+        forms = (f for f in self.forms.values() if f.notation.text == "-{0}")
+        return {part for form in forms for part in form.parts}
 
     def settle(self, node: Node) -> str:
         """Write a node, binding what is in it where one layer reads another or a line is long."""
@@ -228,9 +325,20 @@ def _is_view(node: Node) -> bool:
 
 def _is_error(node: Node) -> bool:
     """Whether a node is the cotangent of a sum of products: what layers pass back to each other."""
-    of = provenance.cotangent_of(node)
-    products = (of, *map(seen, of.inputs)) if of is not None and of.op.letter == "z" else ()
-    return any(p.op.role == "contract" for p in products)
+    terms = [of] if (of := provenance.cotangent_of(node)) is not None else []
+    for _ in range(TERMS):
+        terms = [seen(i) for t in terms for i in (t.inputs if t.op.letter == "z" else ())] + [
+            t for t in terms if t.op.role == "contract"
+        ]
+    return any(t.op.role == "contract" for t in terms)
+
+
+def _is_product(node: Node) -> bool:
+    """Whether a node is a product of tensors with axes, or of sums of them the last."""
+    for part in (node, *node.inputs) if node.op.letter == "z" else ():
+        if seen(part).op.role == "contract" and part.type.rank:
+            return True
+    return False
 
 
 def _is_layer(node: Node) -> bool:

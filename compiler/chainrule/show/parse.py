@@ -22,16 +22,14 @@ from chainrule.ops.axes import folded_axes, implied_axes
 from chainrule.ops.composite import Pick
 from chainrule.ops.contract import matmul, transpose
 from chainrule.ops.elementwise import TABLE
+from chainrule.ops.gather import Gather
 from chainrule.ops.index import OneHot, Take
 from chainrule.ops.layout import Place, Slice
+from chainrule.ops.registry import SPELLED, WORDS
 from chainrule.ops.source import Constant, Full, constant, full, size_of
-from chainrule.show.grammar import Range, read, split_page
-from chainrule.show.ranges import is_size, range_of
-from chainrule.show.vocabulary import FUNCTIONS
+from chainrule.show.grammar import Range, is_plain, read, split_page
+from chainrule.show.ranges import divided, is_size, range_of, size_arithmetic
 
-#: How elementwise ops print that do not print by their names.
-_SPELLED = {"and": "and_", "or": "or_", "not": "not_"}
-_BINARY = {"max": "maximum", "min": "minimum"}
 #: How two sizes are divided, which as tensors are divided so.
 _SIZED = {"floordiv": "floor_divide", "mod": "remainder"}
 _CONSTANTS: dict[str, float | bool | None] = {
@@ -75,16 +73,20 @@ def parse(
 ) -> Node:
     """The node that the last line of a page says.
 
-    `inputs` are what its names stand for, `functions` those of the user's own; sizes go by their
-    names. The result is of the type of `like`, if that is given: a number printed alone does not
-    say its shape. Raises FormulaError, ShapeError or DTypeError with the place in the text.
+    `inputs` are what its names stand for, whatever a line of the page says they are, `functions`
+    those of the user's own; sizes go by their names. The result is of the type of `like`, if that
+    is given: a number printed alone does not say its shape. Raises FormulaError, ShapeError or
+    DTypeError with the place in the text.
     """
     reading = _Reading(inputs, functions or {})
     value: Any = None
     for name, formula in split_page(text):
-        value = read(formula, reading, reading.names)
+        if name is not None and name in inputs:
+            value = inputs[name]
+            continue
+        value = read(formula, reading, reading.odd)
         if name is not None:
-            reading.names[name] = value
+            reading.bind(name, value)
     return reading.result(value, like)
 
 
@@ -98,10 +100,18 @@ class _Reading:
         for node in inputs.values():
             for symbol in {s for d in node.shape for s in symbols_of(d)}:
                 self.names[symbol] = Size.symbol(symbol)
-        self.names.update(inputs)
+        self.odd: set[str] = set()
+        for name, node in inputs.items():
+            self.bind(name, node)
         self.functions = functions
         floats = [n.dtype for n in inputs.values() if n.dtype.is_float]
         self.float = floats[0] if floats else float32
+
+    def bind(self, name: str, value: Any) -> None:
+        """Let a name stand for a value in what is read from here on."""
+        self.names[name] = value
+        if not is_plain(name):
+            self.odd.add(name)
 
     # the parts of a formula
 
@@ -143,7 +153,12 @@ class _Reading:
         if len(parts) == 1 and isinstance(parts[0], Node):
             (at,) = parts
             one_a_row = at.type.shape == node.type.shape[:-1] and node.type.rank > 0
-            return apply(Pick(), node, at) if one_a_row else apply(Take(0, at.type.rank), node, at)
+            if one_a_row or not node.type.rank:
+                return apply(Pick(), node, at)
+            return apply(Take(0, at.type.rank, node.type.shape[0]), node, at)
+        if 1 < len(parts) <= node.type.rank and all(isinstance(p, Node) for p in parts):
+            sizes, axes = node.type.shape[: len(parts)], tuple(range(len(parts)))
+            return apply(Gather(axes, sizes, parts[0].type.rank), node, *parts)
         if len(parts) != node.type.rank or not parts:
             raise FormulaError(f"an index of {node.type} is a range for each axis, or integers")
         ranges = map(range_of, parts, node.type.shape)
@@ -151,22 +166,22 @@ class _Reading:
         return apply(Slice(starts, counts, steps), node)
 
     def call(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Any:
-        if fn in self.functions and not options:
-            return self.functions[fn](*map(self.node, args))
+        if fn in self.functions:
+            if not all(isinstance(v, (int, float)) for v in options.values()):
+                raise FormulaError(f"the options of {fn} are numbers")
+            return self.functions[fn](*map(self.node, args), **options)
         if fn in _SIZED and all(map(is_size, args)):
-            return _divided(fn, *args)
+            return divided(fn, *args)
         if fn in ("onehot", "zeros", "full", "set"):
             return _fitted(fn, getattr(self, fn), args, options)
         if fn in ("matmul", "transpose"):
             return self.matmul(*args) if fn == "matmul" else _transposed(self.node(args[0]))
-        if fn in _BINARY and len(args) == 2:
-            fn = _BINARY[fn]
-        fn = _SIZED.get(fn, _SPELLED.get(fn, fn))
+        fn = SPELLED.get((fn, len(args)), _SIZED.get(fn, fn))
         if fn in TABLE and not options:
             return self.elementwise(fn, args)
-        if fn in FUNCTIONS:
+        if fn in WORDS:
             return self.function(fn, args, options)
-        own = ", ".join([*self.functions, *FUNCTIONS, *TABLE])
+        own = ", ".join([*self.functions, *WORDS, *TABLE])
         raise FormulaError(f"no function is called {fn!r}", f"there are {own}")
 
     # functions
@@ -178,7 +193,7 @@ class _Reading:
         return self.applied(fn, [self.operand(a) for a in args], options)
 
     def applied(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Node:
-        node: Node = _fitted(fn, FUNCTIONS[fn], args, options)
+        node: Node = _fitted(fn, WORDS[fn], args, options)
         return node
 
     def onehot(self, y: Any, n: Any = None) -> Any:
@@ -222,7 +237,9 @@ class _Reading:
         if any(isinstance(a, (str, tuple, Range)) for a in args):
             raise FormulaError(f"{fn} takes tensors and numbers")
         if fn in ("add", "sub", "mul", "neg") and all(is_size(a) for a in args):
-            return _size_arithmetic(fn, args)
+            return size_arithmetic(fn, args)
+        if fn == "mul" and any(isinstance(a, Node) and a.dtype.is_bool for a in args):
+            args = [_Indicator(a) if isinstance(a, Node) and a.dtype.is_bool else a for a in args]
         if fn == "mul" and any(isinstance(a, _Indicator) for a in args):
             x, c = args if isinstance(args[1], _Indicator) else args[::-1]
             return self.elementwise("where", (c.condition, self.operand(x), 0))
@@ -340,13 +357,6 @@ def _numbers(items: Sequence[Any]) -> list[Any]:
     return [i.op.ref().tolist() if isinstance(i, Node) else i for i in items]
 
 
-def _size_arithmetic(fn: str, args: Sequence[Dim]) -> Dim:
-    if fn == "neg":
-        return -args[0]
-    x, y = args
-    return x + y if fn == "add" else x - y if fn == "sub" else x * y
-
-
 def _number(fn: str, args: Sequence[Any]) -> Any:
     """An elementwise op of numbers alone."""
     if fn in ("div", "pow") or any(isinstance(a, float) for a in args):
@@ -355,13 +365,6 @@ def _number(fn: str, args: Sequence[Any]) -> Any:
         return TABLE[fn].ref(*map(np.asarray, args)).item()
     except (TypeError, ValueError, OverflowError):
         raise FormulaError(f"{fn} does not take these numbers") from None
-
-
-def _divided(fn: str, x: Dim, y: Dim) -> Dim:
-    """The quotient of two sizes rounded down, or what is left."""
-    if y == 0:
-        raise FormulaError("a size divided by 0")
-    return x // y if fn == "floordiv" else x % y
 
 
 def _fitted(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chainrule.autodiff.reverse import Derivation, Step
+from chainrule.autodiff.reverse import Derivation, Step, contributions
 from chainrule.errors import GradientError, Location
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node
+from chainrule.ir.node import Node, apply
 from chainrule.ops.source import Full, latex_name, leaf
 from chainrule.rewrite.passes import simplify
 from chainrule.show.latex import LATEX, latex
@@ -28,7 +28,8 @@ class ProofStep:
     """One use of the chain rule by one op.
 
     `rule` is the op's, in general: `out = relu(x)  ⇒  dx = dout ⊙ [out > 0]`; `line` is where the
-    op was written; `contribution` is what `cotangent` of `node` gives for its `operand`.
+    op was written; `contribution` is what `cotangent` of `node` gives for its `operand`, with those
+    of `others`, further results of the same loop.
     """
 
     rule: str
@@ -37,10 +38,12 @@ class ProofStep:
     operand: int
     cotangent: Node
     contribution: Node
+    others: tuple[tuple[Node, Node], ...] = ()
 
     def holds(self) -> bool:
         """Whether the step agrees with finite differences of the op, at random points."""
-        return check_step(self.node, self.operand, self.cotangent, self.contribution)
+        results = ((self.node, self.cotangent), *self.others)
+        return check_step(results, self.operand, self.contribution)
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,7 @@ def _waypoints(
     """The values on the way that have a name on the gradient's page, the loss first."""
     result = derivation.result
     page = arrange([result, simplified])
-    loss = provenance.name_of(result) or page.names.get(result, "J")
-    loss = "J" if loss[:1] in "tzhp" and loss[1:].isdigit() else loss
+    loss = provenance.user_name_of(result) or provenance.LOSS
     names = {result: loss}
     for node in (s.node for s in used):
         if node is not result and node in page.names and node.inputs:
@@ -231,7 +233,9 @@ def _links(
 def _step(step: Step) -> ProofStep:
     line = provenance.line_of(step.node)
     rule = _rule(step.node, step.operand)
-    return ProofStep(rule, line, step.node, step.operand, step.cotangent, step.contribution)
+    return ProofStep(
+        rule, line, step.node, step.operand, step.cotangent, step.contribution, step.others
+    )
 
 
 def _rule(node: Node, operand: int) -> str:
@@ -244,7 +248,10 @@ def _rule(node: Node, operand: int) -> str:
     out, ct = leaf("input", "out", node.type), leaf("input", "dout", node.type)
     forms = node.op.notation(*inputs)
     value = forms.text.format(*(_letter(i) for i in forms.shown or inputs))
-    contribution = node.op.vjp(ct, out, *inputs)[operand]
+    if node.op.family is not None:
+        contribution = contributions(apply(node.op, *inputs), ct)[operand]
+    else:
+        contribution = node.op.vjp(ct, out, *inputs)[operand]
     assert contribution is not None
     (simple,) = simplify(Graph((contribution,))).outputs
     return f"out = {value}  ⇒  d{letters[operand]} = {write(arrange([simple]))[-1].expression}"

@@ -1,7 +1,8 @@
-"""Ranges of printed mathematics: `2:5`, `4:0:-2`, with sizes for numbers."""
+"""Sizes in printed mathematics: their arithmetic, and ranges of them, `2:5` and `4:0:-2`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chainrule.errors import FormulaError, ShapeError
@@ -38,3 +39,18 @@ def range_of(part: Any, size: Dim) -> tuple[Dim, Dim, int]:
         if isinstance(end, int) and isinstance(size, int) and not 0 <= end < size:
             raise ShapeError(f"the range {start}:{stop}:{step} is outside an axis of {size}")
     return start, count, step
+
+
+def size_arithmetic(fn: str, args: Sequence[Dim]) -> Dim:
+    """A sum, difference, product or the negative of sizes."""
+    if fn == "neg":
+        return -args[0]
+    x, y = args
+    return x + y if fn == "add" else x - y if fn == "sub" else x * y
+
+
+def divided(fn: str, x: Dim, y: Dim) -> Dim:
+    """The quotient of two sizes rounded down, or what is left."""
+    if y == 0:
+        raise FormulaError("a size divided by 0")
+    return x // y if fn == "floordiv" else x % y

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from chainrule.autodiff.reverse import Derivation
-from chainrule.ir.evaluate import evaluate
+from chainrule.ir.evaluate import evaluate, value_of
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Array, Node
 from chainrule.ir.size import Dim, symbols_of
 from chainrule.ir.size import evaluate as number_of
+from chainrule.ops.elementwise import chosen_branch
 from chainrule.ops.source import Leaf
 
 #: Random points at which a step may be tried: one may fall on a kink, where there is no derivative.
@@ -32,34 +33,67 @@ class Check:
         return self.holds
 
 
-def check_step(node: Node, operand: int, cotangent: Node, contribution: Node) -> bool:
-    """Whether `contribution` is the cotangent of an operand: <contribution, v> is the derivative of
-    <cotangent, op(x)> along v, for random x, cotangent and v.
+Results = Sequence[tuple[Node, Node]]
+
+
+def check_step(results: Results, operand: int, contribution: Node) -> bool:
+    """Whether `contribution` is the cotangent of an operand, of `results` with their cotangents:
+    <contribution, v> is the derivative of <cotangent, op(x)>, summed over the results, along v, for
+    random x, cotangents and v.
     """
-    return any(_step_holds(node, operand, cotangent, contribution, k) for k in range(TRIES))
+    return any(_step_holds(results, operand, contribution, k) for k in range(TRIES))
 
 
-def _step_holds(node: Node, operand: int, ct: Node, contribution: Node, seed: int) -> bool:
+def _step_holds(results: Results, operand: int, contribution: Node, seed: int) -> bool:
+    node = results[0][0]
     rng = _generator(seed, node)
-    sizes = _sizes([node, ct, contribution])
-    fixed = _fixed([node, ct])
+    every = [n for pair in results for n in pair]
+    sizes = _sizes([*every, contribution])
+    fixed = _fixed(every)
     feeds: dict[Node, Array] = {}
     for source in dict.fromkeys(node.inputs):
         given = source in fixed and source is not node.inputs[operand]
         feeds[source] = _value(source, sizes) if given else _random(source, sizes, rng, node)
-    op = node.op.resolve(dict(sizes))
+
+    def result_at(result: Node, *operands: Array) -> Array:
+        return np.asarray(value_of(result, dict(sizes), operands, widen=True))
+
     inputs = [feeds[i] for i in node.inputs]
     x, v = inputs[operand], rng.normal(size=inputs[operand].shape)
-    if ct not in feeds:
-        feeds[ct] = _value(ct, sizes) if ct in fixed else _normal(ct, sizes, rng)
-    feeds.setdefault(node, np.asarray(op.ref(*inputs)))
+    for result, ct in results:
+        _draw_cotangent(ct, sizes, fixed, rng, feeds)
+        feeds.setdefault(result, result_at(result, *inputs))
     (found,) = evaluate([contribution], feeds, sizes=sizes, widen=True)
 
     def along(step: float) -> float:
         moved = [x + step * v if k == operand else a for k, a in enumerate(inputs)]
-        return float(np.sum(feeds[ct] * np.asarray(op.ref(*moved), float)))
+        values = (feeds[ct] * np.asarray(result_at(n, *moved), float) for n, ct in results)
+        return float(sum(np.sum(value) for value in values))
 
-    return _agree(float(np.sum(found * v)), *_slope(along, op.ref(*inputs)))
+    return _agree(float(np.sum(found * v)), *_slope(along, feeds[node]))
+
+
+def _draw_cotangent(
+    ct: Node,
+    sizes: Mapping[str, int],
+    fixed: set[Node],
+    rng: np.random.Generator,
+    feeds: dict[Node, Array],
+) -> None:
+    """Give a cotangent values; of a choice between something and 0 what it is made of, since what
+    follows from it is chosen the same way.
+    """
+    if ct in feeds:
+        return
+    branch = chosen_branch(ct)
+    if branch is None or ct in fixed:
+        feeds[ct] = _value(ct, sizes) if ct in fixed else _normal(ct, sizes, rng)
+        return
+    condition, something = ct.inputs[0], ct.inputs[branch]
+    if condition not in feeds:
+        feeds[condition] = rng.integers(0, 2, _shape(condition, sizes)).astype(bool)
+    _draw_cotangent(something, sizes, fixed, rng, feeds)
+    feeds[ct] = evaluate([ct], feeds, sizes=sizes, widen=True)[0]
 
 
 def check_gradient(derivation: Derivation, wrt: Node, gradient: Node, step: int) -> Check:

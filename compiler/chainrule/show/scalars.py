@@ -50,7 +50,7 @@ def scalars(node: Node) -> str:
 def _with_gradients(loss: Node, wanted: Sequence[Node]) -> list[str]:
     (stable,) = stabilize(Graph((loss,)), opaque=wanted).outputs
     derivation = differentiate([stable], [full(1, loss.dtype, ())], wanted)
-    name = provenance.name_of(stable) or "L"
+    name = provenance.name_of(stable) or provenance.LOSS
     gradients = zip(wanted, derivation.gradients, strict=True)
     shown = {w: g for w, g in gradients if g is not None}
     within = {n: g for n, g in derivation.cotangents.items() if n not in shown}
