@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 import chainrule as cr
+from chainrule.ir.types import DType
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -25,10 +26,16 @@ HEADINGS = {
     "Products, convolution, pooling": ("lang.products", "lang.windows"),
     "Reductions": ("lang.statistics",),
     "Choosing, searching, sorting": ("lang.searching",),
-    "Derivatives": ("lang.derive", "lang.forward", "lang.check", "lang.custom", "lang.elementwise"),
+    "Element types": ("lang.dtypes",),
+    "Layers' functions": ("lang.normalization", "lang.random"),
+    "Loops, and slices by tensors": ("lang.scan", "lang.dynamic"),
+    "Derivatives": (
+        "lang.derive", "lang.forward", "lang.jacobian", "lang.check", "lang.custom",
+        "lang.elementwise",
+    ),
     "Looking at them": ("lang.inspect", "lang.reading"),
     "Compiling and training": ("lang.compiled", "train.step"),
-}
+}  # fmt: skip
 #: where a name belongs though it is defined elsewhere
 PLACES = {
     "Reductions": ("sum", "mean", "max", "min", "logsumexp"),
@@ -41,7 +48,7 @@ PLACES = {
 }  # fmt: skip
 #: what is not called by users
 MADE_ELSEWHERE = ("Function", "Size", "Tensor", "TrainingStep")
-MODULES = ("losses", "optim", "init", "datasets", "errors")
+MODULES = ("losses", "optim", "init", "random", "datasets", "errors")
 
 HEAD = """\
 # Reference
@@ -51,24 +58,17 @@ Everything public, a line each; `help(cr.name)` says more. This page is written 
 
 Array functions follow the [array API standard 2024.12](https://data-apis.org/array-api/2024.12/).
 A Tensor has Python's operators (`+ - * / // % ** @ < <= == != >= > & | ^ ~ << >>`), indexing by
-integers, slices, `None`, `...` and arrays of integers, `.name .shape .dtype .ndim .T .mT`,
-`.named(name)`, `.astype(dtype)`, `.latex()` and `.sympy()`.
+integers, slices, `None`, `...` and arrays of integers, `.name .shape .dtype .ndim .size .T .mT`,
+`.named(name)`, `.astype(dtype)`, `.latex()` and `.sympy()`. Element types are `cr.bool`,
+`cr.int8` to `cr.int64`, `cr.uint8` to `cr.uint64`, `cr.bfloat16`, `cr.float32` and `cr.float64`, or
+their names as text; the constants are `cr.e`, `cr.pi`, `cr.inf`, `cr.nan` and `cr.newaxis`.
 """
 
 TAIL = """
 ## What the standard asks for and a compiled graph can't do
 
 A shape is known before the data are: it may hold names of sizes, never numbers that depend on values.
-
-| asked for | what happens | instead |
-|---|---|---|
-| `nonzero`, `unique_values` | ShapeError: its shape would depend on data | `where`, `count_nonzero`; `sort`, then compare neighbours |
-| `unique_all`, `unique_counts`, `unique_inverse` | not there, for the same reason | the same |
-| `x[x > 0]`, any index of bools | DTypeError | `where(x > 0, x, 0.0)`, or a sum of what is wanted |
-| `repeat(x, t)` with a Tensor of counts, `arange(t)` | ShapeError | counts as numbers |
-| `bool(x)`, `float(x)`, `if x > 0`, `numpy.asarray(x)` | DTypeError: there is no value before it is compiled | `where`; compile, then call |
-| `x[0] = 1`, `x += 1` on an element | TypeError: expressions don't change | `where`, `concat`, `scatter_add` |
-| `cumulative_prod`, `searchsorted`, `linalg`, `fft`, complex and 16-bit types | not there yet | |
+[The array API](array-api.md) lists what is refused for that reason, with the error and what to use instead.
 """  # noqa: E501
 
 
@@ -79,7 +79,7 @@ def public() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     for name in sorted(cr.__all__, key=str.lower):
         thing = getattr(cr, name)
-        if not isinstance(thing, (ModuleType, str)):
+        if not isinstance(thing, (ModuleType, str, float, DType, NoneType)):
             found[moved.get(name) or home[thing.__module__]].append(name)
     return found
 

@@ -61,6 +61,9 @@ UNARY: dict[str, tuple[str, Callable[[Array], Any]]] = {
     "isinf": ("real", np.isinf),
     "isfinite": ("real", np.isfinite),
     "positive": ("real", np.positive),
+    "real": ("real", np.real),
+    "imag": ("real", np.imag),
+    "conj": ("real", np.conj),
     "signbit": ("real", np.signbit),
     "relu6": ("real", lambda x: np.clip(x, 0, 6)),
     "leaky_relu": ("real", lambda x: np.where(x > 0, x, 0.01 * x)),
@@ -83,6 +86,7 @@ BINARY: dict[str, tuple[str, str, Callable[[Array, Array], Any]]] = {
     "atan2": ("real", "real", np.arctan2),
     "hypot": ("real", "real", np.hypot),
     "logaddexp": ("real", "real", np.logaddexp),
+    "nextafter": ("real", "real", np.nextafter),
     "copysign": ("real", "real", np.copysign),
     "xlogy": ("real", "positive", lambda x, y: np.where(x == 0, 0, x * np.log(y))),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chainrule.errors import DTypeError
 from chainrule.ir.node import apply
+from chainrule.lang.arguments import number
 from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise
 from chainrule.ops.activations import ACTIVATIONS
 
@@ -20,7 +21,7 @@ def leaky_relu(x: TensorLike, /, slope: float = 0.01) -> Tensor:
 
 def elu(x: TensorLike, /, alpha: float = 1.0) -> Tensor:
     """x above 0, alpha * (exp(x) - 1) elsewhere (Clevert et al., arXiv:1511.07289)."""
-    y = _activation("elu", x)
+    y, alpha = _activation("elu", x), number("alpha", alpha)
     return y if alpha == 1.0 else _choose(x, alpha * y)
 
 
@@ -30,7 +31,7 @@ def _choose(x: TensorLike, below: Tensor) -> Tensor:
 
 def gelu(x: TensorLike, /, approximate: str = "none") -> Tensor:
     """x times the normal distribution's mass below x; or "tanh", its approximation by tanh."""
-    if approximate not in ("none", "tanh"):
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
         raise DTypeError(f'gelu is approximated by "none" or "tanh", not by {approximate!r}')
     return _activation("gelu" if approximate == "none" else "gelu_tanh", x)
 

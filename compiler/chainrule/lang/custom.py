@@ -32,6 +32,8 @@ def custom_derivative(
     if function is None:
         return lambda f: custom_derivative(f, vjp, name=name)
     own = str(getattr(function, "__name__", "f"))
+    if (name is not None and not isinstance(name, str)) or not callable(function):
+        raise GradientError(f"a custom derivative is of a function, not of {function!r}")
     label = name or ("f" if own == "<lambda>" else own)
     op = Custom(label, _forward(function, label), _backward(vjp, label))
 

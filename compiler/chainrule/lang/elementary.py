@@ -6,7 +6,7 @@ import numpy as np
 
 from chainrule.errors import DTypeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.types import promote
+from chainrule.ir.types import bfloat16, promote
 from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise, operand
 from chainrule.ops import build
 from chainrule.ops.elementwise import TABLE, check_accepts
@@ -181,6 +181,33 @@ def bitwise_left_shift(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 def bitwise_right_shift(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """The bits of integer x1 moved x2 places down, its sign coming in."""
     return elementwise("right_shift", x1, x2)
+
+
+def nextafter(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The number of x1's type that is next to it on the way to x2; x2 where they are equal."""
+    out = elementwise("nextafter", x1, x2)
+    if out.dtype == bfloat16:
+        hint = (
+            'its arithmetic is float32\'s, whose next number is a nearer one: x.astype("float32")'
+        )
+        raise DTypeError(f"nextafter is not there for {out.dtype}", hint)
+    return out
+
+
+def real(x: TensorLike, /) -> Tensor:
+    """x: numbers here are real."""
+    return positive(x)
+
+
+def conj(x: TensorLike, /) -> Tensor:
+    """x: numbers here are real."""
+    return positive(x)
+
+
+def imag(x: TensorLike, /) -> Tensor:
+    """0 for each number of x: numbers here are real."""
+    node = positive(x).node
+    return Tensor(full(0, node.type.dtype, node.type.shape))
 
 
 def positive(x: TensorLike, /) -> Tensor:

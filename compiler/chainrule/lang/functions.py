@@ -14,23 +14,25 @@ import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.size import Size, product
 from chainrule.ir.size import divide as exact_quotient
 from chainrule.ir.types import Kind, check_shape
 from chainrule.ir.types import dtype as _dtype
+from chainrule.lang.arguments import flag, several
+from chainrule.lang.indexing import take as take_nodes
 from chainrule.lang.pointwise import *  # noqa: F403 - one namespace for all functions
-from chainrule.lang.tensor import Tensor, TensorLike, as_node
+from chainrule.lang.tensor import Tensor, TensorLike, as_node, check_device
 from chainrule.ops import build
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Pick, Softmax
 from chainrule.ops.contract import einsum as einsum_nodes
 from chainrule.ops.contract import matmul as matmul_nodes
 from chainrule.ops.contract import transpose
-from chainrule.ops.index import OneHot, Take
+from chainrule.ops.index import OneHot
 from chainrule.ops.layout import Reshape
 from chainrule.ops.reduce import Max, Min
-from chainrule.ops.source import Iota, size_of
 from chainrule.ops.source import full as full_node
+from chainrule.ops.source import size_of
 
 Axis = int | Sequence[int] | None
 
@@ -38,16 +40,29 @@ Axis = int | Sequence[int] | None
 # reductions
 
 
-def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def sum(
+    x: TensorLike, /, *, axis: Axis = None, dtype: object = None, keepdims: bool = False
+) -> Tensor:
     """The sum over axes, all by default; of no elements 0.
 
-    Integers are summed in 64 bits, and bools are counted so, as the standard says.
+    Integers are summed in 64 bits, and bools are counted so, as the standard says; `dtype` is
+    another type to sum in.
     """
-    t = as_node(x)
-    if not t.type.dtype.is_float:
-        unsigned = t.type.dtype.kind is Kind.UINT
-        t = build.cast(t, _dtype("uint64" if unsigned else "int64"))
-    return _reduce(Sum, t, axis, keepdims)
+    return _reduce(Sum, accumulated(x, dtype), axis, keepdims)
+
+
+def accumulated(x: TensorLike, dtype: object) -> Node:
+    """x as the type that its elements are added or multiplied in: small integers in 64 bits."""
+    node = as_node(x)
+    of = node.type.dtype
+    if dtype is not None:
+        to = _dtype(dtype)
+        if to.is_bool:
+            raise DTypeError(f"bools are not added or multiplied: {node.type} in {to}")
+        return build.cast(node, to)
+    if of.is_float:
+        return node
+    return build.cast(node, _dtype("uint64" if of.kind is Kind.UINT else "int64"))
 
 
 def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -57,9 +72,10 @@ def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tens
         raise DTypeError(
             f"mean is defined for floats, not for {t.type}", 'convert first: x.astype("float32")'
         )
-    axes = _axes(axis, t)
-    count = size_of(product(tuple(t.type.shape[a] for a in axes)), t.type.dtype)
-    return Tensor(build.call("div", _reduce(Sum, t, axes, keepdims).node, count))
+    axes, wide = _axes(axis, t), build.cast(t, t.type.dtype.wide)
+    count = size_of(product(tuple(t.type.shape[a] for a in axes)), wide.type.dtype)
+    quotient = build.call("div", _reduce(Sum, wide, axes, keepdims).node, count)
+    return Tensor(build.cast(quotient, t.type.dtype))
 
 
 def max(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -73,9 +89,9 @@ def min(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tenso
 
 
 def _reduce(kind: type[Reduce], x: Node, axis: Axis, keepdims: bool) -> Tensor:
-    axes = _axes(axis, x)
+    axes, keep = _axes(axis, x), flag("keepdims", keepdims)
     node = apply(kind(axes), x) if axes else x
-    return Tensor(build.keep_axes(node, axes) if keepdims and axes else node)
+    return Tensor(build.keep_axes(node, axes) if keep and axes else node)
 
 
 def _axes(axis: Axis, x: Node) -> tuple[int, ...]:
@@ -115,8 +131,11 @@ def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 # form
 
 
-def reshape(x: TensorLike, /, shape: Any) -> Tensor:
-    """The elements in row-major order under another shape; one size may be -1."""
+def reshape(x: TensorLike, /, shape: Any, *, copy: bool | None = None) -> Tensor:
+    """The elements in row-major order under another shape; one size may be -1.
+
+    `copy` says nothing to an expression, which has no memory.
+    """
     node = as_node(x)
     wanted = list(shape) if isinstance(shape, (tuple, list)) else [shape]
     open_at = [i for i, d in enumerate(wanted) if isinstance(d, (int, np.integer)) and d == -1]
@@ -136,7 +155,7 @@ def reshape(x: TensorLike, /, shape: Any) -> Tensor:
 def permute_dims(x: TensorLike, /, axes: Sequence[int]) -> Tensor:
     """Axis i of the result is axis axes[i] of x."""
     node = as_node(x)
-    perm = tuple(_axis(a, node.type.rank, node) for a in axes)
+    perm = tuple(_axis(a, node.type.rank, node) for a in several("axes", axes))
     return Tensor(transpose(node, perm) if len(perm) == node.type.rank else _bad_perm(node, perm))
 
 
@@ -149,7 +168,7 @@ def matrix_transpose(x: TensorLike, /) -> Tensor:
     return Tensor(as_node(x)).mT
 
 
-def expand_dims(x: TensorLike, /, *, axis: int | Sequence[int] = 0) -> Tensor:
+def expand_dims(x: TensorLike, /, axis: int | Sequence[int] = 0) -> Tensor:
     """New axes of size 1, at the places they have in the result."""
     node = as_node(x)
     given = tuple(axis) if isinstance(axis, Sequence) else (axis,)
@@ -185,9 +204,9 @@ def flip(x: TensorLike, /, *, axis: Axis = None) -> Tensor:
     return Tensor(node)[parts] if axes else Tensor(node)
 
 
-def astype(x: TensorLike, dtype: object, /) -> Tensor:
-    """Each element converted to another type."""
-    return Tensor(as_node(x)).astype(dtype)
+def astype(x: TensorLike, dtype: object, /, *, copy: bool = True, device: object = None) -> Tensor:
+    """Each element converted to another type; `copy` says nothing to an expression."""
+    return Tensor(as_node(x)).astype(dtype, copy=copy, device=device)
 
 
 # choosing by integers
@@ -200,12 +219,16 @@ def one_hot(y: TensorLike, n: int | Size, /, *, dtype: object = "float32") -> Te
 
 
 def take(x: TensorLike, indices: TensorLike, /, *, axis: int | None = None) -> Tensor:
-    """Elements of x along an axis at integer positions, of any rank; one outside is an error."""
+    """Elements of x along an axis at integer positions, of any rank.
+
+    Positions below 0 count from the end; one outside is an error, at the call where it is not
+    known before.
+    """
     node, positions = as_node(x), as_node(indices)
     if axis is None and node.type.rank != 1:
         raise ShapeError(f"take needs an axis for {node.type}")
     place = _axis(0 if axis is None else axis, node.type.rank, node)
-    return Tensor(apply(Take(place, positions.type.rank), node, positions))
+    return Tensor(take_nodes(node, positions, place))
 
 
 def pick(x: TensorLike, y: TensorLike, /) -> Tensor:
@@ -239,47 +262,68 @@ def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) ->
     if flat != moved.type.shape:
         moved = apply(Reshape(flat), moved)
     result = apply(LogSumExp(len(kept)), moved)
-    return Tensor(build.keep_axes(result, axes) if keepdims else result)
+    keep = flag("keepdims", keepdims)
+    return Tensor(build.keep_axes(result, axes) if keep else result)
 
 
 # creation
 
 
-def full(shape: Any, fill_value: bool | int | float, *, dtype: object = None) -> Tensor:
+def full(
+    shape: Any,
+    fill_value: bool | int | float,
+    *,
+    dtype: object = None,
+    device: object = None,
+) -> Tensor:
     """One number everywhere; float32 unless the number is an int (int64) or a bool."""
-    guess = (
-        "bool"
-        if isinstance(fill_value, bool)
-        else "int64"
-        if isinstance(fill_value, int)
-        else "float32"
+    check_device(device)
+    value = number("a fill value", fill_value, "of a Tensor: cr.broadcast_to(x, shape)")
+    kinds = {bool: "bool", int: "int64", float: "float32"}
+    return Tensor(
+        full_node(value, _dtype(kinds[type(value)] if dtype is None else dtype), check_shape(shape))
     )
-    return Tensor(full_node(fill_value, _dtype(dtype or guess), check_shape(shape)))
 
 
-def zeros(shape: Any, *, dtype: object = "float32") -> Tensor:
-    """Zeros."""
-    return Tensor(full_node(0, _dtype(dtype), check_shape(shape)))
+def number(what: str, value: object, *hint: str) -> bool | int | float:
+    """A number of Python's from one of NumPy's. Raises DTypeError for anything else."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, (int, float)):
+        raise DTypeError(f"{what} is a number, not {value!r}", *hint)
+    return int(value) if isinstance(value, int) else float(value)
 
 
-def ones(shape: Any, *, dtype: object = "float32") -> Tensor:
-    """Ones."""
-    return Tensor(full_node(1, _dtype(dtype), check_shape(shape)))
+def zeros(shape: Any, *, dtype: object = None, device: object = None) -> Tensor:
+    """Zeros, float32 unless told."""
+    return full(shape, 0, dtype="float32" if dtype is None else dtype, device=device)
 
 
-def zeros_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
+def ones(shape: Any, *, dtype: object = None, device: object = None) -> Tensor:
+    """Ones, float32 unless told."""
+    return full(shape, 1, dtype="float32" if dtype is None else dtype, device=device)
+
+
+def full_like(
+    x: TensorLike,
+    /,
+    fill_value: bool | int | float,
+    *,
+    dtype: object = None,
+    device: object = None,
+) -> Tensor:
+    """One number everywhere, of x's shape and, unless told, type."""
+    of = as_node(x).type
+    return full(of.shape, fill_value, dtype=of.dtype if dtype is None else dtype, device=device)
+
+
+def zeros_like(x: TensorLike, /, *, dtype: object = None, device: object = None) -> Tensor:
     """Zeros of x's shape and, unless told, type."""
-    node = as_node(x)
-    return Tensor(full_node(0, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
+    return full_like(x, 0, dtype=dtype, device=device)
 
 
-def ones_like(x: TensorLike, /, *, dtype: object = None) -> Tensor:
+def ones_like(x: TensorLike, /, *, dtype: object = None, device: object = None) -> Tensor:
     """Ones of x's shape and, unless told, type."""
-    node = as_node(x)
-    return Tensor(full_node(1, _dtype(dtype) if dtype else node.type.dtype, node.type.shape))
-
-
-def arange(stop: Dim, /, *, dtype: object = "int64") -> Tensor:
-    """0, 1, ... up to, but without, stop, which may be a symbolic size."""
-    (size,) = check_shape((stop,))
-    return Tensor(apply(Iota((size,), 0, _dtype(dtype))))
+    return full_like(x, 1, dtype=dtype, device=device)

@@ -1,14 +1,40 @@
-"""Looking at expressions: their proofs, in scalars, and as graphs for networkx."""
+"""Looking at expressions: on a page, their proofs, in scalars, and as graphs for networkx."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from chainrule.lang.derive import derive, flatten, gradients
+from chainrule.ir.node import Node
+from chainrule.lang.derive import _node, derive, flatten, gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
 from chainrule.show import network, proof
 from chainrule.show import scalars as numbers
+from chainrule.show.latex import latex_lines
+from chainrule.show.text import texts
+
+
+@dataclass(frozen=True)
+class Page:
+    """Several expressions with the bindings that they share; `str()` and `.latex()` write it."""
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        return texts(self.nodes)
+
+    def latex(self) -> str:
+        """The page as one `aligned` block."""
+        return latex_lines(self.nodes)
+
+
+def page(tensors: Any) -> Page:
+    """A Tensor, or a list, tuple or dict of them, such as the gradients of a net, on one page.
+
+    What several of them read is bound once.
+    """
+    return Page(tuple(flatten(tensors)))
 
 
 def explain(loss: Tensor, wrt: Tensor) -> proof.Proof:
@@ -17,7 +43,7 @@ def explain(loss: Tensor, wrt: Tensor) -> proof.Proof:
     `str()` and `.latex()` write it, `.steps` holds the steps and `.check()` replays them in
     numbers. Raises GradientError where there is no gradient.
     """
-    (of,), (by,) = flatten(loss), flatten(wrt)
+    of, by = _node(loss), _node(wrt)
     (simplified,) = gradients(of, [by])
     derivation = derive([of], [full(1, of.type.dtype, ())], [by]).derivation
     return proof.explain(derivation, derivation.wrt[0], simplified)
@@ -28,7 +54,7 @@ def scalars(tensor: Tensor) -> str:
 
     Raises CompileError where a size is not known, or for more numbers than one would read.
     """
-    return numbers.scalars(tensor.node)
+    return numbers.scalars(_node(tensor))
 
 
 def to_networkx(tensors: Any) -> Any:

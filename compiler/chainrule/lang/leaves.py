@@ -40,7 +40,7 @@ def state(name: str, shape: Any, *, init: Any = None, dtype: object = "float32")
 
 
 def constant(array: Any, *, dtype: object = None) -> Tensor:
-    """An array that is part of the graph.
+    """An array that is part of the graph, of NumPy's type for it unless told.
 
     Raises DTypeError where it is not of numbers, or where `dtype` is an integer type that can't
     hold one of them; what follows a point is cut off.
@@ -55,7 +55,7 @@ def _numbers(what: str, value: Any) -> np.ndarray[Any, Any]:
         array = np.asarray(value)
     except ValueError as error:
         raise ShapeError(f"{what} is an array, this is none: {error}") from None
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise DTypeError(f"{what} is made of numbers, not of {array.dtype}")
     return array
 
@@ -73,6 +73,7 @@ def _fitting(what: str, array: np.ndarray[Any, Any], kind: DType) -> np.ndarray[
 
 
 def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
+    _check_name(name)
     for dim in type.shape:
         if not isinstance(dim, int):
             raise ShapeError(
@@ -89,9 +90,13 @@ def _kept(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
     return _leaf(kind, name, type, resolve("zeros" if init is None else init, f"{kind} {name}"))
 
 
-def _leaf(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
-    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 200:
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 200:
         raise ShapeError(f"a name is printable text of 1 to 200 characters, not {str(name)[:40]!r}")
+
+
+def _leaf(kind: str, name: str, type: TensorType, init: Any) -> Tensor:
+    _check_name(name)
     node = leaf(kind, name, type, init)
     provenance.set_name(node, name)
     return Tensor(node)

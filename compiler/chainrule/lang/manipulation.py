@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from chainrule.errors import ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim, product
-from chainrule.ir.types import promote
+from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.types import check_shape, promote
+from chainrule.lang.arguments import one_of, several, whole
 from chainrule.lang.functions import _axes, _axis
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.ops import build
@@ -21,8 +23,9 @@ from chainrule.ops.layout import Reshape
 from chainrule.ops.source import constant
 
 
-def _promoted(name: str, arrays: Sequence[TensorLike]) -> list[Node]:
-    nodes = [as_node(a) for a in arrays]
+def promoted(name: str, arrays: Sequence[TensorLike]) -> list[Node]:
+    """Tensors in the element type they meet in. Raises ShapeError without any."""
+    nodes = [as_node(a) for a in several(f"what {name} takes", arrays)]
     if not nodes:
         raise ShapeError(f"{name} needs at least one tensor")
     dtype = nodes[0].type.dtype
@@ -38,7 +41,7 @@ def flat(x: Node) -> Node:
 
 def concat(arrays: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
     """Tensors one after another along an axis, or all their elements with axis=None."""
-    nodes = _promoted("concat", arrays)
+    nodes = promoted("concat", arrays)
     if axis is None:
         nodes, axis = [flat(n) for n in nodes], 0
     place = _axis(axis, nodes[0].type.rank, nodes[0])
@@ -47,7 +50,7 @@ def concat(arrays: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
 
 def stack(arrays: Sequence[TensorLike], /, *, axis: int = 0) -> Tensor:
     """Tensors of one shape along a new axis."""
-    nodes = _promoted("stack", arrays)
+    nodes = promoted("stack", arrays)
     if any(n.type.shape != nodes[0].type.shape for n in nodes):
         shown = ", ".join(str(n.type) for n in nodes)
         raise ShapeError(f"stack needs tensors of one shape: {shown}")
@@ -68,6 +71,7 @@ def unstack(x: TensorLike, /, *, axis: int = 0) -> tuple[Tensor, ...]:
 def tile(x: TensorLike, repetitions: Sequence[Dim], /) -> Tensor:
     """x beside itself so many times along each axis; missing axes are new ones in front."""
     node = as_node(x)
+    repetitions = check_shape(several("repetitions", repetitions))
     rank = max(node.type.rank, len(repetitions))
     node = build.keep_axes(node, tuple(range(rank - node.type.rank)))
     times = (*[1] * (rank - len(repetitions)), *repetitions)
@@ -91,21 +95,27 @@ def _repeated(x: Node, times: dict[int, Dim], before: bool) -> Node:
     return apply(Reshape(tuple(out)), apply(Expand(tuple(shape), tuple(new)), x)) if new else x
 
 
-def repeat(x: TensorLike, repeats: int | Sequence[int], /, *, axis: int | None = None) -> Tensor:
+def repeat(x: TensorLike, repeats: Dim | Sequence[int], /, *, axis: int | None = None) -> Tensor:
     """Each element so many times in a row along an axis, or of all of them with axis=None.
 
-    A number for each element is possible where they are known: not a Tensor, since no shape may
-    depend on data.
+    One number, which may be a symbolic size, or a number for each element where they are known:
+    not a Tensor, since no shape may depend on data.
     """
     node = as_node(x)
     if isinstance(repeats, Tensor):
         raise ShapeError(
-            "repeat takes numbers, not a Tensor: the result's shape would depend on its values"
+            "repeat takes numbers, not a Tensor: the result's shape would depend on its values",
+            "give ints or sizes, or choose with cr.take at positions as many as you know",
         )
     if axis is None:
         node, axis = flat(node), 0
     place = _axis(axis, node.type.rank, node)
-    counts = np.asarray(repeats)
+    if isinstance(repeats, Size):
+        return Tensor(_repeated(node, {place: repeats}, before=False))
+    try:
+        counts = np.asarray(repeats)
+    except ValueError:
+        raise ShapeError(f"repeats are numbers from 0, not {repeats!r}") from None
     if counts.dtype.kind not in "iu" or counts.ndim > 1 or (counts < 0).any():
         raise ShapeError(f"repeats are numbers from 0, not {repeats!r}")
     if counts.size == 1:
@@ -122,7 +132,7 @@ def roll(
     """Elements moved up along axes, those pushed over the end coming in at the start."""
     node = as_node(x)
     if axis is None:
-        if not isinstance(shift, int):
+        if isinstance(shift, Sequence):
             raise ShapeError("roll over all elements takes one shift")
         rolled = roll(Tensor(flat(node)), shift, axis=0).node
         return Tensor(rolled if node.type.rank == 1 else apply(Reshape(node.type.shape), rolled))
@@ -133,6 +143,7 @@ def roll(
     for by, a in zip(shifts, axes, strict=True):
         place = _axis(a, node.type.rank, node)
         size = node.type.shape[place]
+        by = whole("a shift of roll", by, least=-(2**62), most=2**62)
         by = by % size if isinstance(size, int) and size else by
         node = apply(Roll(place, by), node) if by and size != 0 else node
     return Tensor(node)
@@ -144,7 +155,8 @@ def moveaxis(
     """Axes moved to other places; the others stay in order."""
     node = as_node(x)
     rank = node.type.rank
-    pairs = [[v] if isinstance(v, int) else list(v) for v in (source, destination)]
+    ends = (("source", source), ("destination", destination))
+    pairs = [(v,) if isinstance(v, int) else several(name, v) for name, v in ends]
     start, end = ([_axis(a, rank, node) for a in part] for part in pairs)
     if len(start) != len(end) or len({*start}) < len(start) or len({*end}) < len(end):
         raise ShapeError(
@@ -163,11 +175,17 @@ def broadcast_arrays(*arrays: TensorLike) -> tuple[Tensor, ...]:
     return tuple(Tensor(build.broadcast(n, shape)) for n in nodes)
 
 
+def broadcast_shapes(*shapes: Any) -> tuple[Dim, ...]:
+    """The shape that shapes, which may hold symbolic sizes, broadcast to."""
+    return build.broadcast_shapes([check_shape(s) for s in shapes], "broadcast_shapes")
+
+
 def meshgrid(*arrays: TensorLike, indexing: str = "xy") -> tuple[Tensor, ...]:
     """Coordinates on a grid from the vectors of its axes; "xy" swaps the first two."""
-    nodes = _promoted("meshgrid", arrays) if arrays else []
-    if indexing not in ("xy", "ij") or any(n.type.rank > 1 for n in nodes):
-        raise ShapeError(f'meshgrid takes vectors, and indexing "xy" or "ij", not {indexing!r}')
+    nodes = promoted("meshgrid", arrays) if arrays else []
+    one_of("indexing", indexing, "xy", "ij")
+    if any(n.type.rank > 1 for n in nodes):
+        raise ShapeError(f"meshgrid takes vectors: {', '.join(str(n.type) for n in nodes)}")
     count = len(nodes)
     places = list(range(count))
     if indexing == "xy" and count > 1:
@@ -192,8 +210,7 @@ def diff(
     """Each element less the one before it along an axis, n times over."""
     node = as_node(x)
     place = _axis(axis, node.type.rank, node)
-    if n < 0:
-        raise ShapeError(f"diff is taken n times, n from 0, not {n}")
+    n = whole("the n of diff", n, most=1000)
     parts = [p for p in (prepend, x, append) if p is not None]
     out = concat(parts, axis=place) if n else Tensor(node)
     lead = (slice(None),) * place

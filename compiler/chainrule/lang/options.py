@@ -14,7 +14,7 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
 
     `unbuilt` are options by name that may only have their default, None.
     """
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise CompileError(
             f"no backend {backend!r} is built yet", f"there are {', '.join(BACKENDS)}"
         )

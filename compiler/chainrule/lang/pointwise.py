@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chainrule.errors import DTypeError
-from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise
+from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise, power
 
 __all__ = [
     "abs",
@@ -158,7 +158,7 @@ def divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 
 def pow(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """x1 to the power x2."""
-    return elementwise("pow", x1, x2)
+    return power(x1, x2)
 
 
 def maximum(x1: TensorLike, x2: TensorLike, /) -> Tensor:

@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 from chainrule.errors import ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim
 from chainrule.ir.types import promote
+from chainrule.lang.arguments import several, whole, words
 from chainrule.lang.functions import _axis
+from chainrule.lang.subscripts import LETTERS, read
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.ops import build
 from chainrule.ops.axes import Sum
 from chainrule.ops.contract import einsum as einsum_nodes
 from chainrule.ops.contract import transpose
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
 
 def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     """A sum of products over named axes: `einsum("bij,bjk->bik", p, q)`.
 
-    Of one operand it sums and permutes axes; more than two are multiplied from left to right,
-    each axis summed as soon as nothing to come has it. Raises ShapeError for a letter that stands
-    twice in one operand, and for "...".
+    Of one operand it sums and permutes axes; a letter that stands twice in one is its diagonal.
+    More than two are multiplied from left to right, each axis summed as soon as nothing to come
+    has it. "..." stands for axes that broadcast, and an axis of size 1 stretches. Without "->" the
+    result has "..." and each letter that stands once, in order of the alphabet.
     """
-    nodes = [as_node(x) for x in operands]
-    parts, out = _parts(subscripts, nodes)
+    text = words("what einsum computes", subscripts)
+    parts, out, nodes = read(text, [as_node(x) for x in operands])
     letters, total = parts[0], nodes[0]
     for i in range(1, len(nodes)):
         later = set(out).union(*parts[i + 1 :])
@@ -40,35 +40,6 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     return Tensor(transpose(total, [letters.index(c) for c in out]))
 
 
-def _parts(subscripts: str, nodes: Sequence[Node]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, checked."""
-    inputs, arrow, out = subscripts.replace(" ", "").partition("->")
-    parts = inputs.split(",")
-    every = "".join(parts)
-    if not arrow:  # NumPy's rule: what stands once, in order of the alphabet
-        out = "".join(sorted(c for c in set(every) if every.count(c) == 1))
-    if strange := [c for c in every + out if c not in _LETTERS]:
-        raise ShapeError(f"einsum names axes by letters, not by {strange[0]!r}: {subscripts!r}")
-    for part in (*parts, out):
-        if twice := [c for c in part if part.count(c) > 1]:
-            raise ShapeError(
-                f"einsum: {twice[0]!r} stands twice in {part!r}: {subscripts!r}",
-                "a diagonal is cr.sum(x * cr.eye(n), axis=-1)",
-            )
-    if missing := [c for c in out if c not in every]:
-        raise ShapeError(f"einsum: {missing[0]!r} of the result is in no operand: {subscripts!r}")
-    if len(parts) != len(nodes) or not nodes:
-        raise ShapeError(f"einsum: {subscripts!r} is of {len(parts)} operands, not {len(nodes)}")
-    sizes: dict[str, Dim] = {}
-    for part, node in zip(parts, nodes, strict=True):
-        if len(part) != node.type.rank:
-            raise ShapeError(f"einsum: {part!r} does not fit {node.type}")
-        for c, size in zip(part, node.type.shape, strict=True):
-            if sizes.setdefault(c, size) != size:
-                raise ShapeError(f"einsum: {c!r} is {sizes[c]} and {size}: {subscripts!r}")
-    return parts, out
-
-
 def tensordot(
     x1: TensorLike, x2: TensorLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
 ) -> Tensor:
@@ -79,12 +50,15 @@ def tensordot(
         if not 0 <= axes <= min(rank, y.type.rank):
             raise ShapeError(f"tensordot over {axes} axes does not fit {x.type}, {y.type}")
         axes = (range(rank - axes, rank), range(axes))
-    first = [_axis(a, rank, x) for a in axes[0]]
-    second = [_axis(a, y.type.rank, y) for a in axes[1]]
+    pair = [several("axes", a) for a in several("axes", axes)]
+    if len(pair) != 2:
+        raise ShapeError(f"tensordot takes a number of axes or two sequences, not {axes!r}")
+    first = [_axis(a, rank, x) for a in pair[0]]
+    second = [_axis(a, y.type.rank, y) for a in pair[1]]
     if len(first) != len(second) or len({*first}) < len(first) or len({*second}) < len(second):
         raise ShapeError(f"tensordot needs its axes in pairs: {axes}")
-    a = list(_LETTERS[:rank])
-    b = list(_LETTERS[rank : rank + y.type.rank])
+    a = list(LETTERS[:rank])
+    b = list(LETTERS[rank : rank + y.type.rank])
     for i, j in zip(first, second, strict=True):
         b[j] = a[i]
     out = [c for c in a if c not in b] + [c for c in b if c not in a]
@@ -94,6 +68,9 @@ def tensordot(
 def vecdot(x1: TensorLike, x2: TensorLike, /, *, axis: int = -1) -> Tensor:
     """The products along an axis summed; the other axes broadcast."""
     x, y = as_node(x1), as_node(x2)
+    axis = whole("axis", axis, -64, 64)
+    if axis >= 0 and x.type.rank == y.type.rank:
+        axis = _axis(axis, x.type.rank, x) - x.type.rank
     if axis >= 0:
         raise ShapeError(f"vecdot counts its axis from the end, since the others broadcast: {axis}")
     x, y = (_last(n, axis) for n in (x, y))
@@ -102,7 +79,7 @@ def vecdot(x1: TensorLike, x2: TensorLike, /, *, axis: int = -1) -> Tensor:
     shape = build.broadcast_shapes([x.type.shape, y.type.shape], "vecdot", [x, y])
     dtype = promote(x.type.dtype, y.type.dtype)
     x, y = (build.cast(build.broadcast(n, shape), dtype) for n in (x, y))
-    lead = _LETTERS[: len(shape) - 1]
+    lead = LETTERS[: len(shape) - 1]
     return Tensor(einsum_nodes(f"{lead}Z,{lead}Z->{lead}", x, y))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from chainrule.errors import FormulaError
+from chainrule.errors import DTypeError, FormulaError
 from chainrule.ir.node import Node
+from chainrule.lang.arguments import several, words
 from chainrule.lang.derive import flatten
 from chainrule.lang.tensor import Tensor
 from chainrule.show import compare as comparing
@@ -30,6 +31,9 @@ def parse(
     from `like` for the type of the result. An array of more than four elements is not in the text.
     Raises FormulaError, ShapeError or DTypeError with the place that is wrong.
     """
+    text = words("what is parsed", text)
+    if like is not None and not isinstance(like, Tensor):
+        raise DTypeError(f"like is a Tensor, not {like!r}")
     named = _named(inputs)
     nodes = {k: v.node for k, v in named.items() if isinstance(v, Tensor)}
     functions = {k: _function(v) for k, v in named.items() if not isinstance(v, Tensor)}
@@ -56,7 +60,9 @@ def lint(expression: Any) -> linting.Lint:
 
 
 def _named(inputs: Any) -> dict[str, Any]:
-    named = dict(inputs) if isinstance(inputs, Mapping) else {t.name: t for t in inputs}
+    if not isinstance(inputs, Mapping):
+        inputs = {t.name if isinstance(t, Tensor) else t: t for t in several("inputs", inputs)}
+    named = dict(inputs)
     for name, value in named.items():
         if not isinstance(name, str) or not (isinstance(value, Tensor) or callable(value)):
             raise FormulaError(f"an input is a Tensor with a name, not {name!r}: {value!r}")
@@ -64,4 +70,4 @@ def _named(inputs: Any) -> dict[str, Any]:
 
 
 def _function(function: Callable[..., Tensor]) -> Callable[..., Node]:
-    return lambda *nodes: function(*map(Tensor, nodes)).node
+    return lambda *nodes, **options: function(*map(Tensor, nodes), **options).node

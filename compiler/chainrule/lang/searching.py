@@ -1,8 +1,4 @@
-"""Where things are: the places of extremes, orders, and elements chosen or changed by place.
-
-An order is found by counting, for each element, those that go before it: n**2 comparisons along an
-axis of n, fused and without memory of their own.
-"""
+"""Where things are: the places of extremes, orders, and elements chosen or changed by place."""
 
 from __future__ import annotations
 
@@ -10,16 +6,19 @@ from typing import NoReturn
 
 from chainrule.errors import ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.types import int64
+from chainrule.ir.types import Kind, int64
+from chainrule.lang.arguments import flag
 from chainrule.lang.functions import _axis
-from chainrule.lang.manipulation import flat
+from chainrule.lang.functions import take as take_positions
+from chainrule.lang.indexing import counted, take_along
+from chainrule.lang.manipulation import flat, promoted
 from chainrule.lang.tensor import Tensor, TensorLike, as_node, elementwise
 from chainrule.ops import build
-from chainrule.ops.along import AddAlong, TakeAlong
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.elementwise import check_accepts
 from chainrule.ops.index import ScatterAdd
 from chainrule.ops.reduce import Max, Min
+from chainrule.ops.sort import argsort as order_of
 from chainrule.ops.source import Iota, size_of
 
 
@@ -44,7 +43,7 @@ def _place(kind: type[Max] | type[Min], x: TensorLike, axis: int | None, keepdim
     size = build.broadcast(size_of(along.type.shape[place], int64), along.type.shape)
     found = build.call("where", hit, apply(Iota(along.type.shape, place, int64)), size)
     out = apply(Min((place,)), found)
-    return Tensor(build.keep_axes(out, kept) if keepdims else out)
+    return Tensor(build.keep_axes(out, kept) if flag("keepdims", keepdims) else out)
 
 
 def argsort(
@@ -52,29 +51,12 @@ def argsort(
 ) -> Tensor:
     """The places of the elements in order along an axis, as int64; equal ones keep theirs.
 
-    NaNs are above all numbers.
+    NaNs are above all numbers. In either order the sort is stable, and its time grows with the
+    number of elements alone.
     """
     node = as_node(x)
-    check_accepts("argsort", "numeric", node.type.dtype)
     place = _axis(axis, node.type.rank, node)
-    rank = _ranks(node, place, descending)
-    own = apply(Iota(node.type.shape, place, int64))
-    return Tensor(apply(AddAlong(place, node.type.shape[place]), own, rank))
-
-
-def _ranks(x: Node, axis: int, descending: bool) -> Node:
-    """For each element how many go before it along the axis."""
-    shape = (*x.type.shape[: axis + 1], *x.type.shape[axis:])
-    mine = apply(Expand(shape, (axis + 1,)), x)
-    other = apply(Expand(shape, (axis,)), x)
-    if descending:
-        after, before = _below(other, mine), _below(mine, other)
-    else:
-        after, before = _below(mine, other), _below(other, mine)
-    places = (apply(Iota(shape, a, int64)) for a in (axis + 1, axis))
-    earlier = build.call("lt", *places)
-    first = build.call("where", earlier, build.call("not_", after), before)
-    return apply(Sum((axis + 1,)), build.cast(first, int64))
+    return Tensor(order_of(node, place, flag("descending", descending)))
 
 
 def _below(x: Node, y: Node) -> Node:
@@ -97,7 +79,10 @@ def sort(
 def top_k(
     x: TensorLike, k: int, /, *, axis: int = -1, largest: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The k largest (or smallest) along an axis, in order, and their places."""
+    """The k largest (or smallest) along an axis, in order, and their places.
+
+    Of equal ones the first is taken. A NaN counts as larger than any number.
+    """
     node = as_node(x)
     place = _axis(axis, node.type.rank, node)
     size = node.type.shape[place]
@@ -114,7 +99,10 @@ def top_k(
 
 
 def take_along_axis(x: TensorLike, indices: TensorLike, /, *, axis: int = -1) -> Tensor:
-    """In each row along an axis, the elements that a row of indices names; the rest broadcasts."""
+    """In each row along an axis, the elements that a row of indices names; the rest broadcasts.
+
+    Indices below 0 count from the end.
+    """
     node, at = as_node(x), as_node(indices)
     if node.type.rank != at.type.rank:
         raise ShapeError(f"take_along_axis needs operands of one rank: {node.type}, {at.type}")
@@ -125,7 +113,7 @@ def take_along_axis(x: TensorLike, indices: TensorLike, /, *, axis: int = -1) ->
         build.broadcast(t, (*both[:place], t.type.shape[place], *both[place + 1 :]))
         for t in (node, at)
     )
-    return Tensor(apply(TakeAlong(place), node, at))
+    return Tensor(take_along(node, at, place))
 
 
 def scatter_add(
@@ -140,8 +128,53 @@ def scatter_add(
     place = _axis(axis, node.type.rank, node)
     shape = (*node.type.shape[:place], *at.type.shape, *node.type.shape[place + 1 :])
     new = build.broadcast(build.cast(new, node.type.dtype), shape)
-    added = apply(ScatterAdd(place, node.type.shape[place]), new, at)
+    at = counted(at, node.type.shape[place], node)
+    signed = at.type.dtype.kind is Kind.INT
+    added = apply(ScatterAdd(place, node.type.shape[place], signed), new, at)
     return elementwise("add", Tensor(node), Tensor(added))
+
+
+def searchsorted(
+    x1: TensorLike,
+    x2: TensorLike,
+    /,
+    *,
+    side: str = "left",
+    sorter: TensorLike | None = None,
+) -> Tensor:
+    """Where in the sorted vector x1 each element of x2 belongs, as int64: before ("left") or after
+    ("right") those that equal it; `sorter` are the places that sort x1.
+
+    Found by counting, so with len(x1) comparisons an element. NaNs are above all numbers.
+    """
+    row, values = _beside("searchsorted", x1, x2)
+    if row.type.rank != 1 or not isinstance(side, str) or side not in ("left", "right"):
+        raise ShapeError(f'searchsorted takes a vector, and side "left" or "right": {row.type}')
+    if sorter is not None:
+        row = take_positions(Tensor(row), sorter).node
+    shape = (*values.type.shape, row.type.shape[0])
+    many = build.broadcast(row, shape)
+    wanted = build.broadcast(build.keep_axes(values, (len(shape) - 1,)), shape)
+    last = len(shape) - 1
+    before = _below(many, wanted) if side == "left" else build.call("not_", _below(wanted, many))
+    return Tensor(apply(Sum((last,)), build.cast(before, int64)))
+
+
+def isin(x1: TensorLike, x2: TensorLike, /, *, invert: bool = False) -> Tensor:
+    """Whether each element of x1 is among those of x2; with `invert` whether it is not."""
+    x, among = _beside("isin", x1, x2)
+    among = flat(among)
+    shape = (*x.type.shape, among.type.shape[0])
+    hit = build.call("eq", build.keep_axes(x, (x.type.rank,)), build.broadcast(among, shape))
+    found = apply(Sum((x.type.rank,)), build.cast(hit, int64))
+    return Tensor(build.call("eq" if flag("invert", invert) else "ne", found, 0))
+
+
+def _beside(name: str, x1: TensorLike, x2: TensorLike) -> list[Node]:
+    """Two operands in the type they meet in; a number takes that of the other."""
+    first, second = (None if isinstance(x, (bool, int, float)) else x for x in (x1, x2))
+    of = [Tensor(as_node(x)) for x in (first, second) if x is not None]
+    return promoted(name, [Tensor(as_node(x, *of[:1])) for x in (x1, x2)])
 
 
 def nonzero(x: TensorLike, /) -> NoReturn:
@@ -152,6 +185,21 @@ def nonzero(x: TensorLike, /) -> NoReturn:
 def unique_values(x: TensorLike, /) -> NoReturn:
     """Refused: how many elements differ is known only when they are."""
     _depends("unique_values", "cr.sort, and compare neighbours")
+
+
+def unique_all(x: TensorLike, /) -> NoReturn:
+    """Refused: how many elements differ is known only when they are."""
+    _depends("unique_all", "cr.sort and cr.argsort, and compare neighbours")
+
+
+def unique_counts(x: TensorLike, /) -> NoReturn:
+    """Refused: how many elements differ is known only when they are."""
+    _depends("unique_counts", "cr.sort, and compare neighbours; of classes known, cr.one_hot's sum")
+
+
+def unique_inverse(x: TensorLike, /) -> NoReturn:
+    """Refused: how many elements differ is known only when they are."""
+    _depends("unique_inverse", "cr.argsort, and compare neighbours")
 
 
 def _depends(name: str, instead: str) -> NoReturn:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import operator
+import sys
 from collections.abc import Iterator
-from types import EllipsisType
+from types import EllipsisType, ModuleType
 from typing import Any, NoReturn, Union
 
 import numpy as np
 
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import CompileError, DTypeError, ShapeError
 from chainrule.ir import provenance
-from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim, Size
+from chainrule.ir.node import Node
+from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import DType, Kind, TensorType, dtype
+from chainrule.lang.indexing import Part, subscript
 from chainrule.ops import build
 from chainrule.ops.contract import matmul, transpose
-from chainrule.ops.index import Take
-from chainrule.ops.layout import Slice
-from chainrule.ops.source import constant, full
+from chainrule.ops.source import Full, constant, full
 from chainrule.show.latex import latex
 from chainrule.show.symbolic import to_sympy
 from chainrule.show.text import text
 
 TensorLike = Union["Tensor", bool, int, float, "np.ndarray[Any, Any]", "np.generic", list[Any]]
-Index = Union[int, slice, None, EllipsisType, "Tensor", "np.ndarray[Any, Any]", list[int]]
+Index = Union[int, Size, slice, None, EllipsisType, "Tensor", "np.ndarray[Any, Any]", list[int]]
 
 
 class Tensor:
@@ -68,6 +67,26 @@ class Tensor:
         """Element type and shape together."""
         return self.node.type
 
+    @property
+    def size(self) -> Dim:
+        """The number of elements, an int or a `Size`."""
+        return product(self.shape)
+
+    @property
+    def device(self) -> str:
+        """Always "cpu": where an expression runs is chosen when it is compiled."""
+        return "cpu"
+
+    def to_device(self, device: object, /, *, stream: object = None) -> Tensor:
+        """The same tensor. Raises CompileError for any device but "cpu"."""
+        check_device(device)
+        return self
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> ModuleType:
+        if api_version not in (None, "2021.12", "2022.12", "2023.12", "2024.12"):
+            raise CompileError(f"version {api_version!r} of the array API is not one of ours")
+        return sys.modules["chainrule"]
+
     def named(self, name: str) -> Tensor:
         """The same tensor, which prints as `name` from now on."""
         if not isinstance(name, str) or not name.isprintable() or not name.strip():
@@ -106,6 +125,24 @@ class Tensor:
 
     def __int__(self) -> int:
         self._no_value("int()")
+
+    def __index__(self) -> int:
+        self._no_value("an index")
+
+    def __complex__(self) -> complex:
+        self._no_value("complex()")
+
+    def __dlpack__(self, **kwargs: Any) -> NoReturn:
+        self._no_value("an array")
+
+    def __dlpack_device__(self) -> NoReturn:
+        self._no_value("an array")
+
+    def __setitem__(self, index: object, value: object) -> NoReturn:
+        raise DTypeError(
+            f"an expression doesn't change, and no element of it: {self!r}",
+            "make another with cr.where, cr.concat or cr.scatter_add",
+        )
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._no_value("an array")
@@ -171,10 +208,10 @@ class Tensor:
         return elementwise("right_shift", other, self)
 
     def __pow__(self, other: TensorLike) -> Tensor:
-        return elementwise("pow", self, other)
+        return power(self, other)
 
     def __rpow__(self, other: TensorLike) -> Tensor:
-        return elementwise("pow", other, self)
+        return power(other, self)
 
     def __matmul__(self, other: TensorLike) -> Tensor:
         return Tensor(matmul(self.node, as_node(other, self)))
@@ -249,27 +286,54 @@ class Tensor:
         lead = range(self.ndim - 2)
         return Tensor(transpose(self.node, (*lead, self.ndim - 1, self.ndim - 2)))
 
-    def astype(self, to: object) -> Tensor:
-        """Each element converted to another type."""
+    def astype(self, to: object, *, copy: bool = True, device: object = None) -> Tensor:
+        """Each element converted to another type; `copy` says nothing to an expression."""
+        check_device(device)
         return Tensor(build.cast(self.node, dtype(to)))
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> Tensor:
-        return Tensor(_subscript(self.node, index if isinstance(index, tuple) else (index,)))
+        parts = index if isinstance(index, tuple) else (index,)
+        return Tensor(subscript(self.node, tuple(map(_part, parts))))
+
+
+def _part(part: Index) -> Part:
+    if isinstance(part, list):
+        return constant(as_array(part) if part else np.zeros(0, np.int64))
+    return as_node(part) if isinstance(part, (Tensor, np.ndarray)) else part
+
+
+def check_device(device: object) -> None:
+    """Refuse any device but "cpu"."""
+    if device is not None and not (isinstance(device, str) and device == "cpu"):
+        raise CompileError(
+            f'an expression is on no device but "cpu": {device!r}',
+            "where it runs is chosen when it is compiled: cr.compile(x, backend=...)",
+        )
 
 
 def as_node(value: object, beside: Tensor | None = None) -> Node:
     """The node of a Tensor, an array or a number; a bare number takes its sibling's type."""
     if isinstance(value, Tensor):
         return value.node
-    if isinstance(value, (bool, int, float)):
-        if beside is not None:
+    if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
+        if isinstance(beside, Tensor):
             return full(value, _scalar_dtype(value, beside.dtype), ())
         return constant(np.asarray(value, np.float32 if isinstance(value, float) else None))
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    return constant(as_array(value))
+
+
+def as_array(value: object) -> np.ndarray[Any, Any]:
+    """An array of numbers, of NumPy's type for them. Raises DTypeError for anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"an array has rows of one length, this has not: {error}") from None
+    if array.dtype.kind == "c":
+        dtype(array.dtype)
+    if array.dtype.kind not in "biufV" or array.dtype.names or array.dtype.subdtype:
         raise DTypeError(f"a {type(value).__name__} is not a tensor: {value!r}")
     dtype(array.dtype)
-    return constant(array)
+    return array
 
 
 def _scalar_dtype(value: bool | int | float, beside: DType) -> DType:
@@ -290,101 +354,18 @@ def operand(value: object) -> Node | bool | int | float:
     return as_node(value)
 
 
+def power(x: TensorLike, y: TensorLike) -> Tensor:
+    """x to the power y. Raises DTypeError for integers to a power known to be below 0."""
+    out = elementwise("pow", x, y)
+    by = out.node.inputs[1].op
+    if out.dtype.is_integer and isinstance(by, Full) and by.value < 0:
+        raise DTypeError(
+            f"integers to the power {by.value} are no integers: {out.type}",
+            'convert first: x.astype("float32")',
+        )
+    return out
+
+
 def elementwise(fn: str, *operands: TensorLike) -> Tensor:
     """The elementwise op called `fn`, broadcast and promoted as the array API standard says."""
     return Tensor(build.call(fn, *[operand(o) for o in operands]))
-
-
-def _subscript(x: Node, parts: tuple[Index, ...]) -> Node:
-    """Basic indexing, and one integer tensor. Each part is an axis, a new axis, or `...`."""
-    taking = [p for p in parts if isinstance(p, (Tensor, np.ndarray, list))]
-    axes = len([p for p in parts if p is not None and p is not Ellipsis])
-    rank = x.type.rank
-    dots = [i for i, p in enumerate(parts) if p is Ellipsis]
-    if axes > rank:
-        raise ShapeError(f"{axes} indices for {rank} axes: {x.type}")
-    if len(dots) > 1:
-        raise ShapeError("an index holds one '...'")
-    at = dots[0] if dots else len(parts)
-    parts = (*parts[:at], *([slice(None)] * (rank - axes)), *parts[at + 1 :])
-    if taking:
-        return _take(x, parts)
-    ranges: list[tuple[Dim, Dim, int]] = []
-    dropped: list[int] = []
-    added: list[int] = []
-    for part in parts:
-        place = len(ranges)
-        if part is None:
-            added.append(place + len(added) - len(dropped))
-            continue
-        ranges.append(_range(part, x.type.shape[place], x))
-        if not isinstance(part, slice):
-            dropped.append(place)
-    if any(r != (0, size, 1) for r, size in zip(ranges, x.type.shape, strict=True)):
-        starts, counts, steps = zip(*ranges, strict=True)
-        x = apply(Slice(starts, counts, steps), x)
-    x = build.squeeze(x, dropped)
-    return build.keep_axes(x, added) if added else x
-
-
-def _take(x: Node, parts: tuple[Index, ...]) -> Node:
-    places = [i for i, p in enumerate(parts) if isinstance(p, (Tensor, np.ndarray, list))]
-    rest = [p for i, p in enumerate(parts) if i not in places]
-    if len(places) > 1 or any(p != slice(None) for p in rest):
-        raise ShapeError(
-            "an integer tensor indexes one axis, with ':' for the others",
-            "take one axis after another, or use cr.take",
-        )
-    positions = as_node(parts[places[0]])
-    if positions.type.dtype.is_bool:
-        raise DTypeError(
-            f"a mask chooses as many elements as the data says: {positions.type} of {x.type}",
-            "shapes are known before the data: choose with cr.where(mask, x, 0)",
-        )
-    return apply(Take(places[0], positions.type.rank), x, positions)
-
-
-def _range(part: Index, size: Dim, x: Node) -> tuple[Dim, Dim, int]:
-    """`(start, count, step)` of an index or a slice along an axis of the given size."""
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-        i = int(part)
-        if isinstance(size, int) and not -size <= i < size:
-            raise ShapeError(f"index {i} is outside an axis of size {size}: {x.type}")
-        return (i if i >= 0 else size + i), 1, 1
-    if not isinstance(part, slice):
-        raise ShapeError(
-            f"an index is an int, a slice, None, '...' or an integer tensor, not {part!r}"
-        )
-    first, last, by = (_end(end) for end in (part.start, part.stop, part.step))
-    step = 1 if by is None else by
-    if not isinstance(step, int) or step == 0:
-        raise ShapeError(f"a slice's step is a number other than 0, not {step}")
-    if step > 0:
-        start, stop = _place(first, size, 0, size), _place(last, size, size, size)
-        count = (stop - start + step - 1) // step
-    else:
-        start, stop = _place(first, size, size - 1, size - 1), _place(last, size, -1, size - 1)
-        count = (start - stop - step - 1) // -step
-    return start, max(count, 0) if isinstance(count, int) else count, step
-
-
-def _end(end: object) -> Dim | None:
-    if end is None or isinstance(end, Size):
-        return end
-    try:
-        return operator.index(end)  # type: ignore[arg-type]
-    except TypeError:
-        raise ShapeError(f"a slice is made of ints and sizes, not of {end!r}") from None
-
-
-def _place(end: Dim | None, size: Dim, default: Dim, most: Dim) -> Dim:
-    """An end of a slice as a place: from the far end where it is negative, cut off at known ends.
-
-    Where the size is symbolic the place must be there when the size is known; the op demands it.
-    """
-    if end is None:
-        return default
-    at = size + end if isinstance(end, int) and end < 0 else end
-    if not isinstance(at, int) or not isinstance(most, int):
-        return at
-    return min(max(at, 0 if most == size else -1), most)
