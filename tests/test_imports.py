@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHELVES = [str(ROOT / "compiler"), str(ROOT / "runtime")]
-HEAVY = ("sympy", "networkx", "llvmlite", "matplotlib", "rich", "click", "scipy")
+HEAVY = ("sympy", "networkx", "llvmlite", "matplotlib", "rich", "click", "scipy", "ml_dtypes")
 
 
 def loaded_after(statement: str, path: list[str]) -> set[str]:

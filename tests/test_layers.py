@@ -44,7 +44,7 @@ USES_RUNTIME = {"export", "driver", "train", "cli"}
 DATASETS_USE = {"ops", "errors"}
 # Slow to import, so that only a function that needs one may do it; the command line is its own
 # program and may start with its own.
-HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "rich", "click"}
+HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "click"}
 
 
 class Import(NamedTuple):
@@ -95,6 +95,8 @@ def wrong_import(room: str, wanted: Import, packages: set[str]) -> str | None:
     if top in sys.stdlib_module_names or top == "numpy":
         return None
     if room == RUNTIME:
+        if top == "ml_dtypes" and wanted.deep:
+            return None  # where a program has bfloat16, which NumPy alone has not
         return f"{RUNTIME} imports the standard library and NumPy alone"
     if top not in packages:
         return "it is no dependency in pyproject.toml"

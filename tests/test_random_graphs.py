@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.ir.evaluate import evaluate
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -225,3 +226,21 @@ def test_lower_targets(seed: int, level: str, monkeypatch: pytest.MonkeyPatch) -
                 np.testing.assert_array_equal(a, b, err_msg=f"seed {seed}, n = {n}, output {i}")
             elif np.isfinite(b).all() and np.abs(b).max(initial=0.0) < 1e6:
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * (1 + np.abs(b).max()))
+
+
+@pytest.mark.parametrize("seed", range(4000, 4040))
+def test_what_is_printed_reads_back(seed: int) -> None:
+    """Values and two derivatives as text, and the text as an expression of the same value."""
+    inputs, last = grow(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    shapes = {x: tuple(d if isinstance(d, int) else 4 for d in x.shape) for x in inputs}
+    feeds = {x.node: rng.standard_normal(shape) for x, shape in shapes.items()}
+    for i, tensor in enumerate(with_gradients(inputs, last, 2)):
+        again = cr.parse(str(tensor), inputs, like=tensor)
+        assert again.shape == tensor.shape
+        a, b = evaluate([tensor.node, again.node], feeds, sizes={"n": 4}, widen=True)
+        if np.isfinite(a).all():  # what text says less of is the order of a few sums
+            np.testing.assert_allclose(
+                b, a, rtol=1e-6, atol=1e-9 * (1 + np.abs(a).max(initial=0.0)),
+                err_msg=f"seed {seed}, output {i}",
+            )  # fmt: skip
