@@ -30,6 +30,9 @@ is 1 where the condition holds and 0 elsewhere, `onehot(t)` a row with a 1 at th
 `h1`, `p1` are values of the forward pass: a sum of products, an activation, probabilities. `dz1`
 is the cotangent of `z1`, ∂J/∂z1; `t1` is some other part, and `g1` a cotangent of something
 without a name. `n` is the batch, whatever its size.
+
+A loop says how it begins and then what step t computes, `h[t]` from `h[t-1]`; `h` alone is the
+stack of all `h[t]`, and `gh[t]` what step t passes back to the `h` it was given.
 """
 
 SETUP = """\
@@ -104,13 +107,13 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "Dropout": (
             'm, V = cr.input("m", ("n", 3)), cr.parameter("V", (3, 2))\n'
-            "h = (cr.relu(x @ W) * m / 0.5).named('h')\n"
+            'h = (cr.relu(x @ W) * m / 0.5).named("h")\n'
             "J = cr.losses.cross_entropy(h @ V, t)",
             "V W",
         ),
         "Residual block": (
             'V, U = cr.parameter("V", (4, 6)), cr.parameter("U", (6, 4))\n'
-            "h = (x + cr.relu(x @ V) @ U).named('h')\n"
+            'h = (x + cr.relu(x @ V) @ U).named("h")\n'
             "J = cr.losses.cross_entropy(h @ W, t)",
             "W U V",
         ),
@@ -122,8 +125,8 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         "Variational autoencoder": (
             'e = cr.input("ε", ("n", 2))\n'
             'A, B, D = (cr.parameter(k, s) for k, s in zip("ABD", ((4, 2), (4, 2), (2, 4))))\n'
-            "mean, s = (x @ A).named('μ'), (x @ B).named('s')\n"
-            "z = (mean + cr.exp(s / 2) * e).named('z')\n"
+            'mean, s = (x @ A).named("μ"), (x @ B).named("s")\n'
+            'z = (mean + cr.exp(s / 2) * e).named("z")\n'
             "J = cr.sum((z @ D - x) ** 2) + cr.sum(mean**2 + cr.exp(s) - s - 1) / 2",
             "D A B",
         ),
@@ -131,7 +134,7 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
     "Normalization": {
         "Batch norm": (
             'gamma, beta = cr.parameter("γ", (3,)), cr.parameter("β", (3,))\n'
-            "z = (x @ W).named('z')\n"
+            'z = (x @ W).named("z")\n'
             "centred = z - cr.mean(z, axis=0)\n"
             "h = centred / cr.sqrt(cr.var(z, axis=0) + 1e-5)\n"
             "J = cr.losses.mse(gamma * h + beta, Y)",
@@ -139,13 +142,13 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "Layer norm": (
             'gamma, beta = cr.parameter("γ", (3,)), cr.parameter("β", (3,))\n'
-            "z = (x @ W).named('z')\n"
+            'z = (x @ W).named("z")\n'
             "J = cr.losses.mse(cr.layer_norm(z, gamma, beta), Y)",
             "gamma beta W",
         ),
         "RMS norm": (
             'gamma = cr.parameter("γ", (3,))\n'
-            "z = (x @ W).named('z')\n"
+            'z = (x @ W).named("z")\n'
             "h = z / cr.sqrt(cr.mean(z**2, axis=1, keepdims=True) + 1e-5)\n"
             "J = cr.losses.mse(gamma * h, Y)",
             "gamma W",
@@ -181,11 +184,11 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
             'h, c = cr.input("h", ("n", 3)), cr.input("c", ("n", 3))\n'
             'Wf, Wi, Wo, Wg = (cr.parameter("W" + k, (4, 3)) for k in "fiog")\n'
             'Uf, Ui, Uo, Ug = (cr.parameter("U" + k, (3, 3)) for k in "fiog")\n'
-            "f = cr.sigmoid(x @ Wf + h @ Uf).named('f')\n"
-            "i = cr.sigmoid(x @ Wi + h @ Ui).named('i')\n"
-            "o = cr.sigmoid(x @ Wo + h @ Uo).named('o')\n"
-            "g = cr.tanh(x @ Wg + h @ Ug).named('g')\n"
-            "new = (f * c + i * g).named('c2')\n"
+            'f = cr.sigmoid(x @ Wf + h @ Uf).named("f")\n'
+            'i = cr.sigmoid(x @ Wi + h @ Ui).named("i")\n'
+            'o = cr.sigmoid(x @ Wo + h @ Uo).named("o")\n'
+            'g = cr.tanh(x @ Wg + h @ Ug).named("g")\n'
+            'new = (f * c + i * g).named("c2")\n'
             "J = cr.losses.mse(o * cr.tanh(new), Y)",
             "Wo Wg Wf Uf",
         ),
@@ -193,24 +196,74 @@ EXAMPLES: dict[str, dict[str, tuple[str, str]]] = {
             'h = cr.input("h", ("n", 3))\n'
             'Wz, Wr, Wg = (cr.parameter("W" + k, (4, 3)) for k in "zrg")\n'
             'Uz, Ur, Ug = (cr.parameter("U" + k, (3, 3)) for k in "zrg")\n'
-            "z = cr.sigmoid(x @ Wz + h @ Uz).named('z')\n"
-            "r = cr.sigmoid(x @ Wr + h @ Ur).named('r')\n"
-            "g = cr.tanh(x @ Wg + (r * h) @ Ug).named('g')\n"
+            'z = cr.sigmoid(x @ Wz + h @ Uz).named("z")\n'
+            'r = cr.sigmoid(x @ Wr + h @ Ur).named("r")\n'
+            'g = cr.tanh(x @ Wg + (r * h) @ Ug).named("g")\n'
             "J = cr.losses.mse((1 - z) * h + z * g, Y)",
             "Wz Wg Wr",
         ),
+        "Recurrent network": (
+            'X, H0 = cr.input("X", ("T", "n", 4)), cr.input("H0", ("n", 3))\n'
+            'U = cr.parameter("U", (3, 3))\n'
+            "def step(h, x):\n"
+            '    h = cr.tanh(x @ W + h @ U + c).named("h")\n'
+            "    return h, h\n"
+            "last, hs = cr.scan(step, H0, X)\n"
+            "J = cr.losses.mse(last, Y)",
+            "U W c",
+        ),
+        "Recurrent network, an output at every step": (
+            'X, R = cr.input("X", ("T", "n", 4)), cr.input("R", ("T", "n", 2))\n'
+            'U, V = cr.parameter("U", (3, 3)), cr.parameter("V", (3, 2))\n'
+            "def step(h, x):\n"
+            '    h = cr.tanh(x @ W + h @ U).named("h")\n'
+            "    return h, h\n"
+            'last, hs = cr.scan(step, cr.zeros(("n", 3)), X)\n'
+            "J = cr.losses.mse(hs @ V, R)",
+            "V U W",
+        ),
+        "LSTM": (
+            'X = cr.input("X", ("T", "n", 4))\n'
+            'Wf, Wi, Wo, Wg = (cr.parameter("W" + k, (4, 3)) for k in "fiog")\n'
+            'Uf, Ui, Uo, Ug = (cr.parameter("U" + k, (3, 3)) for k in "fiog")\n'
+            "def step(carry, x):\n"
+            "    h, c = carry\n"
+            '    f = cr.sigmoid(x @ Wf + h @ Uf).named("f")\n'
+            '    i = cr.sigmoid(x @ Wi + h @ Ui).named("i")\n'
+            '    o = cr.sigmoid(x @ Wo + h @ Uo).named("o")\n'
+            '    g = cr.tanh(x @ Wg + h @ Ug).named("g")\n'
+            '    c = (f * c + i * g).named("c")\n'
+            '    return ((o * cr.tanh(c)).named("h"), c), None\n'
+            'zero = cr.zeros(("n", 3))\n'
+            "(h, c), _ = cr.scan(step, (zero, zero), X)\n"
+            "J = cr.losses.mse(h, Y)",
+            "Wf Uf",
+        ),
+        "GRU": (
+            'X = cr.input("X", ("T", "n", 4))\n'
+            'Wz, Wr, Wg = (cr.parameter("W" + k, (4, 3)) for k in "zrg")\n'
+            'Uz, Ur, Ug = (cr.parameter("U" + k, (3, 3)) for k in "zrg")\n'
+            "def step(h, x):\n"
+            '    z = cr.sigmoid(x @ Wz + h @ Uz).named("z")\n'
+            '    r = cr.sigmoid(x @ Wr + h @ Ur).named("r")\n'
+            '    g = cr.tanh(x @ Wg + (r * h) @ Ug).named("g")\n'
+            '    return ((1 - z) * h + z * g).named("h"), None\n'
+            'h, _ = cr.scan(step, cr.zeros(("n", 3)), X)\n'
+            "J = cr.losses.mse(h, Y)",
+            "Ur",
+        ),
         "Attention": (
             'Q, K, V, O = (cr.input(k, ("T", 16)) for k in "QKVO")\n'
-            "P = cr.softmax(Q @ K.T / 4.0).named('P')\n"
-            "J = cr.sum((P @ V).named('A') * O)",
+            'P = cr.softmax(Q @ K.T / 4.0).named("P")\n'
+            'J = cr.sum((P @ V).named("A") * O)',
             "V K Q",
         ),
         "Self-attention": (
             's, O = cr.input("s", ("T", 8)), cr.input("O", ("T", 4))\n'
             'Wq, Wk, Wv = (cr.parameter("W" + k, (8, 4)) for k in "qkv")\n'
-            "Q, K, V = (s @ Wq).named('Q'), (s @ Wk).named('K'), (s @ Wv).named('V')\n"
-            "P = cr.softmax(Q @ K.T / 2.0).named('P')\n"
-            "J = cr.losses.mse((P @ V).named('A'), O)",
+            'Q, K, V = (s @ Wq).named("Q"), (s @ Wk).named("K"), (s @ Wv).named("V")\n'
+            'P = cr.softmax(Q @ K.T / 2.0).named("P")\n'
+            'J = cr.losses.mse((P @ V).named("A"), O)',
             "Wv Wk Wq",
         ),
         "Embedding": (
@@ -262,7 +315,29 @@ ACTIVATIONS = (
     "softmax",
     "log_softmax",
 )
+#: derivatives of what is no loss: title -> the code that makes `D`
+DERIVATIVES = {
+    "Jacobian of a layer": 'A = cr.parameter("A", (5, 4))\nD = cr.jacobian(cr.tanh(A @ w), w)',
+    "Jacobian of softmax": "D = cr.jacobian(cr.softmax(w), w)",
+    "Hessian of logistic regression": (
+        "D = cr.hessian(cr.losses.binary_cross_entropy(x @ w, y), w)"
+    ),
+    "Hessian of a quadratic form": 'A = cr.input("A", (4, 4))\nD = cr.hessian(w @ A @ w, w)',
+    "Hessian times a vector": (
+        'v = cr.input("v", (4,))\nJ = cr.mean(cr.exp(x @ w) - y * (x @ w))\nD = cr.hvp(J, w, v)'
+    ),
+    "Jacobian times a vector": 'v = cr.input("v", (4,))\nD = cr.jvp(cr.tanh(x @ w), w, v)',
+}
 VECTOR = 'v, a = cr.input("v", (5,)), cr.input("a", (5,))\n'
+
+
+def derivative(code: str) -> cr.Tensor:
+    """The derivative `D` that a code makes."""
+    names: dict[str, object] = {}
+    exec(compile(SETUP + code, "gradients.py", "exec"), names)
+    found = names["D"]
+    assert isinstance(found, cr.Tensor)
+    return found
 
 
 def derive(code: str, by: str) -> tuple[cr.Tensor, list[cr.Tensor], list[cr.Tensor]]:
@@ -298,6 +373,15 @@ def page() -> str:
         parts.append(
             f"\n### {title}\n\n```python\n{code}\n```\n\n```\n{shown}\n```\n\n"
             f"$$\n{shown.latex()}\n$$\n"
+        )
+    parts.append(
+        "\n## Jacobians, Hessians\n\nThese print `D`, in the rows that they are made of.\n"
+    )
+    for title, code in DERIVATIVES.items():
+        found = derivative(code)
+        parts.append(
+            f"\n### {title}\n\n```python\n{code}\n```\n\n```\n{found}\n```\n\n"
+            f"$$\n{found.latex()}\n$$\n"
         )
     return "".join(parts)
 

@@ -90,18 +90,20 @@ def test_lines_are_short_and_nothing_else_is_said(code: str, by: str) -> None:
         assert last.startswith(f"d{w.name} = ")
         used = " ".join(line.partition(" = ")[2] for line in [*bindings, last])
         for line in bindings:
-            name = re.escape(line.partition(" = ")[0])
+            if line.startswith("for "):
+                continue
+            name = re.escape(line.strip().partition(" = ")[0].partition("[")[0])
             assert re.search(rf"(?<!\w){name}(?!(?!ᵀ)\w)", used), line
 
 
 def test_latex_is_balanced_and_names_the_partial_derivatives() -> None:
     blocks = re.findall(r"\$\$\n(.*?)\n\$\$", WRITTEN, re.DOTALL)
-    assert len(blocks) == len(EXAMPLES)
+    assert len(blocks) == len(EXAMPLES) + len(GRADIENTS.DERIVATIVES)
     for block in blocks:
         assert block.count("{") == block.count("}")
         assert block.count(r"\left") == block.count(r"\right")
         assert block.count(r"\begin{") == block.count(r"\end{")
-        assert r"\frac{\partial J}{\partial " in block
+    assert sum(r"\frac{\partial J}{\partial " in block for block in blocks) >= len(EXAMPLES)
 
 
 def test_latex_renders() -> None:
@@ -117,6 +119,18 @@ def test_latex_renders() -> None:
             mathtext.parse(f"${line}$")
 
 
+@pytest.mark.parametrize("code", GRADIENTS.DERIVATIVES.values(), ids=list(GRADIENTS.DERIVATIVES))
+def test_every_derivative_reads_back(code: str) -> None:
+    found = GRADIENTS.derivative(code)
+    leaves = [n for n in walk([found.node]) if isinstance(n.op, Leaf)]
+    again = cr.parse(str(found), [cr.Tensor(n) for n in leaves], like=found)
+    feeds = feeds_of([found.node])
+    # 1e-6: numbers print as float32 has them
+    np.testing.assert_allclose(
+        value(again.node, feeds), value(found.node, feeds), rtol=1e-6, atol=1e-6
+    )
+
+
 def test_the_anchors_of_papers() -> None:
     """The forms that textbooks and papers give, found on the page."""
     for form in (
@@ -129,6 +143,10 @@ def test_the_anchors_of_papers() -> None:
         "dW = S @ W + Sᵀ @ W",  # matrixcalculus.org: tr(Wᵀ S W)
         "dE = scatter_add(g1, s, n=20)",
         "dk = correlate(s, dz1)",
+        "dU = Σ_t h[t-1]ᵀ @ dz1[t]\ndW = Σ_t X[t]ᵀ @ dz1[t]",  # Goodfellow et al., 10.2.2
+        "dc[t] = gc[t+1] + gh[t+1] ⊙ o[t] ⊙ (1 - tanh(c[t])²)",  # Hochreiter and Schmidhuber
+        "J[t] = softmax(w) ⊙ (onehot(t) - sum(onehot(t) ⊙ softmax(w)))",
+        "(softmax(z1) - onehot(t)) ⊙ r",  # Williams 1992: REINFORCE
         "dU = h2ᵀ @ dz3 + h1ᵀ @ dz2 + h0ᵀ @ dz1",
         "dv = a ⊙ (1 - tanh(v)²)",
         "dv = softmax(v) ⊙ (a - sum(a ⊙ softmax(v)))",

@@ -17,7 +17,7 @@ from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops.elementwise import TABLE
-from chainrule.ops.source import leaf
+from chainrule.ops.source import Leaf, leaf
 from chainrule.show.symbolic import size_symbol, to_sympy
 
 sympy = pytest.importorskip("sympy")
@@ -224,3 +224,42 @@ def test_half_the_squared_error_in_scalars():
     guess = cr.sigmoid(cr.sum(w * x)).named("ŷ")
     lines = cr.scalars(((guess - t) ** 2 / 2).named("J")).splitlines()
     assert lines[1:3] == ["J = (ŷ - t)² / 2", "∂J/∂ŷ = ŷ - t"]
+
+
+def test_a_short_loop_is_spelled_out_step_by_step() -> None:
+    x, h0 = cr.input("x", (3, 1)), cr.input("h0", (1,))
+    w, u = cr.parameter("w", (1, 1)), cr.parameter("u", (1, 1))
+
+    def step(h: cr.Tensor, v: cr.Tensor) -> tuple[cr.Tensor, cr.Tensor]:
+        h = cr.tanh(v @ w + h @ u)
+        return h, h
+
+    last, hs = cr.scan(step, h0, x)
+    backwards, _ = cr.scan(step, h0, x, reverse=True)
+    numbers = {"x": [[0.3], [-0.2], [0.7]], "h0": [0.1], "w": [[0.5]], "u": [[-0.4]]}
+    for tensor in (last, hs, backwards, cr.grad(cr.sum(hs), w)):
+        found = tensor.sympy()
+        at = {
+            s: np.asarray(numbers[s.base.label.name])[s.indices] for s in found.atoms(sympy.Indexed)
+        }
+        inputs = [s.op.label for s in walk([tensor.node]) if isinstance(s.op, Leaf)]
+        wanted = cr.compile(tensor, backend="reference")(**{k: numbers[k] for k in inputs})
+        np.testing.assert_allclose(
+            np.asarray(found.subs(at).tolist(), float).reshape(wanted.shape), wanted, rtol=1e-6
+        )
+    lines = cr.scalars(cr.sum(last**2).named("J")).splitlines()
+    assert lines[0] == "h1 = tanh(x11 * w11 + h0_1 * u11)"
+    assert "h3 = tanh(x31 * w11 + h2 * u11)" in lines
+    assert [line for line in lines if line.startswith("∂J/∂w11 = ")]
+
+
+def test_a_small_convolution_is_spelled_out() -> None:
+    s, k = cr.input("s", (1, 1, 3)), cr.parameter("k", (1, 1, 2))
+    lines = cr.scalars(cr.sum(cr.conv(s, k) ** 2).named("J")).splitlines()
+    assert any("k111 * s111 + k112 * s112" in line for line in lines)
+    assert {line.split(" = ")[0] for line in lines} >= {"∂J/∂k111", "∂J/∂k112"}
+
+
+def test_three_axes_of_unknown_size_are_refused() -> None:
+    with pytest.raises(cr.errors.CompileError, match="matrices have at most two axes"):
+        cr.tanh(cr.input("a", ("b", "t", 3))).sympy()

@@ -22,7 +22,7 @@ from chainrule.ops import build
 from chainrule.ops.elementwise import check_accepts
 from chainrule.ops.random import Bernoulli, draw
 from chainrule.ops.reading import Word
-from chainrule.ops.source import format_number, full
+from chainrule.ops.source import Full, format_number, full
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,22 @@ class Dropout(Switched):
     def notation(self, *inputs: Node) -> Notation:
         if self.back:
             keep = format_number(1 - self.rate, float32)
-            tex = rf"\frac{{{{1}}}}{{{{{keep}}}}} {{1}} \odot {{0}}"
-            return Notation(f"{{1}} ⊙ {{0}} / {keep}", tex, MULTIPLY, (MULTIPLY, MULTIPLY))
+            if inputs and isinstance(inputs[0].op, Full) and inputs[0].op.value == 1:
+                tex = rf"\frac{{{{{{0}}}}}}{{{{{keep}}}}}"
+                return Notation(f"{{0}} / {keep}", tex, MULTIPLY, (MULTIPLY,), shown=inputs[1:])
+            tex = rf"\frac{{{{{{0}} \odot {{1}}}}}}{{{{{keep}}}}}"
+            return Notation(f"{{0}} ⊙ {{1}} / {keep}", tex, MULTIPLY, (MULTIPLY, MULTIPLY))
         drawn = len(inputs) == 2 and inputs[1].op.draws  # else it is given, and is to be seen
-        shown = f"{{0}}, {format_number(self.rate, float64)}" + ("" if drawn else ", {1}")
+        if not drawn:
+            return self.with_mask()
+        shown = f"{{0}}, {format_number(self.rate, float64)}"
         tex = rf"\operatorname{{{{dropout}}}}\left({shown}\right)"
-        return Notation(f"dropout({shown})", tex, shown=inputs[:1] if drawn else None)
+        return Notation(f"dropout({shown})", tex, shown=inputs[:1])
+
+    def with_mask(self) -> Notation:
+        """How it is written where something else reads its mask too."""
+        shown = f"{{0}}, {format_number(self.rate, float64)}, {{1}}"
+        return Notation(f"dropout({shown})", rf"\operatorname{{{{dropout}}}}\left({shown}\right)")
 
     @classmethod
     def words(cls) -> dict[str, Word]:

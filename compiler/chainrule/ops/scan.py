@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from chainrule.errors import FeedError, ShapeError
-from chainrule.ir import provenance
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Array, Node, Op, Pullback, Sample, within
@@ -22,7 +21,7 @@ from chainrule.ir.size import Dim, known, substitute
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import build
-from chainrule.ops.body import Body, close, label_of, local, resolved
+from chainrule.ops.body import Body, close, local, resolved
 from chainrule.ops.contract import contract
 from chainrule.ops.through import Pull
 
@@ -157,23 +156,6 @@ class Scan(Op):
         }
         return made, tuple(kept)
 
-    def recurrence(self, *inputs: Node) -> tuple[Mapping[str, Node], Mapping[Node, str]]:
-        body, before = self.body_of_step, "t+1" if self.reverse else "t-1"
-        names = {leaf: label_of(leaf) for leaf in body.constants}
-        for leaf, stack in zip(body.slices, inputs[len(body.carries) :], strict=False):
-            names[leaf] = f"{label_of(leaf)}[{_row_name(stack)}]"
-        steps: dict[str, Node] = {}
-        for leaf, new in zip(body.carries, body.nexts, strict=True):
-            label = provenance.user_name_of(new) or label_of(leaf)
-            names[leaf] = f"{label}[{before}]"
-            steps[f"{label}[t]"] = new
-        for i, y in enumerate(body.ys, 1):
-            if y not in body.nexts and y not in names:
-                label = provenance.name_of(y) or "y"
-                taken = f"{label}[t]" in (*steps, *names.values())
-                steps[f"{label}{i if taken else ''}[t]"] = y
-        return steps, names
-
     def notation(self, *inputs: Node) -> Notation:
         body = self.body_of_step
         count, ys = len(body.carries), len(body.ys)
@@ -219,11 +201,3 @@ def _check_positions(body: Body, given: Mapping[Node, Array], widen: bool) -> No
                 "have a meaning",
                 f"it is read by {node.op.name}",
             )
-
-
-def _row_name(stack: Node) -> str:
-    """Which row of a sequence a step is given; of what a loop has carried, that it began with."""
-    op = stack.op
-    if isinstance(op, Scan) and op.output >= len(op.body_of_step.roots):
-        return "t+1" if op.reverse else "t-1"
-    return "t"

@@ -11,7 +11,8 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Shape, Size, substitute
 from chainrule.ops.composite import Defined
 from chainrule.ops.source import Leaf
-from chainrule.show.page import arrange, write
+from chainrule.show.lines import write
+from chainrule.show.page import arrange
 
 #: Differences that are worth reading.
 MANY = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
 from itertools import product
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from chainrule.ir.node import Array, Index, Node, rebuild
 from chainrule.ir.size import Dim, known
 from chainrule.ir.types import DType
 from chainrule.ops.contract import Contract
+from chainrule.ops.scan import Scan
 
 
 class Algebra(Protocol):
@@ -47,10 +48,17 @@ def entries(roots: Sequence[Node], leaves: Mapping[Node, Array], algebra: Algebr
     Raises CompileError where a size is not known or an op has no form entry by entry.
     """
     values: dict[Node, Array] = dict(leaves)
+    loops: dict[Hashable, list[Array]] = {}
     for node in walk(roots, stop=values.__contains__):
         if node not in values:
             if any(not isinstance(d, int) for d in node.shape):
                 raise CompileError(f"entries need known sizes: {node!r}")
+            if isinstance(node.op, Scan):
+                key = (node.op.family, node.inputs)
+                if key not in loops:
+                    loops[key] = _steps(node.op, [values[i] for i in node.inputs], algebra)
+                values[node] = loops[key][node.op.output]
+                continue
             values[node] = _entries(node, [values[i] for i in node.inputs], algebra)
     return [values[r] for r in roots]
 
@@ -67,6 +75,24 @@ def _entries(node: Node, inputs: Sequence[Array], algebra: Algebra) -> Array:
         )
     except (NotImplementedError, TypeError, IndexError, AssertionError):
         raise CompileError(f"{op.name} has no form entry by entry: {node!r}") from None
+
+
+def _steps(op: Scan, inputs: Sequence[Array], algebra: Algebra) -> list[Array]:
+    """Every result of a loop, one step after the other."""
+    body = op.body_of_step
+    (length,) = known((op.length,))
+    count, end = len(body.carries), len(body.carries) + len(body.slices)
+    roots = spelled_out(body.roots)
+    carried, constants = list(inputs[:count]), list(inputs[end:])
+    stacks = [np.empty((length, *known(n.type.shape)), object) for n in (*body.ys, *body.carries)]
+    for t in reversed(range(length)) if op.reverse else range(length):
+        rows = [np.asarray(stack[t], object) for stack in inputs[count:end]]
+        given = dict(zip(body.leaves, (*carried, *rows, *constants), strict=True))
+        found = entries(roots, given, algebra)
+        for stack, row in zip(stacks, (*found[count:], *carried), strict=True):
+            stack[t] = row[()] if row.ndim == 0 else row
+        carried = found[:count]
+    return [*carried, *stacks]
 
 
 def _only_moves(node: Node) -> bool:

@@ -1,9 +1,10 @@
 """The grammar of printed mathematics: what `str` of an expression writes, and no more.
 
-    page     = { [ name "=" ] formula newline }
+    page     = { [ name "=" ] formula newline | loop }
+    loop     = "for" letter "=" formula ".." formula ":" newline, lines that stand further right
     formula  = sum [ ("<" | "<=" | ">" | ">=" | "==" | "!=") sum ]
     sum      = product { ("+" | "-") product }
-    product  = term { "@" term }
+    product  = term { "@" term } | "Σ_" letter product
     term     = factor { ("*" | "⊙" | "/" | "//" | "%") factor }
     factor   = "-" factor | "not" factor | power
     power    = postfix [ "**" factor ]
@@ -63,16 +64,22 @@ class Meaning(Protocol):
 
     def brackets(self, items: Sequence[Any]) -> Any: ...
 
+    def begin_sum(self, letter: str) -> None: ...
 
-def split_page(text: str) -> list[tuple[str | None, str]]:
-    """The lines of a page as `(name, formula)`, the name None where a line has none."""
+    def end_sum(self, letter: str, value: Any) -> Any: ...
+
+
+def split_page(text: str) -> list[tuple[int, str | None, str]]:
+    """The lines of a page as `(indent, name, formula)`, the name None where a line has none."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise FormulaError("there is nothing to read: the text is empty")
-    found: list[tuple[str | None, str]] = []
+    found: list[tuple[int, str | None, str]] = []
     for line in lines:
+        indent = len(line) - len(line.lstrip())
         name, equals, formula = line.partition(" = ")
-        found.append((name.strip(), formula) if equals and '"' not in name else (None, line))
+        named = equals and '"' not in name
+        found.append((indent, name.strip(), formula) if named else (indent, None, line))
     return found
 
 
@@ -136,7 +143,22 @@ class _Reader:
         return self.chain(_SUM, self.product)
 
     def product(self) -> Any:
-        return self.chain(_PRODUCT, self.term)
+        kind, name, at = self.tokens[self.next]
+        if kind != "name" or not name.startswith("Σ_"):
+            return self.chain(_PRODUCT, self.term)
+        self.take()
+        letter = name.removeprefix("Σ_")
+        self.ask(at, self.meaning.begin_sum, letter)
+        return self.ask(at, self.meaning.end_sum, letter, self.term_of_sum())
+
+    def term_of_sum(self) -> Any:
+        """What is summed up; sums of sums have a limit."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise FormulaError(f"a formula nests at most {MAX_DEPTH} deep; name its parts")
+        value = self.product()
+        self.depth -= 1
+        return value
 
     def term(self) -> Any:
         return self.chain(_TERM, self.factor)

@@ -9,7 +9,8 @@ from chainrule.errors import Location
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.rewrite.findings import Finding, find_unstable
-from chainrule.show.page import arrange, seen, write
+from chainrule.show.lines import write
+from chainrule.show.page import arrange, seen
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class Matrices:
     def refuse(self, node: Node) -> None:
         raise CompileError(
             f"SymPy has no matrix expression for {node!r}",
-            "where every tensor is known to have at most 64 entries, they are spelled out",
+            "matrices have at most two axes; where every tensor is known to have at most 64 "
+            "entries, they are spelled out",
         )
 
     def convert(self, node: Node) -> Expr:

@@ -11,6 +11,8 @@ from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import symbols_of
 
+#: How deep in a sum its products are looked for.
+TERMS = 3
 Parts = Mapping[Node, Sequence[Node]]
 
 
@@ -20,34 +22,38 @@ def name_all(
     bound: Collection[Node],
     given: Mapping[Node, str],
     roots: Sequence[Node],
+    inside: Collection[Node] = (),
 ) -> dict[Node, str]:
     """A name for each node that is bound, no two alike, but for a result that nobody named.
 
     Forward values are numbered first, in the order they are computed; so z2 is the same part of the
-    same net on every page. Cotangents are named after them.
+    same net on every page. Cotangents are named after them. Of what is `inside` a loop only what is
+    bound has a number.
     """
     taken = {n.op.notation().text for n in order if not n.inputs} | _sizes(order)
     taken |= set(given.values())
     named = {n: provenance.user_name_of(n) for n in order if n.op.role == "leaf"}
     names = {n: name for n, name in named.items() if name is not None} | dict(given)
     taken |= set(names.values())
+    counts: dict[str, int] = {}
     for root in roots:
         name = provenance.name_of(root)
         if name is not None and root in bound and root not in names:
-            names[root] = _claim(name, taken)
+            names[root] = _claim(name, taken, counts)
     used = {p for n in order for p in parts[n]}
     wanted = [n for n in order if n in bound and n not in names]
     wanted = [n for n in wanted if n in used or provenance.name_of(n) or len(roots) > 1]
     for node in (n for n in wanted if provenance.user_name_of(n)):
-        names[node] = _claim(provenance.name_of(node) or "t", taken)
+        names[node] = _claim(provenance.name_of(node) or "t", taken, counts)
     numbered, sums = _forward(order, parts, wanted)
+    numbered = [n for n in numbered if n not in inside or n in bound]
     _number([n for n in numbered if n in bound or _letter(n, sums) != "t"], sums, names, taken)
     for node in wanted:
         if node not in names:
             base, depth = _origin(node)
             stem = provenance.user_name_of(base) or names.get(base)
-            own = "d" * depth + stem if stem else _next("g" if depth else "t", taken)
-            names[node] = _claim(own, taken)
+            own = "d" * depth + stem if stem else _next("g" if depth else "t", taken, counts)
+            names[node] = _claim(own, taken, counts)
     return names
 
 
@@ -71,9 +77,20 @@ def _forward(
         if node.op.letter != "z":
             read.update(inside)
     here = set(order)
+    sums.update(n for n in needed if n not in here and _adds_products(n))
     numbered = [n for n in order if n in needed or n in read]
     numbered += [n for n in dict.fromkeys(map(_first, wanted)) if n not in here]
     return [n for n in numbered if provenance.cotangent_of(n) is None], sums
+
+
+def _adds_products(node: Node) -> bool:
+    """Whether a node that is not on the page is a sum with a product in it."""
+    terms = [node]
+    for _ in range(TERMS):
+        terms = [i for t in terms for i in ((t,) if t.op.role == "contract" else t.inputs)]
+        if node.op.letter == "z" and any(t.op.role == "contract" for t in terms):
+            return True
+    return False
 
 
 def _first(node: Node) -> Node:
@@ -110,17 +127,23 @@ def _letter(node: Node, sums: Collection[Node]) -> str:
     return "t" if is_plain else node.op.letter
 
 
-def _claim(name: str, taken: set[str]) -> str:
-    """The name, or where it is taken the name with the first number that is not."""
-    new, number = name, 2
-    while new in taken:
-        new, number = f"{name}_{number}", number + 1
+def _claim(name: str, taken: set[str], counts: dict[str, int]) -> str:
+    """The name, or where it is taken the name with the first number that is not.
+
+    `counts` are the last numbers that were taken so, from which the search goes on.
+    """
+    new = name if name not in taken else _numbered(f"{name}_", 2, taken, counts)
     taken.add(new)
     return new
 
 
-def _next(letter: str, taken: set[str]) -> str:
-    number = 1
-    while f"{letter}{number}" in taken:
+def _next(letter: str, taken: set[str], counts: dict[str, int]) -> str:
+    return _numbered(letter, 1, taken, counts)
+
+
+def _numbered(stem: str, first: int, taken: set[str], counts: dict[str, int]) -> str:
+    number = counts.get(stem, first - 1) + 1
+    while f"{stem}{number}" in taken:
         number += 1
-    return f"{letter}{number}"
+    counts[stem] = number
+    return f"{stem}{number}"

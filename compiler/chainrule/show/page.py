@@ -7,22 +7,22 @@ reads another, and where a line would get long. So a page is linear in the size 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.notation import ATOM, NONE, Notation
 from chainrule.ops.axes import Expand
+from chainrule.ops.phase import Dropout
 from chainrule.ops.source import Full, escape
-from chainrule.show.naming import name_all
+from chainrule.show.naming import TERMS, name_all
+from chainrule.show.steps import Loop, Loops
 
 #: Characters that an expression may have before its parts are named.
 WIDTH = 60
 #: An expression this short is repeated rather than named.
 SHORT = 10
-#: How deep in a sum its products are looked for.
-TERMS = 3
 #: What stands for a name while names are not yet known.
 _NAME = ("abc", ATOM)
 _ATOM = Notation(_NAME[0], _NAME[0])
@@ -50,6 +50,7 @@ class Page:
     forms: Mapping[Node, Form]
     bound: frozenset[Node]
     names: Mapping[Node, str]
+    loops: Loops
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,16 @@ TEXT = Style(lambda n: n.text, lambda n: n.binds, lambda n: n.operands, lambda _
 
 @dataclass(frozen=True)
 class Line:
-    """`name = expression`, or an expression alone; `node` is what it says."""
+    """`name = expression`, or an expression alone; `node` is what it says.
+
+    `inside` are the loops of which it is a step, and `heads` one whose steps follow.
+    """
 
     name: str | None
     expression: str
     node: Node
+    inside: int = 0
+    heads: Loop | None = None
 
 
 def seen(node: Node) -> Node:
@@ -105,30 +111,46 @@ def arrange(
     given = {seen(n): name for n, name in (names or {}).items()}
     closed = {seen(a) for a in atoms}
     roots = tuple(seen(r) for r in roots)
-    order, forms = _signs_shown(*_forms(roots, closed), {*roots, *given, *closed})
-    bound = _Binder(order, forms, given, roots).bound
+    loops = Loops(roots, given.values())
+    found = _forms(roots, closed, loops)
+    draws = {n for n in found[0] if n.op.draws}
+    if loops or draws:  # now that it is known of what the page speaks
+        loops.settled = True
+        found = _forms(roots, closed, loops, draws)
+    steps = _named_steps(loops, given)
+    order, forms = _signs_shown(*found, {*roots, *given, *closed, *steps})
+    bound = _Binder(order, forms, given | steps, roots, loops, _stepped(loops)).bound
     parts = {n: f.parts for n, f in forms.items()}
-    names = name_all(order, parts, bound | closed, given, roots)
-    return Page(roots, tuple(order), forms, frozenset(bound), names)
+    inside = {n for n in order if loops and loops.depth(n)}
+    names = name_all(order, parts, bound | closed, given | steps, roots, inside)
+    for node in bound & inside:
+        if node in names:
+            names[node] += f"[{loops.letters[loops.depth(node) - 1]}]"
+    return Page(roots, tuple(order), forms, frozenset(bound), names, loops)
 
 
-def write(page: Page, style: Style = TEXT) -> list[Line]:
-    """The lines of a page: what is bound, then every root that has no name."""
-    lines: list[Line] = []
-    written: dict[Node, Written] = {}
-    for node in page.order:
-        form, name = page.forms[node], page.names.get(node)
-        now = style.compose(form.notation, [written[p] for p in form.parts])
-        if node in page.bound and name is not None:
-            lines.append(Line(style.name(node, name), now[0], node))
-        if name is not None and (node in page.bound or not form.parts):
-            now = style.name(node, name), ATOM
-        written[node] = now
-    last = [r for r in page.roots if r not in page.bound or r not in page.names]
-    return lines + [Line(None, written[r][0], r) for r in last]
+def _named_steps(loops: Loops, given: Mapping[Node, str]) -> dict[Node, str]:
+    """What the values are called that loops carry."""
+    named: dict[Node, str] = {}
+    for loop in loops.found.values():
+        for node, label in zip(loop.nexts, loop.labels, strict=True):
+            if node not in given and loops.is_step(node):
+                named.setdefault(node, label)
+    return named
 
 
-def _forms(roots: Sequence[Node], atoms: set[Node]) -> tuple[list[Node], dict[Node, Form]]:
+def _stepped(loops: Loops) -> set[Node]:
+    """What has to have a name, as it is written with an index."""
+    given = {*loops.stack_of, *loops.carried}
+    found = {n for n in loops.stack_of.values() if n not in given}
+    for loop in loops.found.values():
+        found.update(n for n in (*loop.nexts, *loop.rows) if loops.is_step(n))
+    return {n for n in found if n.op.family is None}
+
+
+def _forms(
+    roots: Sequence[Node], atoms: set[Node], loops: Loops, draws: Collection[Node] = ()
+) -> tuple[list[Node], dict[Node, Form]]:
     """The nodes that are seen, parts first, each with its form."""
     forms: dict[Node, Form] = {}
     order: list[Node] = []
@@ -139,7 +161,7 @@ def _forms(roots: Sequence[Node], atoms: set[Node]) -> tuple[list[Node], dict[No
             if done:
                 order.append(node)
             elif node not in forms:
-                forms[node] = Form(_ATOM, ()) if node in atoms else _form(node)
+                forms[node] = Form(_ATOM, ()) if node in atoms else _any_form(node, loops, draws)
                 stack.append((node, True))
                 stack.extend((p, False) for p in reversed(forms[node].parts))
     return order, forms
@@ -177,6 +199,20 @@ def _is_named(node: Node) -> bool:
     return provenance.name_of(node) is not None
 
 
+def _any_form(node: Node, loops: Loops, draws: Collection[Node]) -> Form:
+    """How a node is written. `draws` are the random numbers of which the page speaks by name."""
+    if isinstance(node.op, Dropout) and not node.op.back and node.inputs[1] in draws:
+        return Form(node.op.with_mask(), tuple(map(seen, node.inputs)))
+    if node in loops.of_steps:
+        shown = [p for i in loops.parts(node) for p in with_shapes(Notation("{0}", "{0}"), [i])[1]]
+        return Form(Notation("", ""), tuple(map(seen, shown)))
+    special = loops.form(node)
+    if special is None:
+        return _form(node)
+    notation, parts = special
+    return Form(notation, tuple(map(seen, parts)))
+
+
 def _form(node: Node) -> Form:
     notation = node.op.notation(*node.inputs)
     if notation.text == "{0}" and isinstance(node.op, Expand):  # read by what shows it in full
@@ -185,14 +221,14 @@ def _form(node: Node) -> Form:
     if isinstance(node.op, Expand):
         return Form(notation, tuple(parts))
     if not _is_elementwise(node):
-        notation, parts = _with_shapes(notation, parts)
+        notation, parts = with_shapes(notation, parts)
     hidden = [h for n in (node, *node.inputs) for h in _hidden(n)]
     if len(hidden) == 1 and hidden[0] in parts and _is_alone(hidden[0], node):
-        notation, parts = _with_shapes(notation, parts, hidden)
+        notation, parts = with_shapes(notation, parts, hidden)
     return Form(notation, tuple(p if p in hidden else seen(p) for p in parts))
 
 
-def _with_shapes(
+def with_shapes(
     notation: Notation, parts: Sequence[Node], only: Sequence[Node] | None = None
 ) -> tuple[Notation, tuple[Node, ...]]:
     """The notation with numbers, and with what repeats, written as the tensors they are: nothing
@@ -240,6 +276,8 @@ class _Binder:
     forms: Mapping[Node, Form]
     given: Mapping[Node, str]
     roots: Sequence[Node]
+    loops: Loops
+    forced: set[Node]
     bound: set[Node] = field(default_factory=set)
     written: dict[Node, Written] = field(default_factory=dict)
     layered: set[Node] = field(default_factory=set)
@@ -254,7 +292,8 @@ class _Binder:
             often = uses[node] > 1
             error = (_is_error(node) and (often or node not in negated)) or node.op.draws
             short = len(text) <= SHORT and not (often and (error or _is_product(node)))
-            if self.is_expression(node) and (named or ((often or error) and not short)):
+            wanted = named or node in self.forced or ((often or error) and not short)
+            if self.is_expression(node) and wanted:
                 self.bound.add(node)
             if node not in self.bound and (_is_layer(node) or self.holds_layer(node)):
                 self.layered.add(node)
@@ -276,7 +315,7 @@ class _Binder:
     def settle(self, node: Node) -> str:
         """Write a node, binding what is in it where one layer reads another or a line is long."""
         form = self.forms[node]
-        if _is_layer(node):
+        if _is_layer(node) and not self.loops.is_total(node):
             for part in form.parts:
                 if part in self.layered:
                     self.bind(part)

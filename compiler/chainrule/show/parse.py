@@ -8,27 +8,38 @@ says where that does not tell. A name bound in a line may be used in those below
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from chainrule.errors import ChainruleError, FormulaError, ShapeError
+from chainrule.errors import FormulaError, ShapeError
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim, Shape, Size, symbols_of
-from chainrule.ir.types import DType, TensorType, check_shape, float32
+from chainrule.ir.size import Shape, Size, symbols_of
+from chainrule.ir.types import TensorType, check_shape, float32
 from chainrule.ops import build
 from chainrule.ops.axes import folded_axes, implied_axes
 from chainrule.ops.composite import Pick
-from chainrule.ops.contract import matmul, transpose
+from chainrule.ops.contract import matmul
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.gather import Gather
 from chainrule.ops.index import OneHot, Take
 from chainrule.ops.layout import Place, Slice
 from chainrule.ops.registry import SPELLED, WORDS
-from chainrule.ops.source import Constant, Full, constant, full, size_of
+from chainrule.ops.source import constant, full, size_of
 from chainrule.show.grammar import Range, is_plain, read, split_page
 from chainrule.show.ranges import divided, is_size, range_of, size_arithmetic
+from chainrule.show.sequences import Index, Named, Sequences, head_of, indexed, moved
+from chainrule.show.values import (
+    Code,
+    Filled,
+    Indicator,
+    fitted,
+    is_open,
+    number_of,
+    numbers,
+    transposed,
+    with_axes,
+)
 
 #: How two sizes are divided, which as tensors are divided so.
 _SIZED = {"floordiv": "floor_divide", "mod": "remainder"}
@@ -39,30 +50,6 @@ _CONSTANTS: dict[str, float | bool | None] = {
     "True": True,
     "False": False,
 }
-
-
-@dataclass(frozen=True)
-class _Indicator:
-    """`[c]`: 1 where a condition holds; beside ⊙ a choice, so that 0 stands whatever is lost."""
-
-    condition: Node
-
-
-@dataclass(frozen=True)
-class _Code:
-    """What is made of `onehot(y)` while the number of classes is not known."""
-
-    of: Node
-    make: Callable[[Dim, DType], Node]
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """`zeros((3, 4))`, of which `[1:3, :]` chooses a part for `.set(x)` to fill."""
-
-    shape: Shape
-    fill: float | int
-    ranges: tuple[tuple[Dim, Dim, int], ...] = ()
 
 
 def parse(
@@ -80,14 +67,22 @@ def parse(
     """
     reading = _Reading(inputs, functions or {})
     value: Any = None
-    for name, formula in split_page(text):
-        if name is not None and name in inputs:
+    for indent, name, formula in split_page(text):
+        reading.close(indent)
+        head = head_of(name, formula)
+        if head is not None:
+            reading.open(indent, *head)
+        elif name is not None and name in inputs:
             value = inputs[name]
-            continue
-        value = read(formula, reading, reading.odd)
-        if name is not None:
-            reading.bind(name, value)
+        else:
+            value = read(formula, reading, reading.odd)
+            reading.say(name, value)
+    reading.close(0)
     return reading.result(value, like)
+
+
+#: what stands for a node that is not made yet
+_OPEN = (Indicator, Code, Filled, Named, Index)
 
 
 class _Reading:
@@ -101,6 +96,7 @@ class _Reading:
             for symbol in {s for d in node.shape for s in symbols_of(d)}:
                 self.names[symbol] = Size.symbol(symbol)
         self.odd: set[str] = set()
+        self.sequences = Sequences()
         for name, node in inputs.items():
             self.bind(name, node)
         self.functions = functions
@@ -113,12 +109,56 @@ class _Reading:
         if not is_plain(name):
             self.odd.add(name)
 
+    # loops
+
+    def open(self, indent: int, letter: str, first: str, last: str) -> None:
+        """Begin the steps of a loop."""
+        ends = tuple(read(end, self, self.odd) for end in (first, last))
+        if not all(map(is_size, ends)):
+            raise FormulaError(f"a loop goes from size to size, not from {first} to {last}")
+        self.sequences.start(letter, (ends[0], ends[1]), indent)
+
+    def close(self, indent: int) -> None:
+        """End the loops in which a line does not stand."""
+        while self.sequences.open and indent <= self.sequences.open[-1].indent:
+            self.sequences.finish()
+
+    def say(self, name: str | None, value: Any) -> None:
+        """What a line says of a name: of one with an index, of a sequence."""
+        of = indexed(name)
+        if name is None or of is None:
+            if name is not None:
+                self.bind(name, value)
+            return
+        sequence, index = of
+        inside = self.sequences.open
+        if inside and index == inside[-1].letter:
+            self.sequences.say(sequence, self.node(value))
+            return
+        place = read(index, self, self.odd)
+        if not is_size(place):
+            raise FormulaError(f"{name} is said of no step of a loop that is open here")
+        self.sequences.begin[sequence] = (place, self.node(value))
+
+    def begin_sum(self, letter: str) -> None:
+        """From here to `end_sum` a letter is the number of a step."""
+        self.sequences.sums.append(letter)
+
+    def end_sum(self, letter: str, value: Any) -> Node:
+        """The sum over the steps."""
+        self.sequences.sums.pop()
+        return self.sequences.total(letter, self.node(value))
+
     # the parts of a formula
 
     def number(self, value: float | int) -> float | int:
         return value
 
     def name(self, name: str) -> Any:
+        if self.sequences.is_letter(name):
+            return Index(name)
+        if name in self.sequences:
+            return Named(name)
         if name in self.names:
             return self.names[name]
         if name in _CONSTANTS:
@@ -133,23 +173,29 @@ class _Reading:
         if len(items) == 1 and isinstance(items[0], Node):
             if not items[0].dtype.is_bool:
                 raise FormulaError(f"brackets hold a condition, not {items[0].type}")
-            return _Indicator(items[0])
-        if len(items) > 1 and all(isinstance(i, Node) and _is_open(i) for i in items):
+            return Indicator(items[0])
+        if len(items) > 1 and all(isinstance(i, Node) and is_open(i) for i in items):
             return tuple(items)
         try:
-            array = np.asarray(_numbers(items))
+            array = np.asarray(numbers(items))
         except (ValueError, TypeError):
             raise FormulaError("brackets hold one condition, or the numbers of an array") from None
         return constant(array, self.float) if array.dtype.kind == "f" else constant(array)
 
     def index(self, x: Any, parts: Sequence[Any]) -> Any:
         """`x[2:5, :]`, or `x[y]` of integers: of each row its element, or else rows."""
-        if isinstance(x, _Filled) and len(parts) == len(x.shape) > 0:
+        if isinstance(x, Filled) and len(parts) == len(x.shape) > 0:
             chosen = tuple(map(range_of, parts, x.shape))
-            return _Filled(x.shape, x.fill, chosen)
+            return Filled(x.shape, x.fill, chosen)
+        if isinstance(x, Named) and len(parts) == 1 and not isinstance(parts[0], Node):
+            return self.sequences.at(x.name, parts[0])
         node = self.node(x)
+        if len(parts) == 1 and isinstance(parts[0], Index):
+            if parts[0].offset:
+                raise FormulaError("one beside a step there are values of sequences alone")
+            return self.sequences.row(node, parts[0].letter)
         if any(p is None for p in parts):
-            return _with_axes(node, parts)
+            return with_axes(node, parts)
         if len(parts) == 1 and isinstance(parts[0], Node):
             (at,) = parts
             one_a_row = at.type.shape == node.type.shape[:-1] and node.type.rank > 0
@@ -173,9 +219,9 @@ class _Reading:
         if fn in _SIZED and all(map(is_size, args)):
             return divided(fn, *args)
         if fn in ("onehot", "zeros", "full", "set"):
-            return _fitted(fn, getattr(self, fn), args, options)
+            return fitted(fn, getattr(self, fn), args, options)
         if fn in ("matmul", "transpose"):
-            return self.matmul(*args) if fn == "matmul" else _transposed(self.node(args[0]))
+            return self.matmul(*args) if fn == "matmul" else transposed(self.node(args[0]))
         fn = SPELLED.get((fn, len(args)), _SIZED.get(fn, fn))
         if fn in TABLE and not options:
             return self.elementwise(fn, args)
@@ -187,13 +233,13 @@ class _Reading:
     # functions
 
     def function(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Any:
-        if args and isinstance(args[0], _Code):
+        if args and isinstance(args[0], Code):
             code = args[0]
-            return _Code(code.of, lambda n, of: self.applied(fn, [code.make(n, of)], options))
+            return Code(code.of, lambda n, of: self.applied(fn, [code.make(n, of)], options))
         return self.applied(fn, [self.operand(a) for a in args], options)
 
     def applied(self, fn: str, args: Sequence[Any], options: dict[str, Any]) -> Node:
-        node: Node = _fitted(fn, WORDS[fn], args, options)
+        node: Node = fitted(fn, WORDS[fn], args, options)
         return node
 
     def onehot(self, y: Any, n: Any = None) -> Any:
@@ -201,37 +247,42 @@ class _Reading:
         if n is not None:
             (size,) = check_shape((n,))
             return apply(OneHot(size, self.float), of)
-        return _Code(of, lambda n, dtype: apply(OneHot(n, dtype), of))
+        return Code(of, lambda n, dtype: apply(OneHot(n, dtype), of))
 
-    def zeros(self, shape: Any) -> _Filled:
+    def zeros(self, shape: Any) -> Filled:
         return self.full(shape, 0)
 
-    def full(self, shape: Any, value: Any) -> _Filled:
+    def full(self, shape: Any, value: Any) -> Filled:
         sizes = shape if isinstance(shape, tuple) else (shape,)
         if not all(map(is_size, sizes)) or not isinstance(value, (int, float)):
             raise FormulaError("zeros and full take a shape of sizes, full a number after it")
-        return _Filled(check_shape(sizes), value)
+        return Filled(check_shape(sizes), value)
 
     def set(self, of: Any, value: Any) -> Node:
-        if not isinstance(of, _Filled) or not of.ranges:
+        if not isinstance(of, Filled) or not of.ranges:
             raise FormulaError("what is set is a part of zeros: zeros((3, 4))[1:3, :].set(x)")
         starts, counts, steps = zip(*of.ranges, strict=True)
         x = build.broadcast(self.lift(self.node(value), counts), counts)
         return apply(Place(starts, of.shape, steps, of.fill), x)
 
     def matmul(self, x: Any, y: Any) -> Any:
-        if isinstance(x, _Code):
+        if isinstance(x, Code):
             other = self.node(y)
             return matmul(
                 x.make(other.type.shape[-2 if other.type.rank > 1 else 0], other.dtype), other
             )
-        if isinstance(y, _Code):
+        if isinstance(y, Code):
             left = self.node(x)
-            return _Code(y.of, lambda n, of: matmul(left, y.make(n, of)))
+            if not y.of.type.rank and left.type.rank:
+                return matmul(left, y.make(left.type.shape[-1], left.dtype))
+            return Code(y.of, lambda n, of: matmul(left, y.make(n, of)))
         return matmul(self.node(x), self.node(y))
 
     def elementwise(self, fn: str, args: Sequence[Any]) -> Any:
         op = TABLE[fn]
+        if (index := moved(fn, args)) is not None:
+            return index
+        args = [self.node(a) if isinstance(a, (Named, Index)) else a for a in args]
         if len(args) != len(op.params):
             raise FormulaError(f"{fn} takes {len(op.params)} operands, not {len(args)}")
         if any(isinstance(a, (str, tuple, Range)) for a in args):
@@ -239,16 +290,16 @@ class _Reading:
         if fn in ("add", "sub", "mul", "neg") and all(is_size(a) for a in args):
             return size_arithmetic(fn, args)
         if fn == "mul" and any(isinstance(a, Node) and a.dtype.is_bool for a in args):
-            args = [_Indicator(a) if isinstance(a, Node) and a.dtype.is_bool else a for a in args]
-        if fn == "mul" and any(isinstance(a, _Indicator) for a in args):
-            x, c = args if isinstance(args[1], _Indicator) else args[::-1]
+            args = [Indicator(a) if isinstance(a, Node) and a.dtype.is_bool else a for a in args]
+        if fn == "mul" and any(isinstance(a, Indicator) for a in args):
+            x, c = args if isinstance(args[1], Indicator) else args[::-1]
             return self.elementwise("where", (c.condition, self.operand(x), 0))
-        codes = [a for a in args if isinstance(a, _Code)]
+        codes = [a for a in args if isinstance(a, Code)]
         if codes:
             return self.with_codes(fn, args, codes[0])
         return self.spelled(fn, [self.operand(a) for a in args])
 
-    def with_codes(self, fn: str, args: Sequence[Any], code: _Code) -> Any:
+    def with_codes(self, fn: str, args: Sequence[Any], code: Code) -> Any:
         """Beside a tensor of one axis more than the classes a one-hot code has its last size."""
         rank = code.of.type.rank + 1
         beside = [a for a in args if isinstance(a, Node) and a.type.rank >= rank]
@@ -256,19 +307,19 @@ class _Reading:
             n, dtype = beside[0].type.shape[-1], beside[0].dtype
             dtype = dtype if dtype.is_float else self.float
             return self.elementwise(
-                fn, [a.make(n, dtype) if isinstance(a, _Code) else a for a in args]
+                fn, [a.make(n, dtype) if isinstance(a, Code) else a for a in args]
             )
-        return _Code(
+        return Code(
             code.of,
             lambda n, of: self.elementwise(
-                fn, [a.make(n, of) if isinstance(a, _Code) else a for a in args]
+                fn, [a.make(n, of) if isinstance(a, Code) else a for a in args]
             ),
         )
 
     def spelled(self, fn: str, args: Sequence[Any]) -> Any:
         nodes = [a for a in args if isinstance(a, Node)]
         if not nodes and not any(isinstance(a, Size) for a in args):
-            return _number(fn, args)
+            return number_of(fn, args)
         dtypes = [a.dtype for a in nodes if not a.dtype.is_bool]
         floats = [d for d in dtypes if d.is_float]
         default = floats[0] if floats else dtypes[0] if dtypes and fn != "div" else self.float
@@ -311,22 +362,26 @@ class _Reading:
 
     def operand(self, value: Any) -> Any:
         """A node, or a number, a size or a tuple, which what they stand beside gives a type."""
-        return self.node(value) if isinstance(value, (_Indicator, _Code, _Filled)) else value
+        return self.node(value) if isinstance(value, _OPEN) else value
 
     def node(self, value: Any) -> Node:
         if isinstance(value, Node):
             return value
-        if isinstance(value, _Indicator):
+        if isinstance(value, Named):
+            return self.sequences.whole(value.name)
+        if isinstance(value, Index):
+            return self.sequences.number(value)
+        if isinstance(value, Indicator):
             return build.call(
                 "where", value.condition, 1, 0, like=full(1, self.float, value.condition.shape)
             )
-        if isinstance(value, _Code):
+        if isinstance(value, Code):
             raise FormulaError(
                 "the text does not say how many classes a one-hot code has", "write onehot(y, 10)"
             )
         if isinstance(value, Size):
             return size_of(value, self.float)
-        if isinstance(value, _Filled) and not value.ranges:
+        if isinstance(value, Filled) and not value.ranges:
             return full(value.fill, self.float, value.shape)
         if isinstance(value, bool):
             return constant(np.asarray(value))
@@ -337,59 +392,9 @@ class _Reading:
     def result(self, value: Any, like: TensorType | None) -> Node:
         if like is None:
             return self.node(value)
-        if isinstance(value, _Code) and like.rank:
+        if isinstance(value, Code) and like.rank:
             value = value.make(like.shape[-1], like.dtype)
         if isinstance(value, (bool, int, float)):
             return full(value, like.dtype, like.shape)
         node = build.cast(self.node(value), like.dtype)
         return build.broadcast(self.lift(node, like.shape), like.shape)
-
-
-def _is_open(node: Node) -> bool:
-    """Whether a node is more than an array of numbers."""
-    return not isinstance(node.op, (Constant, Full))
-
-
-def _numbers(items: Sequence[Any]) -> list[Any]:
-    """Nested numbers; rows are constants already."""
-    if not items or any(isinstance(i, Node) and _is_open(i) for i in items):
-        raise TypeError
-    return [i.op.ref().tolist() if isinstance(i, Node) else i for i in items]
-
-
-def _number(fn: str, args: Sequence[Any]) -> Any:
-    """An elementwise op of numbers alone."""
-    if fn in ("div", "pow") or any(isinstance(a, float) for a in args):
-        args = [np.float64(a) for a in args]
-    try:
-        return TABLE[fn].ref(*map(np.asarray, args)).item()
-    except (TypeError, ValueError, OverflowError):
-        raise FormulaError(f"{fn} does not take these numbers") from None
-
-
-def _fitted(
-    fn: str, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
-) -> Any:
-    """What a function makes of its operands and options, or FormulaError where they are others."""
-    try:
-        return function(*args, **options)
-    except ChainruleError:
-        raise
-    except (TypeError, AttributeError, IndexError, ValueError):
-        raise FormulaError(f"{fn} does not take these operands and options") from None
-
-
-def _with_axes(x: Node, parts: Sequence[Any]) -> Node:
-    """`x[:, None]`: new axes of size 1."""
-    axes = [i for i, p in enumerate(parts) if p is None]
-    whole = [p for p in parts if p == Range(None, None, None)]
-    if len(whole) != x.type.rank or len(whole) + len(axes) != len(parts):
-        raise FormulaError(f"beside None an index of {x.type} has ':' for each axis")
-    return build.keep_axes(x, axes)
-
-
-def _transposed(x: Node) -> Node:
-    if x.type.rank < 2:
-        raise FormulaError(f"ᵀ swaps the last two axes: {x.type}")
-    rank = x.type.rank
-    return transpose(x, (*range(rank - 2), rank - 1, rank - 2))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from chainrule.autodiff.reverse import Derivation, Step, contributions
+from chainrule.autodiff.reverse import Derivation, Step
 from chainrule.errors import GradientError, Location
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node, apply
+from chainrule.ir.node import Node
 from chainrule.ops.source import Full, latex_name, leaf
 from chainrule.rewrite.passes import simplify
-from chainrule.show.latex import LATEX, latex
+from chainrule.show.latex import LATEX, latex, latex_rows
+from chainrule.show.lines import write
 from chainrule.show.local import by_parts
-from chainrule.show.page import TEXT, Line, Style, arrange, seen, write
+from chainrule.show.page import TEXT, Line, Style, arrange, seen
 from chainrule.show.replay import Check, check_gradient, check_step
-from chainrule.show.text import text
+from chainrule.show.text import line_text, text
 
 #: Paths from the loss to the parameter that are still written out in the first line.
 MANY = 4
@@ -100,9 +101,9 @@ class Proof:
         rows = [
             f"{whole} &= {total}" if factors else f"{whole} &= \\sum_{{\\text{{paths}}}} \\cdots"
         ]
-        rows += [f"{n.name} &= {n.expression}" for n in _lines(self.forward, LATEX)]
+        rows += latex_rows(_lines(self.forward, LATEX))
         for link in self.links:
-            rows += [f"{name} &= {line}" for name, line in self._local(link, LATEX)]
+            rows += latex_rows(self._local(link, LATEX))
         body = " \\\\\n".join(rows)
         return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}\n\n{latex(self.gradient)}"
 
@@ -144,13 +145,13 @@ class Proof:
                 open_.extend([*path, a] for a in reversed(above[path[-1]]))
         return done
 
-    def _local(self, link: Link, style: Style) -> list[tuple[str, str]]:
-        """What a link's derivative is, in the names of the forward pass: names and expressions."""
+    def _local(self, link: Link, style: Style) -> list[Line]:
+        """What a link's derivative is, in the names of the forward pass."""
         names = {n: name for n, name in self.forward if seen(n) is not seen(link.local)}
         own = {link.local: link.partial} if link.local.inputs else {}
         lines = write(arrange([link.local], names | own, names), style)
         partial = style.name(link.local, link.partial)
-        return [(n.name or partial, n.expression) for n in lines]
+        return [n if n.name or n.heads else replace(n, name=partial) for n in lines]
 
 
 def explain(derivation: Derivation, wrt: Node, simplified: Node) -> Proof:
@@ -239,7 +240,10 @@ def _step(step: Step) -> ProofStep:
 
 
 def _rule(node: Node, operand: int) -> str:
-    """What the op of a node does to any cotangent, in letters of its own."""
+    """What the op of a node does to any cotangent, in letters of its own.
+
+    What a loop does takes lines: those that follow in the proof.
+    """
     letters = "xyuvw" if len(node.inputs) <= 5 else [f"x{i}" for i in range(len(node.inputs))]
     inputs = [
         i if isinstance(i.op, Full) else leaf("input", letters[k], i.type)
@@ -249,9 +253,8 @@ def _rule(node: Node, operand: int) -> str:
     forms = node.op.notation(*inputs)
     value = forms.text.format(*(_letter(i) for i in forms.shown or inputs))
     if node.op.family is not None:
-        contribution = contributions(apply(node.op, *inputs), ct)[operand]
-    else:
-        contribution = node.op.vjp(ct, out, *inputs)[operand]
+        return f"out = {value}  ⇒  d{letters[operand]} by a loop the other way round"
+    contribution = node.op.vjp(ct, out, *inputs)[operand]
     assert contribution is not None
     (simple,) = simplify(Graph((contribution,))).outputs
     return f"out = {value}  ⇒  d{letters[operand]} = {write(arrange([simple]))[-1].expression}"
@@ -262,12 +265,12 @@ def _letter(node: Node) -> str:
 
 
 def _written(named: Sequence[tuple[Node, str]], style: Style) -> str:
-    return "\n".join(f"{n.name} = {n.expression}" for n in _lines(named, style))
+    return "\n".join(map(line_text, _lines(named, style)))
 
 
 def _lines(named: Sequence[tuple[Node, str]], style: Style) -> list[Line]:
     names = {n: name for n, name in named if n.inputs}
-    return [n for n in write(arrange([n for n, _ in named], names), style) if n.name is not None]
+    return [n for n in write(arrange([n for n, _ in named], names), style) if n.name or n.heads]
 
 
 def _factors(path: Sequence[str], loss: str, style: Style) -> list[str]:
@@ -280,7 +283,7 @@ def _block(
     loss: str,
     link: Link,
     steps: Sequence[ProofStep],
-    lines: Sequence[tuple[str, str]],
+    lines: Sequence[Line],
 ) -> str:
     products = [
         f"∂{a}/∂{link.name}" if a == loss else f"∂{loss}/∂{a} · ∂{a}/∂{link.name}"
@@ -290,7 +293,7 @@ def _block(
     if products != [link.partial]:
         head += f" = {' + '.join(products)}"
     rows = [_rule_line(s) for s in steps]
-    rows += [f"{name} = {expression}" for name, expression in lines]
+    rows += map(line_text, lines)
     return f"{head}\n{_indented(chr(10).join(rows))}"
 
 

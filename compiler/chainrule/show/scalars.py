@@ -18,8 +18,9 @@ from chainrule.ops import build
 from chainrule.ops.source import Leaf, full, leaf
 from chainrule.rewrite.passes import stabilize
 from chainrule.show.entries import entries, filled, spelled_out
+from chainrule.show.lines import write
 from chainrule.show.local import by_parts
-from chainrule.show.page import Line, arrange, write
+from chainrule.show.page import Line, arrange
 
 #: Entries of all leaves together that are still worth reading one by one.
 SMALL = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chainrule.ir.node import Node
-from chainrule.show.page import Line, arrange, write
+from chainrule.show.lines import write
+from chainrule.show.page import Line, arrange
 
 
 def text(node: Node, names: Mapping[Node, str] | None = None) -> str:
@@ -16,7 +17,12 @@ def text(node: Node, names: Mapping[Node, str] | None = None) -> str:
         dz2 = (softmax(z2) - onehot(y)) / batch
         dW2 = h1ᵀ @ dz2
 
-    What a loop does at each step t stands before the rest: `h[t] = tanh(x[t] @ W + h[t-1] @ U)`.
+    A loop stands as it begins, and below that its steps; `h` alone is then the stack of all h[t]:
+
+        h[-1] = zeros((batch, 16))
+        for t = 0..time-1:
+            h[t] = tanh(x[t] @ W + h[t-1] @ U)
+
     `names` are names to use in place of those the nodes have.
     """
     return texts([node], names)
@@ -24,18 +30,10 @@ def text(node: Node, names: Mapping[Node, str] | None = None) -> str:
 
 def texts(nodes: Sequence[Node], names: Mapping[Node, str] | None = None) -> str:
     """Several expressions as one text, with the bindings they share."""
-    page = arrange(nodes, names)
-    loops = {n.op.family: n for n in page.order if n.op.family is not None}
-    steps = [line for node in loops.values() for line in _step(node)]
-    return "\n".join([*steps, *map(_line, write(page))])
+    return "\n".join(map(line_text, write(arrange(nodes, names))))
 
 
-def _line(line: Line) -> str:
-    return f"{line.name} = {line.expression}" if line.name else line.expression
-
-
-def _step(loop: Node) -> list[str]:
-    """What a loop does at each step, one `name[t] = expression` a line."""
-    steps, names = loop.op.recurrence(*loop.inputs)
-    called = {node: name for name, node in steps.items()}
-    return [_line(line) for line in write(arrange(list(called), {**names, **called}))]
+def line_text(line: Line) -> str:
+    """A line as text, indented where it is a step of a loop."""
+    indent = "    " * line.inside
+    return f"{indent}{line.name} = {line.expression}" if line.name else indent + line.expression
