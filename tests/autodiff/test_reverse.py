@@ -8,11 +8,13 @@ import pytest
 from chainrule.autodiff.reverse import differentiate
 from chainrule.errors import GradientError
 from chainrule.ir.evaluate import evaluate
+from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, Op, apply
 from chainrule.ir.types import TensorType, float32, float64, int64
 from chainrule.ops.axes import Sum
 from chainrule.ops.build import call, cast, formula
-from chainrule.ops.elementwise import TABLE, Cast
+from chainrule.ops.cast import Cast
+from chainrule.ops.elementwise import TABLE
 from chainrule.ops.index import Take
 from chainrule.ops.source import full, leaf
 
@@ -140,6 +142,38 @@ KINKS = [  # PyTorch's conventions
 @pytest.mark.parametrize(("text", "at", "want"), KINKS)
 def test_kinks(text: str, at: dict[str, float], want: dict[str, float]) -> None:
     assert gradient(text, **at) == want
+
+
+@pytest.mark.parametrize("fn", ["relu", "relu6", "clip", "where"])
+def test_a_long_chain_of_choices_takes_time_in_line_with_its_length(fn: str) -> None:
+    """Each hands on a cotangent that is 0 by choice: choices would nest as deep as the chain."""
+    count = 3000
+    x = leaf("parameter", "x", TensorType(float64, (4,)))
+    y = x
+    for _ in range(count):
+        y = call("add", call("mul", y, 0.999), 0.001)
+        more = {"clip": (0.5, 5.0), "where": (y, 0.0)}.get(fn, ())
+        y = call(fn, *((call("gt", y, 0.9), *more) if fn == "where" else (y, *more)))
+    (g,) = differentiate([y], [full(1, float64, (4,))], [x]).gradients
+    assert g is not None
+    assert len(walk([g])) < 20 * count
+    (value,) = evaluate([g], {x: np.array([-3.0, 0.2, 1.0, 2.0])})
+    slope = 0.999**count
+    first = slope if fn in ("relu", "relu6") else 0.0
+    np.testing.assert_allclose(value, [0.0, first, slope, slope], rtol=1e-9)
+
+
+def test_choices_that_are_joined_keep_what_is_behind_them_out() -> None:
+    """sqrt has no derivative at 0, where the inner of six choices does not hold."""
+    x = scalar("x")
+    y = call("sqrt", call("relu", x))
+    for k in range(1, 6):
+        y = call("where", call("gt", x, float(-k)), y, 0.0)
+        y = call("where", call("lt", x, float(-k - 9)), 0.0, y)
+    (g,) = differentiate([y], [full(1, float64, ())], [x]).gradients
+    assert g is not None
+    slopes = [float(evaluate([g], {x: np.float64(at)})[0]) for at in (-20.0, -0.5, 4.0)]
+    assert slopes == [0.0, 0.0, 0.25]
 
 
 def test_an_op_without_derivative_says_so_and_where() -> None:

@@ -81,6 +81,11 @@ def test_names_and_numpy_types(of: DType) -> None:
         assert dtype(of.numpy.newbyteorder()) is of
 
 
+@pytest.mark.parametrize("abstract", [np.generic, np.number, np.floating, np.integer])
+def test_no_element_type_is_one_of_numpys_abstract_ones(abstract: type) -> None:
+    assert not any(of == abstract for of in DTYPES.values())
+
+
 def test_python_types_and_strangers() -> None:
     assert [str(dtype(t)) for t in (bool, int, float)] == ["bool", "int64", "float32"]
     for wrong in (None, "float16", "complex64", "no such", [], object()):

@@ -189,3 +189,31 @@ def test_parameters_and_calls_that_do_not_fit_are_refused() -> None:
         deep = sympy.sin(deep)
     with pytest.raises(ChainruleError):
         cr.elementwise("f", sum(deep.subs("x", k * deep) for k in (1, 2)))
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "x**10**10**10",
+        "exp(exp(exp(9))) + x",
+        "x*2**2000",
+        "x + 1/0",
+        "x + log(0)",
+        "x*1" + "0" * 5000,
+    ],
+)
+def test_a_part_that_is_a_number_is_refused_if_float64_cannot_hold_it(formula: str) -> None:
+    """SymPy would compute it exactly, and not come back."""
+    with pytest.raises(FormulaError, match=r"finite|float64"):
+        cr.elementwise("vast", formula)
+
+
+@pytest.mark.parametrize(
+    "formula", ["(x + 1)**100000", "((x + 1)**40 + x)**30", "(x + 1/3)**500*x"]
+)
+def test_high_powers_of_sums_are_not_multiplied_out(formula: str) -> None:
+    begin = time.perf_counter()
+    power = cr.elementwise("steep", formula)
+    assert time.perf_counter() - begin < 5  # 0.3 s alone; multiplied out it takes minutes
+    x = cr.input("x", (2,), dtype="float64")
+    cr.check_gradients(cr.sum(power(x)), [x], {"x": np.array([-1e-3, -2e-3])})

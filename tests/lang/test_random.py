@@ -247,7 +247,7 @@ def test_it_prints_as_one_would_write_it() -> None:
     assert str(h) == "h = tanh(x @ W)\ndropout(h, 0.5)"
     page = str(cr.grad(cr.sum(cr.square(h)), w))
     assert "mask1 = bernoulli(0.5)\n" in page
-    assert "mask1 ⊙ 2 * dropout(h, 0.5) / 0.5" in page
+    assert "2 * dropout(h, 0.5, mask1) ⊙ mask1 / 0.5" in page
     mean, std = cr.parameter("μ", (3,)), cr.parameter("σ", (3,))
     assert str(cr.random.normal((5, 3), mean, std)) == "ε1 = normal(0, 1)\nμ + σ ⊙ ε1"
     tex = cr.random.normal((5, 3), mean, std).latex()

@@ -311,6 +311,27 @@ def test_dependence_is_exact_over_the_steps() -> None:
     assert cr.grad(cr.sum(second), q) is not None  # through sign: it is zero, not none
 
 
+def test_sums_in_a_body_are_passed_once_however_often_they_are_read() -> None:
+    """A constant that is read through 40 sums, each of which reads the last one twice."""
+    x, w = cr.input("x", (T, N), dtype="float64"), cr.input("w", (N,), dtype="float64")
+
+    def body(h: cr.Tensor, row: cr.Tensor) -> tuple[cr.Tensor, None]:
+        u = h + w
+        for _ in range(40):
+            u = u + (u + row)
+        return cr.tanh(u * 2.0**-40), None
+
+    final, _ = cr.scan(body, cr.zeros((N,), dtype="float64"), x)
+    fn = cr.compile(cr.grad(cr.sum(final), w))
+    rng = np.random.default_rng(3)
+    feeds = {"x": rng.uniform(-1, 1, (T, N)), "w": rng.uniform(-1, 1, N)}
+    h, dh = np.zeros(N), np.zeros(N)
+    for row in feeds["x"]:
+        u = h + feeds["w"] + (1 - 2.0**-40) * row
+        h, dh = np.tanh(u), (1 - np.tanh(u) ** 2) * (dh + 1)
+    np.testing.assert_allclose(fn(**feeds), dh, rtol=1e-9)
+
+
 def test_a_constant_in_a_body_is_computed_once_outside() -> None:
     x, w = f64("x", T, M), f64("w", M, M)
 

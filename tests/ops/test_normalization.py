@@ -98,6 +98,24 @@ def test_attention(lead: tuple[int, ...], n: int, m: int, options: Any) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_attention_to_nothing_is_0(backend: str) -> None:
+    """With no keys at all, as with all of them shut out, where a softmax would divide 0 by 0."""
+    q, k, v = cr.input("q", (2, 3)), cr.input("k", (0, 3)), cr.input("v", (0, 4))
+    fn = cr.compile(cr.attention(q, k, v, causal=True), backend=backend)
+    feeds = {"q": np.ones((2, 3), "f"), "k": np.ones((0, 3), "f"), "v": np.ones((0, 4), "f")}
+    np.testing.assert_array_equal(fn(**feeds), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_attention_of_queries_without_elements_has_no_scale(backend: str) -> None:
+    """1/sqrt(0) is inf, and inf times an empty sum NaN; nothing is divided by Python's 0."""
+    q = cr.input("q", (2, "n"))
+    v = cr.input("v", (2, 3))
+    fn = cr.compile(cr.attention(q, q, v), backend=backend)
+    assert np.isnan(fn(q=np.zeros((2, 0), np.float32), v=np.ones((2, 3), np.float32))).all()
+
+
 def test_attention_with_a_mask() -> None:
     at = {"q": normal(2, 3, 4, 5), "k": normal(2, 3, 6, 5), "v": normal(2, 3, 6, 2)}
     mask = RNG.random((2, 1, 4, 6)) < 0.6

@@ -12,9 +12,9 @@ from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.types import TensorType, float32, float64
 from chainrule.ir.verify import verify
 from chainrule.ops.build import call
+from chainrule.ops.cast import Cast
 from chainrule.ops.composite import Softmax
 from chainrule.ops.derive import define_elementwise
-from chainrule.ops.elementwise import Cast
 from chainrule.ops.source import leaf
 from chainrule.rewrite.passes import drop_unused, expand_composites, simplify, stabilize
 

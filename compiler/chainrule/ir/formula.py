@@ -139,7 +139,10 @@ class _Parser:
     def atom(self) -> Formula:
         kind, text, at = self.take()
         if kind == "number":
-            return Number(int(text) if text.isdigit() else float(text))
+            value = float(text)
+            if text.isdigit() and math.isinf(value):  # 1e999 is how a formula says infinity
+                raise _error(self.text, at, "a whole number is beyond float64")
+            return Number(int(text) if text.isdigit() else value)
         if text == "Piecewise" and self.peek() == "(":
             return self.pieces(at)
         if kind == "name":

@@ -6,6 +6,7 @@
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
+            | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
             | Get local[index] | Combine fn over the lanes of local[index]
@@ -19,6 +20,12 @@ lane; outside, Set writes all of them and Combine folds them in one fixed tree:
 of absent lanes as they were. Vector loops do not nest, hold only Set and Store and unrolled loops
 of them, and their iterations do not read what others wrote, except through lane cells and buffers
 at the same offset.
+
+A program may be run by several parts at once. A serial or vector loop that is `split` gives each of
+them a share of its iterations, a run of them; everything else is done by every part. So what stores
+stands in split loops, which do not nest, and whose iterations read nothing that other iterations
+write, before a Barrier lies between them. Barriers stand outside split loops. Of a `private` buffer
+each part has one of its own. No sum is split, so the parts' number never shows in a result.
 
 `fn` is the name of a machine operation (`chainrule.ir.machine`) or of an elementwise op in the
 table of `chainrule.ops`, whose `native` recipe says what it is in machine operations.
@@ -36,11 +43,15 @@ LANES = 16
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory a program is given: `size` elements, row-major, aligned to 64 bytes when ours."""
+    """Memory a program is given: `size` elements, row-major, aligned to 64 bytes when ours.
+
+    A `private` one is workspace of which each part has its own.
+    """
 
     name: str
     dtype: DType
     size: Dim
+    private: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -134,6 +145,7 @@ class Loop:
     extent: Dim
     body: tuple[Stmt, ...]
     mode: str = "serial"
+    split: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,13 +177,18 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Barrier:
+    """Wait until every part of the program has come here. Outside split loops only."""
+
+
+@dataclass(frozen=True)
 class Note:
     """A comment that is printed."""
 
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | Note
+Stmt = Loop | Local | Set | Store | Check | Barrier | Note
 
 
 @dataclass(frozen=True)

@@ -140,12 +140,6 @@ class Op:
         """Graphs that are part of the op, such as what a loop does at each step."""
         return ()
 
-    def recurrence(self, *inputs: Node) -> tuple[Mapping[str, Node], Mapping[Node, str]]:
-        """For a loop: what a step computes, by name, and the names of what it is given. Both are
-        written with their place in the order: h[t], h[t-1].
-        """
-        return {}, {}
-
     def with_bodies(self, graphs: Sequence[Graph]) -> Op:
         """The op with other graphs, of the same results, in the places of its `bodies`."""
         return self

@@ -78,9 +78,9 @@ class DType:
             return self is other or self.name == other.name
         if isinstance(other, str):
             return self.name == other
-        if isinstance(other, np.dtype) or (isinstance(other, type) and issubclass(other, _SCALAR)):
-            return self.name == np.dtype(other).name
-        return NotImplemented
+        if isinstance(other, type) and issubclass(other, _SCALAR):
+            return _is_concrete(other) and self.name == np.dtype(other).name
+        return self.name == other.name if isinstance(other, np.dtype) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.name)  # no two share one; types are keys everywhere
@@ -90,6 +90,15 @@ class DType:
 
     def __repr__(self) -> str:
         return f"chainrule.{self.name}"
+
+
+def _is_concrete(scalar: type[np.generic]) -> bool:
+    """Whether a NumPy type is that of elements, and not, as np.floating is, one of such types."""
+    try:
+        np.dtype(scalar)
+    except TypeError:
+        return False
+    return True
 
 
 @cache

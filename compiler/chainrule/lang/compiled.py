@@ -22,7 +22,9 @@ class Function:
     It is pure: parameters and states are fed like inputs, NaN and inf are numbers to it.
     """
 
-    def __init__(self, outputs: Any, backend: str, training: bool, seed: int) -> None:
+    def __init__(
+        self, outputs: Any, backend: str, training: bool, seed: int, threads: int | None
+    ) -> None:
         nodes = flatten(outputs)
         if not nodes:
             raise CompileError("there is nothing to compile", "give Tensors, as a list or dict")
@@ -34,7 +36,7 @@ class Function:
         graph = bind_draws(
             resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
         )
-        self._program = driver.program(graph, leaves, names, backend)
+        self._program = driver.program(graph, leaves, names, backend, threads)
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -65,13 +67,15 @@ def compile(
     `backend` is "cpu" (native code) or "reference" (NumPy, slow and obvious). Every size that is
     not known is known at the call: one compilation serves all. `training` says whether dropout and
     batch statistics are active; `seed` decides what is drawn, the same numbers at each call: those
-    of the first step of a training step. Raises CompileError for an option that is not built.
+    of the first step of a training step. At most so many `threads` share a call, None for every CPU
+    that this process may use; the result has the same bits for each number of them. Raises
+    CompileError for an option that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)
     if not isinstance(training, bool):
         raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend, training, seed)
+    return Function(outputs, backend, training, seed, threads)
 
 
 def check_names(leaves: list[Node]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.errors import GradientError
+from chainrule.ir import provenance
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, product
 from chainrule.ir.types import TensorType, int64
@@ -19,8 +20,10 @@ from chainrule.lang.scan import scan
 from chainrule.lang.tensor import Tensor
 from chainrule.ops import build
 from chainrule.ops.body import substituted
-from chainrule.ops.elementwise import Cast
+from chainrule.ops.cast import Cast
+from chainrule.ops.index import OneHot
 from chainrule.ops.layout import Reshape
+from chainrule.ops.scan import Scan
 from chainrule.ops.source import Iota, full, leaf, size_of
 
 
@@ -48,12 +51,12 @@ def hessian(loss: Tensor, w: Any) -> Any:
 
     def block(_: Tensor) -> Any:
         slope = next(slopes)
-        return mapped(w, lambda nodes: rows(slope, nodes))
+        return mapped(w, lambda nodes: rows(slope, nodes, "H"))
 
     return _each(w, block)
 
 
-def rows(y: Node, wrt: Sequence[Node]) -> list[Node]:
+def rows(y: Node, wrt: Sequence[Node], name: str = "J") -> list[Node]:
     """The Jacobian of a node by each of others."""
     for node in (y, *wrt):
         if not node.type.dtype.is_float:
@@ -65,7 +68,7 @@ def rows(y: Node, wrt: Sequence[Node]) -> list[Node]:
         seed = full(1, y.type.dtype, ())
     found = derive([y], [seed], wrt).gradients
     there = [g for g in found if g is not None]
-    stacks = iter(there if y.type.rank == 0 else _stacked(y.type, seed, there))
+    stacks = iter(there if y.type.rank == 0 else _stacked(y.type, seed, there, name))
     return [
         full(0, n.type.dtype, (*y.type.shape, *n.type.shape))
         if g is None
@@ -74,18 +77,31 @@ def rows(y: Node, wrt: Sequence[Node]) -> list[Node]:
     ]
 
 
-def _stacked(of: TensorType, seed: Node, found: Sequence[Node]) -> list[Node]:
-    """Each of `found` with every basis vector in turn in the place of `seed`, stacked."""
+def _stacked(of: TensorType, seed: Node, found: Sequence[Node], name: str) -> list[Node]:
+    """Each of `found` with every basis vector in turn in the place of `seed`, stacked; a row of it
+    prints by a name.
+    """
     count = product(of.shape)
-    number = _numbered(of.shape)
 
     def row(_: None, i: Tensor) -> tuple[None, list[Tensor]]:
-        one = build.call("eq", number, build.broadcast(i.node, of.shape))
-        basis = apply(Cast(of.dtype), one)
+        basis = _basis(of, i.node)
         return None, [Tensor(n) for n in substituted(found, {seed: basis})]
 
     _, stacks = scan(row, None, Tensor(apply(Iota((count,), 0, int64))))
-    return flatten(stacks)
+    made = flatten(stacks)
+    for node in made:
+        if isinstance(node.op, Scan):
+            provenance.set_name(node.op.body_of_step.ys[node.op.output], name)
+    return made
+
+
+def _basis(of: TensorType, i: Node) -> Node:
+    """The tensor with a 1 at its i-th element, in row-major order, and 0 elsewhere."""
+    if of.rank == 1:
+        return apply(OneHot(of.shape[0], of.dtype), i)
+    return apply(
+        Cast(of.dtype), build.call("eq", _numbered(of.shape), build.broadcast(i, of.shape))
+    )
 
 
 def _numbered(shape: tuple[Dim, ...]) -> Node:

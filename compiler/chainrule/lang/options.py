@@ -22,10 +22,6 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
         isinstance(threads, bool) or not isinstance(threads, int) or threads < 1
     ):
         raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
-    if threads not in (None, 1):
-        raise CompileError(
-            f"threads={threads} is not built yet", "there is one thread: threads=1 or None"
-        )
     if precision is not None:
         raise CompileError(
             f"precision={precision!r} is not built yet", "with None each tensor's dtype decides"

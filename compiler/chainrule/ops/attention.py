@@ -17,8 +17,8 @@ from chainrule.ir.size import Shape
 from chainrule.ir.types import TensorType, bool_, float64, int32
 from chainrule.ops import reading
 from chainrule.ops.axes import Sum
+from chainrule.ops.build import broadcast, keep_axes
 from chainrule.ops.build import call as op
-from chainrule.ops.build import keep_axes
 from chainrule.ops.composite import Softmax
 from chainrule.ops.contract import contract, matmul
 from chainrule.ops.elementwise import check_accepts
@@ -50,7 +50,7 @@ class MaskedSoftmax(Op):
     def ref(self, *inputs: Array) -> Array:
         x, mask = inputs
         low = np.where(mask, x, -np.inf)
-        top = low.max(axis=-1, keepdims=True)
+        top = low.max(axis=-1, keepdims=True, initial=-np.inf)
         e = np.exp(low - np.where(top == -np.inf, 0, top))
         total = e.sum(axis=-1, keepdims=True)
         return np.asarray(e / np.where(total == 0, 1, total), x.dtype)
@@ -64,6 +64,8 @@ class MaskedSoftmax(Op):
 
     def expand(self, *inputs: Node) -> Node:
         x, mask = inputs
+        if x.type.shape[-1] == 0:
+            return x
         last = (x.type.rank - 1,)
         low = op("where", mask, x, -math.inf)
         top = apply(Max(last), low)
@@ -77,7 +79,10 @@ class MaskedSoftmax(Op):
 
     @classmethod
     def words(cls) -> dict[str, reading.Word]:
-        return {"masked_softmax": reading.plain(cls())}
+        def masked_softmax(x: Node, mask: Node) -> Node:
+            return apply(cls(), x, broadcast(mask, x.type.shape))
+
+        return {"masked_softmax": masked_softmax}
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -125,7 +130,8 @@ class Attention(Op):
 
     def ref(self, *inputs: Array) -> Array:
         q, k, v, *masks = inputs
-        scale = 1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
+        size = q.shape[-1]
+        scale = (1 / math.sqrt(size) if size else math.inf) if self.scale is None else self.scale
         s = np.asarray(np.matmul(q, k.swapaxes(-1, -2)) * scale, q.dtype)
         allowed = np.tri(*s.shape[-2:]) > 0 if self.causal else np.ones((), bool)
         for mask in masks:
@@ -177,7 +183,9 @@ class Attention(Op):
     @classmethod
     def words(cls) -> dict[str, reading.Word]:
         def attention(q: Node, k: Node, v: Node, mask: Node | None = None, **options: Any) -> Node:
-            return apply(cls(**options), q, k, v, *(() if mask is None else (mask,)))
+            shape = (*q.type.shape[:-1], k.type.shape[-2])
+            masks = () if mask is None else (broadcast(mask, shape),)
+            return apply(cls(**options), q, k, v, *masks)
 
         return {"attention": attention}
 

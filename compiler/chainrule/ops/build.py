@@ -13,7 +13,8 @@ from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Shape
 from chainrule.ir.types import DType, bool_, float32, int64, promote
 from chainrule.ops.axes import Expand
-from chainrule.ops.elementwise import TABLE, Cast
+from chainrule.ops.cast import Cast
+from chainrule.ops.elementwise import TABLE
 from chainrule.ops.layout import Reshape
 from chainrule.ops.source import Full, full
 

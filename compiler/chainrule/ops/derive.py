@@ -46,6 +46,8 @@ SPELLED = {
 _COMPLEX = ("I", "zoo", "re", "im", "conjugate", "arg")
 #: Operations in a derivative beyond which SymPy's search for a shorter form is not tried.
 _LARGE = 80
+#: The power of a sum beyond which it is not: the search multiplies sums out.
+_STEEP = 12
 #: Where candidates for a derivative are tried: the form that is finite at more places is taken.
 _PLACES = (0.0, 1e-3, -1e-3, 1.0, -1.0, 30.0, -30.0, 100.0, -100.0, 1e4, -1e4)
 
@@ -84,6 +86,7 @@ def define_elementwise(
         lambda n: Number(fixed[n]) if n in fixed else Name(n),
         lambda fn, args: Call(fn, tuple(args)),
     )
+    _check_constants(text, meaning)
     symbolic = _Symbolic()
     expr = symbolic.of(meaning)
     stable = _stable(expr, symbolic)
@@ -110,6 +113,25 @@ def _check_numbers(text: str, free: Sequence[str], fixed: dict[str, float]) -> N
             raise FormulaError(f"in the formula {text!r}: no variable is called {name!r}", there)
         if not math.isfinite(value):
             raise FormulaError(f"a parameter is a finite number: {name}={value!r}")
+
+
+def _check_constants(text: str, meaning: Formula) -> None:
+    """FormulaError at a part without variables, such as 10**10**10, that float64 can't hold.
+
+    SymPy would compute it exactly, with as many digits as it has.
+    """
+
+    def call(fn: str, args: Sequence[Any]) -> Any:
+        if any(a is None for a in args):
+            return None
+        with np.errstate(all="ignore"):
+            value = TABLE[fn].ref(*(np.asarray(a, np.float64) for a in args))
+        if np.all(np.isfinite(args)) and not np.isfinite(value):
+            numbers = ", ".join(f"{a:g}" for a in args)
+            raise FormulaError(f"a part of the formula is no finite number: {fn}({numbers})", text)
+        return value
+
+    fold(meaning, lambda value: value, lambda name: None, call)
 
 
 def _known(tree: Formula, text: str) -> Formula:
@@ -277,13 +299,23 @@ def _partial(
     out = symbolic.variable("out")
     stable = _stable(raw, symbolic)
     forms = [raw, stable, sympy.factor_terms(stable)]
-    if raw.count_ops() <= _LARGE:
+    if raw.count_ops() <= _LARGE and _steepness(raw) <= _STEEP:
         forms.append(_stable(sympy.simplify(raw), symbolic))
     forms += [form.subs(expr, out) for form in forms]
     trees = [tree for form in forms if (tree := tree_of(form)) is not None]
     if not trees:
         raise FormulaError(f"the derivative by {param} is in functions that do not exist: {raw}")
     return min(trees, key=lambda tree: (_failures(tree, params, meaning), _length(tree)))
+
+
+def _steepness(expr: Expr) -> int:
+    """The largest power of a sum in an expression, those of powers in powers multiplied."""
+    inside = [_steepness(a) for a in expr.args] or [1]
+    if expr.is_Mul:
+        return max(1, sum(n for n in inside if n > 1))
+    if expr.is_Pow and expr.exp.is_Integer and not expr.base.is_Atom:
+        return inside[0] * min(abs(int(expr.exp)), _STEEP + 1)
+    return max(inside)
 
 
 def _failures(tree: Formula, params: Sequence[str], out: Formula | None = None) -> int:

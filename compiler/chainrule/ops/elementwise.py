@@ -9,8 +9,8 @@ At a kink the conventions are PyTorch's, and a NaN operand passes its cotangent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,9 @@ from chainrule.ir.notation import (
     Notation,
 )
 from chainrule.ir.types import (
-    DTYPES,
     DType,
     TensorType,
     bool_,
-    float32,
     float64,
     int64,
     uint8,
@@ -46,6 +44,9 @@ from chainrule.ops.integers import FLOOR_DIVIDE, POWERS, REMAINDER, shift, whole
 from chainrule.ops.recipes import RECIPES
 from chainrule.ops.source import Full, full
 from chainrule.ops.spelling import COMPARISONS, choice, plus, product, quotient
+
+#: Choices that a cotangent keeps within one another.
+NESTED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +128,7 @@ def chain(ct: Node, derivative: Formula, at: Mapping[str, Node]) -> Node:
     if derivative == Number(1):
         return ct
     if (branch := chosen_branch(ct)) is not None:
-        parts = [chain(n, derivative, at) if i == branch else n for i, n in enumerate(ct.inputs)]
-        return apply(TABLE["where"], *parts)
+        return _choose(ct, branch, chain(ct.inputs[branch], derivative, at))
     if derivative == Number(-1):
         return apply(TABLE["neg"], ct)
     if isinstance(derivative, Call) and derivative.fn == "div" and derivative.args[0] == Number(1):
@@ -138,6 +138,24 @@ def chain(ct: Node, derivative: Formula, at: Mapping[str, Node]) -> Node:
         branches = (chain(ct, branch, at) for branch in derivative.args[1:])
         return apply(TABLE["where"], condition, *branches)
     return apply(TABLE["mul"], ct, spell(derivative, at, ct))
+
+
+def _choose(ct: Node, branch: int, value: Node) -> Node:
+    """`value` where the choice `ct` takes a branch, else 0.
+
+    Choices in choices are readable, `[x > 0] ⊙ [y > 0]`; more than `NESTED` become one.
+    """
+    condition, *parts = ct.inputs
+    inside: list[Node] = []
+    core = value
+    while (inner := chosen_branch(core)) is not None:
+        inside.append(core.inputs[0] if inner == branch else apply(TABLE["not_"], core.inputs[0]))
+        core = core.inputs[inner]
+    if len(inside) >= NESTED:
+        join = TABLE["and_" if branch == 1 else "or_"]
+        condition, value = reduce(lambda c, also: apply(join, c, also), inside, condition), core
+    parts[branch - 1] = value
+    return apply(TABLE["where"], condition, *parts)
 
 
 def chosen_branch(ct: Node) -> int | None:
@@ -354,44 +372,3 @@ _bitwise("right_shift", "floor(x/2**y)", ref=np.right_shift,
          native=shift("{s}", "where(x < 0, -1, 0)"), math=_RIGHT, domain=(0.0, 5.0))
 define("stop_gradient", "x", (None,), np.asarray, "x", accepts="any")
 # fmt: on
-
-
-def _cast(to: DType, x: Node) -> Node:
-    return x if x.type.dtype == to else apply(Cast(to), x)
-
-
-@dataclass(frozen=True)
-class Cast(Op):
-    """Each element converted to another element type, as NumPy's astype."""
-
-    name = "cast"
-    rounds = True
-    to: DType
-    role: str = field(default="pointwise", repr=False)
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        return inputs[0].with_dtype(self.to)
-
-    def ref(self, *inputs: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return inputs[0].astype(self.to.numpy)
-
-    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        source = inputs[0].type.dtype
-        return (apply(Cast(source), ct) if source.is_float and self.to.is_float else None,)
-
-    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
-        return Apply("cast", (inputs[0](index),), self.to)
-
-    def notation(self, *inputs: Node) -> Notation:
-        return Notation(f"{self.to}({{0}})", rf"\mathrm{{{{{self.to}}}}}\left({{0}}\right)")
-
-    @classmethod
-    def words(cls) -> dict[str, Callable[..., Node]]:
-        return {str(of): partial(_cast, of) for of in (*DTYPES.values(), bool_)}
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield cls(float32), [TensorType(float64, (2, 3))]
-        yield cls(float64), [TensorType(bool_, (3,))]
-        yield cls(int64), [TensorType(float64, (3,))]

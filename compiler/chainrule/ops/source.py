@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,15 @@ def latex_name(name: str) -> str:
     return body + (f"_{{{number}}}" if number else "")
 
 
+def latex_size(text: str) -> str:
+    """A size, or an index made of sizes, in LaTeX: names upright, a product with a dot."""
+    parts = re.split(r"([-+*%:()]|//)", text.replace(" ", ""))
+    return "".join(_SIGNS.get(p, latex_name(p) if p.isidentifier() else p) for p in parts)
+
+
+_SIGNS = {"*": r" \cdot ", "//": r" \div ", "%": r" \bmod "}
+
+
 def _letter(c: str) -> str:
     """A character in LaTeX: a hat over y for ŷ, the command `beta` for β."""
     base, *marks = list(unicodedata.normalize("NFD", c))
@@ -140,7 +150,8 @@ class Full(Op):
     def explicit(self) -> str:
         """The tensor as a text that says its shape and, of integers, its type."""
         shape = ", ".join(map(str, self.shape)) + ("," if len(self.shape) == 1 else "")
-        text = f"full(({shape}), {format_number(self.value, self.dtype)})"
+        number = format_number(self.value, self.dtype)
+        text = f"zeros(({shape}))" if number == "0" else f"full(({shape}), {number})"
         return text if self.dtype.is_float else f"{self.dtype}({text})"
 
     @classmethod
@@ -241,7 +252,7 @@ class SizeOf(Op):
         terms = () if isinstance(self.size, int) else self.size.terms
         is_name = not terms or (len(terms) == 1 and len(terms[0][0]) == 1 and terms[0][1] == 1)
         binds = ATOM if is_name else MULTIPLY if len(terms) == 1 else ADD
-        latex = text if isinstance(self.size, int) else latex_name(text)
+        latex = latex_size(text)
         return Notation(escape(text), escape(latex), binds)
 
     @classmethod
@@ -275,8 +286,11 @@ class Iota(Op):
         return IndexValue(index[self.axis], self.dtype)
 
     def notation(self, *inputs: Node) -> Notation:
-        n = self.shape[self.axis]
-        return Notation(f"arange({n})", rf"\operatorname{{{{arange}}}}({n})")
+        n, last = self.shape[self.axis], len(self.shape) - 1
+        axes = ", ".join(":" if i == self.axis else "None" for i in range(self.axis, last + 1))
+        at = f"[{axes}]" if self.axis < last else ""
+        tex = rf"\operatorname{{arange}}({latex_size(str(n))})" + (f"_{{{at}}}" if at else "")
+        return Notation(f"arange({n}){at}", escape(tex))
 
     @classmethod
     def words(cls) -> dict[str, Callable[..., Node]]:

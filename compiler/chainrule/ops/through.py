@@ -163,9 +163,28 @@ class Pull:
 
     # sums over all steps at once
 
-    def over_steps(self, node: Node) -> Node | None:
-        """The sum of a step's node over all steps, from stacks; None where it is added up."""
-        op, name = node.op, node.op.name
+    def over_steps(self, root: Node) -> Node | None:
+        """The sum of a step's node over all steps, from stacks; None where it is added up.
+
+        Of a sum, which has a term for each use of a constant in a step, it is that of the terms.
+        """
+        found: dict[Node, Node | None] = {}
+        for node in walk([root], stop=self.is_term):
+            if self.is_term(node):
+                found[node] = self.term_over_steps(node)
+            else:
+                parts = [part for i in node.inputs if (part := found[i]) is not None]
+                found[node] = apply(node.op, *parts) if len(parts) == len(node.inputs) else None
+        return found[root]
+
+    def is_term(self, node: Node) -> bool:
+        """Whether a node is no sum, sign or shape of what can be summed instead."""
+        sums = node.op.name in ("add", "neg") or isinstance(node.op, Permute | Reshape)
+        return not sums or node in self.kept or node in self.stacks
+
+    def term_over_steps(self, node: Node) -> Node | None:
+        """The same of what is no sum."""
+        op = node.op
         if isinstance(op, Contract):
             x, y = node.inputs
             if x in self.varying and y in self.varying:
@@ -176,26 +195,7 @@ class Pull:
             return apply(Sum((0, *(a + 1 for a in op.axes))), self.stack(node.inputs[0]))
         if node in self.kept or node in self.stacks:
             return apply(Sum((0,)), self.stack(node))
-        if name == "neg" or isinstance(op, Permute | Reshape):
-            total = self.over_steps(node.inputs[0])
-            return None if total is None else apply(op, total)
-        return self.sum_over_steps(node) if name == "add" else None
-
-    def sum_over_steps(self, node: Node) -> Node | None:
-        """The same of a sum, which has a term for each use of a constant in a step."""
-        terms: list[Node] = []
-        pending = [node]
-        while pending:
-            term = pending.pop()
-            if term.op.name == "add":
-                pending.extend(term.inputs)
-            else:
-                terms.append(term)
-        parts = [self.over_steps(term) for term in terms]
-        total = parts[0]
-        for part in parts[1:]:
-            total = None if total is None or part is None else apply(TABLE["add"], total, part)
-        return total
+        return None
 
     def changing(self, roots: Sequence[Node]) -> set[Node]:
         """The nodes of a step that are not the same at every step."""

@@ -6,8 +6,6 @@ outward through elementwise ops, products read through transposes.
 
 from __future__ import annotations
 
-import numpy as np
-
 from chainrule.ir.evaluate import meaning
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Shape, product
@@ -16,13 +14,13 @@ from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.contract import Contract, contract
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.layout import Permute, Reshape
-from chainrule.ops.source import Full, SizeOf, constant, size_of
+from chainrule.ops.source import Full, SizeOf, constant, full, size_of
 from chainrule.rewrite.rule import COMMUTATIVE, Bindings, Rules, See, recognize, rule
 
 
-def _is_moderate(value: float) -> bool:
+def is_moderate(value: float) -> bool:
     """Whether scaling by a number later instead of sooner is safe from overflow and underflow."""
-    return 2.0**-24 <= abs(value) <= 2.0**24
+    return 2.0**-32 <= abs(value) <= 2.0**32
 
 
 def _of_floats(at: Bindings) -> bool:
@@ -34,7 +32,7 @@ def _mergeable(b: Bindings) -> bool:
     c, d = b["c"].op, b["d"].op
     if not (isinstance(c, Full) and isinstance(d, Full)):
         return False
-    return c.dtype.is_integer or _is_moderate(c.value * d.value)
+    return c.dtype.is_integer or is_moderate(c.value * d.value)
 
 
 @recognize("cast", *(name for name in TABLE if name != "stop_gradient"))
@@ -68,7 +66,7 @@ def number_outward(node: Node, see: See) -> Node | None:
             merged = build.call("mul", c, y)
             return build.call("mul", x, merged) if _mergeable({"c": c, "d": y}) else None
         stuck = x.op.name == "mul" and isinstance(x.inputs[1].op, Full)  # it did not merge there
-        if not stuck and (c.dtype.is_integer or _is_moderate(number.value)):
+        if not stuck and (c.dtype.is_integer or is_moderate(number.value)):
             return build.call("mul", build.call("mul", x, y), c)
     return None
 
@@ -197,7 +195,7 @@ def sum_of_expand(node: Node, see: See) -> Node | None:
     if not see(x, "expand") or not isinstance(x.op, Expand):
         return None
     repeated = [a for a in node.op.axes if a in x.op.axes]
-    if not repeated:
+    if not repeated or any(x.type.shape[a] == 0 for a in repeated):  # NaN * 0 would be NaN
         return None
     wide = x.type.dtype.wide
     count = size_of(product(tuple(x.type.shape[a] for a in repeated)), wide)
@@ -217,17 +215,20 @@ def sum_of_number(node: Node, see: See) -> Node | None:
     if not isinstance(x.op, Full):
         return None
     wide = x.type.dtype.wide
-    count = size_of(product(tuple(x.type.shape[a] for a in node.op.axes)), wide)
+    n = product(tuple(x.type.shape[a] for a in node.op.axes))
+    if n == 0:
+        return full(0, x.type.dtype, node.type.shape)
+    count = size_of(n, wide)
     total = count if x.op.value == 1 else build.call("mul", count, x.op.value)
     return build.broadcast(build.cast(total, x.type.dtype), node.type.shape)
 
 
 def is_size(node: Node) -> bool:
-    """Whether a node is a size or a number other than 0, at every index: safe to divide by."""
+    """Whether a node is a size or a moderate number at every index: safe to divide by, or later."""
     if isinstance(node.op, Expand):
         node = node.inputs[0]
     if isinstance(node.op, Full):
-        return bool(np.isfinite(node.op.value) and node.op.value != 0)
+        return is_moderate(node.op.value)
     return isinstance(node.op, SizeOf)
 
 

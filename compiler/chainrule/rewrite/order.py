@@ -26,6 +26,7 @@ from chainrule.ops import build
 from chainrule.ops.contract import Contract, contract
 from chainrule.ops.layout import Permute
 from chainrule.ops.source import Full
+from chainrule.rewrite.canonical import is_moderate
 
 #: What a size that is not known is taken to be.
 TYPICAL = 64
@@ -163,7 +164,7 @@ def _scales(node: Node) -> bool:
     by = node.inputs[1].op if node.op.name in ("mul", "div") else None
     if not isinstance(by, Full) or not by.dtype.is_float:
         return False
-    return 2.0**-24 <= abs(by.value) <= 2.0**24
+    return is_moderate(by.value)
 
 
 def _work(axes: Iterable[int], out: Iterable[int], sizes: list[int] | Axes) -> int:

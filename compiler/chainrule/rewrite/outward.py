@@ -9,7 +9,7 @@ from chainrule.ir.node import Node, apply
 from chainrule.ops import build
 from chainrule.ops.axes import Expand
 from chainrule.ops.source import Full, SizeOf, full
-from chainrule.rewrite.canonical import is_size
+from chainrule.rewrite.canonical import is_moderate, is_size
 from chainrule.rewrite.rule import Rules, See, recognize, rule
 
 
@@ -147,10 +147,11 @@ def size_over_itself(node: Node, see: See) -> Node | None:
 
 @recognize("mul")
 def number_out_of_numerator(node: Node, see: See) -> Node | None:
-    """Given x * (c / y) for a number c, (x / y) * c; x / y * -1 where c is negative."""
+    """Given x * (c / y) for a moderate number c, (x / y) * c."""
     for x, y in (node.inputs, node.inputs[::-1]):
         parts = see(y, "div")
-        if parts and isinstance(parts[0].op, Full) and not isinstance(x.op, Full):
+        c = parts[0].op if parts else None
+        if parts and isinstance(c, Full) and is_moderate(c.value) and not isinstance(x.op, Full):
             return build.call("mul", build.call("div", x, parts[1]), parts[0])
     return None
 

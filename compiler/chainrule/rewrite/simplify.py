@@ -108,6 +108,8 @@ SIMPLIFY = Rules(
         rule("like_scaled_terms", "x * c + x * d", "x * (c + d)", when=_are_numbers("c", "d")),
         rule("common_divisor", "x / c - y / c", "(x - y) / c", when=lambda b: is_size(b["c"])),
         rule("common_divisor_sum", "x / c + y / c", "(x + y) / c", when=lambda b: is_size(b["c"])),
+        # what is lost is no input's NaN or infinity, only what inf - inf makes of two of them
+        rule("factor_of_difference", "x * z - y * z", "(x - y) * z"),
         rule("factor_over_size", "(x / c) * y", "(x * y) / c", when=lambda b: is_size(b["c"])),
     ]
 )

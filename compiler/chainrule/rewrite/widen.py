@@ -11,7 +11,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ir.types import bfloat16
 from chainrule.ops import build
-from chainrule.ops.elementwise import Cast
+from chainrule.ops.cast import Cast
 from chainrule.ops.source import Full, full
 from chainrule.rewrite.expand import expand_where
 
