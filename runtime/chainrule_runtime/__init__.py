@@ -7,11 +7,12 @@ from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.manifest import Check, Manifest, Tensor
 from chainrule_runtime.memory import Lock, Storage
-from chainrule_runtime.program import Program, check_positions
+from chainrule_runtime.program import Crew, Program, check_positions, threads_for
 
 __all__ = [
     "Binder",
     "Check",
+    "Crew",
     "EpochLoop",
     "FeedError",
     "Lock",
@@ -24,4 +25,5 @@ __all__ = [
     "Storage",
     "Tensor",
     "check_positions",
+    "threads_for",
 ]

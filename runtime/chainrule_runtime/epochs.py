@@ -6,13 +6,13 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from chainrule_runtime.errors import RuntimeFault
 from chainrule_runtime.memory import Array, address, aligned
-from chainrule_runtime.program import Plan, Program
+from chainrule_runtime.program import Program, Shapes
 from chainrule_runtime.runblock import FINISHED, LoggedScalar, RunBlock, SlicedInput
 
 #: seconds after which a native call should be back, so that Python sees what signals came
@@ -78,6 +78,7 @@ class EpochLoop:
     def __init__(self, program: Program, run_address: int) -> None:
         self.program = program
         self._run: Callable[[int], int] = _RUN(run_address)
+        self._last: tuple[tuple[Minibatches, Shapes], _Job] | None = None
 
     def __call__(
         self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
@@ -90,6 +91,19 @@ class EpochLoop:
         with self.program.lock.guard:
             return self._locked(arrays, cut, epochs, order)
 
+    def sizes(self, arrays: Sequence[Array], cut: Minibatches) -> dict[str, int]:
+        """The sizes of a full minibatch. Raises FeedError where shapes do not fit."""
+        return self._job(arrays, cut).plan.sizes
+
+    def _job(self, arrays: Sequence[Array], cut: Minibatches) -> _Job:
+        """How these are run: what the call before was told, where data and cut are of its form."""
+        form, last = (cut, tuple([a.shape for a in arrays])), self._last
+        if last is not None and last[0] == form:
+            return last[1]
+        job = _Job(self.program, arrays, cut)
+        self._last = form, job
+        return job
+
     def _locked(
         self,
         arrays: list[Array],
@@ -97,82 +111,87 @@ class EpochLoop:
         epochs: int,
         order: Array | None,
     ) -> Outcome:
-        first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
-        slots = [max(a, b) for a, b in zip(first.slots, last.slots, strict=True)]
+        job = self._job(arrays, cut)
         self.program.point(arrays)
-        self.program.use(first, slots)
-        job = _Job(self.program, first, arrays, cut, epochs, order)
-        code = self._all(job)
+        self.program.use(job.plan)
+        logs = job.begin(arrays, epochs * cut.steps, order)
+        code = self._all(job, epochs * cut.steps)
         done = int(job.block.step)
         fault = None
         if code != FINISHED:
             batch = cut.minibatch(arrays, done, order)
             sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
-            fault = self.program.fault(code, batch, first.outputs, sizes)
-        return Outcome(done, tuple(log[:done] for log in job.logs), fault)
+            fault = self.program.fault(code, batch, job.plan.outputs, sizes)
+            logs = [log[:done] for log in logs]
+        return Outcome(done, tuple(logs), fault)
 
-    def _all(self, job: _Job) -> int:
+    def _all(self, job: _Job, total: int) -> int:
         """Run the steps of a job; between native calls Python handles its signals."""
-        block, count = job.block, 1
+        block, begun = job.block, time.perf_counter()
         while True:
-            block.last = min(block.step + count, job.total)
-            begun = time.perf_counter()
+            first = block.step
+            block.last = min(first + job.pace, total)
             code = self._run(job.address)
-            if code != FINISHED or block.step >= job.total:
+            now = time.perf_counter()
+            if code == FINISHED and block.last > first:
+                patient = int((block.last - first) * _PATIENCE / max(now - begun, 1e-9))
+                job.pace = max(1, min(job.pace * _GROWTH, patient))
+            if code != FINISHED or block.step >= total:
                 return code
-            took = time.perf_counter() - begun
-            count = max(1, int(count * min(_GROWTH, _PATIENCE / max(took, 1e-9))))
+            begun = now
 
 
 class _Job:
-    """The block that the native loop is told by, and everything it points to."""
+    """The block that the native loop is told by, for data of one form, and what it points to.
 
-    def __init__(
-        self,
-        program: Program,
-        plan: Plan,
-        arrays: Sequence[Array],
-        cut: Minibatches,
-        epochs: int,
-        order: Array | None,
-    ) -> None:
-        self._alive = arrays, order
-        self.total = total = epochs * cut.steps
-        self.logs = [np.zeros(total, o.dtype) for o in plan.outputs]
-        self._staging = [
-            aligned(cut.size * _row_bytes(a)) if chosen and order is not None else None
-            for a, chosen in zip(arrays, cut.sliced, strict=True)
-        ]
+    `plan` is of a full minibatch, with room for the last one too. `pace` is how many steps may go
+    in one native call, as far as is known by now.
+    """
+
+    def __init__(self, program: Program, arrays: Sequence[Array], cut: Minibatches) -> None:
+        self._program, self._cut = program, cut
+        self.pace = 1
+        first, last = (program.plan(s) for s in cut.both_shapes(arrays))
+        pairs = zip(first.slots, program.slots(last.sizes, first.parts), strict=True)
+        slots = tuple(max(a, b) for a, b in pairs)
+        self.plan = replace(first, slots=slots)
+        self._staging: list[Array] = []
         places = [t.place for t in program.manifest.feeds]
-        inputs = [
-            SlicedInput(address(a), None if s is None else address(s), _row_bytes(a), place)
-            for a, s, place, chosen in zip(arrays, self._staging, places, cut.sliced, strict=True)
-            if chosen
-        ]
-        logs = [
-            LoggedScalar(o.place, o.dtype.itemsize, address(log))
-            for o, log in zip(plan.outputs, self.logs, strict=True)
-        ]
+        self._sliced = [i for i, chosen in enumerate(cut.sliced) if chosen]
+        inputs = [SlicedInput(None, None, _row_bytes(arrays[i]), places[i]) for i in self._sliced]
+        logs = [LoggedScalar(o.place, o.dtype.itemsize, None) for o in first.outputs]
         self._inputs = (SlicedInput * max(1, len(inputs)))(*inputs)
         self._logs = (LoggedScalar * max(1, len(logs)))(*logs)
         names = program.manifest.sizes
-        self._sizes = (ctypes.c_int64 * max(1, len(names)))(*[plan.sizes[s] for s in names])
+        self._sizes = program.native_sizes(first.sizes, first.parts, first.worth)
         self.block = RunBlock(
             table=program.table_address,
             sizes=ctypes.addressof(self._sizes),
-            step=0,
-            last=0,
             steps_per_epoch=cut.steps,
             rows=cut.rows,
             batch_size=cut.size,
             batch_index=-1 if cut.symbol is None else names.index(cut.symbol),
-            order=None if order is None else address(order),
             input_count=len(inputs),
             inputs=ctypes.addressof(self._inputs),
             log_count=len(logs),
             logs=ctypes.addressof(self._logs),
         )
         self.address = ctypes.addressof(self.block)
+
+    def begin(self, arrays: Sequence[Array], total: int, order: Array | None) -> list[Array]:
+        """Enter data that the program has been pointed to; the arrays that will hold the logs."""
+        table, block = self._program.table, self.block
+        block.step, block.order = 0, 0 if order is None else address(order)
+        if order is not None and not self._staging:
+            rows = (_row_bytes(arrays[i]) for i in self._sliced)
+            self._staging = [aligned(self._cut.size * row) for row in rows]
+        for k, i in enumerate(self._inputs[: len(self._sliced)]):
+            i.source = table[i.table_index] or 0
+            i.staging = 0 if order is None else address(self._staging[k])
+        logs = [np.zeros(total, o.dtype) for o in self.plan.outputs]
+        for entry, log in zip(self._logs, logs, strict=False):
+            entry.destination = address(log)
+        return logs
 
 
 def _row_bytes(array: Array) -> int:

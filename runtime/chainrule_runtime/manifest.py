@@ -16,6 +16,8 @@ import numpy as np
 from chainrule_runtime.errors import RuntimeFault
 
 DimData = int | dict[str, Any]
+#: no symbol of a shape is called so
+PARTS = "threads'"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Manifest:
     `feeds` are given at each call, `kept` are parameters and states that live between calls,
     `outputs` are read after it; an output may share its place with a feed or a kept tensor.
     `arena[i]` lists sizes in bytes, of which the largest is what slot i needs; `temporaries` maps a
-    place in the table to its slot. `nonempty` are sizes that must not be 0.
+    place in the table to its slot. `nonempty` are sizes that must not be 0. `shared` says of each
+    call that threads may share how much work it is and how often it is made; one of less than
+    `call_work`, or a step in which shared calls do less than `step_work`, is better done by one.
+    The number of threads is a size in `arena`, called PARTS.
     """
 
     sizes: tuple[str, ...]
@@ -65,6 +70,9 @@ class Manifest:
     temporaries: tuple[tuple[int, int], ...]
     checks: tuple[Check, ...]
     nonempty: tuple[DimData, ...] = ()
+    shared: tuple[tuple[DimData, DimData], ...] = ()
+    call_work: int = 0
+    step_work: int = 0
 
     @property
     def places(self) -> int:

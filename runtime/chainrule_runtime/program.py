@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,9 @@ import numpy as np
 from chainrule_runtime.direct import DirectCall, headers_are_known
 from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder, place_of
-from chainrule_runtime.manifest import Check, Manifest, element_type, evaluate
+from chainrule_runtime.manifest import PARTS, Check, Manifest, element_type, evaluate
 from chainrule_runtime.memory import Arena, Array, Lock, address, round_up, spans
+from chainrule_runtime.pool import MOST, TEAM, usable_cpus
 
 _STEP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 #: outputs up to so many bytes are copied from a buffer of the plan: cheaper than a new address
@@ -46,7 +50,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a program needs for one combination of sizes; `slots` are the arena's, in bytes."""
+    """What a program needs for one combination of sizes; `slots` are the arena's, in bytes.
+
+    So many `parts` share a step, and of its calls those with a 1 in `worth`.
+    """
 
     sizes: dict[str, int]
     native_sizes: Any
@@ -54,6 +61,17 @@ class Plan:
     slots: tuple[int, ...]
     outputs: tuple[Output, ...]
     standing: tuple[tuple[int, int], ...]
+    parts: int
+    worth: Array
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Threads for a program: so many at most (None: a CPU each), and the native code they run."""
+
+    most: int | None
+    work_address: int
+    dismiss_address: int
 
 
 class Program:
@@ -73,8 +91,11 @@ class Program:
         lock: Lock | None = None,
         keep_alive: object = None,
         direct_address: int | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.manifest = manifest
+        self._crew = crew
+        self.threads = threads_for(crew.most if crew else 1)
         self.direct: DirectCall | None = None
         self._direct_address = direct_address
         self.binder = Binder(manifest.feeds, manifest.sizes, manifest.nonempty)
@@ -95,6 +116,11 @@ class Program:
         self._standing = dict(standing)
         for place, array in standing:
             self.table[place] = address(array)
+        _programs.add(self)
+
+    def forget_threads(self) -> None:
+        """Ask for threads again at the next call, in a process that has none."""
+        self.direct = self._current = None
 
     def __call__(self, given: Mapping[str, object]) -> list[Array]:
         """Run once on what is given by name; new arrays, in the order of `manifest.outputs`.
@@ -105,8 +131,7 @@ class Program:
         with self.lock.guard:
             plan = self.plan(tuple([a.shape for a in arrays]))
             self.point(arrays)
-            if plan is not self._current:
-                self.use(plan)
+            self.use(plan)
             results = [self._receive(o, arrays) for o in plan.outputs]
             code = self._step(self.table_address, plan.size_address)
             if code:
@@ -159,17 +184,33 @@ class Program:
         return plan
 
     def _make_plan(self, sizes: dict[str, int]) -> Plan:
-        native = (ctypes.c_int64 * max(1, len(sizes)))(*[sizes[s] for s in self.manifest.sizes])
+        parts, worth = self._shares(sizes)
+        native = self.native_sizes(sizes, parts, worth)
         outputs = self._outputs(sizes)
         standing = [(o.place, address(o.buffer)) for o in outputs if o.buffer is not None]
         return Plan(
-            sizes, native, ctypes.addressof(native), self.slots(sizes), outputs, tuple(standing)
-        )
+            sizes, native, ctypes.addressof(native), self.slots(sizes, parts), outputs,
+            tuple(standing), parts, worth,
+        )  # fmt: skip
 
-    def slots(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The bytes of each slot of the arena."""
+    def native_sizes(self, sizes: Mapping[str, int], parts: int, worth: Array) -> Any:
+        """What native code reads: the sizes, the team or 0, its parts, and what to share."""
+        team = (TEAM.address, parts, address(worth)) if parts > 1 else (0, 1, 0)
+        numbers = [*(sizes[s] for s in self.manifest.sizes), *team]
+        return (ctypes.c_int64 * len(numbers))(*numbers)
+
+    def _shares(self, sizes: Mapping[str, int]) -> tuple[int, Array]:
+        """How many had better share a step at these sizes, and which of its calls."""
+        work = [(evaluate(w, sizes), evaluate(n, sizes)) for w, n in self.manifest.shared]
+        worth = np.array([w >= self.manifest.call_work for w, _ in work], np.uint8)
+        total = sum(w * n for (w, n), yes in zip(work, worth, strict=True) if yes)
+        return (self.threads if total >= self.manifest.step_work else 1), worth
+
+    def slots(self, sizes: Mapping[str, int], parts: int) -> tuple[int, ...]:
+        """The bytes of each slot of the arena, where so many share a step."""
+        known = {**sizes, PARTS: parts}
         return tuple(
-            round_up(max([0, *(evaluate(size, sizes) for size in slot)]))
+            round_up(max([0, *(evaluate(size, known) for size in slot)]))
             for slot in self.manifest.arena
         )
 
@@ -193,17 +234,21 @@ class Program:
             made.append(Output(t.name, t.place, shape, dtype, buffer))
         return tuple(made)
 
-    def use(self, plan: Plan, slots: Sequence[int] | None = None) -> None:
-        """Enter a plan's buffers in the table; `slots` are other sizes for the arena's."""
-        self.direct = None
-        sizes = plan.slots if slots is None else slots
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        start = self._arena.reserve(sum(sizes))
+    def use(self, plan: Plan) -> None:
+        """Enter a plan's buffers in the table, unless they are there."""
+        if plan is self._current:
+            return
+        self.direct = self._current = None  # whatever interrupts this, the table is half made
+        if plan.parts > 1 and self._crew is not None:
+            crew = self._crew
+            TEAM.want(plan.parts, crew.work_address, crew.dismiss_address, self._keep_alive)
+        starts = [0, *accumulate(plan.slots)]
+        start = self._arena.reserve(starts[-1])
         for place, slot in self.manifest.temporaries:
             self.table[place] = start + starts[slot]
         for place, at in plan.standing:
             self.table[place] = at
-        self._current = plan if slots is None else None
+        self._current = plan
 
     def _receive(self, output: Output, arrays: Sequence[Array]) -> Array:
         if output.buffer is not None:
@@ -237,6 +282,23 @@ class Program:
             array = arrays[self.binder.names.index(check.feed)]
         fault = None if array is None else outside(check, array, least, bound)
         return fault or FeedError(f"{check.what} holds a position outside [{least}, {bound})")
+
+
+def threads_for(most: int | None) -> int:
+    """How many threads share a step: a CPU each, `most` at most."""
+    return 1 if most == 1 else min(usable_cpus(), most or MOST + 1, MOST + 1)
+
+
+_programs: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for program in _programs:
+        program.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _non_finite(outputs: Sequence[Output]) -> str | None:

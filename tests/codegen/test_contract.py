@@ -13,7 +13,7 @@ from chainrule.codegen import Call, compile_object, emit_module, host_target
 from chainrule.ir.loop import Apply, Buffer, Literal, Load, Local, Loop, Program, Store
 from chainrule.ir.size import Dim, Size, evaluate
 from chainrule.ir.types import DType, dtype, float32, float64
-from chainrule.loops.contract import Contraction, contraction_loops, packed_size
+from chainrule.loops.contract import Contraction, contraction_loops, packed_size, tile_size
 from chainrule.loops.interpret import interpret
 from chainrule.target import TARGETS
 
@@ -197,3 +197,47 @@ def test_registers_suffice():
                 cells = sum(math.prod(x.shape) for x in local)
                 held = cells * target.registers_of(kind.itemsize, 16)
                 assert held < target.vector_registers, (target.level, m, n, local)
+
+
+@pytest.mark.parametrize("n", [1, 10, 40, 65])
+@pytest.mark.parametrize("m", [1, 13, 29, 64])
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_a_long_epilogue_waits_in_workspace(native, target, m, n, symbolic):
+    """Tall tiles for long epilogues too: the same bits as from low ones."""
+    rows = M if symbolic else m
+    a, b = Buffer("a", float32, rows * 6), Buffer("b", float32, 6 * n)
+    out, tile = Buffer("out", float32, rows * n), Buffer("tile", float32, 14 * 3 * 16)
+
+    def epilogue(i: Dim, j: Dim, acc):
+        value = acc
+        for step in range(40):
+            value = Apply("mul", (value, Literal(0.99, float32)), float32)
+            value = Apply("add", (value, Literal(step / 16, float32)), float32)
+        return (Store(out, i * n + j, value),)
+
+    low = Contraction(
+        (),
+        rows,
+        n,
+        6,
+        lambda i, q: Load(a, i * 6 + q),
+        lambda q, j: Load(b, q * n + j),
+        float32,
+        epilogue,
+    )
+    size = tile_size(low, target)
+    assert size <= tile.size and (size > 0 or m == 1 or target.vector_registers == 16)
+    rng = np.random.default_rng(0)
+    given = {"a": rng.standard_normal(m * 6), "b": rng.standard_normal(6 * n)}
+    found = []
+    for c in (low, replace(low, tile=tile)):
+        body = contraction_loops(c, target, None)
+        arrays = {name: x.astype(np.float32) for name, x in given.items()}
+        arrays |= {"out": np.full(m * n + 16, np.nan, np.float32)}
+        arrays |= {"tile": np.zeros(tile.size, np.float32)}
+        program = Program("long", (a, b, out, tile), ("m",) if symbolic else (), body)
+        assert native(program, arrays, {"m": m} if symbolic else {}, target) == 0
+        assert np.isnan(arrays["out"][m * n :]).all()
+        found.append(arrays["out"][: m * n])
+    assert len(np.unique(found[0])) > m * n // 2
+    np.testing.assert_array_equal(*found)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chainrule.codegen import Call, compile_object, emit_module, host_target, load
-from chainrule.codegen.module import Copy, Place, Repeat, Step, calls_in
+from chainrule.codegen.steps import Copy, Place, Repeat, Step, calls_in
 from chainrule.ir.loop import Apply, Buffer, Check, Literal, Load, Loop, Program, Store
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float64

@@ -37,7 +37,7 @@ def net() -> tuple[cr.Tensor, dict[str, Any]]:
 def compiled(*outputs: cr.Tensor) -> Any:
     roots = [o.node for o in outputs]
     names = [f"o{i}" for i in range(len(roots))]
-    return build(Graph(tuple(roots)), feeds=leaves_of(roots), outputs=names)
+    return build(Graph(tuple(roots)), feeds=leaves_of(roots), outputs=names, threads=1)
 
 
 def test_passes_are_recorded_in_order() -> None:

@@ -17,6 +17,8 @@ from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Barrier,
+    Buffer,
     Check,
     Get,
     IndexValue,
@@ -45,26 +47,35 @@ from chainrule.loops.walk import (
 from chainrule.target import Target
 
 UNROLLED_VECTORS = 4
+#: the parameters of a function that parts may share, and what all of its iterations are counted as:
+#: a share's ends need no division, and what one part ends with the next begins with
+PART = ("i64 %low", "i64 %high", "i64 %part", "ptr %team")
+WHOLE = 1 << 16
 Cell = tuple[Local, tuple[int, ...]]
 
 
-def emit_function(program: Program, name: str, target: Target) -> tuple[str, set[str]]:
+def emit_function(
+    program: Program, name: str, target: Target, parts: bool = False
+) -> tuple[str, set[str]]:
     """The function's LLVM text and the declarations it needs.
 
-    Its parameters are the program's buffers and sizes, its result an i32. Nothing is promised about
-    aliases: what a promise would let LLVM move has been moved here.
+    Its parameters are the program's buffers and sizes, its result an i32. With `parts` there are
+    PART more: the stretch that is this part's, in WHOLE-ths, its number and the team, or null for
+    none. Nothing is promised about aliases: what a promise would let LLVM move has been moved here.
     """
-    emitter = _Emitter(program, target)
+    emitter = _Emitter(program, target, parts)
     emitter.block(program.body)
     parameters = [f"ptr %b{i}" for i in range(len(program.buffers))]
     parameters += [f"i64 %s{i}" for i in range(len(program.sizes))]
+    parameters += PART if parts else ()
     head = f"define internal i32 @{name}({', '.join(parameters)}) #0 {{"
     lines = [head, "entry:", *emitter.builder.here.lines, "  ret i32 0", "}"]
     return "\n".join(lines), emitter.builder.declarations
 
 
 class _Emitter:
-    def __init__(self, program: Program, target: Target) -> None:
+    def __init__(self, program: Program, target: Target, parts: bool) -> None:
+        self.parts = parts
         self.builder = Builder()
         pointers = {b: f"%b{i}" for i, b in enumerate(program.buffers)}
         self.address = AddressCode(self.builder, pointers)
@@ -74,6 +85,16 @@ class _Emitter:
         self.cells: dict[Cell, Register] = {}
         self.merged = merged_locals(program.body)
         self.memory = MemoryCode(self.builder, self.address, self.code)
+        private = [b for b in program.buffers if parts and b.private]
+        pointers.update({b: self.own(b) for b in private})
+
+    def own(self, buffer: Buffer) -> str:
+        """Where this part's own piece of a private buffer starts: at a multiple of 64 bytes."""
+        pure, bytes_ = self.builder.pure, self.address.number(buffer.size * buffer.dtype.itemsize)
+        above = pure(f"add i64 {bytes_}, 63", bytes_)
+        each = pure(f"and i64 {above}, -64", above)
+        by = pure(f"mul i64 {each}, %part", each)
+        return pure(f"getelementptr i8, ptr {self.address.pointers[buffer]}, i64 {by}", by)
 
     @property
     def lanes(self) -> Lanes | None:
@@ -98,6 +119,9 @@ class _Emitter:
             self.memory.store(s, value, index[0] if index else None)
         elif isinstance(s, Check):
             self.check(s)
+        elif isinstance(s, Barrier):
+            if self.parts:
+                self.builder.effect("call void @barrier(ptr %team, i64 %part)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 
@@ -168,6 +192,9 @@ class _Emitter:
     def serial_loop(self, loop: Loop, extent: Dim) -> None:
         if self.lanes is not None:
             raise CompileError("a serial loop can't stand in a vector loop")
+        if loop.split and self.parts:
+            self.split_loop(loop, extent)
+            return
         if extent == 1:
             self.address.symbols[loop.var] = 0
             self.block(loop.body)
@@ -177,10 +204,54 @@ class _Emitter:
             extent, stop, lambda: self.counted(loop, stop, 1, lambda: self.block(loop.body))
         )
 
+    def split_loop(self, loop: Loop, extent: Dim) -> None:
+        """This part's share of a serial loop."""
+
+        def once() -> None:
+            self.address.symbols[loop.var] = 0
+            self.block(loop.body)
+
+        start, stop = self.share(self.address.number(extent))
+
+        def several() -> None:
+            self.counted(loop, stop, 1, lambda: self.block(loop.body), start)
+
+        self.where(self.less(start, stop), once if extent == 1 else several)
+
+    def split_vector_loop(self, loop: Loop, extent: Dim) -> None:
+        """This part's share of a vector loop: whole vectors; the last part has what is left."""
+        pure, count = self.builder.pure, self.address.number(extent)
+        vectors = pure(f"lshr i64 {count}, {LANES.bit_length() - 1}", count)
+        ends = [pure(f"mul i64 {end}, {LANES}", end) for end in self.share(vectors)]
+        self.where(self.less(*ends), lambda: self.whole_vectors(loop, ends[1], ends[0]))
+        whole = pure(f"and i64 {count}, {-LANES}", count)
+        rest = pure(f"and i64 {count}, {LANES - 1}", count)
+        last = pure(f"icmp eq i64 %high, {WHOLE}", "%high")
+        mine = pure(f"select i1 {last}, i64 {rest}, i64 0", last, rest)
+
+        def tail() -> None:
+            self.vector_body(loop, whole, self.counted_mask(rest))
+
+        self.where(self.less("0", mine), tail)
+
+    def share(self, count: str) -> tuple[str, str]:
+        """Where this part's share of so many iterations starts, and where it stops."""
+
+        def end(bound: str) -> str:
+            wide = self.builder.pure(f"mul i64 {count}, {bound}", count, bound)
+            return self.builder.pure(f"lshr i64 {wide}, {WHOLE.bit_length() - 1}", wide)
+
+        return end("%low"), end("%high")
+
+    def less(self, a: str, b: str) -> str:
+        return self.builder.pure(f"icmp slt i64 {a}, {b}", a, b)
+
     def vector_loop(self, loop: Loop, extent: Dim) -> None:
         if self.lanes is not None:
             raise CompileError("vector loops do not nest")
-        if isinstance(extent, int):
+        if loop.split and self.parts:
+            self.split_vector_loop(loop, extent)
+        elif isinstance(extent, int):
             self.known_vector_loop(loop, extent)
         elif at_most(extent, LANES):
             rest = self.address.number(extent)
@@ -204,11 +275,11 @@ class _Emitter:
         if rest:
             self.vector_body(loop, whole, first_lanes(rest))
 
-    def whole_vectors(self, loop: Loop, stop: str) -> None:
+    def whole_vectors(self, loop: Loop, stop: str, start: str = "0") -> None:
         def body() -> None:
             self.vector_body(loop, self.address.symbols[loop.var], None)
 
-        self.counted(loop, stop, LANES, body)
+        self.counted(loop, stop, LANES, body, start)
 
     def counted_mask(self, count: str) -> Register:
         """The first `count` lanes; it is at most LANES."""
@@ -231,8 +302,11 @@ class _Emitter:
             if extent > 0:
                 emit()
             return
+        self.where(self.builder.pure(f"icmp sgt i64 {count}, 0", count), emit)
+
+    def where(self, condition: str, emit: Callable[[], None]) -> None:
+        """Code that runs on a condition."""
         builder, before = self.builder, dict(self.cells)
-        condition = builder.pure(f"icmp sgt i64 {count}, 0", count)
         inside, after = builder.label(), builder.label()
         builder.open(Region(inside, guard=True))
         emit()
@@ -254,8 +328,10 @@ class _Emitter:
         self.builder.depth_of[name] = depth
         return name
 
-    def counted(self, loop: Loop, stop: str, step: int, body: Callable[[], None]) -> None:
-        """A loop from 0 to `stop` by `step` that runs at least once."""
+    def counted(
+        self, loop: Loop, stop: str, step: int, body: Callable[[], None], start: str = "0"
+    ) -> None:
+        """A loop from `start` to `stop` by `step` that runs at least once."""
         builder, head = self.builder, self.builder.label()
         stores, changed = stored_buffers(loop.body), set_locals(loop.body)
         outside = {c: r for c, r in self.cells.items() if c[0] in changed}
@@ -272,10 +348,12 @@ class _Emitter:
         region, parent = builder.close(), builder.here
         following, again, after = builder.fresh(), builder.fresh(), builder.label()
         lines = [f"  br label %{head}", f"{head}:"]
-        lines.append(f"  {index} = phi i64 [0, %{parent.label}], [{following}, %{region.label}]")
+        lines.append(
+            f"  {index} = phi i64 [{start}, %{parent.label}], [{following}, %{region.label}]"
+        )
         for cell, phi in phis.items():
-            start, end = outside[cell].text, self.cells[cell].text
-            incoming = f"[{start}, %{parent.label}], [{end}, %{region.label}]"
+            first, end = outside[cell].text, self.cells[cell].text
+            incoming = f"[{first}, %{parent.label}], [{end}, %{region.label}]"
             lines.append(f"  {phi.text} = phi {phi.type} {incoming}")
             builder.depth_of[end] = min(builder.depth_of.get(end, 0), depth - 1)
         lines += region.lines

@@ -3,88 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.codegen.direct import direct_call
+from chainrule.codegen.entry import Entry, PartEntry
 from chainrule.codegen.epoch import COPY_FUNCTION, run_loop
 from chainrule.codegen.function import emit_function
+from chainrule.codegen.steps import Call, Copy, Repeat, Step, calls_in
+from chainrule.codegen.team import team_functions
 from chainrule.errors import CompileError
 from chainrule.ir.loop import Program
-from chainrule.ir.size import Atom, Dim, Quotient, Size
+from chainrule.ir.size import Dim
+from chainrule.loops.parts import is_split, work_of
 from chainrule.loops.text import signature
 from chainrule.loops.walk import has_check
 from chainrule.target import Target
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a buffer starts: at an address in the table, and further on by so many bytes for each
-    slice that the loops around it have come to: `moves` are (loop, bytes), the outermost loop 0.
-    """
-
-    entry: int
-    moves: tuple[tuple[int, Dim], ...] = ()
-
-    def moved(self, loop: int, size: Dim) -> Place:
-        """A slice of `size` bytes of what lies here."""
-        return Place(self.entry, (*self.moves, (loop, size)))
-
-
-@dataclass(frozen=True)
-class Call:
-    """A program and where its buffers stand, in the order of `program.buffers`.
-
-    A number is the place in the table. Two buffers of a call may share memory where the program
-    works in place: where each element is read only by the iteration that writes it, and before it
-    does.
-    """
-
-    program: Program
-    buffers: tuple[int | Place, ...]
-
-
-@dataclass(frozen=True)
-class Copy:
-    """So many bytes from one place to another."""
-
-    source: Place
-    target: Place
-    size: Dim
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """Calls and copies once for each slice, from the first or, with `reverse`, from the last."""
-
-    length: Dim
-    steps: tuple[Call | Copy | Repeat, ...]
-    reverse: bool = False
-
-
-Step = Call | Copy | Repeat
-
-
-def calls_in(steps: Sequence[Step]) -> list[Call]:
-    """The calls among steps, in order."""
-    found: list[Call] = []
-    for step in steps:
-        if isinstance(step, Repeat):
-            found += calls_in(step.steps)
-        elif isinstance(step, Call):
-            found.append(step)
-    return found
+#: a call that does less is done by one thread: the others would wait longer than it takes; a step
+#: whose shared calls do less in all wakes nobody (loops.parts.work_of counts)
+CALL_WORK, STEP_WORK = 200_000, 1_000_000
 
 
 def emit_module(
-    order: Sequence[Step], sizes: Sequence[str], target: Target, epochs: bool = False
+    order: Sequence[Step],
+    sizes: Sequence[str],
+    target: Target,
+    epochs: bool = False,
+    threads: bool = False,
 ) -> str:
     """LLVM text with one function for each distinct program, and `i32 @step(table, sizes)`.
 
     `table` is an array of buffer addresses, `sizes` an array of i64 in the order given here. The
     programs run in `order`; the first that leaves with a code other than 0 ends the step with it.
     With `epochs` there are also `i64 @run(block)` and `double @direct(feeds, block)`, see
-    codegen.epoch and codegen.direct.
+    codegen.epoch and codegen.direct. With `threads` a team may share the calls that `shared_calls`
+    finds, see codegen.team and codegen.entry.
     """
+    shared = frozenset(id(c.program) for c, _ in shared_calls(order)) if threads else frozenset()
     names: dict[str, str] = {}
     known: dict[int, str] = {}
     texts: list[str] = []
@@ -97,17 +51,39 @@ def emit_module(
             key = signature(call.program)
             if key not in names:
                 names[key] = f"kernel{i}"
-                text, needed = emit_function(call.program, names[key], target)
+                text, needed = emit_function(
+                    call.program, names[key], target, id(call.program) in shared
+                )
                 texts.append(text)
                 declarations |= needed
             known[id(call.program)] = names[key]
-    texts.append(_Entry(known, sizes).function(order))
+    texts.append(Entry(known, sizes, shared).function(order))
+    if shared:
+        texts += [PartEntry(known, sizes, shared).function(order), team_functions(target)]
     if epochs:
         texts += [run_loop(), direct_call()]
     if epochs or any(not isinstance(step, Call) for step in order):
         texts.append(COPY_FUNCTION)
     parts = [*texts, *sorted(declarations), _attributes(target), ""]
     return "\n\n".join([f'target triple = "{target.triple}"', *parts])
+
+
+def shared_calls(order: Sequence[Step], times: Dim = 1) -> list[tuple[Call, Dim]]:
+    """The calls that threads may share, in order, and how often each is made."""
+    found: list[tuple[Call, Dim]] = []
+    for step in order:
+        if isinstance(step, Repeat):
+            found += shared_calls(step.steps, times * step.length)
+        elif isinstance(step, Call) and _may_share(step.program):
+            found.append((step, times))
+    return found
+
+
+def _may_share(program: Program) -> bool:
+    if not is_split(program) or has_check(program.body):
+        return False
+    work = work_of(program)
+    return not isinstance(work, int) or work >= CALL_WORK
 
 
 def describe(order: Sequence[Step], sizes: Sequence[str], target: Target) -> Iterator[str]:
@@ -146,121 +122,3 @@ def _check_call(call: Call, sizes: Sequence[str]) -> None:
     missing = [s for s in program.sizes if s not in sizes]
     if missing:
         raise CompileError(f"{program.name} needs the sizes {missing}, the step has {list(sizes)}")
-
-
-class _Entry:
-    """The function `step`, which is being written: calls, copies, and loops around them."""
-
-    def __init__(self, names: Mapping[int, str], sizes: Sequence[str]) -> None:
-        self.names, self.sizes = names, sizes
-        self.lines: list[str] = []
-        self.count = 0
-        self.block = "entry"
-        self.loops: list[str] = []  # the slice that each loop around here has come to
-        self.checked: dict[int, bool] = {}
-
-    def function(self, order: Sequence[Step]) -> str:
-        """The text of the whole function."""
-        for i, _ in enumerate(self.sizes):
-            self.lines.append(f"  %where{i} = getelementptr i64, ptr %sizes, i64 {i}")
-            self.lines.append(f"  %size{i} = load i64, ptr %where{i}, align 8")
-        self.steps(order)
-        head = ["define i32 @step(ptr %table, ptr %sizes) #1 {", "entry:"]
-        return "\n".join([*head, *self.lines, "  ret i32 0", "}"])
-
-    def steps(self, order: Sequence[Step]) -> None:
-        for step in order:
-            if isinstance(step, Call):
-                self.call(step)
-            elif isinstance(step, Copy):
-                self.copy(step)
-            else:
-                self.repeat(step)
-
-    def value(self, text: str) -> str:
-        """The register that holds an instruction's result."""
-        self.count += 1
-        self.lines.append(f"  %v{self.count} = {text}")
-        return f"%v{self.count}"
-
-    def open(self, label: str) -> None:
-        self.lines.append(f"{label}:")
-        self.block = label
-
-    def call(self, call: Call) -> None:
-        # addresses are loaded here, not all at once: few stay in registers
-        arguments = [f"ptr {self.address(place)}" for place in call.buffers]
-        arguments += [f"i64 %size{self.sizes.index(s)}" for s in call.program.sizes]
-        code = self.value(f"call i32 @{self.names[id(call.program)]}({', '.join(arguments)})")
-        if id(call.program) not in self.checked:
-            self.checked[id(call.program)] = has_check(call.program.body)
-        if self.checked[id(call.program)]:
-            good = self.value(f"icmp eq i32 {code}, 0")
-            n = self.count
-            self.lines.append(f"  br i1 {good}, label %next{n}, label %bad{n}")
-            self.lines += [f"bad{n}:", f"  ret i32 {code}"]
-            self.open(f"next{n}")
-
-    def copy(self, copy: Copy) -> None:
-        target, source = self.address(copy.target), self.address(copy.source)
-        size = self.number(copy.size)
-        self.lines.append(f"  call void @copy(ptr {target}, ptr {source}, i64 {size})")
-
-    def repeat(self, loop: Repeat) -> None:
-        length = self.number(loop.length)
-        self.count += 1
-        n, before = self.count, self.block
-        self.lines.append(f"  br label %head{n}")
-        self.open(f"head{n}")
-        at = len(self.lines)
-        more = self.value(f"icmp slt i64 %t{n}, {length}")
-        self.lines.append(f"  br i1 {more}, label %body{n}, label %after{n}")
-        self.open(f"body{n}")
-        place = f"%t{n}"
-        if loop.reverse:
-            place = self.value(f"sub i64 {length}, %t{n}")
-            place = self.value(f"sub i64 {place}, 1")
-        self.loops.append(place)
-        self.steps(loop.steps)
-        self.loops.pop()
-        self.lines += [f"  %again{n} = add i64 %t{n}, 1", f"  br label %head{n}"]
-        phi = f"  %t{n} = phi i64 [0, %{before}], [%again{n}, %{self.block}]"
-        self.lines.insert(at, phi)
-        self.open(f"after{n}")
-
-    def address(self, place: int | Place) -> str:
-        """The pointer to where a buffer starts now."""
-        entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
-        at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
-        pointer = self.value(f"load ptr, ptr {at}, align 8")
-        for loop, size in moves:
-            by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
-            pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
-        return pointer
-
-    def number(self, dim: Dim) -> str:
-        """A size as an i64."""
-        if not isinstance(dim, Size):
-            return str(dim)
-        total = ""
-        for monomial, coefficient in dim.terms:
-            term = str(coefficient)
-            for atom in monomial:
-                term = self.value(f"mul i64 {term}, {self.atom(atom)}")
-            total = self.value(f"add i64 {total}, {term}") if total else term
-        return total
-
-    def atom(self, atom: Atom) -> str:
-        if isinstance(atom, str):
-            return f"%size{self.sizes.index(atom)}"
-        over, under = self.number(atom.numerator), self.number(atom.denominator)
-        rest = self.value(f"srem i64 {over}, {under}")
-        below = self.value(f"icmp slt i64 {rest}, 0")  # sizes divide as in Python, downward
-        if isinstance(atom, Quotient):
-            whole, less = (
-                self.value(f"sdiv i64 {over}, {under}"),
-                self.value(f"zext i1 {below} to i64"),
-            )
-            return self.value(f"sub i64 {whole}, {less}")
-        more = self.value(f"select i1 {below}, i64 {under}, i64 0")
-        return self.value(f"add i64 {rest}, {more}")

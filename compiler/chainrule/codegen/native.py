@@ -48,7 +48,10 @@ class Loaded:
         from llvmlite import binding
 
         empty = binding.parse_assembly(f'target triple = "{native.target.triple}"')
-        self._engine: Any = binding.create_mcjit_compiler(empty, _machine(native.target))
+        # all sections in one stretch of memory: code reaches its constants within 2 GiB, and apart
+        # they may lie further from each other where a process has mapped much
+        machine = _machine(native.target)
+        self._engine: Any = binding.create_mcjit_compiler(empty, machine, use_lmm=True)
         self._engine.add_object_file(binding.ObjectFileRef.from_data(native.object))
         self._engine.finalize_object()
 
@@ -116,6 +119,7 @@ def _machine(target: Target) -> Any:
     if target.triple.split("-")[0] == binding.get_process_triple().split("-")[0]:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
+        binding.initialize_native_asmparser()
     else:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()

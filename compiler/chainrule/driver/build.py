@@ -8,16 +8,26 @@ from dataclasses import dataclass, field
 
 from chainrule.codegen.cache import key_of
 from chainrule.codegen.host import host_target
-from chainrule.codegen.module import Place, describe, emit_module
+from chainrule.codegen.module import (
+    CALL_WORK,
+    STEP_WORK,
+    describe,
+    emit_module,
+    shared_calls,
+)
 from chainrule.codegen.native import Loaded, NativeObject, cached_object, load
+from chainrule.codegen.steps import Place, Step
+from chainrule.codegen.team import has_threads
 from chainrule.driver.order import CallOrder
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
+from chainrule.ir.loop import Buffer
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim, Quotient, Size, is_nonnegative, symbols_of
 from chainrule.loops.build import Built, build_kernels
+from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.passes import (
@@ -38,7 +48,8 @@ from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.target import Target
-from chainrule_runtime.manifest import Check, DimData, Manifest
+from chainrule_runtime import Crew
+from chainrule_runtime.manifest import PARTS, Check, DimData, Manifest
 from chainrule_runtime.manifest import Tensor as TensorData
 
 #: The passes over the graph, in order; what follows are the levels below it.
@@ -78,6 +89,21 @@ class Compiled:
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
     workspace: tuple[tuple[Dim, ...], ...]
+    threads: int | None
+    calls: tuple[Step, ...] = field(repr=False)
+
+    @property
+    def shared(self) -> frozenset[int]:
+        """The kernels that threads may share, by number."""
+        shared = {id(c.program) for c, _ in shared_calls(self.calls)} if self.crew else set()
+        return frozenset(i for i, b in enumerate(self.built) if id(b.program) in shared)
+
+    @property
+    def crew(self) -> Crew | None:
+        """What threads that share a step run; None where nothing is to be shared."""
+        if not self.manifest.shared:
+            return None
+        return Crew(self.threads, self.loaded.address("work"), self.loaded.address("dismiss"))
 
     @property
     def step_address(self) -> int:
@@ -104,13 +130,15 @@ def build(
     finite: Sequence[int] = (),
     epochs: bool = False,
     target: Target | None = None,
+    threads: int | None = None,
 ) -> Compiled:
     """Compile a graph.
 
     `feeds` are the leaves given at each call and `kept` those that live between calls, in the order
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
-    minibatches too. Raises CompileError.
+    minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
+    has threads. Raises CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
@@ -123,16 +151,18 @@ def build(
     flat = every(kernels)
     built = build_kernels(flat, machine)
     clock.lap("loops")
-    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs)
+    several = threads != 1 and has_threads(machine)
+    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs, several)
     module = layout.calls, layout.manifest.sizes, machine
-    key = key_of([str(epochs), *describe(*module)])
+    key = key_of([str(epochs), str(several), *describe(*module)])
     clock.lap("key")
-    native = cached_object(key, lambda: emit_module(*module, epochs), machine)
+    native = cached_object(key, lambda: emit_module(*module, epochs, several), machine)
     loaded = load(native)
     clock.lap("llvm")
     return Compiled(
         graph, final, records, tuple(flat), plan, tuple(built), layout.manifest, native, loaded,
-        clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace,
+        clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace, threads,
+        layout.calls,
     )  # fmt: skip
 
 
@@ -166,6 +196,7 @@ class _Layout:
         feeds: Sequence[Node],
         kept: Sequence[Node],
         names: Sequence[str],
+        several: bool,
     ) -> None:
         self.place: dict[Node, int] = {}
         given = [n for n in graph.nodes if n.op.role == "leaf" and not isinstance(n.op, Constant)]
@@ -180,7 +211,7 @@ class _Layout:
         for node in graph.outputs:
             self.next(storage(node))
         temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        workspace = _workspace(built)
+        workspace = _workspace(built, several)
         scratch = [len(self.place) + i for i in range(len(workspace))]
         places = {node: Place(i) for node, i in self.place.items()}
         order = CallOrder(
@@ -207,6 +238,12 @@ class _Layout:
             temporaries=tuple(temporaries),
             checks=tuple(_check(test) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
+            shared=tuple(
+                (dim_data(work_of(call.program)), dim_data(times))
+                for call, times in (shared_calls(self.calls) if several else ())
+            ),
+            call_work=CALL_WORK,
+            step_work=STEP_WORK,
         )
 
     def next(self, node: Node) -> int:
@@ -217,11 +254,21 @@ class _Layout:
         return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
 
 
-def _workspace(built: Sequence[Built]) -> tuple[tuple[Dim, ...], ...]:
-    """Sizes in bytes of what kernels use in turn: their i-th scratch buffers share one slot."""
+def _workspace(built: Sequence[Built], several: bool) -> tuple[tuple[Dim, ...], ...]:
+    """Sizes in bytes of what kernels use in turn: their i-th scratch buffers share one slot.
+
+    With `several` threads each has a private buffer of its own, of a multiple of 64 bytes.
+    """
+
+    def size(buffer: Buffer) -> Dim:
+        size = buffer.size * buffer.dtype.itemsize
+        if not (several and buffer.private):
+            return size
+        return (size + 63) // 64 * 64 * Size.symbol(PARTS)
+
     most = max((len(b.scratch) for b in built), default=0)
     wanted = [[b.scratch[i] for b in built if len(b.scratch) > i] for i in range(most)]
-    return tuple(tuple(dict.fromkeys(w.size * w.dtype.itemsize for w in ws)) for ws in wanted)
+    return tuple(tuple(dict.fromkeys(map(size, ws))) for ws in wanted)
 
 
 def _label(node: Node) -> str:

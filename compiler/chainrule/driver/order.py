@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chainrule.codegen.module import Call, Copy, Place, Repeat, Step
+from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built

@@ -34,11 +34,17 @@ class Callee(Protocol):
     def report(self) -> Report: ...
 
 
-def program(graph: Graph, feeds: Sequence[Node], names: Sequence[str], backend: str) -> Callee:
+def program(
+    graph: Graph,
+    feeds: Sequence[Node],
+    names: Sequence[str],
+    backend: str,
+    threads: int | None = None,
+) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds)
-    return NativeProgram(build(graph, feeds=feeds, outputs=names))
+    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads))
 
 
 def raise_ours(fault: RuntimeFault) -> NoReturn:
@@ -57,7 +63,10 @@ class NativeProgram:
     def __init__(self, compiled: Compiled) -> None:
         self.compiled = compiled
         self._program = Program(
-            compiled.manifest, compiled.step_address, keep_alive=compiled.loaded
+            compiled.manifest,
+            compiled.step_address,
+            keep_alive=compiled.loaded,
+            crew=compiled.crew,
         )
 
     def call(self, feeds: Mapping[str, object]) -> list[Array]:
@@ -106,8 +115,8 @@ class ReferenceProgram:
         return [np.array(a) for a in evaluate(self.graph.outputs, given)]
 
     def _check_positions(self, given: Mapping[Node, Array], sizes: Mapping[str, int]) -> None:
-        values = evaluate([p for _, p, _ in self._positions], given)
-        for (node, operand, bound), array in zip(self._positions, values, strict=True):
+        for node, operand, bound in self._positions:
+            (array,) = evaluate([operand], given)  # not all at once: one may be read at another
             least, above = (number_of(d, sizes) for d in within(bound))
             if array.size and not (array.min() >= least and array.max() < above):
                 bad = array[(array < least) | (array >= above)].reshape(-1)[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any
 
@@ -13,13 +14,17 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import PassRecord, run_passes
-from chainrule.ir.size import Dim, evaluate
+from chainrule.ir.size import Dim, evaluate, substitute
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
 from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.show.graph import graph_text
+from chainrule_runtime import threads_for
+from chainrule_runtime.manifest import PARTS, Manifest, element_type
+from chainrule_runtime.manifest import evaluate as dims
+from chainrule_runtime.memory import round_up
 
 LEVELS = ("graph", "passes", "optimized", "kernels", "loops", "llvm", "asm")
 
@@ -31,7 +36,7 @@ class KernelFigures:
 
     An elementwise op counts as one operation an element, whatever its polynomial; a product as two
     for each multiply-add. Bytes are those of each tensor read or written, once. A kernel in a loop
-    counts as often as it runs.
+    counts as often as it runs. A `shared` one is split among threads where it is large enough.
     """
 
     name: str
@@ -40,6 +45,7 @@ class KernelFigures:
     writes: tuple[str, ...]
     flops: Dim
     bytes: Dim
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,9 @@ class Report:
     code_size: int
     functions: int
     target: str
+    threads: int
     seconds: Mapping[str, float] = field(repr=False)
+    manifest: Manifest = field(repr=False)
 
     @property
     def total_seconds(self) -> float:
@@ -67,6 +75,39 @@ class Report:
             "flops": sum(evaluate(k.flops, sizes) for k in self.kernels),
             "bytes": sum(evaluate(k.bytes, sizes) for k in self.kernels),
         }
+
+    def reserved(self, **sizes: int) -> dict[str, int]:
+        """The bytes that a call of given symbolic sizes works in, exactly as they are laid out.
+
+        `state` is what lives between calls, `arena` values on their way from kernel to kernel,
+        `workspace` what kernels use for themselves, the share of each thread in it. Each tensor and
+        slot begins at a multiple of 64 bytes; a block has up to 64 more in front. Raises
+        CompileError where a size is missing.
+        """
+        wanted = self.manifest.sizes
+        if sizes.keys() != set(wanted):
+            have, given = ", ".join(wanted) or "all known", ", ".join(sizes) or "none"
+            raise CompileError(f"the sizes are {have}, not {given}")
+        work = [(dims(w, sizes), dims(n, sizes)) for w, n in self.manifest.shared]
+        total = sum(w * n for w, n in work if w >= self.manifest.call_work)
+        parts = self.threads if work and total >= self.manifest.step_work else 1
+        known = {**sizes, PARTS: parts}
+        slots = [
+            round_up(max([0, *(dims(d, known) for d in slot)])) for slot in self.manifest.arena
+        ]
+        kept = [
+            math.prod(dims(d, sizes) for d in t.shape) * element_type(t.dtype).itemsize
+            for t in self.manifest.kept
+        ]
+        return {
+            "state": sum(map(round_up, kept)),
+            "arena": sum(slots[: self.slots]),
+            "workspace": sum(slots[self.slots :]),
+        }
+
+    def _sharing(self) -> str:
+        shared = sum(k.shared for k in self.kernels)
+        return f" at most, for {shared} of {len(self.kernels)} kernels" if shared else ""
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain data; sizes as text."""
@@ -87,6 +128,7 @@ class Report:
                     "ops": list(k.ops),
                     "flops": str(k.flops),
                     "bytes": str(k.bytes),
+                    "shared": k.shared,
                 }
                 for k in self.kernels
             ],
@@ -95,12 +137,20 @@ class Report:
             "code_size": self.code_size,
             "functions": self.functions,
             "target": self.target,
+            "threads": self.threads,
             "seconds": dict(self.seconds),
         }
 
     def __str__(self) -> str:
         kernels = [
-            (k.name, k.form, " ".join(k.ops), str(k.flops), str(k.bytes)) for k in self.kernels
+            (
+                k.name,
+                k.form + (" (shared)" if k.shared else ""),
+                " ".join(k.ops),
+                str(k.flops),
+                str(k.bytes),
+            )
+            for k in self.kernels
         ]
         passes = [
             (p.name, f"{p.nodes_before} -> {p.nodes_after}", f"{p.seconds * 1e3:.1f} ms")
@@ -118,6 +168,7 @@ class Report:
                 f"the arena holds {self.values} values in {self.slots} slots",
                 "",
                 f"code    {self.code_size} bytes in {self.functions} functions for {self.target}",
+                f"threads {self.threads}" + self._sharing(),
                 f"compile {self.total_seconds * 1e3:.0f} ms: {times}",
             ]
         )
@@ -126,22 +177,29 @@ class Report:
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
     largest = [max(slot, key=typical) for slot in compiled.plan.slots]
+    threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
+    workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in compiled.workspace]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
         "parameters and state": _sum(bytes_of(n) for n in compiled.kept),
         "arena": _sum(largest),
-        "workspace": _sum(max(sizes, key=typical) for sizes in compiled.workspace),
+        "workspace": _sum(max(sizes, key=typical) for sizes in workspace),
     }
     return Report(
         compiled.passes,
-        tuple(figures(kernel, f"kernel{i}") for i, kernel in enumerate(compiled.kernels)),
+        tuple(
+            replace(figures(k, f"kernel{i}"), shared=i in compiled.shared)
+            for i, k in enumerate(compiled.kernels)
+        ),
         memory,
         len(compiled.plan.slots),
         len(compiled.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),
         compiled.native.target.level,
+        threads,
         compiled.seconds,
+        compiled.manifest,
     )
 
 

@@ -1,0 +1,314 @@
+"""The functions that run the calls of a module in order: `step`, and what each part of it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from chainrule.codegen.function import WHOLE
+from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in
+from chainrule.codegen.team import FIELDS
+from chainrule.ir.size import Atom, Dim, Quotient, Size
+from chainrule.loops.walk import has_check
+
+
+class Entry:
+    """The function `step`, which is being written: calls, copies, and loops around them.
+
+    `names` are the functions by the identity of their programs, of which those in `shared` take a
+    part's parameters. Where there are such, the sizes are followed by a team, or null, how many
+    parts there should be, and a byte for each shared call: whether it is worth sharing.
+    """
+
+    def __init__(
+        self, names: Mapping[int, str], sizes: Sequence[str], shared: frozenset[int] = frozenset()
+    ) -> None:
+        self.names, self.sizes, self.shared = names, sizes, shared
+        self.lines: list[str] = []
+        self.count = 0
+        self.block = "entry"
+        self.loops: list[str] = []  # the slice that each loop around here has come to
+        self.checked: dict[int, bool] = {}
+
+    def function(self, order: Sequence[Step]) -> str:
+        """The text of the whole function."""
+        if self.shared:
+            self.ask_team()
+        self.read_sizes()
+        self.steps(order)
+        head = ["define i32 @step(ptr %table, ptr %sizes) #1 {", "entry:"]
+        return "\n".join([*head, *self.lines, "  ret i32 0", "}"])
+
+    def ask_team(self) -> None:
+        """Let a team do it, if there is one and it is free."""
+        team, wanted = self.behind("ptr", 0), self.behind("i64", 1)
+        none = self.value(f"icmp eq ptr {team}, null")
+        self.lines.append(f"  br i1 {none}, label %alone, label %ask")
+        self.open("ask")
+        given = f"ptr %table, ptr %sizes, ptr {team}, i64 {wanted}, ptr @part"
+        code = self.value(f"call i32 @share({given})")
+        done = self.value(f"icmp sge i32 {code}, 0")
+        self.lines.append(f"  br i1 {done}, label %shared, label %alone")
+        self.lines += ["shared:", f"  ret i32 {code}"]
+        self.open("alone")
+
+    def behind(self, kind: str, number: int) -> str:
+        """What stands behind the sizes."""
+        at = self.value(f"getelementptr i64, ptr %sizes, i64 {len(self.sizes) + number}")
+        return self.value(f"load {kind}, ptr {at}, align 8")
+
+    def read_sizes(self) -> None:
+        for i, _ in enumerate(self.sizes):
+            self.lines.append(f"  %where{i} = getelementptr i64, ptr %sizes, i64 {i}")
+            self.lines.append(f"  %size{i} = load i64, ptr %where{i}, align 8")
+
+    def steps(self, order: Sequence[Step]) -> None:
+        for step in order:
+            if isinstance(step, Call):
+                self.call(step)
+            elif isinstance(step, Copy):
+                self.copy(step)
+            else:
+                self.repeat(step)
+
+    def value(self, text: str) -> str:
+        """The register that holds an instruction's result."""
+        self.count += 1
+        self.lines.append(f"  %v{self.count} = {text}")
+        return f"%v{self.count}"
+
+    def open(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.block = label
+
+    def call(self, call: Call) -> None:
+        code = self.called(call, f"i64 0, i64 {WHOLE}, i64 0, ptr null")
+        if self.checks(call):
+            good = self.value(f"icmp eq i32 {code}, 0")
+            n = self.count
+            self.lines.append(f"  br i1 {good}, label %next{n}, label %bad{n}")
+            self.lines += [f"bad{n}:", f"  ret i32 {code}"]
+            self.open(f"next{n}")
+
+    def called(self, call: Call, share: str) -> str:
+        """The code that a call leaves with; `share` is what a shared function is told besides."""
+        # addresses are loaded here, not all at once: few stay in registers
+        arguments = [f"ptr {self.address(place)}" for place in call.buffers]
+        arguments += [f"i64 %size{self.sizes.index(s)}" for s in call.program.sizes]
+        arguments += [share] if id(call.program) in self.shared else []
+        return self.value(f"call i32 @{self.names[id(call.program)]}({', '.join(arguments)})")
+
+    def checks(self, call: Call) -> bool:
+        """Whether a call may leave with a code other than 0."""
+        key = id(call.program)
+        if key not in self.checked:
+            self.checked[key] = has_check(call.program.body)
+        return self.checked[key]
+
+    def copy(self, copy: Copy) -> None:
+        target, source = self.address(copy.target), self.address(copy.source)
+        size = self.number(copy.size)
+        self.lines.append(f"  call void @copy(ptr {target}, ptr {source}, i64 {size})")
+
+    def repeat(self, loop: Repeat) -> None:
+        length = self.number(loop.length)
+        self.count += 1
+        n, before = self.count, self.block
+        self.lines.append(f"  br label %head{n}")
+        self.open(f"head{n}")
+        at = len(self.lines)
+        more = self.value(f"icmp slt i64 %t{n}, {length}")
+        self.lines.append(f"  br i1 {more}, label %body{n}, label %after{n}")
+        self.open(f"body{n}")
+        place = f"%t{n}"
+        if loop.reverse:
+            place = self.value(f"sub i64 {length}, %t{n}")
+            place = self.value(f"sub i64 {place}, 1")
+        self.loops.append(place)
+        self.steps(loop.steps)
+        self.loops.pop()
+        self.lines += [f"  %again{n} = add i64 %t{n}, 1", f"  br label %head{n}"]
+        phi = f"  %t{n} = phi i64 [0, %{before}], [%again{n}, %{self.block}]"
+        self.lines.insert(at, phi)
+        self.open(f"after{n}")
+
+    def address(self, place: int | Place) -> str:
+        """The pointer to where a buffer starts now."""
+        entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
+        at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
+        pointer = self.value(f"load ptr, ptr {at}, align 8")
+        for loop, size in moves:
+            by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
+            pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
+        return pointer
+
+    def number(self, dim: Dim) -> str:
+        """A size as an i64."""
+        if not isinstance(dim, Size):
+            return str(dim)
+        total = ""
+        for monomial, coefficient in dim.terms:
+            term = str(coefficient)
+            for atom in monomial:
+                term = self.value(f"mul i64 {term}, {self.atom(atom)}")
+            total = self.value(f"add i64 {total}, {term}") if total else term
+        return total
+
+    def atom(self, atom: Atom) -> str:
+        if isinstance(atom, str):
+            return f"%size{self.sizes.index(atom)}"
+        over, under = self.number(atom.numerator), self.number(atom.denominator)
+        rest = self.value(f"srem i64 {over}, {under}")
+        below = self.value(f"icmp slt i64 {rest}, 0")  # sizes divide as in Python, downward
+        if isinstance(atom, Quotient):
+            whole, less = (
+                self.value(f"sdiv i64 {over}, {under}"),
+                self.value(f"zext i1 {below} to i64"),
+            )
+            return self.value(f"sub i64 {whole}, {less}")
+        more = self.value(f"select i1 {below}, i64 {under}, i64 0")
+        return self.value(f"add i64 {rest}, {more}")
+
+
+#: steps that one part does alone, or a call or a loop that parts share
+Stretch = list[Step] | Call | Repeat
+
+
+class PartEntry(Entry):
+    """The function `part`, which each thread of a team runs: the same calls in the same order.
+
+    The first part does alone what is not shared. Parts wait for each other between two steps unless
+    both are done alone, and after one that may leave with a code, which then all do.
+    """
+
+    def function(self, order: Sequence[Step]) -> str:
+        """The text of the whole function."""
+        self.read_sizes()
+        self.read_part([c for c in calls_in(order) if id(c.program) in self.shared])
+        self.turn, self.single = 0, False
+        self.steps(order)
+        head = "define internal void @part(ptr %table, ptr %sizes, i64 %part, ptr %team) #1 {"
+        return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
+
+    def read_part(self, calls: Sequence[Call]) -> None:
+        """This part's share, and which calls are worth sharing."""
+        at = self.value(f"getelementptr i8, ptr %team, i64 {FIELDS['parts']}")
+        parts = self.value(f"load i64, ptr {at}, align 8")
+        begun, done = self.value(f"mul i64 %part, {WHOLE}"), self.value("add i64 %part, 1")
+        done = self.value(f"mul i64 {done}, {WHOLE}")
+        self.lines += [f"  %low = udiv i64 {begun}, {parts}", f"  %high = udiv i64 {done}, {parts}"]
+        self.lines.append("  %first = icmp eq i64 %part, 0")
+        self.lines.append(f"  %code_at = getelementptr i8, ptr %team, i64 {FIELDS['code']}")
+        worth = self.behind("ptr", 2)
+        for i, _ in enumerate(calls):
+            byte = self.value(f"getelementptr i8, ptr {worth}, i64 {i}")
+            byte = self.value(f"load i8, ptr {byte}, align 1")
+            self.lines.append(f"  %worth{i} = icmp ne i8 {byte}, 0")
+
+    def steps(self, order: Sequence[Step]) -> None:
+        if self.single:
+            super().steps(order)
+            return
+        stretches = self.stretches(order)
+        for i, stretch in enumerate(stretches):
+            before = self.turn
+            if isinstance(stretch, list):
+                self.alone(stretch)
+            elif isinstance(stretch, Call):
+                self.together(stretch)
+            else:
+                self.repeat(stretch)  # whose body ends with waiting
+                continue
+            checks = isinstance(stretch, list) and any(map(self.checks, calls_in(stretch)))
+            following = stretches[i + 1] if i + 1 < len(stretches) else None
+            if following is None and not self.loops:
+                return  # who called waits for all
+            if checks or following is None or isinstance(following, Repeat):
+                self.wait([])
+            else:
+                calls = [self.turn] if isinstance(following, Call) else []
+                self.wait([*range(before, self.turn), *calls])
+            if checks:
+                self.leave_with_code()
+
+    def stretches(self, order: Sequence[Step]) -> list[Stretch]:
+        """Steps by who does them."""
+        out: list[Stretch] = []
+        for step in order:
+            if isinstance(step, Copy) or not any(
+                id(c.program) in self.shared for c in calls_in([step])
+            ):
+                if not out or not isinstance(out[-1], list):
+                    out.append([])
+                last = out[-1]
+                assert isinstance(last, list)
+                last.append(step)
+            else:
+                out.append(step)
+        return out
+
+    def alone(self, steps: Sequence[Step]) -> None:
+        """What the first part does; a code is put where all will see it."""
+        self.count += 1
+        n = self.count
+        self.lines.append(f"  br i1 %first, label %alone{n}, label %joined{n}")
+        self.open(f"alone{n}")
+        self.joined = f"joined{n}"
+        self.single = True
+        super().steps(steps)
+        self.single = False
+        self.lines.append(f"  br label %joined{n}")
+        self.open(f"joined{n}")
+
+    def call(self, call: Call) -> None:
+        code = self.called(call, "")
+        if self.checks(call):
+            good = self.value(f"icmp eq i32 {code}, 0")
+            n = self.count
+            self.lines.append(f"  br i1 {good}, label %next{n}, label %bad{n}")
+            self.lines += [
+                f"bad{n}:",
+                f"  store atomic i32 {code}, ptr %code_at monotonic, align 4",
+            ]
+            self.lines.append(f"  br label %{self.joined}")
+            self.open(f"next{n}")
+
+    def together(self, call: Call) -> None:
+        """A shared call; where it is not worth sharing, the first part makes it."""
+        worth, self.turn = f"%worth{self.turn}", self.turn + 1
+        mine = self.value(f"or i1 %first, {worth}")
+        n = self.count
+        self.lines.append(f"  br i1 {mine}, label %mine{n}, label %made{n}")
+        self.open(f"mine{n}")
+        low = self.value(f"select i1 {worth}, i64 %low, i64 0")
+        high = self.value(f"select i1 {worth}, i64 %high, i64 {WHOLE}")
+        team = self.value(f"select i1 {worth}, ptr %team, ptr null")
+        self.called(call, f"i64 {low}, i64 {high}, i64 %part, ptr {team}")
+        self.lines.append(f"  br label %made{n}")
+        self.open(f"made{n}")
+
+    def wait(self, calls: Sequence[int]) -> None:
+        """Until all are here; with calls, only if one of them is shared."""
+        if not calls:
+            self.lines.append("  call void @barrier(ptr %team, i64 %part)")
+            return
+        any_shared = f"%worth{calls[0]}"
+        for i in calls[1:]:
+            any_shared = self.value(f"or i1 {any_shared}, %worth{i}")
+        self.count += 1
+        n = self.count
+        self.lines.append(f"  br i1 {any_shared}, label %wait{n}, label %go{n}")
+        self.lines += [
+            f"wait{n}:",
+            "  call void @barrier(ptr %team, i64 %part)",
+            f"  br label %go{n}",
+        ]
+        self.open(f"go{n}")
+
+    def leave_with_code(self) -> None:
+        """End for all parts where one has left."""
+        code = self.value("load atomic i32, ptr %code_at monotonic, align 4")
+        good = self.value(f"icmp eq i32 {code}, 0")
+        n = self.count
+        self.lines.append(f"  br i1 {good}, label %good{n}, label %leave{n}")
+        self.lines += [f"leave{n}:", "  ret void"]
+        self.open(f"good{n}")

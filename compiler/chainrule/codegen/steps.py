@@ -1,0 +1,68 @@
+"""What is called in which order, and where its buffers stand: the data that `step` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chainrule.ir.loop import Program
+from chainrule.ir.size import Dim
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a buffer starts: at an address in the table, and further on by so many bytes for each
+    slice that the loops around it have come to: `moves` are (loop, bytes), the outermost loop 0.
+    """
+
+    entry: int
+    moves: tuple[tuple[int, Dim], ...] = ()
+
+    def moved(self, loop: int, size: Dim) -> Place:
+        """A slice of `size` bytes of what lies here."""
+        return Place(self.entry, (*self.moves, (loop, size)))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A program and where its buffers stand, in the order of `program.buffers`.
+
+    A number is the place in the table. Two buffers of a call may share memory where the program
+    works in place: where each element is read only by the iteration that writes it, and before it
+    does.
+    """
+
+    program: Program
+    buffers: tuple[int | Place, ...]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """So many bytes from one place to another."""
+
+    source: Place
+    target: Place
+    size: Dim
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Calls and copies once for each slice, from the first or, with `reverse`, from the last."""
+
+    length: Dim
+    steps: tuple[Call | Copy | Repeat, ...]
+    reverse: bool = False
+
+
+Step = Call | Copy | Repeat
+
+
+def calls_in(steps: Sequence[Step]) -> list[Call]:
+    """The calls among steps, in order."""
+    found: list[Call] = []
+    for step in steps:
+        if isinstance(step, Repeat):
+            found += calls_in(step.steps)
+        elif isinstance(step, Call):
+            found.append(step)
+    return found
