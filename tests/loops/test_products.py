@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,37 @@ def test_symbolic_sizes_have_the_same_bits(spec: str) -> None:
         y = cr.input("y", [name(c) for c in b], dtype="float64")  # type: ignore[operator]
         results.append(cr.compile(cr.einsum(spec, x, y))(**feeds))
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("rows", ["rows", 40])
+@pytest.mark.parametrize(
+    "spec", ["ba,bc->ac", "ba,cb->ac", "ab,bc->ac", "bad,bc->adc", "ba,bc->ca"]
+)
+def test_a_single_column_has_the_bits_of_one_of_many(spec: str, rows: str | int) -> None:
+    """Whichever factor vectors go along, an element is the same chain of multiply-adds."""
+    sizes = {"a": 30, "b": 40, "d": 3, "c": 20}
+    a, b, _ = spec.replace("->", ",").split(",")
+    rng = np.random.default_rng(SEED)
+    feeds = {
+        name: rng.standard_normal([sizes[c] for c in letters]).astype(np.float32)
+        for name, letters in (("x", a), ("y", b))
+    }
+
+    def product(width: int) -> Callable[..., np.ndarray]:
+        known = sizes | {"c": width, "b": rows}
+        x, y = (cr.input(n, [known[c] for c in ls]) for n, ls in (("x", a), ("y", b)))
+        return cr.compile(cr.einsum(spec, x, y))
+
+    wide = product(20)(**feeds)
+    column = np.take(feeds["y"], [7], axis=b.index("c"))
+    compiled = product(1)
+    one = compiled(x=feeds["x"], y=column)
+    axis = spec.split("->")[1].index("c")
+    np.testing.assert_array_equal(one, np.take(wide, [7], axis=axis))
+
+
+def test_vectors_go_along_the_gradient_of_a_single_column() -> None:
+    """A weight's gradient with one column is a row of the data's columns."""
+    x, y = cr.input("x", ("batch", 32)), cr.input("y", ("batch", 1))
+    loops = cr.compile(cr.matrix_transpose(x) @ y).show("loops")
+    assert "for j' in 0..16" in loops and "for j' in 0..1:" not in loops

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,35 @@ def test_many_epochs_go_in_several_calls(
     b = other.run(**data, batch_size=16, epochs=7)
     np.testing.assert_array_equal(a, b)
     assert same(one.state_dict(), other.state_dict())
+
+
+def test_runs_of_changing_form(make: Make, data: Data) -> None:
+    """What a run keeps for the next one never shows: each is as that of a step that ran nothing."""
+    one = make(seed=5)
+    for rows, batch_size, shuffle in [
+        (50, 16, True),
+        (50, 16, False),
+        (50, 16, True),
+        (20, 16, True),
+        (20, 7, True),
+        (50, 16, False),
+    ]:
+        part = {name: a[-rows:].copy() for name, a in data.items()}
+        other = make(seed=5)
+        other.load_state_dict(one.state_dict())
+        options = {"batch_size": batch_size, "shuffle": shuffle, "epochs": 2}
+        np.testing.assert_array_equal(one.run(**part, **options), other.run(**part, **options))
+        assert one(**part) == other(**part)
+        assert one.metrics == other.metrics
+        assert same(one.state_dict(), other.state_dict())
+
+
+def test_a_run_keeps_no_hold_of_its_data(make: Make, data: Data) -> None:
+    step, own = make(), {name: a.copy() for name, a in data.items()}
+    alive = [weakref.ref(a) for a in own.values()]
+    step.run(**own)
+    del own
+    assert [a() for a in alive] == [None, None]
 
 
 def test_nothing_to_run(make: Make, data: Data, backend: str) -> None:

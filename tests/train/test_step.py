@@ -269,7 +269,7 @@ def test_what_is_no_training() -> None:
     "option",
     [
         {"backend": "tpu"},
-        {"threads": 4},
+        {"threads": -4},
         {"threads": 0},
         {"precision": "bfloat16"},
         {"memory_budget": 1000},
@@ -283,6 +283,7 @@ def test_options_that_are_not_built(make: Make, option: dict[str, object]) -> No
 
 def test_options_at_their_defaults(make: Make) -> None:
     make(threads=1)
+    make(threads=4)
     make(threads=None, precision=None, memory_budget=None, ensemble=None)
 
 

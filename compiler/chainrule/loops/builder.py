@@ -52,13 +52,13 @@ class Builder:
         made = Local(f"t{len(self.locals)}", node.type.dtype, (), lanes)
         return self.locals.setdefault((node, lanes), made)
 
-    def workspace(self, node: Node, size: Dim) -> Buffer:
+    def workspace(self, node: Node, size: Dim, private: bool = False) -> Buffer:
         """A scratch buffer of a node's element type."""
-        return self.scratch_of(node.type.dtype, size)
+        return self.scratch_of(node.type.dtype, size, private)
 
-    def scratch_of(self, of: DType, size: Dim) -> Buffer:
-        """A scratch buffer."""
-        made = Buffer(f"s{len(self.scratch)}", of, size)
+    def scratch_of(self, of: DType, size: Dim, private: bool = False) -> Buffer:
+        """A scratch buffer; of a private one each part has its own."""
+        made = Buffer(f"s{len(self.scratch)}", of, size, private)
         self.scratch.append(made)
         return made
 

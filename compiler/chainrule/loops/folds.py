@@ -29,6 +29,8 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder, is_straight, vectors
+from chainrule.loops.parts import by_one, split_outermost
+from chainrule.loops.walk import at_most
 from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import ravel
 from chainrule.schedule.kernel import Kernel
@@ -47,13 +49,13 @@ def row_loops(b: Builder) -> Stmts:
     def row(index: Index) -> Stmts:
         return tuple(s for number in range(passes.count) for s in passes.one(number, index))
 
-    return for_each(b.kernel.rows, row, "r")
+    return split_outermost(for_each(b.kernel.rows, row, "r"), len(b.kernel.rows))
 
 
 class _Passes:
     """The passes along a row. `stage` is the pass in which each node can be computed; a value along
     the row that a later pass needs again waits in workspace, `saved`, as does in `folded` what is
-    folded where memory is not walked straight through.
+    folded where memory is not walked straight through. A row of one vector is `held` in registers.
     """
 
     def __init__(self, b: Builder) -> None:
@@ -65,15 +67,19 @@ class _Passes:
         self.count = 1 + max(self.stage.values(), default=0)
         folds = [n for n in kernel.nodes if _is_fold(n)]
         self.straight = is_straight([*self.along, *folds], kernel)
-        self.saved = self.kept(_crossing(kernel, self.stage, set(self.along)))
         one_axis = len([d for d in self.inner if d != 1]) <= 1
+        crossing = _crossing(kernel, self.stage, set(self.along))
+        short = (self.straight or one_axis) and at_most(product(self.inner), LANES)
+        self.held = crossing if short else []
+        self.saved = {} if short else self.kept(crossing)
         operands = () if self.straight or one_axis else dict.fromkeys(f.inputs[0] for f in folds)
         self.folded = self.kept(n for n in operands if n not in self.saved)
         self.folded |= {n: self.saved[n] for n in operands if n in self.saved}
 
     def kept(self, nodes: Iterable[Node]) -> dict[Node, Buffer]:
         """Workspace for a row of each node."""
-        return {node: self.b.workspace(node, product(self.inner)) for node in nodes}
+        private = any(rows != 1 for rows in self.kernel.rows)
+        return {node: self.b.workspace(node, product(self.inner), private) for node in nodes}
 
     def one(self, number: int, row: Index) -> list[Stmt]:
         """One pass along a row, then the scalars that follow from its folds."""
@@ -110,6 +116,11 @@ class _Passes:
             if self.stage[node] < number:
                 b.values[node] = Load(buffer, place)
         out = b.compute(along, index, True)
+        for node in along:
+            cell = b.local(node, True) if node in self.held else None
+            if cell is not None and b.values[node] != Get(cell):
+                out.append(Set(cell, (), b.values[node]))
+                b.values[node] = Get(cell)
         kept = {n: self.saved[n] for n in along if n in self.saved}
         for fold in folds:
             x = fold.inputs[0]
@@ -191,14 +202,21 @@ def column_loops(b: Builder) -> Stmts:
         rows = for_each(tuple(space[a] for a in axes), add, "r")
         return (acc, Loop("v", block.count, (begin,), "unroll"), *rows, *block.over(finish))
 
+    outer, width = tuple(space[i] for i in kept[:-1]), space[kept[-1]]
+    by_block = all(size == 1 for size in outer) and width // (2 * COLUMN_VECTORS * LANES) != 0
+
     def over_blocks(lead: Index) -> Stmts:
         out: list[Stmt] = []
-        for blocks, var, count in _blocks(space[kept[-1]]):
+        for blocks, var, count in _blocks(width):
             body = columns(lead, blocks)
-            out += [Loop(var, count, body)] if var else body
+            if var:
+                out.append(Loop(var, count, body, split=by_block))
+            else:
+                out += by_one(body) if by_block else body
         return tuple(out)
 
-    return for_each(tuple(space[i] for i in kept[:-1]), over_blocks, "o")
+    nest = for_each(outer, over_blocks, "o")
+    return nest if by_block else split_outermost(nest, len(outer))
 
 
 def _blocks(width: Dim) -> Iterator[tuple[_Block, str, Dim]]:

@@ -13,6 +13,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Barrier,
     Check,
     Get,
     IndexValue,
@@ -44,14 +45,19 @@ class _Leave(Exception):
 
 
 def interpret(
-    program: Program, buffers: Mapping[str, Array], sizes: Mapping[str, int], fma: bool = True
+    program: Program,
+    buffers: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    fma: bool = True,
+    backward: bool = False,
 ) -> int:
     """Run a program; `buffers` are one-dimensional arrays by name and are written in place.
 
     The result is 0, or the code of the Check that did not hold. Without `fma` a multiply-add rounds
-    twice, as on a target that has none.
+    twice, as on a target that has none. With `backward` split loops go from their last iteration to
+    the first, which must not change anything.
     """
-    machine = _Machine(buffers, dict(sizes), fma)
+    machine = _Machine(buffers, dict(sizes), fma, backward)
     try:
         machine.block(program.body)
     except _Leave as leave:
@@ -69,6 +75,7 @@ class _Machine:
     buffers: Mapping[str, Array]
     symbols: dict[str, Any]
     fma: bool
+    backward: bool = False
     cells: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
     count: int = 0
 
@@ -90,18 +97,18 @@ class _Machine:
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
-        elif not isinstance(s, Note):
+        elif not isinstance(s, Note | Barrier):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 
     def loop(self, loop: Loop) -> None:
         shadowed = self.symbols.get(loop.var)
         extent = self.index(loop.extent)
         if loop.mode != "vector":
-            for i in range(extent):
+            for i in self.turned(loop, range(extent)):
                 self.symbols[loop.var] = i
                 self.block(loop.body)
         else:
-            for start in range(0, extent, LANES):
+            for start in self.turned(loop, range(0, extent, LANES)):
                 self.symbols[loop.var] = np.arange(start, min(start + LANES, extent))
                 self.count = len(self.symbols[loop.var])
                 self.block(loop.body)
@@ -109,6 +116,9 @@ class _Machine:
         self.symbols.pop(loop.var, None)
         if shadowed is not None:
             self.symbols[loop.var] = shadowed
+
+    def turned(self, loop: Loop, order: range) -> range:
+        return order[::-1] if loop.split and self.backward else order
 
     def index(self, dim: Dim) -> Any:
         return evaluate(dim, self.symbols)

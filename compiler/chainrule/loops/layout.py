@@ -50,7 +50,8 @@ class ContractLayout:
         assert isinstance(op, Contract)
         if not node.type.dtype.is_float or not op.out or not op.summed:
             return None
-        last = op.out[-1]
+        sizes = letter_sizes(node)
+        last = _column(op, sizes)
         if last in op.a and last in op.b:
             return None
         swapped = last in op.a
@@ -68,7 +69,6 @@ class ContractLayout:
         cut = [any(run[0] in letters for run in long) for letters in (a, b)]
         gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
         outer = "".join(c for c in op.summed if c not in inner)
-        sizes = letter_sizes(node)
         groups = tuple((f"g{c}", sizes[c]) for c in op.out if c not in row + column)
         return ContractLayout(
             swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered
@@ -127,6 +127,18 @@ class ContractLayout:
     def out(self, m: Dim, n: Dim) -> Index:
         """Where the result stands."""
         return self.index(self.letters, {self.row: m, self.column: n})
+
+
+def _column(op: Contract, sizes: Mapping[str, Dim]) -> str:
+    """The letter that vectors go along: the last of the result's that is more than one long, if the
+    factor that has it lies along it too; else the last.
+    """
+    long = [c for c in op.out if sizes[c] != 1]
+    if long and long[-1] != op.out[-1]:
+        ends = [[c for c in letters if sizes[c] != 1][-1:] for letters in (op.a, op.b)]
+        if ends.count(long[-1:]) == 1 and sum(long[-1] in letters for letters in (op.a, op.b)) == 1:
+            return long[-1]
+    return op.out[-1]
 
 
 def _is_view(operand: Node) -> bool:

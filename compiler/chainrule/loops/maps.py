@@ -6,6 +6,7 @@ from chainrule.ir.loop import Apply, Check, IndexValue, Literal, Load, Note, Sto
 from chainrule.ir.node import Index, Stmts, for_each, within
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.builder import Builder, is_straight, vectors
+from chainrule.loops.parts import split_outermost
 from chainrule.ops.layout import ravel
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Test
@@ -18,14 +19,17 @@ def map_loops(b: Builder) -> Stmts:
     def body(index: Index) -> Stmts:
         return (*b.compute(nodes, index, bool(index)), *b.store(nodes, index))
 
-    return vectors(b.kernel.space, is_straight(nodes, b.kernel), body)
+    nest = vectors(b.kernel.space, is_straight(nodes, b.kernel), body)
+    return split_outermost(nest, len(b.kernel.space))
 
 
 def copy_loops(b: Builder) -> Stmts:
     """A value put into the leaf it updates."""
     ((value, leaf),) = b.kernel.writes.items()
     read, write, shape = b.reader(value), b.buffers[leaf], leaf.type.shape
-    return vectors(shape, True, lambda i: (Store(write, ravel(i, shape), read(i)),))
+    return split_outermost(
+        vectors(shape, True, lambda i: (Store(write, ravel(i, shape), read(i)),)), 1
+    )
 
 
 def scan_loops(b: Builder) -> Stmts:

@@ -11,12 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from chainrule.ir.loop import Apply, Buffer, Get, Literal, Load, Local, Loop, Set, Store, Value
+from chainrule.ir.loop import (
+    Apply,
+    Barrier,
+    Buffer,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Store,
+    Value,
+)
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import Contraction, contraction_loops, packed_size
+from chainrule.loops.contract import Contraction, contraction_loops, packed_size, tile_size
 from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.parts import split_outermost
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
 
@@ -35,6 +48,7 @@ def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
         index = layout.out(m, n)
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
 
+    by_group = any(extent != 1 for _, extent in layout.groups)
     x, y = layout.order(node.inputs)
     first, copy_first = _factor(b, layout, x, layout.a, layout.gathered[0])
     second, copy_second = _factor(b, layout, y, layout.b, layout.gathered[1])
@@ -49,11 +63,16 @@ def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
         epilogue,
         before=(*copy_first, *copy_second),
     )
+    tall = tile_size(contraction, b.target)
+    if tall:
+        contraction = replace(contraction, tile=b.workspace(node, tall, True))
     size = packed_size(contraction, b.target)
-    packed = b.workspace(node, size) if size != 0 else None
+    packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer:
-        return _in_steps(b, contraction, layout, packed)
-    return contraction_loops(contraction, b.target, packed)
+        body = _in_steps(b, contraction, layout, packed)
+    else:
+        body = contraction_loops(contraction, b.target, packed, split=not by_group)
+    return split_outermost(body, len(layout.groups)) if by_group else body
 
 
 def _factor(
@@ -65,7 +84,8 @@ def _factor(
         return lambda runs: read(layout.index(letters, runs)), ()
     kept = layout.inside(letters)
     shape = tuple(layout.sizes[c] for c in kept)
-    copy = b.workspace(operand, product(shape))
+    by_group = any(extent != 1 for _, extent in layout.groups)
+    copy = b.workspace(operand, product(shape), by_group)
 
     def move(index: Index) -> Stmts:
         at = layout.index(letters, dict(zip(kept, index, strict=True)))
@@ -79,7 +99,8 @@ def _factor(
 
 def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer | None) -> Stmts:
     """A product whose sums go on from one pass of the template to the next."""
-    sums = b.workspace(b.kernel.anchor, c.m * c.n)
+    by_group = any(extent != 1 for _, extent in c.groups)
+    sums = b.workspace(b.kernel.anchor, c.m * c.n, by_group)
     m, n = Size.symbol("m'"), Size.symbol("n'")
 
     def so_far(m: Dim, n: Dim) -> Value:
@@ -91,10 +112,13 @@ def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer
     steps = replace(c, groups=layout.sums, start=so_far, epilogue=keep)
     zero = Store(sums, n, Literal(0, c.dtype))
     finish = Loop("n'", c.n, c.epilogue(m, n, so_far(m, n)), "vector")
+    between = () if by_group else (Barrier(),)
     body: Stmts = (
-        Loop("n'", c.m * c.n, (zero,), "vector"),
-        *contraction_loops(steps, b.target, packed),
-        Loop("m'", c.m, (finish,)),
+        Loop("n'", c.m * c.n, (zero,), "vector", split=not by_group),
+        *between,
+        *contraction_loops(steps, b.target, packed, split=not by_group),
+        *between,
+        Loop("m'", c.m, (finish,), split=not by_group),
     )
     for var, extent in reversed(c.groups):
         body = (Loop(var, extent, body),)
@@ -129,4 +153,5 @@ def _plain(b: Builder) -> Stmts:
             *b.store([node, *rest], index),
         )
 
-    return (acc, *for_each(node.type.shape, element))
+    nest = for_each(node.type.shape, element)
+    return (acc, *split_outermost(nest, node.type.rank))

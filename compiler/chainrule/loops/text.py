@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from chainrule.ir.loop import (
+    Barrier,
     Buffer,
     Combine,
     Get,
@@ -27,7 +28,10 @@ from chainrule.loops.walk import shared, values_of
 
 def show(program: Program) -> str:
     """The program as indented text, one statement a line."""
-    parameters = [f"{b.name}: {b.dtype.short}[{b.size}]" for b in program.buffers]
+    parameters = [
+        f"{'private ' if b.private else ''}{b.name}: {b.dtype.short}[{b.size}]"
+        for b in program.buffers
+    ]
     head = f"{program.name}({', '.join([*parameters, *program.sizes])}):"
     return "\n".join([head, *_Printer().block(program.body, "  ")])
 
@@ -40,7 +44,10 @@ def signature(program: Program) -> str:
     for i, size in enumerate(program.sizes):
         printer.symbols[size] = Size.symbol(f"s{i}")
     printer.fresh = True
-    parameters = [f"{b.dtype.short}[{printer.dim(b.size)}]" for b in program.buffers]
+    parameters = [
+        f"{'private ' if b.private else ''}{b.dtype.short}[{printer.dim(b.size)}]"
+        for b in program.buffers
+    ]
     head = f"({', '.join(parameters)}; {len(program.sizes)}):"
     return "\n".join([head, *printer.block(program.body, " ")])
 
@@ -65,6 +72,8 @@ class _Printer:
         if isinstance(s, Note):
             if self.notes:
                 yield f"{indent}# {s.text}"
+        elif isinstance(s, Barrier):
+            yield f"{indent}barrier"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):
@@ -82,7 +91,9 @@ class _Printer:
             yield f"{indent}check {self.value(s.condition)} else {s.code}"
 
     def loop(self, loop: Loop, indent: str) -> Iterator[str]:
-        word = {"serial": "for"}.get(loop.mode, loop.mode + " for")
+        word = ("split " if loop.split else "") + {"serial": "for"}.get(
+            loop.mode, loop.mode + " for"
+        )
         outer = self.symbols.get(loop.var)
         extent = self.dim(loop.extent)
         if self.fresh:

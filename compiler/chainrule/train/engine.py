@@ -22,6 +22,7 @@ from chainrule_runtime import (
     Binder,
     Check,
     EpochLoop,
+    FeedError,
     Minibatches,
     NonFiniteError,
     Outcome,
@@ -64,8 +65,11 @@ class Engine(Protocol):
     def report(self) -> driver.Report: ...
 
 
-#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss
-MakeEngine = Callable[[Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool], Engine]
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, and
+#: how many threads there may be
+MakeEngine = Callable[
+    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None], Engine
+]
 
 
 class NativeEngine:
@@ -79,6 +83,7 @@ class NativeEngine:
         names: Sequence[str],
         storage: Storage,
         trains: bool,
+        threads: int | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -87,6 +92,7 @@ class NativeEngine:
             outputs=names,
             finite=[0] if trains else [],
             epochs=trains,
+            threads=threads,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -96,6 +102,7 @@ class NativeEngine:
             lock=storage.lock,
             keep_alive=self.compiled.loaded,
             direct_address=self.compiled.direct_address if trains else None,
+            crew=self.compiled.crew,
         )
         self.binder = self._program.binder
         self._loop = EpochLoop(self._program, self.compiled.run_address) if trains else None
@@ -115,17 +122,19 @@ class NativeEngine:
 
     def check(self, arrays: Sequence[Array], cut: Minibatches) -> None:
         """Refuse data whose shapes or labels do not fit."""
-        first, _ = (self._program.plan(s) for s in cut.both_shapes(arrays))
-        checks = self.compiled.manifest.checks
-        check_positions(checks, self.binder.names, arrays, first.sizes)
+        sizes = self._over_minibatches().sizes(arrays, cut)
+        check_positions(self.compiled.manifest.checks, self.binder.names, arrays, sizes)
 
     def loop(
         self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
     ) -> Outcome:
         """Run whole epochs in one native call."""
+        return self._over_minibatches()(arrays, cut, epochs, order)
+
+    def _over_minibatches(self) -> EpochLoop:
         if self._loop is None:
             raise CompileError("only a training step runs over minibatches")
-        return self._loop(arrays, cut, epochs, order)
+        return self._loop
 
     def show(self, level: str) -> str:
         """The program as text at a level."""
@@ -147,6 +156,7 @@ class ReferenceEngine:
         names: Sequence[str],
         storage: Storage,
         trains: bool,
+        threads: int | None,
     ) -> None:
         self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
@@ -223,6 +233,24 @@ class ReferenceEngine:
 
 
 ENGINES: dict[str, MakeEngine] = {"cpu": NativeEngine, "reference": ReferenceEngine}
+
+
+def cut_rows(inputs: Sequence[Node], arrays: Sequence[Array], batch_size: int) -> Minibatches:
+    """How data is cut into minibatches. Raises FeedError where rows differ or there are none."""
+    size = rows_of(inputs)
+    sliced = [bool(n.type.shape) and n.type.shape[0] == size for n in inputs]
+    rows = {
+        _name(n): len(a) for n, a, cut in zip(inputs, arrays, sliced, strict=True) if cut and a.ndim
+    }
+    if not rows:
+        return Minibatches(None, (False,) * len(inputs), 1, 1)
+    count = next(iter(rows.values()))
+    if any(n != count for n in rows.values()):
+        shown = ", ".join(f"{name} has {n}" for name, n in rows.items())
+        raise FeedError(f"{size} is one number of rows: {shown}")
+    if count == 0:
+        raise FeedError(f"there is no data: {', '.join(rows)} of 0 rows")
+    return Minibatches(str(size), tuple(sliced), count, min(batch_size, count))
 
 
 def _rows(inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:

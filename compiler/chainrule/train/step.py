@@ -23,7 +23,7 @@ from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer, check
 from chainrule.ops import philox
 from chainrule.train import checkpoint, state
-from chainrule.train.engine import ENGINES, Engine
+from chainrule.train.engine import ENGINES, Engine, cut_rows
 from chainrule.train.plan import (
     EPOCH,
     RATE,
@@ -33,9 +33,7 @@ from chainrule.train.plan import (
     label,
     nodes_of,
     plan_step,
-    rows_of,
 )
-from chainrule_runtime import FeedError as RuntimeFeedError
 from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
@@ -66,8 +64,10 @@ def training_step(
     Tensor, or a list, tuple or dict of them. `updates` says what states become. `train` limits what
     is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
-    random ops draw, other numbers in each step. Loss, metrics and updates are as in training
-    (dropout), `outputs` as in inference. Raises CompileError for an option that is not built yet.
+    random ops draw, other numbers in each step. At most so many `threads` share a step, None for
+    every CPU that this process may use: the bits are the same for each number of them. Loss,
+    metrics and updates are as in training (dropout), `outputs` as in inference. Raises CompileError
+    for an option that is not built yet.
     """
     check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
     check_seed(seed)
@@ -77,7 +77,7 @@ def training_step(
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    return TrainingStep(plan, optimizer, outputs, share, backend, seed)
+    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads)
 
 
 class TrainingStep:
@@ -94,10 +94,13 @@ class TrainingStep:
         share: TrainingStep | None,
         backend: str,
         seed: int,
+        threads: int | None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
+        self._threads = threads
         self._epoch = 0
         self._turn = Lock()  # one run after another: each counts its epochs
+        self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
         self._predictor: Engine | None = None
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
@@ -112,7 +115,7 @@ class TrainingStep:
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
-        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True)
+        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads)
 
     # training
 
@@ -192,6 +195,8 @@ class TrainingStep:
             if outcome.fault is not None:
                 raise outcome.fault
             parts.append(outcome.logs)
+        if len(parts) == 1:
+            return list(parts[0])
         kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
         return [
             np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
@@ -200,23 +205,10 @@ class TrainingStep:
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
-        inputs = self._plan.inputs
-        size = rows_of(inputs)
-        sliced = [bool(n.type.shape) and n.type.shape[0] == size for n in inputs]
-        rows = {
-            label(n): len(a)
-            for n, a, cut in zip(inputs, arrays, sliced, strict=True)
-            if cut and a.ndim
-        }
-        if not rows:
-            return Minibatches(None, (False,) * len(inputs), 1, 1)
-        count = next(iter(rows.values()))
-        if any(n != count for n in rows.values()):
-            shown = ", ".join(f"{name} has {n}" for name, n in rows.items())
-            raise RuntimeFeedError(f"{size} is one number of rows: {shown}")
-        if count == 0:
-            raise RuntimeFeedError(f"there is no data: {', '.join(rows)} of 0 rows")
-        return Minibatches(str(size), tuple(sliced), count, min(batch_size, count))
+        form = batch_size, [a.shape for a in arrays]
+        if self._last_cut is None or self._last_cut[0] != form:
+            self._last_cut = form, cut_rows(self._plan.inputs, arrays, batch_size)
+        return self._last_cut[1]
 
     def _check_run_names(self) -> None:
         clash = [label(n) for n in self._plan.inputs if label(n) in _RUN_OPTIONS]
@@ -264,7 +256,7 @@ class TrainingStep:
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False)
+        return make(graph, inputs, kept, names, self._storage, False, self._threads)
 
     @property
     def parameters(self) -> Mapping[str, Array]:
