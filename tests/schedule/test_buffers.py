@@ -9,6 +9,7 @@ import pytest
 import chainrule as cr
 from chainrule.driver import PASSES, build
 from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import evaluate
 from chainrule.schedule.buffers import bytes_of, plan_buffers
@@ -102,6 +103,42 @@ def test_a_chain_takes_two_slots() -> None:
     plan = plan_buffers(fuse(graph), list(graph.outputs))
     assert len(plan.slot) == 20
     assert len(plan.slots) == 2
+
+
+def most_alive(kernels: list[Kernel], values: set[Node], n: int) -> int:
+    """The bytes of values alive at once, at the worst time: no plan can do with less."""
+    last = {v: i for i, k in enumerate(kernels) for v in k.reads}
+    born = {v: i for i, k in enumerate(kernels) for v in k.writes if v in values}
+    spans = [(born[v], last.get(v, born[v]), evaluate(bytes_of(v), {"n": n})) for v in values]
+    times = range(len(kernels))
+    return max((sum(b for f, t, b in spans if f <= i <= t) for i in times), default=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_values_of_one_size_take_no_more_than_they_must(seed: int) -> None:
+    """Intervals are coloured greedily with as many colours as overlap at once."""
+    rng = np.random.default_rng(seed)
+    pool = [cr.input("x", ("n", 8))]
+    for i in range(40):
+        t, u = pool[rng.integers(len(pool))], pool[-1]
+        pool.append(cr.tanh((t + u) @ cr.parameter(f"w{i}", (8, 8))))
+    graph, _ = run_passes(Graph((pool[-1].node,)), PASSES)
+    kernels = fuse(graph)
+    plan = plan_buffers(kernels, list(graph.outputs))
+    needed = most_alive(kernels, set(plan.slot), 16)
+    arena = sum(max(evaluate(size, {"n": 16}) for size in slot) for slot in plan.slots)
+    assert arena == needed, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_an_arena_lies_between_what_lives_and_what_there_is(seed: int) -> None:
+    graph = grown(seed)
+    kernels = fuse(graph)
+    plan = plan_buffers(kernels, [storage(o) for o in graph.outputs])
+    for n in (1, 64, 4096):
+        arena = sum(max(evaluate(size, {"n": n}) for size in slot) for slot in plan.slots)
+        every = sum(evaluate(bytes_of(v), {"n": n}) for v in plan.slot)
+        assert most_alive(kernels, set(plan.slot), n) <= arena <= every, f"seed {seed}"
 
 
 def test_an_output_that_is_an_updated_leaf_is_what_it_was_before() -> None:

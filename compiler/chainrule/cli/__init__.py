@@ -1,4 +1,4 @@
-"""The command line: `chainrule demo`, `chainrule explain` and `chainrule doctor`."""
+"""The command line: `chainrule demo`, `explain`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from chainrule.cli import demo as demos
 from chainrule.cli import doctor as doctors
 from chainrule.cli import explain as explanations
+from chainrule.cli.bench import report as benches
 from chainrule.cli.page import Page, told
 from chainrule.errors import ChainruleError
 from chainrule.version import __version__
@@ -57,6 +58,49 @@ def explain(target: str, latex: bool) -> None:
     What stands under `if __name__ == "__main__":` is not run.
     """
     explanations.run(Page(), target, latex)
+
+
+@cli.command()
+@click.option("--workloads", metavar="A,B", help="Which training steps; left out, the quick ones.")
+@click.option("--peers", metavar="A,B", help="Beside which peers; left out, all that are here.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.001, 60),
+    default=0.25,
+    show_default=True,
+    help="How long a block of steps is; each peer has six a workload.",
+)
+@click.option("--full", is_flag=True, help="Every workload, and peers that are slow to start.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every figure into this file.",
+)
+def bench(
+    workloads: str | None,
+    peers: str | None,
+    threads: int,
+    seconds: float,
+    full: bool,
+    json_file: Path | None,
+) -> None:
+    """Time whole training steps of this machine, side by side with whichever peers are installed.
+
+    The same weights and data for each, in a process of its own, their blocks interleaved; losses
+    of the first steps must agree with float64, or the row says so.
+    """
+    benches.run(
+        Page(),
+        workloads=workloads,
+        peers=peers,
+        threads=threads,
+        seconds=seconds,
+        full=full,
+        json_file=json_file,
+    )
 
 
 @cli.command()

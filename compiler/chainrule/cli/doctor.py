@@ -14,6 +14,7 @@ import numpy as np
 from chainrule.cli.page import Page, told
 from chainrule.codegen.cache import is_ours
 from chainrule.codegen.host import describe_host, host_target
+from chainrule.codegen.team import has_threads
 from chainrule.config import KNOBS, cache_folder
 from chainrule.errors import ChainruleError
 from chainrule.lang import functions as f
@@ -22,6 +23,7 @@ from chainrule.lang.derive import grad
 from chainrule.lang.leaves import input
 from chainrule.target import LEVEL_FEATURES
 from chainrule.version import __version__
+from chainrule_runtime import threads_for
 
 NEEDED = ("numpy", "llvmlite", "sympy", "networkx", "click", "rich")
 EXTRAS = {
@@ -81,7 +83,7 @@ def _machine() -> list[tuple[str, str]]:
         ("target", _target()),
         ("LLVM", host.llvm),
         ("cores", _cores()),
-        ("threads", "1: compiled code runs on one thread, and Ctrl-C is seen meanwhile"),
+        ("threads", _threads()),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
         ("CUDA", 'not built yet: backend="cuda" is refused'),
         ("cache", _cache()),
@@ -121,6 +123,16 @@ def _cache() -> str:
 def _cores() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{os.cpu_count()}, of which this process may use {usable}"
+
+
+def _threads() -> str:
+    try:
+        several = has_threads(host_target())
+    except ChainruleError:
+        several = False
+    if not several:
+        return "1: steps are shared among threads under Linux on x86-64 and aarch64 only"
+    return f"{threads_for(None)} at most, by affinity and the control group's quota"
 
 
 def _report_test(page: Page) -> bool:

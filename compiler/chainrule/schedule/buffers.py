@@ -59,10 +59,10 @@ class _Arena:
         self.free: list[int] = []
 
     def take(self, size: Dim) -> int:
-        """The free slot that fits best, else a new one."""
+        """The free slot that fits best, grown where none is large enough, else a new one."""
         want = typical(size)
-        best = min(self.free, key=lambda i: abs(self.typical[i] - want), default=None)
-        if best is None or not want // 2 <= self.typical[best] <= 4 * want + 64:
+        best = min(self.free, key=lambda i: _misfit(self.typical[i], want), default=None)
+        if best is None:
             best = len(self.slots)
             self.slots.append({})
             self.typical.append(0)
@@ -71,6 +71,11 @@ class _Arena:
         self.slots[best][size] = None
         self.typical[best] = max(self.typical[best], want)
         return best
+
+
+def _misfit(room: int, want: int) -> tuple[bool, int]:
+    """How badly a slot fits: too small comes after too large, and either by how much."""
+    return room < want, abs(room - want)
 
 
 def typical(size: Dim) -> int:

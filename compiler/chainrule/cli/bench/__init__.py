@@ -1,0 +1,1 @@
+"""`chainrule bench`: training steps of this machine, side by side with whichever peers are here."""

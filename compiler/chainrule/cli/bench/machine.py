@@ -1,0 +1,121 @@
+"""What this machine can do at best: multiply-adds and bytes a second, by kernels of ours."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from chainrule.codegen.host import host_target
+from chainrule.codegen.native import compile_object, load
+
+#: multiply-adds in flight: two units of four cycles want 8, and 12 fit 16 registers
+_CHAINS = 12
+_ROUNDS = 5
+#: bytes that one call reads at the least, so that it is no call that is timed
+_LEAST = 2**22
+_SECONDS = 0.02
+
+
+def _text(lanes: int) -> str:
+    """`fma(n, out)`: n times _CHAINS vector multiply-adds; `read(x, n, rounds, out)`: sums."""
+    v = f"<{lanes} x float>"
+    chains = range(_CHAINS)
+    phis = "\n".join(f"%a{i} = phi {v} [zeroinitializer, %top], [%b{i}, %loop]" for i in chains)
+    steps = "\n".join(
+        f"%b{i} = call {v} @llvm.fmuladd({v} %a{i}, {v} splat (float 0.5), {v} splat (float 1.0))"
+        for i in chains
+    ).replace("@llvm.fmuladd", f"@llvm.fmuladd.v{lanes}f32")
+    stores = "\n".join(
+        f"%p{i} = getelementptr {v}, ptr %out, i64 {i}\nstore {v} %b{i}, ptr %p{i}, align 4"
+        for i in chains
+    )
+    loads = "\n".join(
+        f"%j{i} = add i64 %k, {i}\n%q{i} = getelementptr {v}, ptr %x, i64 %j{i}\n"
+        f"%l{i} = load {v}, ptr %q{i}, align 4\n%b{i} = fadd {v} %a{i}, %l{i}"
+        for i in chains
+    )
+    return f"""
+declare {v} @llvm.fmuladd.v{lanes}f32({v}, {v}, {v})
+define void @fma(i64 %n, ptr %out) {{
+top:
+  br label %loop
+loop:
+  %k = phi i64 [0, %top], [%next, %loop]
+  {phis}
+  {steps}
+  %next = add i64 %k, 1
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %end
+end:
+  {stores}
+  ret void
+}}
+define void @read(ptr %x, i64 %n, i64 %rounds, ptr %out) {{
+top:
+  %all = mul i64 %n, %rounds
+  br label %loop
+loop:
+  %done = phi i64 [0, %top], [%next, %loop]
+  %k = phi i64 [0, %top], [%again, %loop]
+  {phis}
+  {loads}
+  %next = add i64 %done, {_CHAINS}
+  %on = add i64 %k, {_CHAINS}
+  %whole = icmp slt i64 %on, %n
+  %again = select i1 %whole, i64 %on, i64 0
+  %more = icmp slt i64 %next, %all
+  br i1 %more, label %loop, label %end
+end:
+  {stores}
+  ret void
+}}
+"""
+
+
+class Machine:
+    """The best rates of one core, measured when asked for."""
+
+    def __init__(self) -> None:
+        target = host_target()
+        self.lanes = target.vector_bytes // 4
+        self.level = target.level
+        self._code = load(compile_object(_text(self.lanes), target))
+        self._out = np.zeros(_CHAINS * self.lanes, np.float32)
+
+    def flops(self) -> float:
+        """Floating-point operations a second, two for each multiply-add."""
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
+        fma, count = kind(self._code.address("fma")), 20_000
+        seconds = _best(lambda: fma(count, self._out.ctypes.data))
+        return 2.0 * count * _CHAINS * self.lanes / seconds
+
+    def bandwidth(self, size: int) -> float:
+        """Bytes a second, read from a block of about so many bytes, wherever it fits."""
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        read = ctypes.CFUNCTYPE(None, pointer, number, number, pointer)(self._code.address("read"))
+        vector = 4 * self.lanes
+        count = max(1, size // (vector * _CHAINS)) * _CHAINS
+        rounds = -(-_LEAST // (count * vector))
+        block = np.ones(count * self.lanes, np.float32)
+        at, out = block.ctypes.data, self._out.ctypes.data
+        return rounds * count * vector / _best(lambda: read(at, count, rounds, out))
+
+
+def _best(run: Callable[[], object]) -> float:
+    """Seconds of one run: the least of some rounds, each long enough for the clock."""
+    times, best = 1, float("inf")
+    run()
+    for _ in range(_ROUNDS):
+        while True:
+            begun = time.perf_counter()
+            for _ in range(times):
+                run()
+            spent = time.perf_counter() - begun
+            if spent >= _SECONDS / _ROUNDS:
+                break
+            times *= 2
+        best = min(best, spent / times)
+    return best
