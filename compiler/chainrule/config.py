@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -43,6 +43,11 @@ CACHE = Knob(
 
 #: what docs and `chainrule doctor` list
 KNOBS: tuple[Knob[str], ...] = (TARGET, CACHE)
+
+
+def environment(without: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:
+    """What another process is to run in: all that this one has but some, and what it wants."""
+    return {**{k: v for k, v in os.environ.items() if k not in set(without)}, **own}
 
 
 def cache_folder() -> Path | None:
