@@ -162,12 +162,13 @@ def test_long_chains_take_linear_time() -> None:
         for i in range(count):
             wide = int(rng.integers(4, 40))
             z, width = z @ of(f"w{i}", width, wide), wide
-        start = time.perf_counter()
+        start = time.process_time()
         order_contractions(Graph((z.node,)))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(2 * MOST)
-    assert seconds(2000) < 10 * max(seconds(500), 0.05)  # four times as many
+    few, many = (min(seconds(n) for _ in range(3)) for n in (500, 2000))
+    assert many < 10 * max(few, 0.05)  # four times as many
 
 
 def test_nothing_is_done_to_graphs_without_products() -> None:
