@@ -111,7 +111,7 @@ def arrange(
     given = {seen(n): name for n, name in (names or {}).items()}
     closed = {seen(a) for a in atoms}
     roots = tuple(seen(r) for r in roots)
-    loops = Loops(roots, given.values())
+    loops = Loops(roots, given.values(), closed)
     found = _forms(roots, closed, loops)
     draws = {n for n in found[0] if n.op.draws}
     if loops or draws:  # now that it is known of what the page speaks

@@ -6,7 +6,7 @@ kept reads the same nodes; so what reverse mode computes again prints by the nam
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from chainrule.ir import provenance
@@ -97,8 +97,10 @@ class Loop:
 class Loops:
     """The loops of a page, found as it is walked."""
 
-    def __init__(self, roots: Sequence[Node], given: Iterable[str]) -> None:
-        taken, named = _names(roots)
+    def __init__(
+        self, roots: Sequence[Node], given: Iterable[str], atoms: Collection[Node]
+    ) -> None:
+        taken, named = _names(roots, atoms)
         self.letters = [c for c in LETTERS if c not in {*taken, *named, *given}]
         self.taken = {*taken, *given, *self.letters}
         self.found: dict[Hashable, Loop] = {}
@@ -306,9 +308,9 @@ def indexed(base: str, index: str) -> Notation:
     )
 
 
-def _names(roots: Sequence[Node]) -> tuple[set[str], set[str]]:
+def _names(roots: Sequence[Node], atoms: Collection[Node]) -> tuple[set[str], set[str]]:
     """The names of what a page is given, and those that users gave to parts of it and of loops."""
-    nodes = walk(roots)
+    nodes = walk(roots, stop=atoms.__contains__)
     if all(n.op.family is None for n in nodes):
         return set(), set()
     given = {n.op.notation().text for n in nodes if n.op.role == "leaf"}
