@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -41,6 +42,14 @@ Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 #: one native call takes as many epochs as have so many rows together, and at least one
 _ROW_LIMIT = 2**16
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Data in the element types of a step's inputs, and how it is cut into minibatches."""
+
+    arrays: list[Array]
+    cut: Minibatches
 
 
 def training_step(
@@ -99,6 +108,7 @@ class TrainingStep:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._threads = threads
         self._epoch = 0
+        self._order: tuple[tuple[int, ...], Array] | None = None
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
@@ -165,36 +175,53 @@ class TrainingStep:
         epochs = _check_count("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
+        bound = self.bind(data, batch_size)
+        logs = self.advance(bound, 0, epochs * bound.cut.steps, bool(shuffle))
+        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
+        return logs[0] + 0.0  # as in a single step: 0 for -0
+
+    def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
+        """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
         try:
             arrays = self._engine.binder.arrays(data)
             cut = self._cut(arrays, batch_size)
             self._engine.check(arrays, cut)
-            with self._turn.guard:
-                logs = self._run(arrays, cut, epochs, bool(shuffle))
         except RuntimeFault as fault:
             self._raise(fault)
-        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
-        return logs[0] + 0.0  # as in a single step: 0 for -0
+        return Bound(arrays, cut)
 
-    def _run(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
-    ) -> list[Array]:
+    def advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
+        """Steps `first` to `last` - 1; the loss of each, then each metric.
+
+        They are counted from the beginning of the next epoch, or of the one that is under way if
+        `first` is not 0. Raises what `run` does.
+        """
+        try:
+            with self._turn.guard:
+                return self._advance(data, first, last, shuffle)
+        except RuntimeFault as fault:
+            self._raise(fault)
+
+    def _advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
+        cut, parts = data.cut, list[Sequence[Array]]()
         group = max(1, _ROW_LIMIT // cut.rows)
-        parts: list[Sequence[Array]] = []
-        for first in range(0, epochs, group):
-            count = min(group, epochs - first)
-            begin, before = self._epoch, self.steps
-            order = philox.permutations(self.seed, begin, count, cut.rows) if shuffle else None
+        begin = self._epoch - (first > 0)
+        while first < last:
+            epoch, at = divmod(first, cut.steps)
+            stop = min(last - epoch * cut.steps, group * cut.steps)
+            order = self._orders(begin + epoch, -(-stop // cut.steps), cut) if shuffle else None
+            before = self.steps
             try:
-                outcome = self._engine.loop(arrays, cut, count, order)
+                outcome = self._engine.loop(data.arrays, cut, at, stop, order)
             except BaseException:
-                self._epoch = begin + -(-(self.steps - before) // cut.steps)
+                self._epoch = begin + epoch + -(-(at + self.steps - before) // cut.steps)
                 raise
-            self._epoch = begin + -(-outcome.steps // cut.steps)
+            self._epoch = begin + epoch + -(-(at + outcome.steps) // cut.steps)
             if outcome.fault is not None:
                 raise outcome.fault
             parts.append(outcome.logs)
+            first += stop - at
         if len(parts) == 1:
             return list(parts[0])
         kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
@@ -202,6 +229,13 @@ class TrainingStep:
             np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)
         ]
+
+    def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
+        """The orders of rows in some epochs; the last that were asked for are at hand."""
+        key = (self.seed, first, epochs, cut.rows)
+        if self._order is None or self._order[0] != key:
+            self._order = key, philox.permutations(*key)
+        return self._order[1]
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
