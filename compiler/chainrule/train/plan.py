@@ -26,6 +26,8 @@ STEP, RATE = "optimizer.step", "optimizer.learning_rate"
 SEED, EPOCH = "training.seed", "training.epoch"
 #: the count stays here rather than begin anew below 0, where an optimizer's t has no meaning
 _LAST_STEP = 2**31 - 1
+#: what the names of a training loop's and a model's own entries in a checkpoint begin with
+FIT, MODEL = "training.fit.", "training.model."
 #: what stands in a checkpoint beside the leaves
 _RESERVED = (SEED, EPOCH, "__metadata__")
 
@@ -143,7 +145,7 @@ def _check_updates(updates: Mapping[Tensor, Tensor]) -> None:
 
 def _check_names(leaves: Collection[Node]) -> None:
     for node in leaves:
-        if label(node) in _RESERVED:
+        if label(node) in _RESERVED or label(node).startswith((FIT, MODEL)):
             raise CompileError(
                 f"checkpoints have a use of their own for the name {label(node)!r}",
                 where=provenance.line_of(node),

@@ -13,7 +13,7 @@ from chainrule.ir.evaluate import evaluate
 from chainrule.ir.node import Node
 from chainrule.lang import init as initial
 from chainrule.ops.source import Leaf
-from chainrule.train.plan import EPOCH, RATE, SEED, STEP, StepPlan, label
+from chainrule.train.plan import EPOCH, FIT, MODEL, RATE, SEED, STEP, StepPlan, label
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +42,11 @@ def begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: Collecti
     for slot, (w, value_of) in plan.slots.items():
         (value,) = evaluate([value_of], {w: arrays[label(w)]})
         arrays[label(slot)][...] = value
+
+
+def of_step(state: Mapping[str, Array]) -> dict[str, Array]:
+    """What a file says of a step, without what a model or a training loop has put beside it."""
+    return {n: a for n, a in state.items() if not n.startswith((FIT, MODEL))}
 
 
 def static(node: Node) -> tuple[int, ...]:

@@ -230,6 +230,26 @@ class TrainingStep:
             for i, kind in enumerate(kinds)
         ]
 
+    def minibatch(self, data: Bound, epoch: int, at: int, shuffle: bool) -> dict[str, Array]:
+        """What step `at`, counted from the beginning of epoch number `epoch`, is fed."""
+        number, at = divmod(at, data.cut.steps)
+        order = self._orders(epoch + number, 1, data.cut) if shuffle else None
+        arrays = data.cut.minibatch(data.arrays, at, order)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def converted(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Feeds as arrays that a call takes as they are. Raises FeedError."""
+        try:
+            arrays = self._engine.binder.arrays(feeds)
+        except RuntimeFault as fault:
+            self._raise(fault)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def begin_epoch(self, goes_on: bool = False) -> int:
+        """Count an epoch whose minibatches are given one by one, unless it `goes_on`; its number."""
+        self._epoch += not goes_on
+        return self._epoch - 1
+
     def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
         """The orders of rows in some epochs; the last that were asked for are at hand."""
         key = (self.seed, first, epochs, cut.rows)
@@ -315,6 +335,21 @@ class TrainingStep:
         return dict(self._metrics)
 
     @property
+    def plan(self) -> StepPlan:
+        """What it computes, before it was compiled."""
+        return self._plan
+
+    @property
+    def log_names(self) -> tuple[str, ...]:
+        """What is measured in each step: "loss", and the names of the metrics."""
+        return self._plan.names
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were begun: the number of the next."""
+        return self._epoch
+
+    @property
     def loss(self) -> Tensor:
         """What is minimised, as an expression."""
         return Tensor(self._plan.loss)
@@ -396,7 +431,7 @@ class TrainingStep:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
-        self.load_state_dict(checkpoint.read(path))
+        self.load_state_dict(state.of_step(checkpoint.read(path)))
 
 
 def _check_count(name: str, value: Any, least: int) -> int:

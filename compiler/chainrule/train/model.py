@@ -1,0 +1,537 @@
+"""`cr.Model`: a net with its loss and optimizer, trained by `fit`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ArtifactError, ChainruleError, CompileError, FeedError
+from chainrule.ir.types import dtype as dtype_of
+from chainrule.lang.compiled import Function, compile
+from chainrule.lang.derive import flatten, rebuilt
+from chainrule.lang.inspect import explain
+from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.tensor import Tensor
+from chainrule.nn.optim import Adam, Optimizer
+from chainrule.train import checkpoint, named
+from chainrule.train.callbacks.base import Callback
+from chainrule.train.callbacks.saving import Checkpoint
+from chainrule.train.data import (
+    Table,
+    check_finite,
+    gathered,
+    is_batches,
+    is_mapped,
+    minibatch,
+    table,
+    weighed,
+)
+from chainrule.train.fitting import Fit, History
+from chainrule.train.plan import FIT, label
+from chainrule.train.problem import Problem, pose, type_of
+from chainrule.train.progress import progress
+from chainrule.train.source import OneByOne, Source, Whole, by_rows
+from chainrule.train.state import of_step
+from chainrule.train.step import TrainingStep, training_step
+from chainrule.train.summary import Summary, summarize
+
+Array = np.ndarray[Any, Any]
+Function1 = Callable[..., Tensor]
+#: rows that are predicted in one native call, unless told
+_ROWS = 1024
+
+
+class Model:
+    """A net, a loss and an optimizer: `fit`, `evaluate`, `predict`.
+
+        net = cr.nn.Sequential([cr.nn.Dense(128, "relu"), cr.nn.Dense(10)])
+        model = cr.Model(net, loss="cross_entropy", optimizer=cr.optim.Adam(1e-3), metrics=["accuracy"])
+        history = model.fit(X, Y, epochs=20, batch_size=64)
+
+    `net` is a layer, or any function from Tensors to a Tensor; what it is called on is decided by
+    the first data: rows along axis 0, floats as `dtype`, integers as int32, or as float32 where the
+    net takes no integers. `loss` and `metrics` are names of `cr.losses` and `cr.metrics`, or
+    functions of prediction and labels; metrics may be a dict by name. A `regularizer` is a function
+    of the list of parameters, added to the loss. `backend`, `threads`, `precision`,
+    `memory_budget` and `seed` are those of `cr.training_step`.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        loss: str | Function1 = "cross_entropy",
+        optimizer: str | Optimizer | None = None,
+        metrics: Sequence[str | Function1] | Mapping[str, str | Function1] = (),
+        regularizer: Function1 | None = None,
+        backend: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+        memory_budget: int | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        if not callable(net):
+            raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
+        check_options(backend, threads, precision, memory_budget=memory_budget)
+        self.net = net
+        self.optimizer = Adam(1e-3) if optimizer is None else named.optimizer(optimizer)
+        self.seed = check_seed(seed)
+        self._loss, self._measures = named.loss(loss), named.metrics(metrics)
+        self._regularizer = regularizer
+        self._options = {
+            "backend": backend,
+            "threads": threads,
+            "precision": precision,
+            "memory_budget": memory_budget,
+        }
+        self._dtype = dtype_of(dtype)
+        self._problem: Problem | None = None
+        self._step: TrainingStep | None = None
+        self._weighted = False
+        self._scores: dict[bool, tuple[Any, Function]] = {}
+        self._fit: Fit | None = None
+        self.stop_training = False
+
+    # what it is
+
+    @property
+    def built(self) -> bool:
+        """Whether it knows what its data is like."""
+        return self._step is not None
+
+    @property
+    def step(self) -> TrainingStep:
+        """The compiled training step, which holds the parameters. Raises CompileError before data.
+
+        Weights of rows, given for the first time, make it anew, with the same state.
+        """
+        if self._step is None:
+            raise CompileError(
+                "this model has not seen data yet, so it does not know its sizes",
+                "model.build(x, y), or fit, evaluate, predict",
+            )
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that `fit` is in, from 0 on."""
+        return 0 if self._fit is None else self._fit.epoch
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised, as an expression."""
+        return self.step.loss
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient of the loss by each parameter that is trained, as an expression by name."""
+        return self.step.gradients
+
+    def explain(self, name: str) -> Any:
+        """The proof of a gradient: `model.explain("dense1.weight")`. Raises CompileError."""
+        parameters = {label(p): p for p in self.step.plan.parameters}
+        if name not in parameters:
+            raise CompileError(
+                f"no parameter is called {name!r}", f"there are {', '.join(parameters)}"
+            )
+        return explain(self.loss, Tensor(parameters[name]))
+
+    def summary(self, x: Any = None) -> Summary:
+        """Layers, parameters, bytes and operations; `str()` of it is a table.
+
+        `x` is data, for a model that has not seen any.
+        """
+        if x is not None and self._problem is None:
+            self.build(x)
+        return summarize(self.net, self.step, self._known())
+
+    def __repr__(self) -> str:
+        if self._problem is None:
+            return f"<Model of {self.net!r}, not built>"
+        count = sum(a.size for a in self.step.parameters.values())
+        return f"<Model of {count:,} parameters>"
+
+    # building
+
+    def build(self, x: Any, y: Any = None) -> Model:
+        """Compile it for data such as this, of which only types and sizes count. Gives the model."""
+        data = table(x, y)
+        self._build(data, y is not None, weighted=False)
+        return self
+
+    def _known(self) -> Problem:
+        assert self._problem is not None
+        return self._problem
+
+    def _build(self, data: Table, labelled: bool, weighted: bool) -> TrainingStep:
+        """The step for data; made anew where labels turn out otherwise, or rows are weighed."""
+        if self._problem is None or (labelled and not self._fits(data)):
+            self._problem = self._pose(data, labelled)
+            self._scores = {}
+            self._renew(weighted)
+        elif self._step is None or weighted != self._weighted:
+            self._renew(weighted)
+        return self.step
+
+    def _fits(self, data: Table) -> bool:
+        """Whether labels are of the kind that the model was made for."""
+        own, given = self._known().targets, data.targets
+        if self.net is _no_net:
+            return True
+        return own.keys() == given.keys() and all(
+            own[n].ndim == a.ndim and own[n].dtype.is_float >= (a.dtype.kind == "f")
+            for n, a in given.items()
+        )
+
+    def _pose(self, data: Table, labelled: bool) -> Problem:
+        inputs = {n: type_of(n, a, self._dtype) for n, a in data.inputs.items()}
+        target: Any = ...
+        if labelled:
+            types = {n: type_of(n, a, self._dtype) for n, a in data.targets.items()}
+            target = types if isinstance(data.target, Mapping) else next(iter(types.values()))
+        if self._problem is not None:
+            known = self._problem
+            return known.relabelled(self._loss, self._measures, target)
+        return pose(
+            self.net, self._loss, self._measures, self._regularizer, inputs, data.alone, target
+        )
+
+    def _renew(self, weighted: bool) -> None:
+        """Make the step, with the state of the one before."""
+        before, problem = self._step, self._known()
+        outputs = {"prediction": problem.prediction}
+        if problem.penalty is not None:
+            outputs["penalty"] = problem.penalty
+        self._step = training_step(
+            problem.minimised(weighted),
+            self.optimizer,
+            metrics=problem.metrics,
+            outputs=outputs,
+            train=problem.trained,
+            seed=self.seed,
+            **self._options,
+        )
+        self._weighted = weighted
+        if before is not None:
+            own = self._step.state_dict()
+            kept = {n: a for n, a in before.state_dict().items() if n in own}
+            self._step.load_state_dict({**own, **kept})
+
+    # training
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        callbacks: Iterable[Callback] = (),
+        class_weight: Mapping[Any, float] | None = None,
+        sample_weight: Any = None,
+        shuffle: bool = True,
+        verbose: int | str = "auto",
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        check_data: bool = True,
+    ) -> History:
+        """Train; gives the history of loss and metrics, as Keras' `fit` does.
+
+        `x` and `y` are arrays (or dicts of them by name) with rows along axis 0, or `x` alone gives
+        minibatches (x, y) or (x, y, weights): something that can be gone through once an epoch, or
+        an iterator, of which `steps_per_epoch` are taken; a thread makes them ready while the step
+        before is at work. Arrays mapped from files are read by minibatches.
+
+        `sample_weight` weighs rows, `class_weight` labels: the loss is the mean of weight · loss.
+        `validation_data` is (x, y), (x, y, weights) or minibatches; `validation_split` takes the
+        last part of the rows instead. `epochs` is the number of the last epoch: it begins with
+        `initial_epoch`, or goes on from the checkpoint `resume`. `verbose` 1 is a bar where there
+        is a terminal, 2 a line an epoch, "auto" is 1. `check_data` looks for NaN and infinity.
+
+        Raises FeedError for data that does not fit, before anything is trained; NonFiniteError for
+        a loss that is none, naming the operation it came from, with the parameters of the last
+        finite step. Ctrl-C comes through at the end of a step.
+        """
+        epochs, initial_epoch = _count("epochs", epochs, 0), _count("initial_epoch", initial_epoch, 0)
+        batch_size, hooks = _count("batch_size", batch_size, 1), _callbacks(callbacks)
+        shown = progress(verbose)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise FeedError(f"shuffle is True or False, not {shuffle!r}")
+        if isinstance(resume, (str, os.PathLike)):
+            state: dict[str, Array] | None = checkpoint.read(resume)
+        else:
+            found = (c.path for c in hooks if isinstance(c, Checkpoint) and c.resume)
+            state = next((checkpoint.read(p) for p in found if os.path.exists(p)), None)
+        source: Source
+        if is_batches(x, y):
+            if sample_weight is not None or validation_split:
+                raise FeedError("weights and a split need arrays: minibatches bring their weights")
+            source = self._batches(x, class_weight, steps_per_epoch, epochs - initial_epoch)
+        else:
+            if steps_per_epoch is not None:
+                raise FeedError("steps_per_epoch is of minibatches that an iterator gives")
+            data = table(x, y, sample_weight)
+            data, validation_data = _split(data, validation_split, validation_data)
+            data = weighed(data, class_weight)
+            if check_data:
+                check_finite(data.feeds)
+            step = self._build(data, data.target is not None, data.weight is not None)
+            source = self._of_table(step, data, batch_size, bool(shuffle))
+        try:
+            validate = None
+            if validation_data is not None:
+                validate = self._validation(validation_data, check_data)
+            for callback in hooks:
+                callback.model = self
+            self._fit = Fit(self, source, epochs, initial_epoch, hooks, validate, shown)
+            if state is not None:
+                self._resume(self._fit, state)
+        except BaseException:
+            source.close()
+            raise
+        return self._fit.run()
+
+    def _of_table(self, step: TrainingStep, data: Table, size: int, shuffle: bool) -> Source:
+        """Arrays whole, unless one lies in a file and would have to be converted."""
+        wanted = {n: t.dtype.numpy for n, t in {**self._known().inputs, **self._known().targets}.items()}
+        copied = any(
+            is_mapped(a) and not (a.flags.c_contiguous and a.dtype == wanted.get(n))
+            for n, a in data.feeds.items()
+        )
+        if not copied:
+            return Whole(step, data, size, shuffle)
+        steps = -(-data.rows // size)
+        opened = by_rows(data, step.seed, size, shuffle)
+        return OneByOne(step, opened, None, self._weighted, steps, owns=True)
+
+    def _batches(
+        self, given: Any, classes: Mapping[Any, float] | None, steps: int | None, epochs: int
+    ) -> Source:
+        """Minibatches that are given; the first tells what they are like."""
+        if steps is not None:
+            _count("steps_per_epoch", steps, 1)
+        items = iter(given)
+        once = items is given
+        if once and steps is None and epochs > 1:
+            raise FeedError(
+                "an iterator is used up after one epoch",
+                "steps_per_epoch=n takes n minibatches of it an epoch; a list, or an object whose "
+                "__iter__ begins anew, is gone through once an epoch",
+            )
+        try:
+            first = next(items)
+        except StopIteration:
+            raise FeedError("there is no data: no minibatch came") from None
+        data = weighed(minibatch(first), classes)
+        step = self._build(data, data.target is not None, data.weight is not None)
+        begun: list[Iterator[Any]] = [chain([first], items)]
+
+        def of_epoch(number: int) -> Iterator[Any]:
+            return begun.pop() if begun else iter(given)
+
+        return OneByOne(step, of_epoch, classes, self._weighted, steps, lasting=once, owns=not once)
+
+    def _validation(self, given: Any, check_data: bool) -> Callable[[], dict[str, float]]:
+        if isinstance(given, Table):
+            data = given
+        elif isinstance(given, tuple) and 2 <= len(given) <= 3:
+            data = table(*given)
+        elif is_batches(given, None) and iter(given) is not given:
+            return lambda: self.evaluate(given)
+        else:
+            raise FeedError(
+                "validation_data is (x, y), (x, y, weights), or minibatches that can be gone through "
+                f"once an epoch, not {type(given).__name__}"
+            )
+        if check_data:
+            check_finite(data.feeds, "validation data: ")
+        try:
+            self._check(data)
+        except ChainruleError as error:
+            error.details = (*error.details, "in the validation data")
+            raise
+        return lambda: self._evaluate([data], None)
+
+    def _check(self, data: Table) -> None:
+        """Raise FeedError for data that the model was not made for."""
+        problem = self._known()
+        leaves = {**problem.inputs, **problem.targets}
+        for name, leaf in leaves.items():
+            array = data.feeds.get(name)
+            if array is None:
+                raise FeedError(f"{name} is not given: it is {leaf.type}")
+            if array.shape[1:] != leaf.shape[1:]:
+                raise FeedError(
+                    f"{name} is {leaf.type}, not of shape {array.shape}",
+                    "the model was made for the data it first saw",
+                )
+
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """One step on one minibatch, for data that streams in; its loss, before the update."""
+        data = table(x, y, sample_weight)
+        step = self._build(data, y is not None, data.weight is not None or self._weighted)
+        if self._weighted and data.weight is None:
+            data = table(x, y, np.ones(data.rows, np.float32))
+        return step(**data.feeds)
+
+    # using
+
+    def predict(self, x: Any, batch_size: int | None = None) -> Any:
+        """The net's result for rows of data, in inference mode; `batch_size` rows at a time."""
+        size = _ROWS if batch_size is None else _count("batch_size", batch_size, 1)
+        if is_batches(x, None):
+            parts = [self._predict(data, size) for data in gathered(x)]
+        else:
+            parts = [self._predict(table(x), size)]
+        whole = [np.concatenate(column) for column in zip(*map(flat, parts), strict=True)]
+        return rebuilt(self._known().prediction, whole)
+
+    def _predict(self, data: Table, size: int) -> Any:
+        if self._problem is None:
+            self._build(data, False, False)
+        step, structure = self.step, self._known().prediction
+        parts = []
+        for first in range(0, data.rows, size):
+            part = data.part(slice(first, first + size))
+            parts.append(flat(step.predict(**part.inputs, **{})["prediction"]))
+        if len(parts) == 1:
+            return rebuilt(structure, parts[0])
+        return rebuilt(structure, [np.concatenate(c) for c in zip(*parts, strict=True)])
+
+    def evaluate(
+        self, x: Any, y: Any = None, sample_weight: Any = None, batch_size: int | None = None
+    ) -> dict[str, float]:
+        """Loss and metrics by name, in inference mode, over all rows at once.
+
+        Predictions are made `batch_size` rows at a time and gathered. `x` alone may give
+        minibatches, as in `fit`.
+        """
+        size = None if batch_size is None else _count("batch_size", batch_size, 1)
+        if is_batches(x, y):
+            return self._evaluate(list(gathered(x)), size)
+        return self._evaluate([table(x, y, sample_weight)], size)
+
+    def _evaluate(self, parts: list[Table], size: int | None) -> dict[str, float]:
+        if self._problem is None:
+            self._build(parts[0], True, False)
+        for data in parts:
+            self._check(data)
+        predictions = [flat(self._predict(data, size or _ROWS)) for data in parts]
+        weighted = any(data.weight is not None for data in parts)
+        if weighted not in self._scores:
+            leaves, measures = self._known().apart(weighted)
+            options = {k: self._options[k] for k in ("backend", "threads", "precision")}
+            self._scores[weighted] = [n.op.label for n in flatten(leaves)], compile(measures, **options)  # type: ignore[attr-defined]
+        names, score = self._scores[weighted]
+        gathered_ = [np.concatenate(c) if len(c) > 1 else c[0] for c in zip(*predictions, strict=True)]
+        feeds = dict(zip(names, gathered_, strict=True))
+        for name in self._known().targets:
+            column = [data.feeds[name] for data in parts]
+            feeds[name] = np.concatenate(column) if len(column) > 1 else column[0]
+        if weighted:
+            ones = (np.ones(d.rows, np.float32) if d.weight is None else d.weight for d in parts)
+            feeds["sample_weight"] = np.concatenate(list(ones))
+        found = {n: float(v) for n, v in score(**{n: feeds[n] for n in score.inputs}).items()}
+        if self._known().penalty is not None:
+            some = parts[0].part(slice(0, 1)).inputs
+            found["loss"] += float(self.step.predict(**some)["penalty"])
+        return found
+
+    # keeping
+
+    def weights(self) -> dict[str, Array]:
+        """Copies of parameters and states by name."""
+        plan, state = self.step.plan, self.step.state_dict()
+        return {label(n): state[label(n)] for n in (*plan.parameters, *plan.states)}
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Put values in the places of parameters and states, by name. Raises ArtifactError."""
+        self.step.load_state_dict({**self.step.state_dict(), **weights})
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and where a training under way stands, to a file."""
+        from chainrule.train import stored
+
+        standing = {} if self._fit is None else self._fit.state_dict()
+        state = {**self.step.state_dict(), **standing}
+        checkpoint.write(path, {**state, **stored.described(self, strict=False)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file: its expressions, its parameters, the optimizer and its state.
+
+        It holds data alone: reading it runs nothing. Raises ArtifactError for a net with a
+        derivative that is a Python function.
+        """
+        from chainrule.train import stored
+
+        checkpoint.write(path, {**self.step.state_dict(), **stored.described(self, strict=True)})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        optimizer: Optimizer | None = None,
+        backend: str = "cpu",
+        threads: int | None = None,
+    ) -> Model:
+        """A model from a file that `save` or a Checkpoint wrote; it goes on with the same bits.
+
+        An `optimizer` of your own has to be given again to go on training. Raises ArtifactError
+        for a file that is damaged or holds no model.
+        """
+        from chainrule.train import stored
+
+        model: Model = stored.revived(cls, path, optimizer, backend, threads)
+        return model
+
+    def _resume(self, fit: Fit, state: Mapping[str, Array]) -> None:
+        self.step.load_state_dict(of_step(state))
+        fit.load_state_dict({n: a for n, a in state.items() if n.startswith(FIT)})
+
+
+def _no_net(*inputs: Tensor, **named_inputs: Tensor) -> Tensor:
+    raise CompileError("a model from a file has no net to call: its expressions are there")
+
+
+def flat(structure: Any) -> list[Array]:
+    """The arrays in a structure of tuples, lists and dicts."""
+    if isinstance(structure, Mapping):
+        return [a for part in structure.values() for a in flat(part)]
+    if isinstance(structure, (list, tuple)):
+        return [a for part in structure for a in flat(part)]
+    return [structure]
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise FeedError(f"{name} is an int from {least} on, not {value!r}")
+    return int(value)
+
+
+def _callbacks(given: Any) -> list[Callback]:
+    hooks = [given] if isinstance(given, Callback) else list(given or ())
+    for hook in hooks:
+        if not isinstance(hook, Callback):
+            raise CompileError(
+                f"a callback is an object of a class made from cr.callbacks.Callback, not {hook!r}"
+            )
+    return hooks
+
+
+def _split(data: Table, part: float, given: Any) -> tuple[Table, Any]:
+    """Data without its last part, which becomes the validation data."""
+    if not part:
+        return data, given
+    if given is not None:
+        raise FeedError("validation_data and validation_split can't both be given")
+    if isinstance(part, bool) or not 0 < part < 1:
+        raise FeedError(f"validation_split is a part from 0 to below 1, not {part!r}")
+    first = int(data.rows * (1 - part))
+    if not 0 < first < data.rows:
+        raise FeedError(f"{part} of {data.rows} rows leaves nothing to train on, or to validate")
+    return data.part(slice(0, first)), data.part(slice(first, None))

@@ -1,0 +1,1 @@
+def described(model, strict): return {}
