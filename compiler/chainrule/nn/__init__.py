@@ -1,1 +1,1 @@
-"""Losses, initialisers and optimizers, each a few lines of expressions."""
+"""Losses, metrics, optimizers, schedules and regularizers, each a few lines of expressions."""
