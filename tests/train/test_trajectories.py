@@ -89,9 +89,28 @@ def gradients(p: dict[str, np.ndarray], w: dict[str, np.ndarray], i: int) -> dic
     return {"W": x.T @ dz, "b": dz.sum(0), "V": h.T @ dp}
 
 
-# float64: what 200 steps of rounding add up to. float32: the same, of a unit roundoff of 6e-8 that
-# grows along the trajectory and is divided by a root of squares in all but SGD.
-TOLERANCES = {"float64": (1e-9, 1e-11), "float32": (1e-3, 1e-4)}
+def theirs(name: str, options: dict[str, Any], dtype: str) -> Iterator[dict[str, np.ndarray]]:
+    """Parameters after each of PyTorch's steps."""
+    import torch
+
+    p, kind = problem(), getattr(torch, dtype)
+    torch.set_default_dtype(kind)  # NAdam keeps a product in this type
+    try:
+        parameters = [torch.tensor(p[n], dtype=kind, requires_grad=True) for n in "WbV"]
+        optimizer = getattr(torch.optim, name)(parameters, **options)
+        for i in range(STEPS):
+            x, y = (torch.tensor(p[n][i], dtype=kind) for n in "xy")
+            optimizer.zero_grad()
+            w, b, v = parameters
+            torch.nn.functional.mse_loss(torch.tanh(x @ w + b) @ v, y).backward()
+            optimizer.step()
+            yield {n: t.detach().numpy() for n, t in zip("WbV", parameters, strict=True)}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# What 200 steps of rounding in float64 add up to; momentum multiplies it.
+WIDE = {"rtol": 1e-9, "atol": 1e-11}
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
@@ -99,40 +118,50 @@ def test_against_torch(name: str, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     if not hasattr(torch.optim, name):
         pytest.skip(f"PyTorch has no {name}")
-    p = problem()
-    for dtype, (rtol, atol) in TOLERANCES.items():
-        theirs = [
-            torch.tensor(p[n], dtype=getattr(torch, dtype), requires_grad=True) for n in "WbV"
+    optimizer = made(name, options)
+    errors = []
+    steps = zip(
+        ours(optimizer, "float64"),
+        theirs(name, options, "float64"),
+        strict=True,
+    )
+    exact = []
+    for (_, values), expected in steps:
+        exact.append({n: expected[n].copy() for n in "WbV"})
+        for n in "WbV":
+            np.testing.assert_allclose(values[n], expected[n], **WIDE)
+    for narrow in (
+        (values for _, values in ours(optimizer, "float32")),
+        theirs(name, options, "float32"),
+    ):
+        away = [
+            max(abs(values[n] - right[n]).max() for n in "WbV")
+            for values, right in zip(narrow, exact, strict=True)
         ]
-        optimizer = getattr(torch.optim, name)(theirs, **options)
-        for i, (loss, values) in enumerate(ours(made(name, options), dtype)):
-            x, y = (torch.tensor(p[n][i], dtype=getattr(torch, dtype)) for n in "xy")
-            optimizer.zero_grad()
-            w, b, v = theirs
-            expected = torch.nn.functional.mse_loss(torch.tanh(x @ w + b) @ v, y)
-            expected.backward()
-            optimizer.step()
-            assert loss == pytest.approx(expected.item(), rel=rtol)
-            for n, t in zip("WbV", theirs, strict=True):
-                np.testing.assert_allclose(values[n], t.detach().numpy(), rtol=rtol, atol=atol)
+        errors.append(max(away))
+    # In float32 both leave the float64 trajectory, as far as it is unstable; rounding differs, so
+    # that either may be a few times as far away as the other.
+    assert errors[0] < 8 * errors[1] + 1e-6
 
 
 @pytest.mark.parametrize(
-    ("dtype", "backend", "steps"), [("float64", "cpu", STEPS), ("float32", "reference", 20)]
+    ("dtype", "backend", "steps"),
+    [("float64", "cpu", STEPS), ("float64", "reference", 10), ("float32", "cpu", 20)],
 )
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
 def test_against_numpy(
     name: str, options: dict[str, Any], dtype: str, backend: str, steps: int
 ) -> None:
     p, rule = problem(), RULES[name]
-    rtol, atol = TOLERANCES[dtype]
+    # float32: 20 roundings of 6e-8, in a root of squares and its inverse, times momentum
+    tolerance = WIDE if dtype == "float64" else {"rtol": 1e-4, "atol": 1e-5}
     weights = {n: p[n] for n in "WbV"}
     slots: dict[str, dict[str, Any]] = {n: {} for n in "WbV"}
     for i, (_, values) in enumerate(ours(made(name, options), dtype, backend, steps)):
         slopes = gradients(p, weights, i)
         weights = {n: rule(weights[n], slopes[n], slots[n], i + 1, options) for n in "WbV"}
         for n in "WbV":
-            np.testing.assert_allclose(values[n], weights[n], rtol=rtol, atol=atol)
+            np.testing.assert_allclose(values[n], weights[n], **tolerance)
 
 
 class HeavyBall(optim.Optimizer):
