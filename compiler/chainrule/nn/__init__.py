@@ -1,4 +1,4 @@
-"""Layers, losses and optimizers, each a few lines of expressions."""
+"""Layers, losses, metrics, optimizers, schedules and regularizers, each a few expressions."""
 
 from chainrule.nn.layer import Layer
 from chainrule.nn.layers.combine import Residual, Sequential
