@@ -17,7 +17,7 @@ from chainrule.lang.inspect import explain
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Adam, Optimizer
-from chainrule.train import checkpoint, named
+from chainrule.train import checkpoint, named, stored
 from chainrule.train.callbacks.base import Callback
 from chainrule.train.callbacks.saving import Checkpoint
 from chainrule.train.data import (
@@ -88,13 +88,25 @@ class Model:
             "precision": precision,
             "memory_budget": memory_budget,
         }
-        self._dtype = dtype_of(dtype)
+        self.dtype = dtype_of(dtype)
+        #: the kind of optimizer that a file named and that has to be given again to train on
+        self.missing_optimizer: str | None = None
         self._problem: Problem | None = None
         self._step: TrainingStep | None = None
         self._weighted = False
         self._scores: dict[bool, tuple[Any, Function]] = {}
         self._fit: Fit | None = None
         self.stop_training = False
+
+    @classmethod
+    def from_problem(
+        cls, problem: Problem, optimizer: Optimizer, weighted: bool, **options: Any
+    ) -> Model:
+        """A model of expressions, without a net that could be called again."""
+        model = cls(_no_net, optimizer=optimizer, **options)
+        model._problem = problem
+        model._renew(weighted)
+        return model
 
     # what it is
 
@@ -115,6 +127,17 @@ class Model:
                 "model.build(x, y), or fit, evaluate, predict",
             )
         return self._step
+
+    @property
+    def problem(self) -> Problem:
+        """Its expressions. Raises CompileError before data."""
+        self.step  # noqa: B018: it says what is missing
+        return self._known()
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its step takes weights of rows."""
+        return self._weighted
 
     @property
     def epoch(self) -> int:
@@ -187,10 +210,10 @@ class Model:
         )
 
     def _pose(self, data: Table, labelled: bool) -> Problem:
-        inputs = {n: type_of(n, a, self._dtype) for n, a in data.inputs.items()}
+        inputs = {n: type_of(n, a, self.dtype) for n, a in data.inputs.items()}
         target: Any = ...
         if labelled:
-            types = {n: type_of(n, a, self._dtype) for n, a in data.targets.items()}
+            types = {n: type_of(n, a, self.dtype) for n, a in data.targets.items()}
             target = types if isinstance(data.target, Mapping) else next(iter(types.values()))
         if self._problem is not None:
             known = self._problem
@@ -202,14 +225,11 @@ class Model:
     def _renew(self, weighted: bool) -> None:
         """Make the step, with the state of the one before."""
         before, problem = self._step, self._known()
-        outputs = {"prediction": problem.prediction}
-        if problem.penalty is not None:
-            outputs["penalty"] = problem.penalty
         self._step = training_step(
             problem.minimised(weighted),
             self.optimizer,
             metrics=problem.metrics,
-            outputs=outputs,
+            outputs=problem.outputs,
             train=problem.trained,
             seed=self.seed,
             **self._options,
@@ -257,6 +277,11 @@ class Model:
         a loss that is none, naming the operation it came from, with the parameters of the last
         finite step. Ctrl-C comes through at the end of a step.
         """
+        if self.missing_optimizer is not None:
+            raise CompileError(
+                f"this model was trained by {self.missing_optimizer}, which its file can't hold",
+                f"cr.Model.load(path, optimizer={self.missing_optimizer}(...)) goes on training",
+            )
         epochs, initial_epoch = _count("epochs", epochs, 0), _count("initial_epoch", initial_epoch, 0)
         batch_size, hooks = _count("batch_size", batch_size, 1), _callbacks(callbacks)
         shown = progress(verbose)
@@ -455,8 +480,6 @@ class Model:
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and where a training under way stands, to a file."""
-        from chainrule.train import stored
-
         standing = {} if self._fit is None else self._fit.state_dict()
         state = {**self.step.state_dict(), **standing}
         checkpoint.write(path, {**state, **stored.described(self, strict=False)})
@@ -467,8 +490,6 @@ class Model:
         It holds data alone: reading it runs nothing. Raises ArtifactError for a net with a
         derivative that is a Python function.
         """
-        from chainrule.train import stored
-
         checkpoint.write(path, {**self.step.state_dict(), **stored.described(self, strict=True)})
 
     @classmethod
@@ -484,8 +505,6 @@ class Model:
         An `optimizer` of your own has to be given again to go on training. Raises ArtifactError
         for a file that is damaged or holds no model.
         """
-        from chainrule.train import stored
-
         model: Model = stored.revived(cls, path, optimizer, backend, threads)
         return model
 

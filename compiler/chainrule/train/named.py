@@ -1,39 +1,79 @@
-"""Losses, metrics and optimizers by the names that a model takes for them."""
+"""Losses, metrics and optimizers by the names that a model takes, and optimizers as data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chainrule.errors import CompileError
-from chainrule.lang import functions as f
-from chainrule.lang.searching import argmax
+from chainrule.errors import ArtifactError, CompileError
 from chainrule.lang.tensor import Tensor
 from chainrule.nn import losses, optim
+from chainrule.nn import metrics as measures
+from chainrule.nn.optim import Optimizer
 
 Measure = Callable[..., Tensor]
-LOSSES = {n: getattr(losses, n) for n in ("mse", "mae", "huber", "binary_cross_entropy", "cross_entropy")}
-
-
-def _acc(z: Tensor, y: Tensor) -> Tensor:
-    return f.mean((argmax(z, axis=-1) == y).astype(z.dtype))
-
-
-METRICS: dict[str, Measure] = {"accuracy": _acc}
 
 
 def loss(given: Any) -> Measure:
-    """A loss by name, or the function itself."""
-    return LOSSES[given] if isinstance(given, str) else given
+    """A loss by name, or the function itself. Raises CompileError with the names that are near."""
+    return losses.get(given)
 
 
 def metrics(given: Any) -> dict[str, Measure]:
-    """Metrics by the names that they are told by."""
+    """Metrics by the names that they are told by. Raises CompileError for what is none."""
+    if isinstance(given, str | Callable):  # type: ignore[arg-type]
+        given = [given]
     if isinstance(given, Mapping):
-        return {n: METRICS[m] if isinstance(m, str) else m for n, m in given.items()}
-    return {m if isinstance(m, str) else m.__name__: METRICS[m] if isinstance(m, str) else m for m in given}
+        return {str(name): measures.get(metric) for name, metric in given.items()}
+    if not isinstance(given, Sequence):
+        raise CompileError(f"metrics are a list of names or functions, or a dict, not {given!r}")
+    found: dict[str, Measure] = {}
+    for metric in given:
+        name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+        if name in found or name == "loss":
+            raise CompileError(
+                f"two numbers would be called {name!r}", f'name them: metrics={{"{name}2": ...}}'
+            )
+        found[name] = measures.get(metric)
+    return found
 
 
-def optimizer(given: Any) -> optim.Optimizer:
-    """An optimizer by name, or itself."""
-    return given
+def optimizer(given: Any) -> Optimizer:
+    """An optimizer by name, or itself. Raises CompileError with the names that are near."""
+    return optim.get(given)
+
+
+def told(given: Optimizer) -> dict[str, Any]:
+    """An optimizer as data: its kind and its numbers; of one of the user's own the kind alone."""
+    kind = type(given).__name__
+    numbers = vars(given)
+    known = optim.BY_NAME.get(kind.lower()) is type(given)
+    if not known or not all(_is_number(v) for v in numbers.values()):
+        return {"kind": kind}
+    return {"kind": kind, "numbers": dict(numbers)}
+
+
+def retold(data: Any) -> Optimizer | None:
+    """The optimizer that data tells of, None if it tells a kind alone. Raises ArtifactError."""
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise ArtifactError(f"{str(data)[:60]} is no optimizer")
+    if "numbers" not in data:
+        return None
+    cls, numbers = optim.BY_NAME.get(data["kind"].lower()), data["numbers"]
+    if cls is None:
+        raise ArtifactError(f"there is no optimizer {data['kind'][:60]!r}")
+    made = cls()
+    wanted = vars(made)
+    if not isinstance(numbers, dict) or numbers.keys() != wanted.keys():
+        raise ArtifactError(f"{cls.__name__} has the numbers {', '.join(wanted)}")
+    for name, value in numbers.items():
+        if not _is_number(value) or (type(wanted[name]) in (bool, int)) != (type(value) in (bool, int)):
+            raise ArtifactError(f"{cls.__name__}: {name} is no {value!r}")
+        setattr(made, name, value)
+    for name, kind in made.ranges().items():
+        kind.check(name, numbers[name])
+    return made
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (bool, int, float)

@@ -51,6 +51,12 @@ class Problem:
         """The leaves of the labels by name."""
         return named(self.target)
 
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What is computed in inference."""
+        penalty = {} if self.penalty is None else {"penalty": self.penalty}
+        return {"prediction": self.prediction, **penalty}
+
     def minimised(self, weighted: bool) -> Tensor:
         """What training minimises: with weights the mean over rows of weight · loss, as Keras."""
         loss = self.measured(weighted)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainrule import driver
 from chainrule.errors import ArtifactError, ChainruleError
 from chainrule.ir.node import Node
 from chainrule.ir.types import TensorType
+from chainrule.lang.derive import flatten
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import SGD, Optimizer
 from chainrule.ops.source import Leaf
 from chainrule.show.stored import at, read, written
 from chainrule.train import checkpoint, named
-from chainrule.train.plan import FIT, MODEL, label
+from chainrule.train.plan import MODEL, label
 from chainrule.train.problem import WEIGHT, Problem
 from chainrule.train.state import of_step
 
@@ -205,11 +207,9 @@ def _is_input(leaf: Any) -> bool:
 
 def _check_kept(problem: Problem, kept: Mapping[str, Array]) -> None:
     """Raise ArtifactError unless the file holds what each parameter is, before room is made."""
-    from chainrule import driver
-
-    roots = [problem.loss, *problem.metrics.values(), *problem.outputs.values()]
+    roots = flatten([problem.loss, [*problem.metrics.values()], problem.outputs])
     wrong: list[str] = []
-    for node in driver.leaves_of([t.node for t in roots]):
+    for node in driver.leaves_of(roots):
         if isinstance(node.op, Leaf) and node.op.kind in ("parameter", "state"):
             array = kept.get(label(node))
             have = None if array is None else TensorType(node.type.dtype, array.shape)
@@ -218,5 +218,3 @@ def _check_kept(problem: Problem, kept: Mapping[str, Array]) -> None:
     if wrong:
         raise ArtifactError("its graph and its arrays do not fit", *wrong)
 
-
-__all__ = ["FIT", "described", "revived"]
