@@ -66,6 +66,7 @@ class Fit:
         self.history = History()
         self.first, self.epoch, self.position, self.stopped = first, first, 0, False
         self._parts: list[Logs] = []
+        self._before: dict[str, Array] | None = None  # the state when a native call began
         self._by_epoch = validate is not None or any(
             overrides(c, m) for c in callbacks for m in _EPOCH_METHODS
         )
@@ -168,7 +169,9 @@ class Fit:
 
     def _advance(self, first: int, last: int) -> Logs:
         step = self.model.step
-        before = step.state_dict() if self.source.spans and last - first > 1 else None
+        before = None
+        if self.source.spans and last - first > 1:
+            before = self._before = step.state_dict(into=self._before)
         begun = step.steps
         try:
             return self.source.advance(first, last)

@@ -107,7 +107,7 @@ class TrainingStep:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._threads = threads
         self._epoch = 0
-        self._order: tuple[tuple[int, ...], Array] | None = None
+        self._order: tuple[tuple[int, int], int, Array] | None = None
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
@@ -251,11 +251,22 @@ class TrainingStep:
         return self._epoch - 1
 
     def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
-        """The orders of rows in some epochs; the last that were asked for are at hand."""
-        key = (self.seed, first, epochs, cut.rows)
-        if self._order is None or self._order[0] != key:
-            self._order = key, philox.permutations(*key)
-        return self._order[1]
+        """The orders of rows in some epochs.
+
+        They are drawn for twice as many epochs each time that those at hand are used up: drawing
+        many together is faster, and a lone epoch need not wait for more.
+        """
+        kind = (self.seed, cut.rows)
+        if self._order is not None and self._order[0] == kind:
+            begin, orders = self._order[1:]
+            if begin <= first and first + epochs <= begin + len(orders):
+                return orders[first - begin : first - begin + epochs]
+            more = 2 * len(orders) if first == begin + len(orders) else 1
+        else:
+            more = 1
+        count = max(epochs, min(more, _ROW_LIMIT // cut.rows, 2**32 - first))
+        self._order = kind, first, philox.permutations(self.seed, first, count, cut.rows)
+        return self._order[2][:epochs]
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
@@ -411,15 +422,22 @@ class TrainingStep:
 
     # keeping it
 
-    def state_dict(self) -> dict[str, Array]:
+    def state_dict(self, into: dict[str, Array] | None = None) -> dict[str, Array]:
         """Copies of everything that training depends on, by name.
 
         Parameters and states under their names; the optimizer's under "optimizer."; the seed and
-        the number of epochs begun under "training.".
+        the number of epochs begun under "training.". `into` is an earlier result, whose arrays are
+        used again.
         """
+        made = {} if into is None else into
         with self._alone():
-            kept = {name: a.copy() for name, a in self._storage.arrays.items()}
-        return {**kept, EPOCH: np.array(self._epoch, np.int64)}
+            for name, array in self._storage.arrays.items():
+                if into is None:
+                    made[name] = array.copy()
+                else:
+                    np.copyto(made[name], array)
+        made[EPOCH] = np.array(self._epoch, np.int64)
+        return made
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
