@@ -48,7 +48,17 @@ PLACES = {
 }  # fmt: skip
 #: what is not called by users
 MADE_ELSEWHERE = ("Function", "Size", "Tensor", "TrainingStep")
-MODULES = ("losses", "optim", "init", "random", "datasets", "errors")
+MODULES = (
+    "losses",
+    "metrics",
+    "regularizers",
+    "optim",
+    "schedules",
+    "init",
+    "random",
+    "datasets",
+    "errors",
+)
 
 HEAD = """\
 # Reference
@@ -92,6 +102,7 @@ def members(module: ModuleType) -> list[str]:
         if (inspect.isclass(thing) or inspect.isfunction(thing))
         and thing.__module__.startswith(module.__name__)
         and not name.startswith("_")
+        and name in getattr(module, "__all__", [name])
     ]
     return sorted(n for n in found if module is not cr.errors or n.endswith("Error"))
 

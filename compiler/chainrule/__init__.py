@@ -225,7 +225,7 @@ from chainrule.lang.statistics import (
 )
 from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
-from chainrule.nn import losses, optim
+from chainrule.nn import losses, metrics, optim, regularizers, schedules
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 
@@ -364,6 +364,7 @@ __all__ = [
     "maximum",
     "mean",
     "meshgrid",
+    "metrics",
     "min",
     "minimum",
     "mish",
@@ -392,6 +393,7 @@ __all__ = [
     "random",
     "real",
     "reciprocal",
+    "regularizers",
     "relu",
     "relu6",
     "remainder",
@@ -405,6 +407,7 @@ __all__ = [
     "scalars",
     "scan",
     "scatter_add",
+    "schedules",
     "searchsorted",
     "selu",
     "sigmoid",
