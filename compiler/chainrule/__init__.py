@@ -225,12 +225,15 @@ from chainrule.lang.statistics import (
 )
 from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
-from chainrule.nn import losses, optim
+from chainrule.nn import losses, metrics, optim, regularizers, schedules
+from chainrule.train import callbacks
+from chainrule.train.model import Model
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 
 __all__ = [
     "Function",
+    "Model",
     "Size",
     "Tensor",
     "TrainingStep",
@@ -265,6 +268,7 @@ __all__ = [
     "broadcast_arrays",
     "broadcast_shapes",
     "broadcast_to",
+    "callbacks",
     "can_cast",
     "ceil",
     "check_gradients",
@@ -364,6 +368,7 @@ __all__ = [
     "maximum",
     "mean",
     "meshgrid",
+    "metrics",
     "min",
     "minimum",
     "mish",
@@ -393,6 +398,7 @@ __all__ = [
     "random",
     "real",
     "reciprocal",
+    "regularizers",
     "relu",
     "relu6",
     "remainder",
@@ -406,6 +412,7 @@ __all__ = [
     "scalars",
     "scan",
     "scatter_add",
+    "schedules",
     "searchsorted",
     "selu",
     "sigmoid",

@@ -84,10 +84,12 @@ def plan_updates(optimizer: Optimizer, slopes: Mapping[Node, Node]) -> Updates:
             sums = kept.slot("gradient", w, f.zeros_like(g))
             gradients[w] = total = Tensor(sums) + g / every
             changes.append((sums, f.where(due, 0.0, total).node))
-    for w, g in _clipped(gradients, optimizer, kept).items():
+    gradients = _clipped(gradients, optimizer, kept)
+    decay = None if optimizer.ema is None else kept.number("ema", optimizer.ema, COMMON["ema"])
+    for w, g in gradients.items():
         pairs = _changes(rule_of[w], w, g, kept, t)
-        if optimizer.ema is not None:
-            pairs.append(_averaged(w, pairs[0][1], optimizer.ema, kept, t))
+        if decay is not None:
+            pairs.append(_averaged(w, pairs[0][1], decay, kept, t))
         if due is not None:
             pairs = [(n, f.where(due, Tensor(new), Tensor(n)).node) for n, new in pairs]
         changes += pairs
@@ -168,14 +170,14 @@ def _rule(optimizer: Optimizer, prefix: str, kept: _Kept, t: Tensor) -> _Rule:
 
 
 def _clipped(
-    gradients: Mapping[Node, Tensor], optimizer: Optimizer, kept: _Kept
-) -> Mapping[Node, Tensor]:
+    gradients: dict[Node, Tensor], optimizer: Optimizer, kept: _Kept
+) -> dict[Node, Tensor]:
     """Gradients with each element, then the norm of them all, held to what they may be."""
     if optimizer.clip_value is not None:
         bound = kept.number("clip_value", optimizer.clip_value, COMMON["clip_value"])
         for w, g in gradients.items():
             most = bound.value(g.dtype)
-            gradients = {**gradients, w: f.minimum(f.maximum(g, -most), most)}
+            gradients[w] = f.minimum(f.maximum(g, -most), most)
     if optimizer.clip_norm is not None:
         bound = kept.number("clip_norm", optimizer.clip_norm, COMMON["clip_norm"])
         most = bound.value(kept.dtype)
@@ -186,13 +188,14 @@ def _clipped(
     return gradients
 
 
-def _averaged(w: Node, new: Node, decay: float, kept: _Kept, t: Tensor) -> tuple[Node, Node]:
+def _averaged(
+    w: Node, new: Node, decay: Hyperparameter, kept: _Kept, t: Tensor
+) -> tuple[Node, Node]:
     """The moving average of a parameter and its next value: at first, what it averages."""
     wide = _wide(Tensor(w))
     kept.averages[w] = node = kept.slot("average", w, wide)
-    factor = kept.number("ema", decay, COMMON["ema"]).value(wide.dtype)
     now = _wide(Tensor(new))
-    return node, f.where(t == 1, now, average(factor, Tensor(node), now)).node
+    return node, f.where(t == 1, now, average(decay.value(wide.dtype), Tensor(node), now)).node
 
 
 def _label(node: Node) -> str:
