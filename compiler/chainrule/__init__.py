@@ -4,6 +4,8 @@ Declare a network in expressions; its gradients are derived by the chain rule as
 read; forward, backward and update become one native program.
 """
 
+from typing import Any as _Any
+
 from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
@@ -464,3 +466,14 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+#: the estimators of scikit-learn, which is imported when one is asked for
+_ESTIMATORS = ("ChainruleClassifier", "ChainruleRegressor")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _ESTIMATORS:
+        from importlib import import_module
+
+        return getattr(import_module("chainrule.interop.sklearn"), name)
+    raise AttributeError(f"module 'chainrule' has no attribute {name!r}")

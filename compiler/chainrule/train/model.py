@@ -508,6 +508,14 @@ class Model:
         model: Model = stored.revived(cls, path, optimizer, backend, threads)
         return model
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is copied and pickled: by what `save` writes, and its optimizer as it is."""
+        if self._step is None:
+            raise CompileError("a model that has not seen data is copied by making another one")
+        arrays = {**self.step.state_dict(), **stored.described(self, strict=True)}
+        options = {n: self._options[n] for n in ("backend", "threads")}
+        return stored.from_arrays, (type(self), arrays, self.optimizer, options)
+
     def _resume(self, fit: Fit, state: Mapping[str, Array]) -> None:
         self.step.load_state_dict(of_step(state))
         fit.load_state_dict({n: a for n, a in state.items() if n.startswith(FIT)})

@@ -104,21 +104,22 @@ def revived(
             f"{os.fspath(path)} holds the state of a training step, and no model",
             "build the model as it was and let fit go on from it: fit(..., resume=path)",
         )
+    options = {"backend": backend, "threads": threads}
     try:
-        return _revived(cls, state, optimizer, backend, threads)
+        return from_arrays(cls, state, optimizer, options)
     except ChainruleError as error:
         raise ArtifactError(
             f"{os.fspath(path)} holds no model: {error.what}", *error.details
         ) from None
 
 
-def _revived(
+def from_arrays(
     cls: type[Model],
     state: Mapping[str, Array],
     optimizer: Optimizer | None,
-    backend: str,
-    threads: int | None,
+    options: Mapping[str, Any],
 ) -> Model:
+    """The model that the arrays of a file make. Raises ArtifactError."""
     whole = _parsed(state[TEXT])
     problem, weighted = _problem(whole, state)
     kept = of_step(state)
@@ -130,8 +131,7 @@ def _revived(
         weighted,
         seed=_of(whole, "seed", int),
         dtype=_of(whole, "dtype", str),
-        backend=backend,
-        threads=threads,
+        **options,
     )
     if rule is None:
         model.missing_optimizer = str(whole["optimizer"]["kind"])
