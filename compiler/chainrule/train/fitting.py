@@ -106,12 +106,13 @@ class Fit:
 
     def _epochs(self) -> None:
         """The rest of an epoch; where nobody looks in between, as many as may go in one call."""
-        self._tell("on_epoch_begin", {}, self.epoch)
+        if not self.position:  # else it has begun before, and a checkpoint was taken within it
+            self._tell("on_epoch_begin", {}, self.epoch)
         self.source.begin_epoch(
             self.position, self.epoch - self.first, self.epochs - self.epoch
         )
         steps = self.source.steps
-        while True:
+        while steps is None or self.position < steps:
             count = self._span(steps)
             self._begin_batch()
             logs = self._advance(self.position, self.position + count)
@@ -119,10 +120,7 @@ class Fit:
             self.position += len(logs)
             self._end_batch(logs)
             self.progress.step(self.position, logs)
-            if steps is None:
-                if len(logs) < count:
-                    break
-            elif self.position >= steps:
+            if steps is None and len(logs) < count:
                 break
         self._settle()
 
@@ -132,7 +130,7 @@ class Fit:
         bounds = [c.every_steps - done % c.every_steps for c in self._by_step]
         if steps is None:
             bounds.append(self.progress.patience() or 64)
-        elif self.source.spans and not self._by_epoch and not self._by_step and not self.position:
+        elif self.source.spans and not (self._by_epoch or self._by_step or self.position):
             epochs = self.progress.epochs(steps) or self.epochs - self.epoch
             bounds.append(steps * min(epochs, self.epochs - self.epoch))
         else:
@@ -217,7 +215,7 @@ class Fit:
         self.position, self.epoch = int(state[AT]), int(state[DONE])
         self.stopped = bool(state[STOPPED])
         steps = self.source.steps
-        if self.position < 0 or self.epoch < 0 or (steps and self.position >= steps):
+        if self.position < 0 or self.epoch < 0 or (steps and self.position > steps):
             raise ArtifactError(f"no epoch of {steps} steps stands at step {self.position}")
         history = _below(state, HISTORY)
         self.history.epoch = [int(e) for e in history.pop("epoch'", np.empty(0))]

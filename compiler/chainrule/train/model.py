@@ -331,7 +331,7 @@ class Model:
         if not copied:
             return Whole(step, data, size, shuffle)
         steps = -(-data.rows // size)
-        opened = by_rows(data, step.seed, size, shuffle)
+        opened = by_rows(data, step, size, shuffle)
         return OneByOne(step, opened, None, self._weighted, steps, owns=True)
 
     def _batches(

@@ -175,7 +175,8 @@ class OneByOne:
             loss = self._step(**self._last)
             found.append([loss, *self._step.metrics.values()])
             rows.append(float(count))
-        columns = np.array(found, np.float64).reshape(len(found), -1).T
+        shape = len(found), len(self._step.log_names)
+        columns = np.array(found, np.float64).reshape(shape).T
         return Logs(tuple(columns), np.array(rows))
 
     def feeds(self, at: int) -> Mapping[str, Array] | None:
@@ -189,12 +190,14 @@ class OneByOne:
             self._items = None
 
 
-def by_rows(data: Table, seed: int, size: int, shuffle: bool) -> Callable[[int], Iterator[Table]]:
+def by_rows(
+    data: Table, step: TrainingStep, size: int, shuffle: bool
+) -> Callable[[int], Iterator[Table]]:
     """Minibatches of arrays that are too large to be copied whole, in the order `Whole` has."""
     rows = data.rows
 
     def of_epoch(number: int) -> Iterator[Table]:
-        order = philox.permutations(seed, number, 1, rows)[0] if shuffle else None
+        order = philox.permutations(step.seed, number, 1, rows)[0] if shuffle else None
         for start in range(0, rows, size):
             part = slice(start, min(start + size, rows))
             yield data.part(part if order is None else order[part])

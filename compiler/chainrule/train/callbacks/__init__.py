@@ -11,8 +11,9 @@ nothing.
 """
 
 from chainrule.train.callbacks.base import Callback
-from chainrule.train.callbacks.logs import CSVLog, JSONLog, TensorBoard
+from chainrule.train.callbacks.logs import CSVLog, JSONLog
 from chainrule.train.callbacks.saving import Checkpoint
+from chainrule.train.callbacks.tensorboard import TensorBoard
 from chainrule.train.callbacks.watching import EarlyStopping, LRSchedule, ReduceLROnPlateau
 
 __all__ = [

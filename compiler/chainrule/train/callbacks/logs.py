@@ -6,12 +6,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-
-from chainrule.errors import CompileError
-from chainrule.train.callbacks.base import Array, Callback, Logs
+from chainrule.train.callbacks.base import Callback, Logs
 
 
 class _LineLog(Callback):
@@ -85,41 +81,3 @@ class JSONLog(_LineLog):
 
     def _epoch_of(self, line: str) -> int:
         return int(json.loads(line)["epoch"])
-
-
-class TensorBoard(Callback):
-    """Write numbers, and with `histograms` those of parameters, for TensorBoard.
-
-    Needs the extra `tensorboard`; raises CompileError without it.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str] = "logs", histograms: bool = False) -> None:
-        self.folder, self.histograms = os.fspath(folder), histograms
-        self._writer: Any = None
-
-    def on_train_begin(self, logs: Logs) -> None:
-        self._writer = _event_writer(self.folder)
-
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=n, simple_value=v) for n, v in logs.items()]
-        if self.histograms:
-            arrays = self.model.step.parameters.items()
-            values += [Summary.Value(tag=n, histo=_histogram(a)) for n, a in arrays]
-        self._writer.write(epoch, Summary(value=values))
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _event_writer(folder: str) -> Any:
-    try:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError:
-        raise CompileError(
-            "TensorBoard is not installed", "pip install 'chainrule[tensorboard]'"
-        ) from None
-    return EventFileWriter(folder)

@@ -39,7 +39,7 @@ class Checkpoint(Monitor):
                 raise FeedError(f"{name} is None or an int from {least} on, not {value!r}")
         self.path = os.fspath(path)
         self.epochs = 1 if epochs is None and steps is None else epochs
-        self.steps, self.every_steps = steps, steps or 1
+        self.every_steps = steps or 0
         self.save_best_only, self.keep = save_best_only, keep
         if resume and "{" in self.path:
             raise FeedError("resume needs a path that is one file", "fit(..., resume=path)")
