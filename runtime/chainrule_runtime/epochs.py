@@ -62,7 +62,7 @@ class Minibatches:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many steps were finished in a call, what each scalar output was, and what stopped them, if any.
+    """How many steps a call finished, what each scalar output was, and what stopped it, if any.
 
     `logs` has one array for each of `manifest.outputs`, of `steps` elements.
     """

@@ -85,4 +85,6 @@ def test_what_is_none() -> None:
     with pytest.raises(AttributeError, match="ChainruleThing"):
         _ = cr.ChainruleThing
     with pytest.raises(cr.errors.CompileError, match="by name"):
-        cr.ChainruleRegressor(optimizer=cr.optim.SGD(0.1), learning_rate=1.0).fit([[1], [2]], [1, 2])
+        cr.ChainruleRegressor(optimizer=cr.optim.SGD(0.1), learning_rate=1.0).fit(
+            [[1], [2]], [1, 2]
+        )

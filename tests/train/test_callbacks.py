@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.errors import ArtifactError, CompileError, FeedError
 from chainrule.train.callbacks import (
     Callback,
     Checkpoint,
@@ -25,7 +26,6 @@ from chainrule.train.callbacks import (
     ReduceLROnPlateau,
     TensorBoard,
 )
-from chainrule.errors import ArtifactError, CompileError, FeedError
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)).astype(np.float32)
@@ -126,7 +126,7 @@ def test_the_learning_rate_follows_a_schedule() -> None:
 def test_reduce_on_plateau(
     options: dict[str, Any], values: list[float], rates: list[float]
 ) -> None:
-    """By hand from Keras' rules: during the cool-down nothing is counted, its last epoch is again."""
+    """By hand from Keras' rules: in the cool-down nothing is counted, in its last epoch it is."""
     found: list[float] = []
 
     class Sees(Callback):

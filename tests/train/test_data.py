@@ -103,9 +103,7 @@ def test_a_large_file_is_never_copied_whole(tmp_path: Path, kind: str) -> None:
     import tracemalloc
 
     rows = 200_000
-    mapped = np.lib.format.open_memmap(
-        tmp_path / "x.npy", mode="w+", dtype=kind, shape=(rows, 5)
-    )
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=kind, shape=(rows, 5))
     labels = np.zeros(rows, np.int32)
     model = make()
     model.fit(X, Y)

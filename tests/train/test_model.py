@@ -33,9 +33,7 @@ def make(**options: Any) -> cr.Model:
 
 def same(a: cr.Model, b: cr.Model) -> bool:
     one, other = a.step.state_dict(), b.step.state_dict()
-    return one.keys() == other.keys() and all(
-        one[n].tobytes() == other[n].tobytes() for n in one
-    )
+    return one.keys() == other.keys() and all(one[n].tobytes() == other[n].tobytes() for n in one)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -186,7 +184,9 @@ def test_validation_is_over_all_rows() -> None:
     one, other, third = make(), make(), make()
     a = one.fit(X, Y, epochs=2, validation_split=0.3)
     b = other.fit(X[:49], Y[:49], epochs=2, validation_data=(X[49:], Y[49:]))
-    c = third.fit(X[:49], Y[:49], epochs=2, validation_data=[(X[49:60], Y[49:60]), (X[60:], Y[60:])])
+    c = third.fit(
+        X[:49], Y[:49], epochs=2, validation_data=[(X[49:60], Y[49:60]), (X[60:], Y[60:])]
+    )
     assert a.history == b.history == c.history and same(one, other)
     assert list(a.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
     found = one.evaluate(X[49:], Y[49:])

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.train.callbacks import Callback, Checkpoint, EarlyStopping, ReduceLROnPlateau
 from chainrule.errors import ArtifactError
+from chainrule.train.callbacks import Callback, Checkpoint, EarlyStopping, ReduceLROnPlateau
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(11)

@@ -169,7 +169,7 @@ class ChainruleClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
 
 class ChainruleRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
-    """A net of dense layers that fits one number, or several, as scikit-learn's regressors are used.
+    """A net of dense layers that fits a number, or several, as scikit-learn's regressors are used.
 
     Features and targets are centred and scaled by what `fit` sees; the loss is the mean squared
     error. `n_iter_`, `loss_curve_` and `model_`, the `cr.Model`, are there after it.

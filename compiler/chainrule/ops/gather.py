@@ -83,7 +83,11 @@ class Gather(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         x, *at = inputs
         _check("gather", at)
-        if len(at) != len(self.axes) or not _ascend(self.axes, x.rank) or at[0].rank != self.index_rank:
+        if (
+            len(at) != len(self.axes)
+            or not _ascend(self.axes, x.rank)
+            or at[0].rank != self.index_rank
+        ):
             raise ShapeError(f"gather along axes {self.axes} does not fit {x}")
         if tuple(x.shape[a] for a in self.axes) != self.sizes:
             raise ShapeError(f"gather along axes of sizes {self.sizes} does not fit {x}")

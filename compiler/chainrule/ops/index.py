@@ -174,7 +174,7 @@ class ScatterAdd(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         x, at = inputs
         _check_integer("scatter_add", "indices", at)
-        if not 0 <= self.axis or x.shape[self.axis :][: at.rank] != at.shape:
+        if not self.axis >= 0 or x.shape[self.axis :][: at.rank] != at.shape:
             raise ShapeError(f"scatter_add along axis {self.axis} does not fit {x} at {at}")
         return x.with_shape((*x.shape[: self.axis], self.n, *x.shape[self.axis + at.rank :]))
 

@@ -151,9 +151,7 @@ def _inside(start: Dim, count: Dim, step: int, size: Dim) -> tuple[Dim, Dim, Dim
     return count + 1, low + 1, size - high
 
 
-def _check_within(
-    starts: Shape, counts: Shape, steps: tuple[int, ...], whole: Shape
-) -> None:
+def _check_within(starts: Shape, counts: Shape, steps: tuple[int, ...], whole: Shape) -> None:
     """Raise ShapeError for a slice that is known not to lie in `whole`."""
     if not len(starts) == len(counts) == len(steps) == len(whole) or 0 in steps:
         raise ShapeError(f"a slice of steps {steps} does not fit {len(whole)} axes")

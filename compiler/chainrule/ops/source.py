@@ -135,6 +135,8 @@ class Full(Op):
         return value
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if len(self.data) != self.dtype.itemsize:
+            raise DTypeError(f"{len(self.data)} bytes are no number of {self.dtype}")
         return TensorType(self.dtype, self.shape)
 
     def ref(self, *inputs: Array) -> Array:

@@ -109,9 +109,7 @@ def _unstorable(op: Op) -> ArtifactError:
     )
 
 
-def read(
-    entries: Any, roots: Sequence[Any], arrays: Mapping[str, Array]
-) -> list[Node]:
+def read(entries: Any, roots: Sequence[Any], arrays: Mapping[str, Array]) -> list[Node]:
     """The nodes of entries that `written` made. Raises ArtifactError for anything else."""
     if not isinstance(entries, list):
         raise ArtifactError("a graph is a list of entries")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import FeedError
+from chainrule.lang.tensor import Tensor
 from chainrule.train.problem import INPUT, WEIGHT, target_name
 
 Array = np.ndarray[Any, Any]
@@ -191,3 +192,16 @@ def gathered(batches: Iterable[Any]) -> Iterator[Table]:
         yield minibatch(item)
     if empty:
         raise FeedError("there is no data: no minibatch came")
+
+
+def check_fits(data: Table, leaves: Mapping[str, Tensor]) -> None:
+    """Raise FeedError for data that does not fit the leaves that it is for."""
+    for name, leaf in leaves.items():
+        array = data.feeds.get(name)
+        if array is None:
+            raise FeedError(f"{name} is not given: it is {leaf.type}")
+        if array.shape[1:] != leaf.shape[1:]:
+            raise FeedError(
+                f"{name} is {leaf.type}, not of shape {array.shape}",
+                "the model was made for the data it first saw",
+            )

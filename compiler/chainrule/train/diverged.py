@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainrule.driver import PASSES
 from chainrule.errors import NonFiniteError
 from chainrule.ir import provenance
 from chainrule.ir.evaluate import bind_sizes, value_of
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
-from chainrule.driver import PASSES
 from chainrule.ops.source import Leaf
 from chainrule.train.plan import label
 
@@ -39,7 +39,9 @@ def last_finite(
     good, bad = first, at
     while bad - good > 1:
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if _replayed(step, source, before, first, middle) else (good, middle)
+        good, bad = (
+            (middle, bad) if _replayed(step, source, before, first, middle) else (good, middle)
+        )
     _replayed(step, source, before, first, good)
     return good
 

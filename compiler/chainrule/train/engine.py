@@ -40,9 +40,10 @@ Array = np.ndarray[Any, Any]
 class Engine(Protocol):
     """A graph with its feeds and what it keeps; faults are the runtime's.
 
-    `call` runs once, `loop` over the minibatches of steps `first` to `last` - 1; `check` refuses data whose shapes or labels do not
-    fit, before anything changes. `direct`, where it is not None, is `call` for feeds like those of
-    the call before: it gives the loss, or NaN where `call` must decide, and `scalars` the outputs.
+    `call` runs once, `loop` over the minibatches of steps `first` to `last` - 1; `check` refuses
+    data whose shapes or labels do not fit, before anything changes. `direct`, where it is not None,
+    is `call` for feeds like those of the call before: it gives the loss, or NaN where `call` must
+    decide, and `scalars` the outputs.
     """
 
     binder: Binder

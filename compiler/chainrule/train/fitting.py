@@ -66,12 +66,15 @@ class Fit:
         self.history = History()
         self.first, self.epoch, self.position, self.stopped = first, first, 0, False
         self._parts: list[Logs] = []
+        self._resumed: list[tuple[Callback, dict[str, Array]]] = []
         self._before: dict[str, Array] | None = None  # the state when a native call began
         self._by_epoch = validate is not None or any(
             overrides(c, m) for c in callbacks for m in _EPOCH_METHODS
         )
         self._by_step = [
-            c for c in self.callbacks if c.every_steps and any(overrides(c, m) for m in _BATCH_METHODS)
+            c
+            for c in self.callbacks
+            if c.every_steps and any(overrides(c, m) for m in _BATCH_METHODS)
         ]
 
     # the loop
@@ -82,6 +85,8 @@ class Fit:
         model.stop_training = self.stopped
         try:
             self._tell("on_train_begin", {})
+            for callback, state in self._resumed:
+                callback.load_state_dict(state)
             self.progress.begin(self.epoch, self.epochs, self.source.steps)
             while self.epoch < self.epochs and not model.stop_training:
                 self._epochs()
@@ -108,9 +113,7 @@ class Fit:
         """The rest of an epoch; where nobody looks in between, as many as may go in one call."""
         if not self.position:  # else it has begun before, and a checkpoint was taken within it
             self._tell("on_epoch_begin", {}, self.epoch)
-        self.source.begin_epoch(
-            self.position, self.epoch - self.first, self.epochs - self.epoch
-        )
+        self.source.begin_epoch(self.position, self.epoch - self.first, self.epochs - self.epoch)
         steps = self.source.steps
         while steps is None or self.position < steps:
             count = self._span(steps)
@@ -206,7 +209,7 @@ class Fit:
         return state
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Go on from where a checkpoint stood. Raises ArtifactError where there is no such thing."""
+        """Go on from where a checkpoint stood. Raises ArtifactError where it says no such thing."""
         if not {AT, DONE, STOPPED} <= state.keys():
             raise ArtifactError(
                 "this file holds a model, but not where its training stood",
@@ -229,7 +232,7 @@ class Fit:
         for i, callback in enumerate(self.callbacks):
             own = _below(state, f"{CALLBACK}{i}.")
             if own:
-                callback.load_state_dict(own)
+                self._resumed.append((callback, own))
 
 
 def _below(state: Mapping[str, Array], prefix: str) -> dict[str, Array]:

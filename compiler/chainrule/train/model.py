@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from chainrule.errors import ArtifactError, ChainruleError, CompileError, FeedError
+from chainrule.errors import ChainruleError, CompileError, FeedError
 from chainrule.ir.types import dtype as dtype_of
-from chainrule.lang.compiled import Function, compile
-from chainrule.lang.derive import flatten, rebuilt
+from chainrule.lang.derive import rebuilt
 from chainrule.lang.inspect import explain
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
@@ -20,36 +18,28 @@ from chainrule.nn.optim import Adam, Optimizer
 from chainrule.train import checkpoint, named, stored
 from chainrule.train.callbacks.base import Callback
 from chainrule.train.callbacks.saving import Checkpoint
-from chainrule.train.data import (
-    Table,
-    check_finite,
-    gathered,
-    is_batches,
-    is_mapped,
-    minibatch,
-    table,
-    weighed,
-)
+from chainrule.train.data import Table, check_finite, check_fits, gathered, is_batches, table
+from chainrule.train.data import weighed as with_classes
 from chainrule.train.fitting import Fit, History
-from chainrule.train.plan import FIT, label
+from chainrule.train.opening import of_batches, of_table, split
+from chainrule.train.plan import label
 from chainrule.train.problem import Problem, pose, type_of
 from chainrule.train.progress import progress
-from chainrule.train.source import OneByOne, Source, Whole, by_rows
+from chainrule.train.scoring import ROWS, Scorer, arrays_of, whole
+from chainrule.train.source import Source, read
 from chainrule.train.state import of_step
-from chainrule.train.step import TrainingStep, training_step
+from chainrule.train.step import TrainingStep, check_count, training_step
 from chainrule.train.summary import Summary, summarize
 
 Array = np.ndarray[Any, Any]
-Function1 = Callable[..., Tensor]
-#: rows that are predicted in one native call, unless told
-_ROWS = 1024
+Measure = Callable[..., Tensor]
 
 
 class Model:
     """A net, a loss and an optimizer: `fit`, `evaluate`, `predict`.
 
         net = cr.nn.Sequential([cr.nn.Dense(128, "relu"), cr.nn.Dense(10)])
-        model = cr.Model(net, loss="cross_entropy", optimizer=cr.optim.Adam(1e-3), metrics=["accuracy"])
+        model = cr.Model(net, "cross_entropy", cr.optim.Adam(1e-3), metrics=["accuracy"])
         history = model.fit(X, Y, epochs=20, batch_size=64)
 
     `net` is a layer, or any function from Tensors to a Tensor; what it is called on is decided by
@@ -63,10 +53,10 @@ class Model:
     def __init__(
         self,
         net: Callable[..., Any],
-        loss: str | Function1 = "cross_entropy",
+        loss: str | Measure = "cross_entropy",
         optimizer: str | Optimizer | None = None,
-        metrics: Sequence[str | Function1] | Mapping[str, str | Function1] = (),
-        regularizer: Function1 | None = None,
+        metrics: Sequence[str | Measure] | Mapping[str, str | Measure] = (),
+        regularizer: Measure | None = None,
         backend: str = "cpu",
         threads: int | None = None,
         precision: str | None = None,
@@ -82,19 +72,21 @@ class Model:
         self.seed = check_seed(seed)
         self._loss, self._measures = named.loss(loss), named.metrics(metrics)
         self._regularizer = regularizer
-        self._options = {
+        self._options: dict[str, Any] = {
             "backend": backend,
             "threads": threads,
             "precision": precision,
             "memory_budget": memory_budget,
         }
         self.dtype = dtype_of(dtype)
+        if not self.dtype.is_float:
+            raise CompileError(f"a net computes with floats, not with {dtype}")
         #: the kind of optimizer that a file named and that has to be given again to train on
         self.missing_optimizer: str | None = None
         self._problem: Problem | None = None
         self._step: TrainingStep | None = None
         self._weighted = False
-        self._scores: dict[bool, tuple[Any, Function]] = {}
+        self._scoring: tuple[Problem, Scorer] | None = None
         self._fit: Fit | None = None
         self.stop_training = False
 
@@ -131,7 +123,7 @@ class Model:
     @property
     def problem(self) -> Problem:
         """Its expressions. Raises CompileError before data."""
-        self.step  # noqa: B018: it says what is missing
+        _ = self.step  # it says what is missing
         return self._known()
 
     @property
@@ -180,7 +172,7 @@ class Model:
     # building
 
     def build(self, x: Any, y: Any = None) -> Model:
-        """Compile it for data such as this, of which only types and sizes count. Gives the model."""
+        """Compile it for data such as this, of which types and sizes count. Gives the model."""
         data = table(x, y)
         self._build(data, y is not None, weighted=False)
         return self
@@ -193,7 +185,6 @@ class Model:
         """The step for data; made anew where labels turn out otherwise, or rows are weighed."""
         if self._problem is None or (labelled and not self._fits(data)):
             self._problem = self._pose(data, labelled)
-            self._scores = {}
             self._renew(weighted)
         elif self._step is None or weighted != self._weighted:
             self._renew(weighted)
@@ -240,6 +231,15 @@ class Model:
             kept = {n: a for n, a in before.state_dict().items() if n in own}
             self._step.load_state_dict({**own, **kept})
 
+    @property
+    def _scorer(self) -> Scorer:
+        """What evaluates; made anew with the expressions it is of."""
+        problem = self.problem
+        if self._scoring is None or self._scoring[0] is not problem:
+            options = {n: self._options[n] for n in ("backend", "threads", "precision")}
+            self._scoring = problem, Scorer(problem, options)
+        return self._scoring[1]
+
     # training
 
     def fit(
@@ -277,36 +277,35 @@ class Model:
         a loss that is none, naming the operation it came from, with the parameters of the last
         finite step. Ctrl-C comes through at the end of a step.
         """
-        if self.missing_optimizer is not None:
-            raise CompileError(
-                f"this model was trained by {self.missing_optimizer}, which its file can't hold",
-                f"cr.Model.load(path, optimizer={self.missing_optimizer}(...)) goes on training",
-            )
-        epochs, initial_epoch = _count("epochs", epochs, 0), _count("initial_epoch", initial_epoch, 0)
-        batch_size, hooks = _count("batch_size", batch_size, 1), _callbacks(callbacks)
+        self._check_optimizer()
+        epochs = check_count("epochs", epochs, 0)
+        initial_epoch = check_count("initial_epoch", initial_epoch, 0)
+        batch_size, hooks = check_count("batch_size", batch_size, 1), _callbacks(callbacks)
         shown = progress(verbose)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
-        if isinstance(resume, (str, os.PathLike)):
-            state: dict[str, Array] | None = checkpoint.read(resume)
-        else:
-            found = (c.path for c in hooks if isinstance(c, Checkpoint) and c.resume)
-            state = next((checkpoint.read(p) for p in found if os.path.exists(p)), None)
+        state = _resumed(resume, hooks)
         source: Source
         if is_batches(x, y):
             if sample_weight is not None or validation_split:
                 raise FeedError("weights and a split need arrays: minibatches bring their weights")
-            source = self._batches(x, class_weight, steps_per_epoch, epochs - initial_epoch)
+            source = of_batches(
+                x,
+                lambda data: self._build(data, data.target is not None, data.weight is not None),
+                class_weight,
+                steps_per_epoch,
+                epochs - initial_epoch,
+            )
         else:
             if steps_per_epoch is not None:
                 raise FeedError("steps_per_epoch is of minibatches that an iterator gives")
             data = table(x, y, sample_weight)
-            data, validation_data = _split(data, validation_split, validation_data)
-            data = weighed(data, class_weight)
+            data, validation_data = split(data, validation_split, validation_data)
+            data = with_classes(data, class_weight)
             if check_data:
                 check_finite(data.feeds)
             step = self._build(data, data.target is not None, data.weight is not None)
-            source = self._of_table(step, data, batch_size, bool(shuffle))
+            source = of_table(step, self.problem, data, batch_size, bool(shuffle))
         try:
             validate = None
             if validation_data is not None:
@@ -315,51 +314,19 @@ class Model:
                 callback.model = self
             self._fit = Fit(self, source, epochs, initial_epoch, hooks, validate, shown)
             if state is not None:
-                self._resume(self._fit, state)
+                self.step.load_state_dict(of_step(state))
+                self._fit.load_state_dict(state)
         except BaseException:
             source.close()
             raise
         return self._fit.run()
 
-    def _of_table(self, step: TrainingStep, data: Table, size: int, shuffle: bool) -> Source:
-        """Arrays whole, unless one lies in a file and would have to be converted."""
-        wanted = {n: t.dtype.numpy for n, t in {**self._known().inputs, **self._known().targets}.items()}
-        copied = any(
-            is_mapped(a) and not (a.flags.c_contiguous and a.dtype == wanted.get(n))
-            for n, a in data.feeds.items()
-        )
-        if not copied:
-            return Whole(step, data, size, shuffle)
-        steps = -(-data.rows // size)
-        opened = by_rows(data, step, size, shuffle)
-        return OneByOne(step, opened, None, self._weighted, steps, owns=True)
-
-    def _batches(
-        self, given: Any, classes: Mapping[Any, float] | None, steps: int | None, epochs: int
-    ) -> Source:
-        """Minibatches that are given; the first tells what they are like."""
-        if steps is not None:
-            _count("steps_per_epoch", steps, 1)
-        items = iter(given)
-        once = items is given
-        if once and steps is None and epochs > 1:
-            raise FeedError(
-                "an iterator is used up after one epoch",
-                "steps_per_epoch=n takes n minibatches of it an epoch; a list, or an object whose "
-                "__iter__ begins anew, is gone through once an epoch",
+    def _check_optimizer(self) -> None:
+        if self.missing_optimizer is not None:
+            raise CompileError(
+                f"this model was trained by {self.missing_optimizer}, which its file can't hold",
+                f"cr.Model.load(path, optimizer={self.missing_optimizer}(...)) goes on training",
             )
-        try:
-            first = next(items)
-        except StopIteration:
-            raise FeedError("there is no data: no minibatch came") from None
-        data = weighed(minibatch(first), classes)
-        step = self._build(data, data.target is not None, data.weight is not None)
-        begun: list[Iterator[Any]] = [chain([first], items)]
-
-        def of_epoch(number: int) -> Iterator[Any]:
-            return begun.pop() if begun else iter(given)
-
-        return OneByOne(step, of_epoch, classes, self._weighted, steps, lasting=once, owns=not once)
 
     def _validation(self, given: Any, check_data: bool) -> Callable[[], dict[str, float]]:
         if isinstance(given, Table):
@@ -370,63 +337,41 @@ class Model:
             return lambda: self.evaluate(given)
         else:
             raise FeedError(
-                "validation_data is (x, y), (x, y, weights), or minibatches that can be gone through "
-                f"once an epoch, not {type(given).__name__}"
+                "validation_data is (x, y), (x, y, weights), or minibatches that can be gone "
+                f"through once an epoch, not {type(given).__name__}"
             )
         if check_data:
             check_finite(data.feeds, "validation data: ")
         try:
-            self._check(data)
+            check_fits(data, {**self.problem.inputs, **self.problem.targets})
         except ChainruleError as error:
             error.details = (*error.details, "in the validation data")
             raise
-        return lambda: self._evaluate([data], None)
-
-    def _check(self, data: Table) -> None:
-        """Raise FeedError for data that the model was not made for."""
-        problem = self._known()
-        leaves = {**problem.inputs, **problem.targets}
-        for name, leaf in leaves.items():
-            array = data.feeds.get(name)
-            if array is None:
-                raise FeedError(f"{name} is not given: it is {leaf.type}")
-            if array.shape[1:] != leaf.shape[1:]:
-                raise FeedError(
-                    f"{name} is {leaf.type}, not of shape {array.shape}",
-                    "the model was made for the data it first saw",
-                )
+        return lambda: self._scorer.evaluate(self.step, [data], ROWS)
 
     def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> float:
         """One step on one minibatch, for data that streams in; its loss, before the update."""
+        self._check_optimizer()
         data = table(x, y, sample_weight)
         step = self._build(data, y is not None, data.weight is not None or self._weighted)
         if self._weighted and data.weight is None:
             data = table(x, y, np.ones(data.rows, np.float32))
-        return step(**data.feeds)
+        return step(**read(step, data.feeds))
 
     # using
 
-    def predict(self, x: Any, batch_size: int | None = None) -> Any:
-        """The net's result for rows of data, in inference mode; `batch_size` rows at a time."""
-        size = _ROWS if batch_size is None else _count("batch_size", batch_size, 1)
-        if is_batches(x, None):
-            parts = [self._predict(data, size) for data in gathered(x)]
-        else:
-            parts = [self._predict(table(x), size)]
-        whole = [np.concatenate(column) for column in zip(*map(flat, parts), strict=True)]
-        return rebuilt(self._known().prediction, whole)
+    def predict(self, x: Any, batch_size: int | None = None, averaged: bool = False) -> Any:
+        """The net's result for rows of data, in inference mode; `batch_size` rows at a time.
 
-    def _predict(self, data: Table, size: int) -> Any:
+        `averaged` predicts with the moving averages of the parameters: the optimizer's `ema`.
+        """
+        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        tables = list(gathered(x)) if is_batches(x, None) else [table(x)]
         if self._problem is None:
-            self._build(data, False, False)
-        step, structure = self.step, self._known().prediction
-        parts = []
-        for first in range(0, data.rows, size):
-            part = data.part(slice(first, first + size))
-            parts.append(flat(step.predict(**part.inputs, **{})["prediction"]))
-        if len(parts) == 1:
-            return rebuilt(structure, parts[0])
-        return rebuilt(structure, [np.concatenate(c) for c in zip(*parts, strict=True)])
+            self._build(tables[0], False, False)
+        parts = [arrays_of(self._scorer.predict(self.step, t, size, averaged)) for t in tables]
+        made = [whole(column) for column in zip(*parts, strict=True)]
+        return rebuilt(self.problem.prediction, made)
 
     def evaluate(
         self, x: Any, y: Any = None, sample_weight: Any = None, batch_size: int | None = None
@@ -436,36 +381,11 @@ class Model:
         Predictions are made `batch_size` rows at a time and gathered. `x` alone may give
         minibatches, as in `fit`.
         """
-        size = None if batch_size is None else _count("batch_size", batch_size, 1)
-        if is_batches(x, y):
-            return self._evaluate(list(gathered(x)), size)
-        return self._evaluate([table(x, y, sample_weight)], size)
-
-    def _evaluate(self, parts: list[Table], size: int | None) -> dict[str, float]:
+        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        tables = list(gathered(x)) if is_batches(x, y) else [table(x, y, sample_weight)]
         if self._problem is None:
-            self._build(parts[0], True, False)
-        for data in parts:
-            self._check(data)
-        predictions = [flat(self._predict(data, size or _ROWS)) for data in parts]
-        weighted = any(data.weight is not None for data in parts)
-        if weighted not in self._scores:
-            leaves, measures = self._known().apart(weighted)
-            options = {k: self._options[k] for k in ("backend", "threads", "precision")}
-            self._scores[weighted] = [n.op.label for n in flatten(leaves)], compile(measures, **options)  # type: ignore[attr-defined]
-        names, score = self._scores[weighted]
-        gathered_ = [np.concatenate(c) if len(c) > 1 else c[0] for c in zip(*predictions, strict=True)]
-        feeds = dict(zip(names, gathered_, strict=True))
-        for name in self._known().targets:
-            column = [data.feeds[name] for data in parts]
-            feeds[name] = np.concatenate(column) if len(column) > 1 else column[0]
-        if weighted:
-            ones = (np.ones(d.rows, np.float32) if d.weight is None else d.weight for d in parts)
-            feeds["sample_weight"] = np.concatenate(list(ones))
-        found = {n: float(v) for n, v in score(**{n: feeds[n] for n in score.inputs}).items()}
-        if self._known().penalty is not None:
-            some = parts[0].part(slice(0, 1)).inputs
-            found["loss"] += float(self.step.predict(**some)["penalty"])
-        return found
+            self._build(tables[0], tables[0].target is not None, False)
+        return self._scorer.evaluate(self.step, tables, size)
 
     # keeping
 
@@ -516,28 +436,9 @@ class Model:
         options = {n: self._options[n] for n in ("backend", "threads")}
         return stored.from_arrays, (type(self), arrays, self.optimizer, options)
 
-    def _resume(self, fit: Fit, state: Mapping[str, Array]) -> None:
-        self.step.load_state_dict(of_step(state))
-        fit.load_state_dict({n: a for n, a in state.items() if n.startswith(FIT)})
-
 
 def _no_net(*inputs: Tensor, **named_inputs: Tensor) -> Tensor:
     raise CompileError("a model from a file has no net to call: its expressions are there")
-
-
-def flat(structure: Any) -> list[Array]:
-    """The arrays in a structure of tuples, lists and dicts."""
-    if isinstance(structure, Mapping):
-        return [a for part in structure.values() for a in flat(part)]
-    if isinstance(structure, (list, tuple)):
-        return [a for part in structure for a in flat(part)]
-    return [structure]
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise FeedError(f"{name} is an int from {least} on, not {value!r}")
-    return int(value)
 
 
 def _callbacks(given: Any) -> list[Callback]:
@@ -550,15 +451,9 @@ def _callbacks(given: Any) -> list[Callback]:
     return hooks
 
 
-def _split(data: Table, part: float, given: Any) -> tuple[Table, Any]:
-    """Data without its last part, which becomes the validation data."""
-    if not part:
-        return data, given
-    if given is not None:
-        raise FeedError("validation_data and validation_split can't both be given")
-    if isinstance(part, bool) or not 0 < part < 1:
-        raise FeedError(f"validation_split is a part from 0 to below 1, not {part!r}")
-    first = int(data.rows * (1 - part))
-    if not 0 < first < data.rows:
-        raise FeedError(f"{part} of {data.rows} rows leaves nothing to train on, or to validate")
-    return data.part(slice(0, first)), data.part(slice(first, None))
+def _resumed(path: Any, hooks: Sequence[Callback]) -> dict[str, Array] | None:
+    """The checkpoint to go on from, if there is one. Raises ArtifactError."""
+    if path is not None:
+        return checkpoint.read(path)
+    found = (h.path for h in hooks if isinstance(h, Checkpoint) and h.resume)
+    return next((checkpoint.read(p) for p in found if os.path.exists(p)), None)

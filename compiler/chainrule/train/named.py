@@ -21,7 +21,7 @@ def loss(given: Any) -> Measure:
 
 def metrics(given: Any) -> dict[str, Measure]:
     """Metrics by the names that they are told by. Raises CompileError for what is none."""
-    if isinstance(given, str | Callable):  # type: ignore[arg-type]
+    if isinstance(given, str) or callable(given):
         given = [given]
     if isinstance(given, Mapping):
         return {str(name): measures.get(metric) for name, metric in given.items()}
@@ -67,7 +67,9 @@ def retold(data: Any) -> Optimizer | None:
     if not isinstance(numbers, dict) or numbers.keys() != wanted.keys():
         raise ArtifactError(f"{cls.__name__} has the numbers {', '.join(wanted)}")
     for name, value in numbers.items():
-        if not _is_number(value) or (type(wanted[name]) in (bool, int)) != (type(value) in (bool, int)):
+        if not _is_number(value) or (type(wanted[name]) in (bool, int)) != (
+            type(value) in (bool, int)
+        ):
             raise ArtifactError(f"{cls.__name__}: {name} is no {value!r}")
         setattr(made, name, value)
     for name, kind in made.ranges().items():

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from chainrule.lang.leaves import input as input_leaf
 from chainrule.lang.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 #: what the number of rows of a minibatch is called
 ROWS = "batch"
 #: the leaf of one input; of the labels, unless an input is called so; of the weights of rows
@@ -57,6 +58,12 @@ class Problem:
         penalty = {} if self.penalty is None else {"penalty": self.penalty}
         return {"prediction": self.prediction, **penalty}
 
+    @property
+    def read(self) -> set[str]:
+        """The names of the inputs that the prediction depends on."""
+        leaves = driver.leaves_of(flatten(self.prediction))
+        return {n for n, t in self.inputs.items() if t.node in leaves}
+
     def minimised(self, weighted: bool) -> Tensor:
         """What training minimises: with weights the mean over rows of weight · loss, as Keras."""
         loss = self.measured(weighted)
@@ -78,13 +85,13 @@ class Problem:
         nodes = flatten(self.prediction)
         names = fresh([*self.targets, WEIGHT], len(nodes))
         leaves = [
-            input_leaf(n, t.type.shape, dtype=t.type.dtype) for n, t in zip(names, nodes, strict=True)
+            input_leaf(n, t.type.shape, dtype=t.type.dtype)
+            for n, t in zip(names, nodes, strict=True)
         ]
         roots = {"loss": self.measured(weighted), **self.metrics}
         values = dict(zip(nodes, (t.node for t in leaves), strict=True))
         made = substituted([t.node for t in roots.values()], values)
         return rebuilt(self.prediction, leaves), dict(zip(roots, map(Tensor, made), strict=True))
-
 
     def relabelled(
         self, loss: Callable[..., Tensor], metrics: Mapping[str, Callable[..., Tensor]], target: Any
@@ -139,7 +146,7 @@ def pose(
     return replace(posed, penalty=penalty, trained=_trained(net))
 
 
-def _first(attempts: Sequence[Callable[[], Any]]) -> Any:
+def _first(attempts: Sequence[Callable[[], T]]) -> T:
     """What the first attempt gives that no element type fails; the first failure, if all do."""
     failures: list[DTypeError] = []
     for attempt in attempts:
@@ -206,7 +213,9 @@ def _lost(
     return Problem(inputs, prediction, target, scalar, rows, measured)
 
 
-def _tensor(what: str, function: Callable[..., Tensor], given: tuple[Any, ...], **options: Any) -> Tensor:
+def _tensor(
+    what: str, function: Callable[..., Tensor], given: tuple[Any, ...], **options: Any
+) -> Tensor:
     value = function(*given, **options)
     if not isinstance(value, Tensor):
         raise CompileError(f"{what} is a function that gives a Tensor, not {value!r}")
@@ -218,9 +227,7 @@ def _metric(name: str, metric: Callable[..., Tensor], given: tuple[Any, ...]) ->
     return f.mean(value) if value.ndim else value
 
 
-def _by_rows(
-    loss: Callable[..., Tensor], value: Tensor, given: tuple[Any, ...]
-) -> Tensor | None:
+def _by_rows(loss: Callable[..., Tensor], value: Tensor, given: tuple[Any, ...]) -> Tensor | None:
     """The loss of each row, where it can be had."""
     if not value.ndim:
         if "reduction" not in _options(loss):
@@ -248,7 +255,11 @@ def _penalty(regularizer: Callable[..., Tensor] | None, loss: Tensor) -> Tensor 
 def _trained(net: Any) -> tuple[str, ...] | None:
     """The names of what is trained, where the net freezes something."""
     every, trained = getattr(net, "parameters", None), getattr(net, "trainable_parameters", None)
-    if not isinstance(every, Mapping) or not isinstance(trained, Mapping) or len(every) == len(trained):
+    if (
+        not isinstance(every, Mapping)
+        or not isinstance(trained, Mapping)
+        or len(every) == len(trained)
+    ):
         return None
     return tuple(trained)
 

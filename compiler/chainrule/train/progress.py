@@ -57,9 +57,8 @@ class Bar(Progress):
     """A bar that rich draws in a terminal, moved about ten times a second."""
 
     def begin(self, epoch: int, epochs: int, steps: int | None) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
-        from rich.progress import TextColumn, TimeRemainingColumn
 
         self._steps, self._epochs, self._epoch = steps, epochs, epoch
         self._bars: Any = Bars(

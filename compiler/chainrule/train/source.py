@@ -11,6 +11,7 @@ import numpy as np
 from chainrule.errors import FeedError
 from chainrule.ops import philox
 from chainrule.train.data import Table, minibatch, weighed
+from chainrule.train.plan import label
 from chainrule.train.prefetch import Prefetch
 from chainrule.train.step import Bound, TrainingStep
 
@@ -35,6 +36,12 @@ class Logs:
         """The mean of each over the rows."""
         total = self.rows.sum()
         return [float((c * self.rows).sum() / total) for c in self.columns]
+
+
+def read(step: TrainingStep, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Those of the feeds that a step reads: a loss need not look at its labels."""
+    names = {label(n) for n in step.plan.inputs}
+    return {n: a for n, a in feeds.items() if n in names}
 
 
 def joined(parts: list[Logs], kinds: int) -> Logs:
@@ -79,9 +86,10 @@ class Whole:
 
     def __init__(self, step: TrainingStep, data: Table, size: int, shuffle: bool) -> None:
         self._step, self._shuffle = step, shuffle
-        self._data: Bound = step.bind(data.feeds, size)
-        self.steps: int = self._data.cut.steps
+        self._data: Bound = step.bind(read(step, data.feeds), size)
         cut = self._data.cut
+        self._count = cut.steps
+        self.steps: int | None = cut.steps
         self._rows = np.full(cut.steps, float(cut.size))
         self._rows[-1] = cut.rows - cut.size * (cut.steps - 1)
         self._number = step.epochs
@@ -95,7 +103,7 @@ class Whole:
         columns = self._step.advance(self._data, first, last, self._shuffle)
         return Logs(
             tuple(c.astype(np.float64) for c in columns),
-            self._rows[np.arange(first, last) % self.steps],
+            self._rows[np.arange(first, last) % self._count],
         )
 
     def feeds(self, at: int) -> Mapping[str, Array]:
@@ -147,15 +155,13 @@ class OneByOne:
     def _ready(self, item: Any) -> tuple[Mapping[str, Array], int]:
         data = weighed(item if isinstance(item, Table) else minibatch(item), self._classes)
         if self._weighted and data.weight is None:
-            data = Table(
-                data.inputs, data.target, np.ones(data.rows, np.float32), data.alone
-            )
+            data = Table(data.inputs, data.target, np.ones(data.rows, np.float32), data.alone)
         elif data.weight is not None and not self._weighted:
             raise FeedError(
                 "this minibatch has weights, the first one had none",
                 "give weights with each of them: 1 for rows that count as before",
             )
-        return self._step.converted(data.feeds), data.rows
+        return self._step.converted(read(self._step, data.feeds)), data.rows
 
     def advance(self, first: int, last: int) -> Logs:
         """Steps one by one."""

@@ -171,8 +171,8 @@ class TrainingStep:
         Ctrl-C comes through at the end of a step.
         """
         self._check_run_names()
-        batch_size = _check_count("batch_size", batch_size, 1)
-        epochs = _check_count("epochs", epochs, 0)
+        batch_size = check_count("batch_size", batch_size, 1)
+        epochs = check_count("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
         bound = self.bind(data, batch_size)
@@ -246,7 +246,7 @@ class TrainingStep:
         return dict(zip(self._engine.binder.names, arrays, strict=True))
 
     def begin_epoch(self, goes_on: bool = False) -> int:
-        """Count an epoch whose minibatches are given one by one, unless it `goes_on`; its number."""
+        """Count an epoch of minibatches that come one by one, unless it `goes_on`; its number."""
         self._epoch += not goes_on
         return self._epoch - 1
 
@@ -475,7 +475,8 @@ class TrainingStep:
         self.load_state_dict(state.of_step(checkpoint.read(path)))
 
 
-def _check_count(name: str, value: Any, least: int) -> int:
+def check_count(name: str, value: Any, least: int) -> int:
+    """The value as an int. Raises FeedError unless it is one from `least` on."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise FeedError(f"{name} is an int from {least} on, not {value!r}")
     return int(value)

@@ -64,7 +64,16 @@ def _described(model: Model) -> dict[str, Array]:
 
     parts = {
         name: place(getattr(problem, name))
-        for name in ("inputs", "prediction", "target", "loss", "rows", "metrics", "penalty", "weight")
+        for name in (
+            "inputs",
+            "prediction",
+            "target",
+            "loss",
+            "rows",
+            "metrics",
+            "penalty",
+            "weight",
+        )
     }
     entries, numbers, arrays = written(roots)
 
@@ -163,7 +172,8 @@ def _of(whole: Mapping[str, Any], name: str, kind: type) -> Any:
 
 def _problem(whole: Mapping[str, Any], state: Mapping[str, Array]) -> tuple[Problem, bool]:
     arrays = {n.removeprefix(CONSTANT): a for n, a in state.items() if n.startswith(CONSTANT)}
-    nodes = read(whole["graph"], range(len(whole["graph"])), arrays)
+    entries = _of(whole, "graph", list)
+    nodes = read(entries, range(len(entries)), arrays)
 
     def tensors(structure: Any) -> Any:
         if structure is None:
@@ -176,7 +186,16 @@ def _problem(whole: Mapping[str, Any], state: Mapping[str, Array]) -> tuple[Prob
 
     parts = {
         name: tensors(whole[name])
-        for name in ("inputs", "prediction", "target", "loss", "rows", "metrics", "penalty", "weight")
+        for name in (
+            "inputs",
+            "prediction",
+            "target",
+            "loss",
+            "rows",
+            "metrics",
+            "penalty",
+            "weight",
+        )
     }
     for name in ("inputs", "metrics"):
         table = parts[name]
@@ -217,4 +236,3 @@ def _check_kept(problem: Problem, kept: Mapping[str, Array]) -> None:
                 wrong.append(f"{label(node)} is {node.type}, the file has {have or 'none'}")
     if wrong:
         raise ArtifactError("its graph and its arrays do not fit", *wrong)
-

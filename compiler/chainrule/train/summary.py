@@ -107,7 +107,9 @@ def _flops(outputs: list[Node]) -> int:
     total = 0
     for node in graph.nodes:
         flops = node.op.flops(node.type, *(i.type for i in node.inputs))
-        sizes: Mapping[str, int] = dict.fromkeys(symbols_of(flops), 1) if isinstance(flops, Size) else {}
+        sizes: Mapping[str, int] = (
+            dict.fromkeys(symbols_of(flops), 1) if isinstance(flops, Size) else {}
+        )
         total += evaluate(flops, sizes) if isinstance(flops, Size) else flops
     return total
 

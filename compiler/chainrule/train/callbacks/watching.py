@@ -78,7 +78,7 @@ class LRSchedule(Callback):
 
 
 class ReduceLROnPlateau(Monitor):
-    """Multiply the learning rate by `factor` when a number has not got better for `patience` epochs.
+    """Multiply the learning rate by `factor` when a number has not got better in `patience` epochs.
 
     After that it waits `cooldown` epochs; the rate does not fall below `min_lr`.
     """
