@@ -121,7 +121,7 @@ class _Emitter:
             self.check(s)
         elif isinstance(s, Barrier):
             if self.parts:
-                self.builder.effect("call void @barrier(ptr %team, i64 %part)")
+                self.builder.effect("call void @barrier(ptr %team)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 

@@ -7,9 +7,9 @@ a wait wakes sleepers only where there are some. Both sides first write their ow
 the other's, in one order for all (Dekker), so no waking is missed. A worker stands in the code of a
 step only as long as its caller waits; between steps it is in that of `work`, which is never freed.
 
-What a step would take alone is at most what the caller worked, times the parts. Where sharing took
-longer, because threads came late (another process had the CPU, or they were deep asleep), the next
-step is done alone, then the next 3, 7, ... 255 before it is tried again.
+`code` may be set by the first part whenever a check fails; the others hear of it as `decided`, what
+it was when they last met, so all parts leave at one place. Whether a step is shared at all is
+decided by codegen.trial.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ FIELDS = {
     "workers": 328,
     "stop": 336,
     "jobs": 344,
-    "waited": 352,
-    "skip": 360,
-    "doubt": 368,
+    "clock": 352,
+    "decided": 360,
     "finished": 384,
     "ended": 448,
     "waiting": 452,
@@ -110,7 +109,7 @@ done:
   ret void
 }}
 
-define internal void @barrier(ptr %team, i64 %part) #0 {{
+define internal void @barrier(ptr %team) #0 {{
 entry:
   %alone = icmp eq ptr %team, null
   br i1 %alone, label %done, label %arrive
@@ -129,21 +128,15 @@ $AT spin
   %last = icmp eq i64 %missing, 1
   br i1 %last, label %open, label %stay
 open:
+$AT code
+$AT decided
+  %code = load atomic i32, ptr %at_code monotonic, align 4
+  store i32 %code, ptr %at_decided, align 4
   store atomic i32 0, ptr %at_arrived monotonic, align 4
   call void @wake(ptr %at_phase, ptr %at_dozing)
   br label %done
 stay:
-  %begun = call i64 @llvm.readcyclecounter()
   call void @rest(ptr %at_phase, i32 %seen, ptr %at_dozing, i64 %spin)
-  %caller = icmp eq i64 %part, 0
-  br i1 %caller, label %note, label %done
-note:
-$AT waited
-  %ended = call i64 @llvm.readcyclecounter()
-  %took = sub i64 %ended, %begun
-  %waited = load i64, ptr %at_waited, align 8
-  %waited_more = add i64 %waited, %took
-  store i64 %waited_more, ptr %at_waited, align 8
   br label %done
 done:
   ret void
@@ -164,17 +157,7 @@ count:
   %fewer = icmp slt i64 %wanted, %most
   %parts = select i1 %fewer, i64 %wanted, i64 %most
   %several = icmp sgt i64 %parts, 1
-  br i1 %several, label %trust, label %release
-trust:
-$AT skip
-$AT doubt
-  %skip = load i64, ptr %at_skip, align 8
-  %trusted = icmp sle i64 %skip, 0
-  br i1 %trusted, label %publish, label %later
-later:
-  %skip_less = sub i64 %skip, 1
-  store i64 %skip_less, ptr %at_skip, align 8
-  br label %release
+  br i1 %several, label %publish, label %release
 release:
   store atomic i32 0, ptr %at_busy release, align 4
   ret i32 -1
@@ -197,9 +180,8 @@ $AT waiting
   store ptr %table, ptr %at_table, align 8
   store ptr %sizes, ptr %at_sizes, align 8
   store i64 %parts, ptr %at_parts, align 8
-$AT waited
-  store i64 0, ptr %at_waited, align 8
-  %begun = call i64 @llvm.readcyclecounter()
+$AT decided
+  store i32 0, ptr %at_decided, align 4
   store atomic i32 0, ptr %at_code monotonic, align 4
   call void @keep_modes(ptr %at_modes)
   %jobs = load i64, ptr %at_jobs, align 8
@@ -220,25 +202,7 @@ $BOX asleep
   br i1 %w_more, label %call_one, label %own
 own:
   call void %function(ptr %table, ptr %sizes, i64 0, ptr %team)
-  %done_own = call i64 @llvm.readcyclecounter()
   call void @rest(ptr %at_ended, i32 %seen, ptr %at_waiting, i64 %spin)
-  %ended = call i64 @llvm.readcyclecounter()
-  %last_wait = sub i64 %ended, %done_own
-  %waits = load i64, ptr %at_waited, align 8
-  %waited = add i64 %waits, %last_wait
-  %took = sub i64 %ended, %begun
-  %worked = sub i64 %took, %waited
-  %alone = mul i64 %worked, %parts
-  %slower = icmp slt i64 %alone, %took
-  %doubt = load i64, ptr %at_doubt, align 8
-  %doubled = shl i64 %doubt, 1
-  %more_doubt = or i64 %doubled, 1
-  %most_doubt = and i64 %more_doubt, 255
-  %less_doubt = lshr i64 %doubt, 1
-  %doubt_now = select i1 %slower, i64 %most_doubt, i64 %less_doubt
-  store i64 %doubt_now, ptr %at_doubt, align 8
-  %skip_now = select i1 %slower, i64 %most_doubt, i64 0
-  store i64 %skip_now, ptr %at_skip, align 8
   %code = load atomic i32, ptr %at_code monotonic, align 4
   store atomic i32 0, ptr %at_busy release, align 4
   ret i32 %code
@@ -351,7 +315,6 @@ define internal void @take_modes(ptr %from) #1 {{
   ret void
 }}
 
-declare i64 @llvm.readcyclecounter()
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)"""
 
@@ -383,6 +346,5 @@ define internal void @take_modes(ptr %from) #1 {{
   ret void
 }}
 
-declare i64 @llvm.readcyclecounter()
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)"""
