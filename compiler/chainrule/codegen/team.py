@@ -2,7 +2,8 @@
 
 The block of memory that they meet in is described where Python fills it in,
 chainrule_runtime.pool: the names below are its fields, at the same offsets. Who waits spins for a
-while, then sleeps in the kernel (futex(2), FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE); who ends
+while, then sleeps in the kernel (futex(2), FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE, by syscall(2)
+of the C library, whose address stands in the block); who ends
 a wait wakes sleepers only where there are some. Both sides first write their own word and then read
 the other's, in one order for all (Dekker), so no waking is missed. A worker stands in the code of a
 step only as long as its caller waits; between steps it is in that of `work`, which is never freed.
@@ -34,6 +35,7 @@ FIELDS = {
     "jobs": 344,
     "clock": 352,
     "decided": 360,
+    "syscall": 368,
     "finished": 384,
     "ended": 448,
     "waiting": 452,
@@ -41,12 +43,12 @@ FIELDS = {
 #: then a box for each worker, so many bytes long, with these fields
 BOXES, BOX = 512, 128
 BOX_FIELDS = {"go": 0, "asleep": 4, "entered": 8}
-_ASKED, _WAIT, _WAKE = {"x86_64": 202, "aarch64": 98}, 128, 129
+_FUTEX, _WAIT, _WAKE = {"x86_64": 202, "aarch64": 98}, 128, 129
 
 
 def has_threads(target: Target) -> bool:
     """Whether a step can be shared there: under Linux, where sleeping is known."""
-    return "linux" in target.triple and _arch(target) in _ASKED
+    return "linux" in target.triple and _arch(target) in _FUTEX
 
 
 def _arch(target: Target) -> str:
@@ -66,11 +68,12 @@ def team_functions(target: Target) -> str:
             f"$BOX {name}\n", f"  %box_{name} = getelementptr i8, ptr %box, i64 {offset}\n"
         )
     text = text.replace("$BOXES", str(BOXES)).replace("$SIZE", str(BOX))
+    text = text.replace("$FUTEX", str(_FUTEX[arch]))
     return text + (_X86 if arch == "x86_64" else _ARM)
 
 
 _TEAM = f"""
-define internal void @rest(ptr %word, i32 %seen, ptr %asleep, i64 %spin) #0 {{
+define internal void @rest(ptr %team, ptr %word, i32 %seen, ptr %asleep, i64 %spin) #0 {{
 entry:
   br label %look
 look:
@@ -87,7 +90,7 @@ pause:
   br label %again
 sleep:
   %before = atomicrmw add ptr %asleep, i32 1 seq_cst
-  call void @futex(ptr %word, i64 {_WAIT}, i32 %seen)
+  call void @futex(ptr %team, ptr %word, i64 {_WAIT}, i32 %seen)
   %after = atomicrmw sub ptr %asleep, i32 1 seq_cst
   br label %again
 again:
@@ -96,14 +99,14 @@ done:
   ret void
 }}
 
-define internal void @wake(ptr %word, ptr %asleep) #0 {{
+define internal void @wake(ptr %team, ptr %word, ptr %asleep) #0 {{
 entry:
   %change = atomicrmw add ptr %word, i32 1 seq_cst
   %sleepers = load atomic i32, ptr %asleep seq_cst, align 4
   %some = icmp ne i32 %sleepers, 0
   br i1 %some, label %rouse, label %done
 rouse:
-  call void @futex(ptr %word, i64 {_WAKE}, i32 2147483647)
+  call void @futex(ptr %team, ptr %word, i64 {_WAKE}, i32 2147483647)
   br label %done
 done:
   ret void
@@ -133,10 +136,10 @@ $AT decided
   %code = load atomic i32, ptr %at_code monotonic, align 4
   store i32 %code, ptr %at_decided, align 4
   store atomic i32 0, ptr %at_arrived monotonic, align 4
-  call void @wake(ptr %at_phase, ptr %at_dozing)
+  call void @wake(ptr %team, ptr %at_phase, ptr %at_dozing)
   br label %done
 stay:
-  call void @rest(ptr %at_phase, i32 %seen, ptr %at_dozing, i64 %spin)
+  call void @rest(ptr %team, ptr %at_phase, i32 %seen, ptr %at_dozing, i64 %spin)
   br label %done
 done:
   ret void
@@ -196,13 +199,13 @@ call_one:
   %box = getelementptr i8, ptr %team, i64 %w_from
 $BOX go
 $BOX asleep
-  call void @wake(ptr %box_go, ptr %box_asleep)
+  call void @wake(ptr %team, ptr %box_go, ptr %box_asleep)
   %w_next = add i64 %w, 1
   %w_more = icmp slt i64 %w_next, %parts
   br i1 %w_more, label %call_one, label %own
 own:
   call void %function(ptr %table, ptr %sizes, i64 0, ptr %team)
-  call void @rest(ptr %at_ended, i32 %seen, ptr %at_waiting, i64 %spin)
+  call void @rest(ptr %team, ptr %at_ended, i32 %seen, ptr %at_waiting, i64 %spin)
   %code = load atomic i32, ptr %at_code monotonic, align 4
   store atomic i32 0, ptr %at_busy release, align 4
   ret i32 %code
@@ -232,7 +235,7 @@ $BOX entered
 next:
   %seen = phi i32 [0, %entry], [%job, %finish]
   %spin = load i64, ptr %at_spin, align 8
-  call void @rest(ptr %box_go, i32 %seen, ptr %box_asleep, i64 %spin)
+  call void @rest(ptr %team, ptr %box_go, i32 %seen, ptr %box_asleep, i64 %spin)
   %job = add i32 %seen, 1
   %stop = load atomic i32, ptr %at_stop seq_cst, align 4
   %over = icmp ne i32 %stop, 0
@@ -250,7 +253,7 @@ run:
   %last = icmp eq i64 %missing, 2
   br i1 %last, label %tell, label %finish
 tell:
-  call void @wake(ptr %at_ended, ptr %at_waiting)
+  call void @wake(ptr %team, ptr %at_ended, ptr %at_waiting)
   br label %finish
 finish:
   br label %next
@@ -282,69 +285,64 @@ send:
   %box = getelementptr i8, ptr %team, i64 %from
 $BOX go
 $BOX asleep
-  call void @wake(ptr %box_go, ptr %box_asleep)
+  call void @wake(ptr %team, ptr %box_go, ptr %box_asleep)
   %w_next = add i64 %w, 1
   br label %test
 done:
   ret i64 1
 }}
+
+define internal void @futex(ptr %team, ptr %word, i64 %what, i32 %value) #1 {{
+$AT syscall
+  %syscall = load ptr, ptr %at_syscall, align 8
+  %wide = zext i32 %value to i64
+  %got = call i64 (i64, ...) %syscall(i64 $FUTEX, ptr %word, i64 %what, i64 %wide, i64 0)
+  ret void
+}}
 """
 
 # rounding and flushing are modes of a thread: workers take over the caller's
-_X86 = f"""
-define internal void @futex(ptr %word, i64 %what, i32 %value) #0 {{
-  %wide = zext i32 %value to i64
-  %got = call i64 asm sideeffect "syscall",
-    "={{rax}},{{rax}},{{rdi}},{{rsi}},{{rdx}},{{r10}},~{{rcx}},~{{r11}},~{{memory}}"
-    (i64 {_ASKED["x86_64"]}, ptr %word, i64 %what, i64 %wide, i64 0)
+_X86 = """
+define internal void @pause() #1 {
+  call void @llvm.x86.sse2.pause()
   ret void
-}}
+}
 
-define internal void @pause() #1 {{
-  call void asm sideeffect "pause", "~{{memory}}"()
-  ret void
-}}
-
-define internal void @keep_modes(ptr %to) #1 {{
+define internal void @keep_modes(ptr %to) #1 {
   call void @llvm.x86.sse.stmxcsr(ptr %to)
   ret void
-}}
+}
 
-define internal void @take_modes(ptr %from) #1 {{
+define internal void @take_modes(ptr %from) #1 {
   call void @llvm.x86.sse.ldmxcsr(ptr %from)
   ret void
-}}
+}
 
+declare void @llvm.x86.sse2.pause()
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)"""
 
-_ARM = f"""
-define internal void @futex(ptr %word, i64 %what, i32 %value) #0 {{
-  %wide = zext i32 %value to i64
-  %got = call i64 asm sideeffect "svc #0",
-    "={{x0}},{{x8}},{{x0}},{{x1}},{{x2}},{{x3}},~{{memory}}"
-    (i64 {_ASKED["aarch64"]}, ptr %word, i64 %what, i64 %wide, i64 0)
+# what yields there costs next to nothing, so who waits stops for the pipeline to empty
+_ARM = """
+define internal void @pause() #1 {
+  call void @llvm.aarch64.isb(i32 15)
   ret void
-}}
+}
 
-define internal void @pause() #1 {{
-  call void asm sideeffect "isb", "~{{memory}}"()
-  ret void
-}}
-
-define internal void @keep_modes(ptr %to) #1 {{
+define internal void @keep_modes(ptr %to) #1 {
   %modes = call i64 @llvm.aarch64.get.fpcr()
   %short = trunc i64 %modes to i32
   store i32 %short, ptr %to, align 4
   ret void
-}}
+}
 
-define internal void @take_modes(ptr %from) #1 {{
+define internal void @take_modes(ptr %from) #1 {
   %short = load i32, ptr %from, align 4
   %modes = zext i32 %short to i64
   call void @llvm.aarch64.set.fpcr(i64 %modes)
   ret void
-}}
+}
 
+declare void @llvm.aarch64.isb(i32)
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)"""
