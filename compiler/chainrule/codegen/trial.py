@@ -26,6 +26,9 @@ RECORD = (
 )  # fmt: skip
 #: how many times what a trial lost must be gained before the next
 PATIENCE = 64
+#: one trial tells little where other processes come and go: 1/SMOOTH of it counts, and the rest is
+#: what was known before; a while of LONG trials counts whole
+SMOOTH, LONG = 4, 8
 #: a trial's loss counts up to what its steps may lose and so many trials: a process that was
 #: stopped meanwhile is not to pay for hours
 STALL = 16
@@ -105,9 +108,18 @@ $AT shared
   %at_this = select i1 %sharing, ptr %at_shared, ptr %at_alone
   %at_other = select i1 %sharing, ptr %at_alone, ptr %at_shared
   %mean = sdiv i64 %spent, %count
-  store i64 %mean, ptr %at_this, align 8
+  %before = load i64, ptr %at_this, align 8
   %other = load i64, ptr %at_other, align 8
   %trial = load i64, ptr %at_trial, align 8
+  %long = mul i64 %trial, {LONG}
+  %surely = icmp sge i64 %spent, %long
+  %first = icmp eq i64 %before, 0
+  %plain = or i1 %surely, %first
+  %apart = sub i64 %mean, %before
+  %some = sdiv i64 %apart, {SMOOTH}
+  %smooth = add i64 %before, %some
+  %this = select i1 %plain, i64 %mean, i64 %smooth
+  store i64 %this, ptr %at_this, align 8
   %more = sub i64 %mean, %other
   %lost_all = mul i64 %more, %count
 $AT parts
@@ -120,8 +132,10 @@ $AT parts
   %lost = select i1 %stalled, i64 %bound, i64 %lost_all
   %gain = mul i64 %lost, {PATIENCE}
   %known = icmp ne i64 %other, 0
+  %slower = icmp sgt i64 %this, %other
   %longer = icmp sgt i64 %gain, %trial
-  %worse = and i1 %known, %longer
+  %sure = and i1 %known, %slower
+  %worse = and i1 %sure, %longer
   %length_next = select i1 %worse, i64 %gain, i64 %trial
   %mode_next = xor i64 %mode, 1
   store i64 %mode_next, ptr %at_mode, align 8
