@@ -229,6 +229,7 @@ class _Layout:
         arena = [*plan.slots, *self.workspace]
         own = range(begin, order.first + len(order.slots))
         temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
+        shared = shared_calls(self.calls) if several else []
         private = {begin + i for i in work.private}
         slot_of = dict(temporaries)
 
@@ -250,12 +251,11 @@ class _Layout:
             checks=tuple(_check(test) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
             shared=tuple(
-                (dim_data(work_of(call.program)), dim_data(times))
-                for call, times in (shared_calls(self.calls) if several else ())
+                (dim_data(work_of(call.program)), dim_data(times)) for call, times in shared
             ),
             call_work=CALL_WORK,
             step_work=STEP_WORK,
-            stages=stages_of(self.calls, memory) if several else (),
+            stages=stages_of(self.calls, [call for call, _ in shared], memory) if shared else (),
         )
 
     def next(self, node: Node) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from chainrule.codegen.module import shared_calls
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in, stages
-from chainrule.ir.loop import Barrier, Buffer, Load, Stmt
+from chainrule.ir.loop import Barrier, Load, Program, Stmt
 from chainrule.loops.walk import has_check, postorder, statements, stored_buffers, values_of
 from chainrule_runtime.manifest import Stage
 
@@ -14,55 +14,72 @@ from chainrule_runtime.manifest import Stage
 Memory = Callable[[int], int | None]
 
 
-def stages_of(order: Sequence[Step], memory: Memory) -> tuple[Stage, ...]:
-    """The stages of a step that threads share, as parts come to them."""
-    shared = [call for call, _ in shared_calls(order)]
-    found: list[Stage] = []
-    turn = 0
-    for stage in stages(order, {id(call.program) for call in shared}):
-        if stage is None:
-            found.append(Stage(meeting=True))
-        elif isinstance(stage, list):
-            found.append(_alone(stage, memory))
-        else:
-            body = stage.program.body
-            inner = [i for i, s in enumerate(body) if isinstance(s, Barrier)]
-            reads, writes = _touched(stage, body, memory)
-            first = _touched(stage, body[: inner[0]], memory) if inner else (reads, writes)
-            found.append(Stage(turn, reads, writes, *first, inner=bool(inner)))
-            turn += 1
-    return tuple(found)
+def stages_of(order: Sequence[Step], shared: Sequence[Call], memory: Memory) -> tuple[Stage, ...]:
+    """The stages of a step, of which threads share some calls, as parts come to them."""
+    kinds = {id(call.program): call.program for call in calls_in(order)}
+    uses = {key: _use(program) for key, program in kinds.items()}
+
+    def found() -> Iterator[Stage]:
+        turn = 0
+        for stage in stages(order, {id(call.program) for call in shared}):
+            if stage is None:
+                yield Stage(meeting=True)
+            elif isinstance(stage, list):
+                yield _alone(stage, uses, memory)
+            else:
+                use = uses[id(stage.program)]
+                reads, writes, first_reads, first_writes = (
+                    _ordered(_memories(stage, buffers, memory))
+                    for buffers in (use.reads, use.writes, use.first_reads, use.first_writes)
+                )
+                yield Stage(turn, reads, writes, first_reads, first_writes, use.inner)
+                turn += 1
+
+    return tuple(found())
 
 
-def _alone(steps: Sequence[Step], memory: Memory) -> Stage:
+@dataclass(frozen=True)
+class _Use:
+    """Which buffers of a program are read and written, by number; the first, before parts meet."""
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    first_reads: tuple[int, ...]
+    first_writes: tuple[int, ...]
+    inner: bool
+    checks: bool
+
+
+def _use(program: Program) -> _Use:
+    meetings = [i for i, s in enumerate(program.body) if isinstance(s, Barrier)]
+    whole = _touched(program, program.body)
+    first = _touched(program, program.body[: meetings[0]]) if meetings else whole
+    return _Use(*whole, *first, inner=bool(meetings), checks=has_check(program.body))
+
+
+def _touched(program: Program, body: Iterable[Stmt]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    inside = list(statements(body))
+    values = (v for s in inside for v in postorder(*values_of(s)))
+    reads, writes = {v.buffer for v in values if isinstance(v, Load)}, stored_buffers(inside)
+    numbered = list(enumerate(program.buffers))
+    return tuple(i for i, b in numbered if b in reads), tuple(i for i, b in numbered if b in writes)
+
+
+def _alone(steps: Sequence[Step], uses: dict[int, _Use], memory: Memory) -> Stage:
     """What one part does."""
     reads: set[int] = set()
     writes: set[int] = set()
     checked: set[int] = set()
     for call in calls_in(steps):
-        read, written = _touched(call, call.program.body, memory)
-        reads.update(read)
-        writes.update(written)
-        checked.update(read if has_check(call.program.body) else ())
+        use = uses[id(call.program)]
+        read = _memories(call, use.reads, memory)
+        reads |= read
+        writes |= _memories(call, use.writes, memory)
+        checked |= read if use.checks else set()
     for copy in _copies(steps):
-        reads.update(_numbers([copy.source], memory))
-        writes.update(_numbers([copy.target], memory))
+        reads |= _numbers([copy.source], memory)
+        writes |= _numbers([copy.target], memory)
     return Stage(None, _ordered(reads), _ordered(writes), checked=_ordered(checked))
-
-
-def _touched(
-    call: Call, body: Iterable[Stmt], memory: Memory
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The memory that statements of a call read, and that they write."""
-    place = dict(zip(call.program.buffers, call.buffers, strict=True))
-    inside = list(statements(body))
-    values = (v for s in inside for v in postorder(*values_of(s)))
-    reads = {v.buffer for v in values if isinstance(v, Load)}
-
-    def numbers(buffers: Iterable[Buffer]) -> tuple[int, ...]:
-        return _ordered(_numbers((place[b] for b in buffers), memory))
-
-    return numbers(reads), numbers(stored_buffers(inside))
 
 
 def _copies(steps: Iterable[Step]) -> list[Copy]:
@@ -73,6 +90,10 @@ def _copies(steps: Iterable[Step]) -> list[Copy]:
         elif not isinstance(step, Call):
             found += _copies(step.steps)
     return found
+
+
+def _memories(call: Call, buffers: Iterable[int], memory: Memory) -> set[int]:
+    return _numbers((call.buffers[i] for i in buffers), memory)
 
 
 def _numbers(places: Iterable[int | Place], memory: Memory) -> set[int]:
