@@ -246,7 +246,7 @@ def _nest(
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
         # row by row, so that an element of a is held no longer than its row takes
-        Loop("k'", c.k, (Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll"),)),
+        _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
         Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
     )
@@ -262,6 +262,12 @@ def _rows_are_more(rows: Dim, columns: Dim) -> bool:
     if isinstance(columns, int):
         return columns < SHARED_PANELS
     return isinstance(rows, int) and rows >= SHARED_PANELS
+
+
+def _over_terms(c: Contraction, body: Stmt) -> Stmt:
+    for var, extent in reversed(c.terms or (("k'", c.k),)):
+        body = Loop(var, extent, (body,))
+    return body
 
 
 def _clear(local: Local) -> Stmt:
