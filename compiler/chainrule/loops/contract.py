@@ -250,6 +250,11 @@ def _nest(
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
         Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
     )
+    if c.terms:
+        body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
+        for var, extent in reversed(c.inside):
+            body = (Loop(var, extent, body),)
+        return (Loop("m'", rows.count, body),)
     by_rows = _rows_are_more(rows.count, columns.count)
     across = Loop("m'", rows.count, tile, split=split and by_rows)
     return (Loop("n'", columns.count, (across,), split=split and not by_rows),)

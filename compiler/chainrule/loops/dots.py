@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Barrier,
     Combine,
@@ -27,7 +27,7 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.node import Index, Reader, Stmts
-from chainrule.ir.size import Dim, Size, coefficient, product
+from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.layout import ContractLayout, fills
 from chainrule.loops.parts import split_outermost
@@ -44,7 +44,7 @@ SPARE = 4
 
 @dataclass(frozen=True)
 class DotTile:
-    """Letters of the result's rows and columns, the sums, and what is unrolled: so many `rows` of
+    """How a product is cut: letters of the result's rows and columns, the sums, and what is unrolled: so many `rows` of
     the last row letter, all of the letters in `inside`, which end the columns.
     """
 
@@ -74,13 +74,13 @@ class DotTile:
         ):
             return None
         count = sizes[rows[0]]
-        width = b.target.registers_of(b.kernel.anchor.type.dtype.itemsize, 16)
+        width = b.target.registers_of(b.kernel.anchor.type.dtype.itemsize, LANES)
         room = (b.target.vector_registers - SPARE) // width
         inside = _ending(columns, sizes, min(room, INSIDE))
         wide = product(tuple(sizes[c] for c in columns))
-        if not inside or not isinstance(count, int) or not at_most(wide, MOST_COLUMNS):
+        if not isinstance(count, int) or not at_most(wide, MOST_COLUMNS):
             return None
-        most = min(count, room // prod(int(str(sizes[c])) for c in inside))
+        most = min(count, room // static_product(tuple(sizes[c] for c in inside)))
         height = -(-count // -(-count // most))
         return DotTile(rows[0], "".join(columns), "".join(summed), height, inside)
 
@@ -115,16 +115,16 @@ def dot_loops(
     assert isinstance(count, int)
     sums = b.workspace(node, count * width, by_group)
     x, y = (b.reader(i) for i in layout.order(node.inputs))
-    at = {c: Size.symbol(f"g{c}") for c in (*layout.a, *layout.b)}
+    at: dict[str, Dim] = {c: Size.symbol(f"g{c}") for c in (*layout.a, *layout.b)}
     kept = [c for c in tile.columns if c not in tile.inside]
-    extents = tuple(int(str(sizes[c])) for c in tile.inside)
+    extents = known(tuple(sizes[c] for c in tile.inside))
     dtype = node.type.dtype
     m, n = Size.symbol("m'"), Size.symbol("n'")
 
     def over(rows: int, first: Dim) -> Stmts:
         """All columns of so many rows."""
         acc = Local("acc", dtype, (rows, *extents), True)
-        place = dict(at) | {tile.row: first + Size.symbol("i'")}
+        place = at | {tile.row: first + Size.symbol("i'")}
         cell = (Size.symbol("i'"), *(at[c] for c in tile.inside))
 
         def each(body: Stmt) -> Stmt:
@@ -156,7 +156,12 @@ def dot_loops(
     body: Stmts = (Loop("m'", whole, over(tile.rows, m * tile.rows), split=split),)
     if rest:
         body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
-    index = (*(at[c] for c in layout.letters[: -len(shape) - 1]), m, *(0 for _ in shape[1:]), n)
+    index: Index = (
+        *(at[c] for c in layout.letters[: -len(shape) - 1]),
+        m,
+        *(0 for _ in shape[1:]),
+        n,
+    )
     finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
     body += (*between, Loop("m'", count, (finish,), split=split))
     for var, extent in reversed(layout.dot_groups):

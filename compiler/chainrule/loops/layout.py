@@ -97,6 +97,15 @@ class ContractLayout:
         return tuple((f"g{c}", self.sizes[c]) for c in self.letters if c in self.a and c in self.b)
 
     @property
+    def split_groups(self) -> tuple[tuple[tuple[str, Dim], ...], tuple[tuple[str, Dim], ...]]:
+        """The loops of groups that stand before the rows in the result, and after them: along the
+        latter a tile of rows walks on through memory.
+        """
+        before = self.letters.partition(self.row[-1])[0] if self.row else self.letters
+        outside = tuple(g for g in self.groups if g[0][1:] in before)
+        return outside, tuple(g for g in self.groups if g not in outside)
+
+    @property
     def m(self) -> Dim:
         """The number of rows."""
         return self.size(self.row)

@@ -73,7 +73,8 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         before=(*copy_first, *copy_second),
     )
     if layout.sliding:
-        contraction = replace(contraction, terms=layout.sums)
+        outside, inside = layout.split_groups
+        contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))

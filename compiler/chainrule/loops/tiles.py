@@ -30,7 +30,8 @@ class Contraction:
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
-    `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k.
+    `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
+    may be loops `inside` those over tiles of rows.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -47,6 +48,7 @@ class Contraction:
     block: Buffer | None = None
     sums: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
+    inside: tuple[tuple[str, Dim], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -272,8 +272,8 @@ class ConvTranspose(_Convolution):
         steps = (1, 1, *(-1 for _ in sizes))
         ends = (0, 0, *(n - 1 for n in known(sizes)))
         turned = apply(Slice(ends, k.type.shape, steps), k)
-        parts = (letters.translate(_TURNED) for letters in (w, out))
-        x = contract(kernel, *parts, self.split_node(turned, 0), windows)
+        w, out = w.translate(_TURNED), out.translate(_TURNED)
+        x = contract(kernel, w, out, self.split_node(turned, 0), windows)
         return _reshaped(x, shape)
 
     def spread(self, z: Node, k: Node) -> Node:
