@@ -246,10 +246,15 @@ def _nest(
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
         # row by row, so that an element of a is held no longer than its row takes
-        Loop("k'", c.k, (Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll"),)),
+        _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
         Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
     )
+    if c.terms:
+        body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
+        for var, extent in reversed(c.inside):
+            body = (Loop(var, extent, body),)
+        return (Loop("m'", rows.count, body),)
     by_rows = _rows_are_more(rows.count, columns.count)
     across = Loop("m'", rows.count, tile, split=split and by_rows)
     return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
@@ -262,6 +267,12 @@ def _rows_are_more(rows: Dim, columns: Dim) -> bool:
     if isinstance(columns, int):
         return columns < SHARED_PANELS
     return isinstance(rows, int) and rows >= SHARED_PANELS
+
+
+def _over_terms(c: Contraction, body: Stmt) -> Stmt:
+    for var, extent in reversed(c.terms or (("k'", c.k),)):
+        body = Loop(var, extent, (body,))
+    return body
 
 
 def _clear(local: Local) -> Stmt:

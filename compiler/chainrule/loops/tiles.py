@@ -30,7 +30,8 @@ class Contraction:
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
-    `block_sizes`, are for long sums.
+    `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
+    may be loops `inside` those over tiles of rows.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -46,6 +47,8 @@ class Contraction:
     tile: Buffer | None = None
     block: Buffer | None = None
     sums: Buffer | None = None
+    terms: tuple[tuple[str, Dim], ...] = ()
+    inside: tuple[tuple[str, Dim], ...] = ()
 
 
 @dataclass(frozen=True)
