@@ -4,7 +4,7 @@ Declare a network in expressions; its gradients are derived by the chain rule as
 read; forward, backward and update become one native program.
 """
 
-from chainrule import datasets, errors
+from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
 from chainrule.lang.activations import (
@@ -373,6 +373,7 @@ __all__ = [
     "negative",
     "newaxis",
     "nextafter",
+    "nn",
     "nonzero",
     "not_equal",
     "one_hot",
