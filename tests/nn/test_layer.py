@@ -364,7 +364,7 @@ def test_flatten_keeps_the_first_axis() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda: Dense(0), ShapeError, "units is an int above 0, not 0"),
+        (lambda: Dense(0), ShapeError, "units is an int of at least 1, not 0"),
         (lambda: Dense(2.0), ShapeError, "units"),  # type: ignore[arg-type]
         (lambda: Dense(True), ShapeError, "units"),
         (lambda: Dense(2, "rellu"), CompileError, "did you mean relu"),

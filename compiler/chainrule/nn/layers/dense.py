@@ -32,7 +32,7 @@ class Dense(Layer):
         super().__init__(name)
         self.units, self.use_bias = count("Dense: units", units), bool(use_bias)
         self.weight_init, self.bias_init = weight_init, bias_init
-        self.activation = _checked(activation)
+        self.activation = checked(activation, "Dense")
 
     def forward(self, x: TensorLike) -> Tensor:
         x = floats(x, "Dense", least=1)
@@ -74,10 +74,10 @@ class Flatten(Layer):
 # what several layers check
 
 
-def count(what: str, value: object) -> int:
-    """An int above 0. Raises ShapeError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ShapeError(f"{what} is an int above 0, not {value!r}")
+def count(what: str, value: object, least: int = 1) -> int:
+    """An int from `least` on. Raises ShapeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ShapeError(f"{what} is an int of at least {least}, not {value!r}")
     return int(value)
 
 
@@ -104,8 +104,9 @@ def known(x: Tensor, axis: int, who: str) -> int:
     return size
 
 
-def _checked(given: Activation) -> Activation:
-    activation(given, "Dense")
+def checked(given: Activation, who: str) -> Activation:
+    """What was given, if it is an activation. Raises CompileError or DTypeError if not."""
+    activation(given, who)
     return given
 
 
