@@ -13,8 +13,12 @@ from chainrule.nn.layers.conv import (
 from chainrule.nn.layers.dense import Dense, Dropout, Flatten
 from chainrule.nn.layers.embedding import Embedding, LearnedPositions, SinusoidalPositions
 from chainrule.nn.layers.norm import BatchNorm, LayerNorm, RMSNorm, tracked
+from chainrule.nn.layers.recurrent import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "AvgPool",
     "BatchNorm",
     "Conv1D",
