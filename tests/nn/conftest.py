@@ -71,7 +71,8 @@ class Held:
         for g, w in zip(got, want if isinstance(want, (list, tuple)) else [want], strict=True):
             np.testing.assert_allclose(g, w, rtol=rtol, atol=rtol)
         feeds = {n: self.values[n] for n in cr.compile(self.loss).inputs}
-        cr.check_gradients(self.loss, list(self.wrt.values()), feeds)
+        wrt = list(self.wrt.values())
+        cr.check_gradients(self.loss, wrt, feeds, directions=2, coordinates=2)
 
     def to_torch(
         self,

