@@ -73,8 +73,12 @@ class MultiHeadAttention(Layer):
                 f"a multiple of {self.heads} parts evenly",
             )
         q, k, v = (
-            self._parted(layer(x, width))
-            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+            self._parted(layer(x, width)).named(letter)
+            for letter, layer, x in (
+                ("q", self.query, query),
+                ("k", self.key, key),
+                ("v", self.value, value),
+            )
         )
         seen = None if mask is None else _seen(mask, query.shape[1], key)
         if self.dropout:
