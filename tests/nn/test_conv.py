@@ -47,8 +47,8 @@ def correlate(x: Array, k: Array, stride: int, pad: tuple[int, int], dilation: i
     return y
 
 
-@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
-@pytest.mark.parametrize("padding", [0, 2, "same", "valid"])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("padding", [2, "same", "valid"])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_conv1d_is_its_definition(held: Any, kernel: int, padding: Any, dilation: int) -> None:
     x, v = given(2, 9)
