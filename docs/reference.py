@@ -48,7 +48,7 @@ PLACES = {
 }  # fmt: skip
 #: what is not called by users
 MADE_ELSEWHERE = ("Function", "Size", "Tensor", "TrainingStep")
-MODULES = ("losses", "optim", "init", "random", "datasets", "errors")
+MODULES = ("nn", "losses", "optim", "init", "random", "datasets", "errors")
 
 HEAD = """\
 # Reference

@@ -7,7 +7,7 @@ from types import ModuleType
 import chainrule as cr
 
 #: modules that are meant to be used so
-ROOMS = {"datasets", "errors", "init", "losses", "optim", "random"}
+ROOMS = {"datasets", "errors", "init", "losses", "nn", "optim", "random"}
 
 
 def test_all_names_what_is_there() -> None:

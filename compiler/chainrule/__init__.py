@@ -4,14 +4,16 @@ Declare a network in expressions; its gradients are derived by the chain rule as
 read; forward, backward and update become one native program.
 """
 
-from chainrule import datasets, errors
+from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
 from chainrule.lang.activations import (
+    celu,
     elu,
     gelu,
     hard_sigmoid,
     hard_swish,
+    hard_tanh,
     leaky_relu,
     mish,
     relu6,
@@ -267,6 +269,7 @@ __all__ = [
     "broadcast_to",
     "can_cast",
     "ceil",
+    "celu",
     "check_gradients",
     "clip",
     "compare",
@@ -319,6 +322,7 @@ __all__ = [
     "greater_equal",
     "hard_sigmoid",
     "hard_swish",
+    "hard_tanh",
     "hessian",
     "hvp",
     "hypot",
@@ -373,6 +377,7 @@ __all__ = [
     "negative",
     "newaxis",
     "nextafter",
+    "nn",
     "nonzero",
     "not_equal",
     "one_hot",

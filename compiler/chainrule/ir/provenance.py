@@ -29,6 +29,8 @@ _lines: weakref.WeakKeyDictionary[Node, Location] = weakref.WeakKeyDictionary()
 _forms: weakref.WeakKeyDictionary[Node, Node] = weakref.WeakKeyDictionary()
 #: what has a cotangent
 _origins: weakref.WeakSet[Node] = weakref.WeakSet()
+#: for what a step of a loop is given, what the loop is given
+_around: weakref.WeakKeyDictionary[Node, tuple[Node, ...]] = weakref.WeakKeyDictionary()
 _losses: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 _current: ContextVar[Location | None] = ContextVar("current", default=None)
 
@@ -106,14 +108,30 @@ def name_of(node: Node) -> str | None:
         if of is None:
             break
         if of in _names:
-            return "d" * order + _names[of]
+            return differential(_names[of], order)
         of = _cotangents.get(of)
     return None
+
+
+def differential(name: str, order: int) -> str:
+    """What a cotangent is called: dW of W, dense1.dweight of a layer's dense1.weight."""
+    owner, dot, own = name.rpartition(".")
+    return f"{owner}{dot}{'d' * order}{own}"
 
 
 def user_name_of(node: Node) -> str | None:
     """The name the user gave, or None."""
     return _names.get(node)
+
+
+def set_around(node: Node, given: tuple[Node, ...]) -> None:
+    """Record of a leaf of a loop's step what the loop is given."""
+    _around.setdefault(node, given)
+
+
+def around(node: Node) -> tuple[Node, ...]:
+    """What the loop is given of which a node is a leaf; of any other node nothing."""
+    return _around.get(node, ())
 
 
 def set_loss(gradient: Node, loss: Node) -> None:

@@ -88,7 +88,7 @@ def check_names(leaves: list[Node]) -> None:
             raise CompileError(
                 f"two leaves are called {_label(leaf)!r}: {other.type} and {leaf.type}",
                 *(f"one at {line}" for line in lines),
-                "give each a name of its own",
+                "give each a name of its own; a layer takes it as name=",
             )
 
 

@@ -46,7 +46,8 @@ class Normal:
 class Scaled:
     """Numbers of mean 0 and variance gain / fan; `fan` is "in", "out" or "mean", the mean of both.
 
-    The distribution is "uniform" in [-a, a) with a = sqrt(3·gain/fan), or "normal".
+    The distribution is "uniform" in [-a, a) with a = sqrt(3·gain/fan), "normal", or
+    "truncated_normal".
     """
 
     gain: float
@@ -54,7 +55,31 @@ class Scaled:
     distribution: str
 
 
-Initializer = Constant | Uniform | Normal | Scaled
+@dataclass(frozen=True)
+class Truncated:
+    """Numbers of the normal distribution, drawn again until they are within 2 deviations.
+
+    `std` is that of the whole distribution; what is left has 0.8796 of it.
+    """
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """A matrix whose rows or columns, the fewer, are orthogonal and of length `gain`.
+
+    Of a kernel the matrix is (out, all else).
+    """
+
+    gain: float
+
+
+Initializer = Constant | Uniform | Normal | Scaled | Truncated | Orthogonal
+
+#: the deviation of the standard normal distribution within [-2, 2]: sqrt(1 - 4·φ(2)/(2·Φ(2) - 1))
+_TRUNCATED_STD = 0.8796256610342398
 
 #: Glorot & Bengio, Understanding the difficulty of training deep feedforward neural networks
 #: (AISTATS 2010), equations 12 and 16: variance 2 / (fan_in + fan_out).
@@ -63,6 +88,9 @@ GLOROT_UNIFORM, GLOROT_NORMAL = Scaled(1.0, "mean", "uniform"), Scaled(1.0, "mea
 HE_UNIFORM, HE_NORMAL = Scaled(2.0, "in", "uniform"), Scaled(2.0, "in", "normal")
 #: LeCun, Bottou, Orr & Müller, Efficient BackProp (1998), section 4.6: variance 1 / fan_in.
 LECUN_UNIFORM, LECUN_NORMAL = Scaled(1.0, "in", "uniform"), Scaled(1.0, "in", "normal")
+#: Uniform in ±1/sqrt(fan_in), variance 1 / (3 fan_in): what PyTorch's linear and convolution layers
+#: begin with.
+TORCH_UNIFORM = Scaled(1 / 3, "in", "uniform")
 
 
 def _finite(name: str, value: float) -> float:
@@ -130,6 +158,50 @@ def lecun_normal() -> Initializer:
     return LECUN_NORMAL
 
 
+def torch_uniform() -> Initializer:
+    """Uniform in ±1/sqrt(fan_in), what PyTorch's linear and convolution layers begin with."""
+    return TORCH_UNIFORM
+
+
+def variance_scaling(
+    gain: float = 1.0, fan: str = "in", distribution: str = "truncated_normal"
+) -> Initializer:
+    """Mean 0 and variance gain / fan, with fan "in", "out" or "mean", the mean of both.
+
+    The distribution is "uniform", "normal" or "truncated_normal". The form that the others are
+    cases of: He's is gain 2 of "in", Glorot's gain 1 of "mean". Raises FeedError.
+    """
+    if not _finite("gain", gain) > 0:
+        raise FeedError(f"variance_scaling needs gain > 0, not {gain!r}")
+    if fan not in ("in", "out", "mean"):
+        raise FeedError(f'fan is "in", "out" or "mean", not {fan!r}')
+    if distribution not in ("uniform", "normal", "truncated_normal"):
+        known = '"uniform", "normal" or "truncated_normal"'
+        raise FeedError(f"a distribution is {known}, not {distribution!r}")
+    return Scaled(float(gain), fan, distribution)
+
+
+def truncated_normal(mean: float = 0.0, std: float = 0.05) -> Initializer:
+    """The normal distribution without what is beyond 2 deviations. Raises FeedError unless std > 0.
+
+    `std` is that of the whole distribution.
+    """
+    if not _finite("std", std) > 0:
+        raise FeedError(f"truncated_normal needs std > 0, not {std!r}")
+    return Truncated(_finite("mean", mean), float(std))
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """A matrix of orthogonal rows or columns of length `gain`, for recurrent weights.
+
+    Saxe, McClelland and Ganguli (arXiv:1312.6120), by QR of normal numbers. Raises FeedError unless
+    gain > 0.
+    """
+    if not _finite("gain", gain) > 0:
+        raise FeedError(f"orthogonal needs gain > 0, not {gain!r}")
+    return Orthogonal(float(gain))
+
+
 BY_NAME: dict[str, Initializer] = {
     "zeros": zeros(),
     "ones": ones(),
@@ -141,6 +213,9 @@ BY_NAME: dict[str, Initializer] = {
     "he_normal": HE_NORMAL,
     "lecun_uniform": LECUN_UNIFORM,
     "lecun_normal": LECUN_NORMAL,
+    "torch_uniform": TORCH_UNIFORM,
+    "truncated_normal": truncated_normal(),
+    "orthogonal": orthogonal(),
 }
 
 
@@ -171,18 +246,48 @@ def draw(init: object, shape: Sequence[int], dtype: np.dtype[Any], seed: int, in
     number = philox.INITIAL_DRAWS + index
     if isinstance(how, Scaled):
         how = _unscaled(how, shape)
+    if isinstance(how, Orthogonal):
+        return np.asarray(how.gain * _orthogonal(shape, seed, number), dtype)
+    if isinstance(how, Truncated):
+        return _affine(_truncated(shape, dtype, seed, number), how.std, how.mean)
     if isinstance(how, Normal):
         return _affine(philox.normal(seed, 0, number, shape, dtype), how.std, how.mean)
     return _affine(philox.uniform(seed, 0, number, shape, dtype), how.high - how.low, how.low)
 
 
-def _unscaled(how: Scaled, shape: Sequence[int]) -> Uniform | Normal:
+def _truncated(shape: Sequence[int], dtype: np.dtype[Any], seed: int, number: int) -> Array:
+    """Normal numbers within [-2, 2]: those beyond are drawn again, as those of the next step."""
+    drawn = philox.normal(seed, 0, number, shape, dtype)
+    step = 0
+    while (beyond := np.abs(drawn) > 2).any():
+        step += 1
+        drawn = np.where(beyond, philox.normal(seed, step, number, shape, dtype), drawn)
+    return drawn
+
+
+def _orthogonal(shape: Sequence[int], seed: int, number: int) -> Array:
+    """A matrix of orthonormal rows or columns, in float64; the signs are those of normal numbers.
+
+    Q of QR is made unique by a positive diagonal of R (Mezzadri, arXiv:math-ph/0609050).
+    """
+    if len(shape) < 2:
+        raise FeedError(f"an orthogonal beginning is for two axes or more, not for {tuple(shape)}")
+    rows, columns = shape[0], math.prod(shape[1:])
+    long, short = max(rows, columns), min(rows, columns)
+    normal = philox.normal(seed, 0, number, (long, short), np.dtype(np.float64))
+    q, r = np.linalg.qr(normal)
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return np.asarray(q if rows >= columns else q.T).reshape(tuple(shape))
+
+
+def _unscaled(how: Scaled, shape: Sequence[int]) -> Uniform | Normal | Truncated:
     fan_in, fan_out = fans(shape)
     fan = {"in": fan_in, "out": fan_out, "mean": (fan_in + fan_out) / 2}[how.fan]
     std = math.sqrt(how.gain / max(1, fan))
-    return (
-        Normal(0.0, std) if how.distribution == "normal" else Uniform(-(3**0.5) * std, 3**0.5 * std)
-    )
+    if how.distribution == "uniform":
+        return Uniform(-(3**0.5) * std, 3**0.5 * std)
+    normal = how.distribution == "normal"
+    return Normal(0.0, std) if normal else Truncated(0.0, std / _TRUNCATED_STD)
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:

@@ -47,6 +47,8 @@ def scan(
     steps = _length(stacks, length)
     carries = [local(_name(n, "h"), n.type) for n in begin]
     slices = [local(_name(n, "x"), n.type.with_shape(n.type.shape[1:])) for n in stacks]
+    for node in (*carries, *slices):
+        provenance.set_around(node, (*begin, *stacks))
     serial = next_serial()
     if not callable(body):
         raise ShapeError(f"the body of a scan is a function of (carry, x), not {body!r}")

@@ -82,6 +82,57 @@ def phase(training: Node, inference: Node) -> Node:
 
 
 @dataclass(frozen=True)
+class Tracked(Switched):
+    """Of a minibatch's value, what is kept of such, and what that is to be next: the first in
+    training, the second in inference. A training step makes the third the next value of the second.
+
+    The second is a state. Nothing has a derivative by the third. Make one with `tracked`.
+    """
+
+    name = "tracked"
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        batch, kept, after = inputs
+        shown = ", ".join(map(str, inputs))
+        if not batch.shape == kept.shape == after.shape:
+            raise ShapeError(f"tracked needs values of one shape: {shown}")
+        if not batch.dtype == kept.dtype == after.dtype:
+            raise DTypeError(f"tracked needs values of one type: {shown}")
+        return batch
+
+    def reaches(self, operand: int) -> bool:
+        return operand < 2
+
+    def in_phase(self, training: bool, *inputs: Node) -> Node:
+        return inputs[0 if training else 1]
+
+    def ref(self, *inputs: Array) -> Array:
+        return inputs[0]
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        none = full(0, ct.type.dtype, ct.type.shape)
+        return phase(ct, none), phase(none, ct), None
+
+    def notation(self, *inputs: Node) -> Notation:
+        shown = "{0}, {1}, {2}"
+        tex = rf"\operatorname{{{{tracked}}}}\left({shown}\right)"
+        return Notation(f"tracked({shown})", tex)
+
+    @classmethod
+    def words(cls) -> dict[str, Word]:
+        return {"tracked": tracked}
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls(), [TensorType(float64, (2, 3))] * 3
+
+
+def tracked(batch: Node, kept: Node, after: Node) -> Node:
+    """A minibatch's value in training, the kept one, of which `after` is the next, in inference."""
+    return apply(Tracked(), batch, kept, after)
+
+
+@dataclass(frozen=True)
 class Dropout(Switched):
     """In training x / (1 - rate) where the second operand, a mask, holds, else 0; in inference x.
 

@@ -13,6 +13,7 @@ from chainrule.ops import (
     assemble,
     attention,
     axes,
+    batch_norm,
     cast,
     composite,
     contract,
@@ -40,9 +41,9 @@ from chainrule.ops.reading import Word, plain
 
 # importing them defines ops
 _ROOMS = (
-    along, assemble, attention, axes, cast, composite, contract, convolution, custom, dynamic,
-    gather, index, layout, normalization, phase, pooling, product, random, reduce, running, scan,
-    sort, source, windows,
+    along, assemble, attention, axes, batch_norm, cast, composite, contract, convolution, custom,
+    dynamic, gather, index, layout, normalization, phase, pooling, product, random, reduce, running,
+    scan, sort, source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 

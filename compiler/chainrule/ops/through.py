@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, Pullback, apply
+from chainrule.ir.provenance import differential
 from chainrule.ops.axes import Sum
 from chainrule.ops.body import close, is_local, label_of, local, substituted
 from chainrule.ops.contract import Contract, contract
@@ -50,7 +51,8 @@ class Pull:
         back = sorted(active & self.useful(active))
         wrt = [body.carries[i] for i in back]
         wrt += [n for i, n in enumerate(body.leaves) if i >= count and self.wanted[i]]
-        gs = {i: local(f"d{label_of(body.carries[i])}", body.carries[i].type) for i in back}
+        names = {i: differential(label_of(body.carries[i]), 1) for i in back}
+        gs = {i: local(name, body.carries[i].type) for i, name in names.items()}
         seeds = [(body.nexts[i], gs[i]) for i in back]
         seeds += [(body.ys[j], self.slice(f"dy{j}", ct)) for j, ct in self.ys.items()]
         found: dict[Node, Node | None] = {}
@@ -120,7 +122,7 @@ class Pull:
             if total is not None:
                 sums[n] = total
         added = [n for n in constants if n not in sums]
-        totals = {n: local(f"d{label_of(n)}", n.type) for n in added}
+        totals = {n: local(differential(label_of(n), 1), n.type) for n in added}
         carries = [*gs.values(), *totals.values()]
         after = [*nexts, *(apply(TABLE["add"], totals[n], constants[n]) for n in added)]
         begin = [self.finals.get(i) or _zeros(g) for i, g in gs.items()]

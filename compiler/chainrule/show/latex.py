@@ -34,9 +34,10 @@ def _name(node: Node, name: str) -> str:
     order, of = 0, provenance.cotangent_of(node)
     while of is not None:
         order, of = order + 1, provenance.cotangent_of(of)
-    if not order or not name.startswith("d" * order) or name == "d" * order:
+    owner, dot, own = name.rpartition(".")
+    if not order or not own.startswith("d" * order) or own == "d" * order:
         return latex_name(name)
-    return _D * order + latex_name(name[order:])
+    return _D * order + latex_name(owner + dot + own[order:])
 
 
 LATEX = Style(lambda n: n.latex, _binds, _needs, _name, r"\left(%s\right)")

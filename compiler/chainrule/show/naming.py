@@ -52,7 +52,8 @@ def name_all(
         if node not in names:
             base, depth = _origin(node)
             stem = provenance.user_name_of(base) or names.get(base)
-            own = "d" * depth + stem if stem else _next("g" if depth else "t", taken, counts)
+            letter = "g" if depth else "t"
+            own = provenance.differential(stem, depth) if stem else _next(letter, taken, counts)
             names[node] = _claim(own, taken, counts)
     return names
 

@@ -21,6 +21,7 @@ from chainrule.nn.optim import Optimizer
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import SEED_TYPE, STEP_TYPE, bind_draws, step_node
 from chainrule.ops.source import Leaf, leaf
+from chainrule.train.tracked import tracked_changes
 
 STEP, RATE = "optimizer.step", "optimizer.learning_rate"
 SEED, EPOCH = "training.seed", "training.epoch"
@@ -95,7 +96,9 @@ def plan_step(
         changes += _changes(optimizer, w, g, own, Tensor(rate), t)
     changes += _state_changes(updates, set(trained))
     _check_names({*leaves, *slots, rate, count})
-    written = Graph((loss.node, *(m.node for m in metrics.values())), tuple(changes))
+    measured = (loss.node, *(m.node for m in metrics.values()))
+    changes += tracked_changes(measured, {s.node for s in updates})
+    written = Graph(measured, tuple(changes))
     return StepPlan(
         loss.node,
         bind_draws(resolve_phase(written, training=True), seed, count),
