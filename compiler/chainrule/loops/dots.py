@@ -44,8 +44,8 @@ SPARE = 4
 
 @dataclass(frozen=True)
 class DotTile:
-    """How a product is cut: letters of the result's rows and columns, the sums, and what is unrolled: so many `rows` of
-    the last row letter, all of the letters in `inside`, which end the columns.
+    """How a product is cut: the letter of its rows, those of its columns and of its sums, and what a
+    tile holds: so many `rows`, and all of the letters in `inside`, which end the columns.
     """
 
     row: str
