@@ -44,7 +44,7 @@ SPARE = 4
 
 @dataclass(frozen=True)
 class DotTile:
-    """How a product is cut: the letter of its rows, those of its columns and of its sums, and what a
+    """How a product is cut: the letter of its rows, those of its columns and its sums, and what a
     tile holds: so many `rows`, and all of the letters in `inside`, which end the columns.
     """
 
