@@ -10,10 +10,12 @@ from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
 from chainrule.lang.activations import (
+    celu,
     elu,
     gelu,
     hard_sigmoid,
     hard_swish,
+    hard_tanh,
     leaky_relu,
     mish,
     relu6,
@@ -273,6 +275,7 @@ __all__ = [
     "callbacks",
     "can_cast",
     "ceil",
+    "celu",
     "check_gradients",
     "clip",
     "compare",
@@ -325,6 +328,7 @@ __all__ = [
     "greater_equal",
     "hard_sigmoid",
     "hard_swish",
+    "hard_tanh",
     "hessian",
     "hvp",
     "hypot",

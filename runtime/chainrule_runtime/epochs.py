@@ -166,7 +166,7 @@ class _Job:
         self._inputs = (SlicedInput * max(1, len(inputs)))(*inputs)
         self._logs = (LoggedScalar * max(1, len(logs)))(*logs)
         names = program.manifest.sizes
-        self._sizes = program.native_sizes(first.sizes, first.parts, first.worth)
+        self._sizes = program.native_sizes(first.sizes, first.sharing)
         self.block = RunBlock(
             table=program.table_address,
             sizes=ctypes.addressof(self._sizes),

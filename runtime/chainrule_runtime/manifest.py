@@ -49,6 +49,27 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What the threads that share a step come to next: one does it alone, or all a part of it.
+
+    `call` numbers the calls in `Manifest.shared`; None is done by one thread in any case. Memory
+    that it `reads` and `writes` is told by numbers: below 0 what lives within a step, else what is
+    given, kept or given back. Where threads meet inside (`inner`), `first_reads` and `first_writes`
+    are what it touches before. It tests what it has `checked`, and may leave there with a code. A
+    `meeting` is no work: all threads meet, in any case.
+    """
+
+    call: int | None = None
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    first_reads: tuple[int, ...] = ()
+    first_writes: tuple[int, ...] = ()
+    inner: bool = False
+    checked: tuple[int, ...] = ()
+    meeting: bool = False
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The tensors of a program by what they are, and the memory it needs besides.
 
@@ -58,7 +79,7 @@ class Manifest:
     place in the table to its slot. `nonempty` are sizes that must not be 0. `shared` says of each
     call that threads may share how much work it is and how often it is made; one of less than
     `call_work`, or a step in which shared calls do less than `step_work`, is better done by one.
-    The number of threads is a size in `arena`, called PARTS.
+    `stages` are what threads do between meetings. Their number is a size in `arena`, called PARTS.
     """
 
     sizes: tuple[str, ...]
@@ -73,6 +94,7 @@ class Manifest:
     shared: tuple[tuple[DimData, DimData], ...] = ()
     call_work: int = 0
     step_work: int = 0
+    stages: tuple[Stage, ...] = ()
 
     @property
     def places(self) -> int:

@@ -19,6 +19,7 @@ from chainrule_runtime.feeds import Binder, place_of
 from chainrule_runtime.manifest import PARTS, Check, Manifest, element_type, evaluate
 from chainrule_runtime.memory import Arena, Array, Lock, address, round_up, spans
 from chainrule_runtime.pool import MOST, TEAM, usable_cpus
+from chainrule_runtime.sharing import Sharing, native_sizes, share
 
 _STEP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 #: outputs up to so many bytes are copied from a buffer of the plan: cheaper than a new address
@@ -52,7 +53,7 @@ class Output:
 class Plan:
     """What a program needs for one combination of sizes; `slots` are the arena's, in bytes.
 
-    So many `parts` share a step, and of its calls those with a 1 in `worth`.
+    `sharing` is what threads do.
     """
 
     sizes: dict[str, int]
@@ -61,8 +62,12 @@ class Plan:
     slots: tuple[int, ...]
     outputs: tuple[Output, ...]
     standing: tuple[tuple[int, int], ...]
-    parts: int
-    worth: Array
+    sharing: Sharing
+
+    @property
+    def parts(self) -> int:
+        """How many share a step."""
+        return self.sharing.parts
 
 
 @dataclass(frozen=True)
@@ -184,27 +189,18 @@ class Program:
         return plan
 
     def _make_plan(self, sizes: dict[str, int]) -> Plan:
-        parts, worth = self._shares(sizes)
-        native = self.native_sizes(sizes, parts, worth)
+        sharing = share(self.manifest, sizes, self.threads)
+        native = self.native_sizes(sizes, sharing)
         outputs = self._outputs(sizes)
         standing = [(o.place, address(o.buffer)) for o in outputs if o.buffer is not None]
         return Plan(
-            sizes, native, ctypes.addressof(native), self.slots(sizes, parts), outputs,
-            tuple(standing), parts, worth,
+            sizes, native, ctypes.addressof(native), self.slots(sizes, sharing.parts), outputs,
+            tuple(standing), sharing,
         )  # fmt: skip
 
-    def native_sizes(self, sizes: Mapping[str, int], parts: int, worth: Array) -> Any:
-        """What native code reads: the sizes, the team or 0, its parts, and what to share."""
-        team = (TEAM.address, parts, address(worth)) if parts > 1 else (0, 1, 0)
-        numbers = [*(sizes[s] for s in self.manifest.sizes), *team]
-        return (ctypes.c_int64 * len(numbers))(*numbers)
-
-    def _shares(self, sizes: Mapping[str, int]) -> tuple[int, Array]:
-        """How many had better share a step at these sizes, and which of its calls."""
-        work = [(evaluate(w, sizes), evaluate(n, sizes)) for w, n in self.manifest.shared]
-        worth = np.array([w >= self.manifest.call_work for w, _ in work], np.uint8)
-        total = sum(w * n for (w, n), yes in zip(work, worth, strict=True) if yes)
-        return (self.threads if total >= self.manifest.step_work else 1), worth
+    def native_sizes(self, sizes: Mapping[str, int], sharing: Sharing) -> Any:
+        """What native code reads: the sizes in order, and how a step is shared."""
+        return native_sizes([sizes[s] for s in self.manifest.sizes], sharing)
 
     def slots(self, sizes: Mapping[str, int], parts: int) -> tuple[int, ...]:
         """The bytes of each slot of the arena, where so many share a step."""

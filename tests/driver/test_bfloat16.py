@@ -19,6 +19,7 @@ from chainrule.ir.passes import run_passes
 from chainrule.ir.types import TensorType, bfloat16, dtype
 from chainrule.lang.tensor import Tensor, elementwise
 from chainrule.ops.elementwise import TABLE
+from chainrule.ops.phase import Switched
 from chainrule.ops.registry import OPS
 from chainrule.ops.source import format_number, leaf
 
@@ -59,7 +60,7 @@ def _samples() -> list[Any]:
     found = []
     for entry in OPS:
         for i, (op, types) in enumerate(entry.samples):
-            chosen = op.draws or op.name in ("phase", "dropout")
+            chosen = op.draws or isinstance(op, Switched)
             if chosen or not any(t.dtype.is_float for t in types):
                 continue
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -18,12 +17,13 @@ import chainrule.codegen.module as module
 import chainrule_runtime.program as program
 from chainrule.codegen.host import host_target
 from chainrule.codegen.team import BOX, BOX_FIELDS, BOXES, FIELDS, has_threads
-from chainrule_runtime import pool
+from chainrule_runtime import pool, sharing
 
 pytestmark = pytest.mark.skipif(not has_threads(host_target()), reason="no threads here")
 
 BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
 Step = Callable[[], Any]
+NEVER = 1 << 60  # nanoseconds: the first trial, which shares, does not end
 
 
 @pytest.fixture
@@ -33,12 +33,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BUILD, "CALL_WORK", 0)
     monkeypatch.setattr(BUILD, "STEP_WORK", 0)
     monkeypatch.setattr(program, "usable_cpus", lambda: 8)
-
-
-def trust() -> None:
-    """Let the team be asked again, however late its threads were last time."""
-    for field in ("skip", "doubt"):
-        ctypes.c_int64.from_address(pool.TEAM.address + FIELDS[field]).value = 0
+    monkeypatch.setattr(sharing, "TRIAL", NEVER)
 
 
 def data(seed: int, batch: int, *shape: int) -> dict[str, np.ndarray]:
@@ -106,10 +101,8 @@ def test_weights_have_the_same_bits(
         step, shape = make(net, threads)
         jobs = pool.TEAM.jobs
         for i in range(20):
-            trust()
             step(**data(i, (37, 5, 1)[i % 3], *shape))
         assert (pool.TEAM.jobs - jobs == 20) == (threads > 1)
-        trust()
         predicted = step.predict(x=data(0, 9, *shape)["x"])
         found[threads] = {**weights(step), "": predicted.tobytes()}
     assert all(bits == found[1] for bits in found.values())
@@ -120,7 +113,6 @@ def test_an_epoch_has_the_same_bits(net: str, eager: None) -> None:
     found = []
     for threads in (1, 3):
         step, shape = make(net, threads)
-        trust()
         history = step.run(**data(1, 50, *shape), epochs=2, batch_size=16)
         found.append((weights(step), history.tobytes()))
     assert found[0] == found[1]
@@ -132,14 +124,11 @@ def test_bad_input_ends_the_step_for_all(eager: None) -> None:
         good = data(0, 20, 70)
         step(**good)
         before = weights(step)
-        trust()
         with pytest.raises(cr.errors.FeedError, match="t holds 9"):
             step(x=good["x"], t=np.full(20, 9, np.int32))
-        trust()
         with pytest.raises(cr.errors.NonFiniteError):
             step(x=np.full((20, 70), np.inf, np.float32), t=good["t"])
         assert weights(step) == before
-        trust()
         step(**good)
     assert weights(steps[0]) == weights(steps[1])
 
@@ -151,7 +140,6 @@ def test_many_programs_and_callers(eager: None) -> None:
     def train(net: str, threads: int) -> dict[str, bytes]:
         step, shape = make(net, threads)
         for i in range(30):
-            trust()
             step(**data(i, 23, *shape))
         return weights(step)
 
@@ -175,7 +163,6 @@ def test_a_forked_child_computes_the_same(eager: None) -> None:
     step, shape = make("mlp", 3)
     alone, _ = make("mlp", 1)
     for s in (step, alone):
-        trust()
         s(**data(0, 30, *shape))
     read, write = os.pipe()
     child = os.fork()
@@ -183,7 +170,6 @@ def test_a_forked_child_computes_the_same(eager: None) -> None:
         try:
             jobs = pool.TEAM.jobs
             for i in range(5):
-                trust()
                 step(**data(i, 30, *shape))
             same = pool.TEAM.jobs - jobs == 5
             os.write(write, bytes([same]) + step.parameters["W1"].tobytes()[:64])
@@ -194,7 +180,6 @@ def test_a_forked_child_computes_the_same(eager: None) -> None:
     os.close(read), os.close(write)
     for s in (step, alone):
         for i in range(5):
-            trust()
             s(**data(i, 30, *shape))
     assert weights(step) == weights(alone)
     assert told == b"\x01" + alone.parameters["W1"].tobytes()[:64]
@@ -221,7 +206,6 @@ def test_small_steps_wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):
         step(**data(i, 4, *shape))
     assert pool.TEAM.jobs == jobs
-    trust()
     step(**data(0, 4000, *shape))
     assert pool.TEAM.jobs == jobs + 1
 

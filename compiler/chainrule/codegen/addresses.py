@@ -158,6 +158,18 @@ class AddressCode:
             self._slopes[key] = coefficient(self.known(dim, keep=var), var)
         return self._slopes[key]
 
+    def repetitions(self, dim: Dim, var: str) -> int:
+        """The s of a polynomial var//s + rest, where s lanes have each element; else 0."""
+        dim = self.known(dim, keep=var)
+        terms = dim.terms if isinstance(dim, Size) else ()
+        found = [(m, c) for m, c in terms if var in Size({m: 1}).symbols()]
+        if len(found) != 1 or found[0][1] != 1 or len(found[0][0]) != 1:
+            return 0
+        (atom,) = found[0][0]
+        halves = isinstance(atom, Quotient) and atom.numerator == Size.symbol(var)
+        times = atom.denominator if isinstance(atom, Quotient) and halves else 0
+        return times if isinstance(times, int) and times > 0 and LANES % times == 0 else 0
+
     def lanes(self, dim: Dim, var: str) -> str:
         """A polynomial's value in every lane, lane i having `var` + i."""
         slope = self.slope(dim, var)

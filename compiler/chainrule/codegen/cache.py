@@ -125,7 +125,7 @@ class ObjectCache:
             total -= size
 
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def is_ours(status: os.stat_result) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chainrule.codegen.function import WHOLE
-from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in
+from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in, stretches
 from chainrule.codegen.team import FIELDS
+from chainrule.codegen.trial import RECORD
 from chainrule.ir.size import Atom, Dim, Quotient, Size
 from chainrule.loops.walk import has_check
 
@@ -15,8 +16,8 @@ class Entry:
     """The function `step`, which is being written: calls, copies, and loops around them.
 
     `names` are the functions by the identity of their programs, of which those in `shared` take a
-    part's parameters. Where there are such, the sizes are followed by a team, or null, how many
-    parts there should be, and a byte for each shared call: whether it is worth sharing.
+    part's parameters. Where there are such, the sizes are followed by codegen.trial.RECORD, and
+    what is written is `alone`, which `step` may call.
     """
 
     def __init__(
@@ -31,30 +32,11 @@ class Entry:
 
     def function(self, order: Sequence[Step]) -> str:
         """The text of the whole function."""
-        if self.shared:
-            self.ask_team()
         self.read_sizes()
         self.steps(order)
-        head = ["define i32 @step(ptr %table, ptr %sizes) #1 {", "entry:"]
+        name = "internal i32 @alone" if self.shared else "i32 @step"
+        head = [f"define {name}(ptr %table, ptr %sizes) #1 {{", "entry:"]
         return "\n".join([*head, *self.lines, "  ret i32 0", "}"])
-
-    def ask_team(self) -> None:
-        """Let a team do it, if there is one and it is free."""
-        team, wanted = self.behind("ptr", 0), self.behind("i64", 1)
-        none = self.value(f"icmp eq ptr {team}, null")
-        self.lines.append(f"  br i1 {none}, label %alone, label %ask")
-        self.open("ask")
-        given = f"ptr %table, ptr %sizes, ptr {team}, i64 {wanted}, ptr @part"
-        code = self.value(f"call i32 @share({given})")
-        done = self.value(f"icmp sge i32 {code}, 0")
-        self.lines.append(f"  br i1 {done}, label %shared, label %alone")
-        self.lines += ["shared:", f"  ret i32 {code}"]
-        self.open("alone")
-
-    def behind(self, kind: str, number: int) -> str:
-        """What stands behind the sizes."""
-        at = self.value(f"getelementptr i64, ptr %sizes, i64 {len(self.sizes) + number}")
-        return self.value(f"load {kind}, ptr {at}, align 8")
 
     def read_sizes(self) -> None:
         for i, _ in enumerate(self.sizes):
@@ -169,22 +151,19 @@ class Entry:
         return self.value(f"add i64 {rest}, {more}")
 
 
-#: steps that one part does alone, or a call or a loop that parts share
-Stretch = list[Step] | Call | Repeat
-
-
 class PartEntry(Entry):
     """The function `part`, which each thread of a team runs: the same calls in the same order.
 
-    The first part does alone what is not shared. Parts wait for each other between two steps unless
-    both are done alone, and after one that may leave with a code, which then all do.
+    The first part does alone what is not shared. Parts wait for each other before a stage where the
+    byte for it says so, and around and at the end of what a loop repeats; where one has left with a
+    code by then, all do.
     """
 
     def function(self, order: Sequence[Step]) -> str:
         """The text of the whole function."""
         self.read_sizes()
         self.read_part([c for c in calls_in(order) if id(c.program) in self.shared])
-        self.turn, self.single = 0, False
+        self.turn, self.stage, self.single = 0, 0, False
         self.steps(order)
         head = "define internal void @part(ptr %table, ptr %sizes, i64 %part, ptr %team) #1 {"
         return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
@@ -198,53 +177,38 @@ class PartEntry(Entry):
         self.lines += [f"  %low = udiv i64 {begun}, {parts}", f"  %high = udiv i64 {done}, {parts}"]
         self.lines.append("  %first = icmp eq i64 %part, 0")
         self.lines.append(f"  %code_at = getelementptr i8, ptr %team, i64 {FIELDS['code']}")
-        worth = self.behind("ptr", 2)
+        self.lines.append(f"  %decided_at = getelementptr i8, ptr %team, i64 {FIELDS['decided']}")
+        worth, self.waits = self.recorded("worth"), self.recorded("waits")
         for i, _ in enumerate(calls):
-            byte = self.value(f"getelementptr i8, ptr {worth}, i64 {i}")
-            byte = self.value(f"load i8, ptr {byte}, align 1")
-            self.lines.append(f"  %worth{i} = icmp ne i8 {byte}, 0")
+            self.lines.append(f"  %worth{i} = icmp ne i8 {self.byte(worth, i)}, 0")
+
+    def recorded(self, name: str) -> str:
+        """The pointer that the record behind the sizes has under a name."""
+        at = self.value(
+            f"getelementptr i64, ptr %sizes, i64 {len(self.sizes) + RECORD.index(name)}"
+        )
+        return self.value(f"load ptr, ptr {at}, align 8")
+
+    def byte(self, start: str, number: int) -> str:
+        at = self.value(f"getelementptr i8, ptr {start}, i64 {number}")
+        return self.value(f"load i8, ptr {at}, align 1")
 
     def steps(self, order: Sequence[Step]) -> None:
         if self.single:
             super().steps(order)
             return
-        stretches = self.stretches(order)
-        for i, stretch in enumerate(stretches):
-            before = self.turn
-            if isinstance(stretch, list):
-                self.alone(stretch)
-            elif isinstance(stretch, Call):
+        for stretch in stretches(order, self.shared):
+            if isinstance(stretch, Repeat):
+                self.meet()
+                self.repeat(stretch)
+                continue
+            self.wait()
+            if isinstance(stretch, Call):
                 self.together(stretch)
             else:
-                self.repeat(stretch)  # whose body ends with waiting
-                continue
-            checks = isinstance(stretch, list) and any(map(self.checks, calls_in(stretch)))
-            following = stretches[i + 1] if i + 1 < len(stretches) else None
-            if following is None and not self.loops:
-                return  # who called waits for all
-            if checks or following is None or isinstance(following, Repeat):
-                self.wait([])
-            else:
-                calls = [self.turn] if isinstance(following, Call) else []
-                self.wait([*range(before, self.turn), *calls])
-            if checks:
-                self.leave_with_code()
-
-    def stretches(self, order: Sequence[Step]) -> list[Stretch]:
-        """Steps by who does them."""
-        out: list[Stretch] = []
-        for step in order:
-            if isinstance(step, Copy) or not any(
-                id(c.program) in self.shared for c in calls_in([step])
-            ):
-                if not out or not isinstance(out[-1], list):
-                    out.append([])
-                last = out[-1]
-                assert isinstance(last, list)
-                last.append(step)
-            else:
-                out.append(step)
-        return out
+                self.alone(stretch)
+        if self.loops:
+            self.meet()
 
     def alone(self, steps: Sequence[Step]) -> None:
         """What the first part does; a code is put where all will see it."""
@@ -286,29 +250,23 @@ class PartEntry(Entry):
         self.lines.append(f"  br label %made{n}")
         self.open(f"made{n}")
 
-    def wait(self, calls: Sequence[int]) -> None:
-        """Until all are here; with calls, only if one of them is shared."""
-        if not calls:
-            self.lines.append("  call void @barrier(ptr %team, i64 %part)")
-            return
-        any_shared = f"%worth{calls[0]}"
-        for i in calls[1:]:
-            any_shared = self.value(f"or i1 {any_shared}, %worth{i}")
-        self.count += 1
+    def wait(self) -> None:
+        """Meet before a stage, if its byte says so."""
+        wanted = self.value(f"icmp ne i8 {self.byte(self.waits, self.stage)}, 0")
+        self.stage += 1
         n = self.count
-        self.lines.append(f"  br i1 {any_shared}, label %wait{n}, label %go{n}")
-        self.lines += [
-            f"wait{n}:",
-            "  call void @barrier(ptr %team, i64 %part)",
-            f"  br label %go{n}",
-        ]
+        self.lines.append(f"  br i1 {wanted}, label %wait{n}, label %go{n}")
+        self.open(f"wait{n}")
+        self.meet()
+        self.lines.append(f"  br label %go{n}")
         self.open(f"go{n}")
 
-    def leave_with_code(self) -> None:
-        """End for all parts where one has left."""
-        code = self.value("load atomic i32, ptr %code_at monotonic, align 4")
+    def meet(self) -> None:
+        """Until all parts are here, which then leave together if one has left with a code."""
+        self.lines.append("  call void @barrier(ptr %team)")
+        code = self.value("load i32, ptr %decided_at, align 4")
         good = self.value(f"icmp eq i32 {code}, 0")
         n = self.count
-        self.lines.append(f"  br i1 {good}, label %good{n}, label %leave{n}")
+        self.lines.append(f"  br i1 {good}, label %met{n}, label %leave{n}")
         self.lines += [f"leave{n}:", "  ret void"]
-        self.open(f"good{n}")
+        self.open(f"met{n}")

@@ -121,7 +121,7 @@ class _Emitter:
             self.check(s)
         elif isinstance(s, Barrier):
             if self.parts:
-                self.builder.effect("call void @barrier(ptr %team, i64 %part)")
+                self.builder.effect("call void @barrier(ptr %team)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 
@@ -273,7 +273,7 @@ class _Emitter:
         else:
             self.whole_vectors(loop, str(whole))
         if rest:
-            self.vector_body(loop, whole, first_lanes(rest))
+            self.vector_body(loop, whole, first_lanes(rest), rest)
 
     def whole_vectors(self, loop: Loop, stop: str, start: str = "0") -> None:
         def body() -> None:
@@ -290,9 +290,12 @@ class _Emitter:
         numbers = ", ".join(f"i32 {i}" for i in range(LANES))
         return Register(pure(f"icmp ult {kind} <{numbers}>, {limit}", limit), bool_, LANES)
 
-    def vector_body(self, loop: Loop, start: int | str, mask: Register | None) -> None:
+    def vector_body(
+        self, loop: Loop, start: int | str, mask: Register | None, count: int | None = None
+    ) -> None:
         self.address.symbols[loop.var] = start
-        self.memory.lanes, self.code.mask = Lanes(loop.var, mask), mask
+        count = LANES if mask is None else count
+        self.memory.lanes, self.code.mask = Lanes(loop.var, mask, count), mask
         self.block(loop.body)
         self.memory.lanes, self.code.mask = None, None
 

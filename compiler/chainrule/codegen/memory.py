@@ -17,10 +17,13 @@ from chainrule.loops.walk import postorder, stored_buffers
 
 @dataclass(frozen=True)
 class Lanes:
-    """The vector loop being emitted: its variable, and which lanes are there (None: all)."""
+    """The vector loop being emitted: its variable, which lanes are there (None: all), and how many,
+    if that is known.
+    """
 
     var: str
     mask: Register | None
+    count: int | None = LANES
 
 
 def first_lanes(count: int) -> Register:
@@ -81,7 +84,8 @@ class MemoryCode:
         if index is not None and index.lanes:
             return self.gather(v.buffer, self.lane_pointers(v, slope, index))
         if slope is None or slope[0] not in (0, 1):
-            return self.gather(v.buffer, self.lane_pointers(v, slope, index))
+            near = self.near(v, slope) if index is None else None
+            return near or self.gather(v.buffer, self.lane_pointers(v, slope, index))
         pointer = self.moved(v, index)
         if slope[0] == 0:
             return self.loaded(
@@ -113,12 +117,60 @@ class MemoryCode:
     def vector_load(self, buffer: Buffer, pointer: str) -> Register:
         kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
         mask = self.lanes.mask if self.lanes else None
-        if mask is None:
-            return self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", LANES, pointer)
+        if mask is not None:
+            return self.masked_load(buffer, pointer, mask)
+        return self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", LANES, pointer)
+
+    def masked_load(self, buffer: Buffer, pointer: str, mask: Register) -> Register:
+        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
         fn = f"@llvm.masked.load.{mangled(memory(buffer.dtype), LANES)}.p0"
         self.builder.declare(f"{kind} {fn}(ptr, i32, <{LANES} x i1>, {kind})")
         text = f"call {kind} {fn}(ptr {pointer}, i32 {align}, {mask.typed}, {kind} zeroinitializer)"
         return self.loaded(buffer, text, LANES, pointer, mask.text)
+
+    def near(self, v: Load, slope: tuple[Dim, Dim] | None) -> Register | None:
+        """A few vectors that hold all lanes' elements, shuffled: where lanes are 2 to 4 elements
+        apart, or several lanes have each element. None where they lie otherwise, or it is not known
+        how many lanes there are.
+        """
+        assert self.lanes is not None
+        count = self.lanes.count
+        if count is None or v.dtype.is_bool:
+            return None
+        if slope is None:
+            times = self.address.repetitions(v.offset, self.lanes.var)
+            return self.repeated(v, times, -(-count // times)) if times else None
+        apart, first = slope[0], v.offset
+        if not isinstance(apart, int) or not 2 <= apart <= 4:
+            return None
+        starts = [LANES * i for i in range(apart)]
+        if count == LANES:  # a last vector that ends with the last element, so that none is masked
+            starts[-1] = (LANES - 1) * (apart - 1)
+        ends = (count - 1) * apart + 1
+        pieces = [self.part(v.buffer, first + at, ends - at) for at in starts if at < ends]
+        at = [min(i, count - 1) * apart for i in range(LANES)]
+        result = self.code.picked(pieces[0], pieces[0], [min(p, LANES - 1) for p in at])
+        for number, piece in enumerate(pieces[1:], 1):
+            mine = [min(p // LANES, len(pieces) - 1) == number for p in at]
+            picks = [
+                LANES + p - starts[number] if m else i
+                for i, (p, m) in enumerate(zip(at, mine, strict=True))
+            ]
+            result = self.code.picked(result, piece, picks)
+        return result
+
+    def repeated(self, v: Load, times: int, count: int) -> Register:
+        """`count` elements, each in so many lanes."""
+        few = self.part(v.buffer, v.offset, count)
+        return self.code.picked(few, few, [i // times for i in range(LANES)])
+
+    def part(self, buffer: Buffer, offset: Dim, count: int) -> Register:
+        """Elements from an offset on, `count` of them or LANES."""
+        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
+        pointer = self.address.pointer(buffer, offset)
+        if count < LANES:
+            return self.masked_load(buffer, pointer, first_lanes(count))
+        return self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", LANES, pointer)
 
     def gather(self, buffer: Buffer, pointers: str) -> Register:
         kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize

@@ -10,6 +10,7 @@ from chainrule.codegen.epoch import COPY_FUNCTION, run_loop
 from chainrule.codegen.function import emit_function
 from chainrule.codegen.steps import Call, Copy, Repeat, Step, calls_in
 from chainrule.codegen.team import team_functions
+from chainrule.codegen.trial import trial_functions
 from chainrule.errors import CompileError
 from chainrule.ir.loop import Program
 from chainrule.ir.size import Dim
@@ -36,7 +37,7 @@ def emit_module(
     programs run in `order`; the first that leaves with a code other than 0 ends the step with it.
     With `epochs` there are also `i64 @run(block)` and `double @direct(feeds, block)`, see
     codegen.epoch and codegen.direct. With `threads` a team may share the calls that `shared_calls`
-    finds, see codegen.team and codegen.entry.
+    finds, see codegen.team, codegen.entry and codegen.trial.
     """
     shared = frozenset(id(c.program) for c, _ in shared_calls(order)) if threads else frozenset()
     names: dict[str, str] = {}
@@ -60,6 +61,7 @@ def emit_module(
     texts.append(Entry(known, sizes, shared).function(order))
     if shared:
         texts += [PartEntry(known, sizes, shared).function(order), team_functions(target)]
+        texts.append(trial_functions(len(sizes)))
     if epochs:
         texts += [run_loop(), direct_call()]
     if epochs or any(not isinstance(step, Call) for step in order):

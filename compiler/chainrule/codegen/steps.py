@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from chainrule.ir.loop import Program
@@ -66,3 +66,37 @@ def calls_in(steps: Sequence[Step]) -> list[Call]:
         elif isinstance(step, Call):
             found.append(step)
     return found
+
+
+#: steps that one part does alone, or a call or a loop that parts share
+Stretch = list[Step] | Call | Repeat
+
+
+def stretches(order: Sequence[Step], shared: Container[int]) -> list[Stretch]:
+    """Steps by who does them; `shared` has the identities of programs that parts share."""
+    out: list[Stretch] = []
+    for step in order:
+        if any(id(c.program) in shared for c in calls_in([step])):
+            assert not isinstance(step, Copy)
+            out.append(step)
+            continue
+        if not out or not isinstance(out[-1], list):
+            out.append([])
+        last = out[-1]
+        assert isinstance(last, list)
+        last.append(step)
+    return out
+
+
+def stages(order: Sequence[Step], shared: Container[int]) -> Iterator[list[Step] | Call | None]:
+    """Stretches one after the other as parts come to them.
+
+    None stands where all meet in any case: before, and at the end of, what a loop repeats.
+    """
+    for stretch in stretches(order, shared):
+        if isinstance(stretch, Repeat):
+            yield None
+            yield from stages(stretch.steps, shared)
+            yield None
+        else:
+            yield stretch

@@ -2,14 +2,15 @@
 
 The block of memory that they meet in is described where Python fills it in,
 chainrule_runtime.pool: the names below are its fields, at the same offsets. Who waits spins for a
-while, then sleeps in the kernel (futex(2), FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE); who ends
+while, then sleeps in the kernel (futex(2), FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE, by syscall(2)
+of the C library, whose address stands in the block); who ends
 a wait wakes sleepers only where there are some. Both sides first write their own word and then read
 the other's, in one order for all (Dekker), so no waking is missed. A worker stands in the code of a
 step only as long as its caller waits; between steps it is in that of `work`, which is never freed.
 
-What a step would take alone is at most what the caller worked, times the parts. Where sharing took
-longer, because threads came late (another process had the CPU, or they were deep asleep), the next
-step is done alone, then the next 3, 7, ... 255 before it is tried again.
+`code` may be set by the first part whenever a check fails; the others hear of it as `decided`, what
+it was when they last met, so all parts leave at one place. Whether a step is shared at all is
+decided by codegen.trial.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ FIELDS = {
     "workers": 328,
     "stop": 336,
     "jobs": 344,
-    "waited": 352,
-    "skip": 360,
-    "doubt": 368,
+    "clock": 352,
+    "decided": 360,
+    "syscall": 368,
     "finished": 384,
     "ended": 448,
     "waiting": 452,
@@ -42,12 +43,12 @@ FIELDS = {
 #: then a box for each worker, so many bytes long, with these fields
 BOXES, BOX = 512, 128
 BOX_FIELDS = {"go": 0, "asleep": 4, "entered": 8}
-_ASKED, _WAIT, _WAKE = {"x86_64": 202, "aarch64": 98}, 128, 129
+_FUTEX, _WAIT, _WAKE = {"x86_64": 202, "aarch64": 98}, 128, 129
 
 
 def has_threads(target: Target) -> bool:
     """Whether a step can be shared there: under Linux, where sleeping is known."""
-    return "linux" in target.triple and _arch(target) in _ASKED
+    return "linux" in target.triple and _arch(target) in _FUTEX
 
 
 def _arch(target: Target) -> str:
@@ -67,11 +68,12 @@ def team_functions(target: Target) -> str:
             f"$BOX {name}\n", f"  %box_{name} = getelementptr i8, ptr %box, i64 {offset}\n"
         )
     text = text.replace("$BOXES", str(BOXES)).replace("$SIZE", str(BOX))
+    text = text.replace("$FUTEX", str(_FUTEX[arch]))
     return text + (_X86 if arch == "x86_64" else _ARM)
 
 
 _TEAM = f"""
-define internal void @rest(ptr %word, i32 %seen, ptr %asleep, i64 %spin) #0 {{
+define internal void @rest(ptr %team, ptr %word, i32 %seen, ptr %asleep, i64 %spin) #0 {{
 entry:
   br label %look
 look:
@@ -88,7 +90,7 @@ pause:
   br label %again
 sleep:
   %before = atomicrmw add ptr %asleep, i32 1 seq_cst
-  call void @futex(ptr %word, i64 {_WAIT}, i32 %seen)
+  call void @futex(ptr %team, ptr %word, i64 {_WAIT}, i32 %seen)
   %after = atomicrmw sub ptr %asleep, i32 1 seq_cst
   br label %again
 again:
@@ -97,20 +99,20 @@ done:
   ret void
 }}
 
-define internal void @wake(ptr %word, ptr %asleep) #0 {{
+define internal void @wake(ptr %team, ptr %word, ptr %asleep) #0 {{
 entry:
   %change = atomicrmw add ptr %word, i32 1 seq_cst
   %sleepers = load atomic i32, ptr %asleep seq_cst, align 4
   %some = icmp ne i32 %sleepers, 0
   br i1 %some, label %rouse, label %done
 rouse:
-  call void @futex(ptr %word, i64 {_WAKE}, i32 2147483647)
+  call void @futex(ptr %team, ptr %word, i64 {_WAKE}, i32 2147483647)
   br label %done
 done:
   ret void
 }}
 
-define internal void @barrier(ptr %team, i64 %part) #0 {{
+define internal void @barrier(ptr %team) #0 {{
 entry:
   %alone = icmp eq ptr %team, null
   br i1 %alone, label %done, label %arrive
@@ -129,21 +131,15 @@ $AT spin
   %last = icmp eq i64 %missing, 1
   br i1 %last, label %open, label %stay
 open:
+$AT code
+$AT decided
+  %code = load atomic i32, ptr %at_code monotonic, align 4
+  store i32 %code, ptr %at_decided, align 4
   store atomic i32 0, ptr %at_arrived monotonic, align 4
-  call void @wake(ptr %at_phase, ptr %at_dozing)
+  call void @wake(ptr %team, ptr %at_phase, ptr %at_dozing)
   br label %done
 stay:
-  %begun = call i64 @llvm.readcyclecounter()
-  call void @rest(ptr %at_phase, i32 %seen, ptr %at_dozing, i64 %spin)
-  %caller = icmp eq i64 %part, 0
-  br i1 %caller, label %note, label %done
-note:
-$AT waited
-  %ended = call i64 @llvm.readcyclecounter()
-  %took = sub i64 %ended, %begun
-  %waited = load i64, ptr %at_waited, align 8
-  %waited_more = add i64 %waited, %took
-  store i64 %waited_more, ptr %at_waited, align 8
+  call void @rest(ptr %team, ptr %at_phase, i32 %seen, ptr %at_dozing, i64 %spin)
   br label %done
 done:
   ret void
@@ -164,17 +160,7 @@ count:
   %fewer = icmp slt i64 %wanted, %most
   %parts = select i1 %fewer, i64 %wanted, i64 %most
   %several = icmp sgt i64 %parts, 1
-  br i1 %several, label %trust, label %release
-trust:
-$AT skip
-$AT doubt
-  %skip = load i64, ptr %at_skip, align 8
-  %trusted = icmp sle i64 %skip, 0
-  br i1 %trusted, label %publish, label %later
-later:
-  %skip_less = sub i64 %skip, 1
-  store i64 %skip_less, ptr %at_skip, align 8
-  br label %release
+  br i1 %several, label %publish, label %release
 release:
   store atomic i32 0, ptr %at_busy release, align 4
   ret i32 -1
@@ -197,9 +183,8 @@ $AT waiting
   store ptr %table, ptr %at_table, align 8
   store ptr %sizes, ptr %at_sizes, align 8
   store i64 %parts, ptr %at_parts, align 8
-$AT waited
-  store i64 0, ptr %at_waited, align 8
-  %begun = call i64 @llvm.readcyclecounter()
+$AT decided
+  store i32 0, ptr %at_decided, align 4
   store atomic i32 0, ptr %at_code monotonic, align 4
   call void @keep_modes(ptr %at_modes)
   %jobs = load i64, ptr %at_jobs, align 8
@@ -214,31 +199,13 @@ call_one:
   %box = getelementptr i8, ptr %team, i64 %w_from
 $BOX go
 $BOX asleep
-  call void @wake(ptr %box_go, ptr %box_asleep)
+  call void @wake(ptr %team, ptr %box_go, ptr %box_asleep)
   %w_next = add i64 %w, 1
   %w_more = icmp slt i64 %w_next, %parts
   br i1 %w_more, label %call_one, label %own
 own:
   call void %function(ptr %table, ptr %sizes, i64 0, ptr %team)
-  %done_own = call i64 @llvm.readcyclecounter()
-  call void @rest(ptr %at_ended, i32 %seen, ptr %at_waiting, i64 %spin)
-  %ended = call i64 @llvm.readcyclecounter()
-  %last_wait = sub i64 %ended, %done_own
-  %waits = load i64, ptr %at_waited, align 8
-  %waited = add i64 %waits, %last_wait
-  %took = sub i64 %ended, %begun
-  %worked = sub i64 %took, %waited
-  %alone = mul i64 %worked, %parts
-  %slower = icmp slt i64 %alone, %took
-  %doubt = load i64, ptr %at_doubt, align 8
-  %doubled = shl i64 %doubt, 1
-  %more_doubt = or i64 %doubled, 1
-  %most_doubt = and i64 %more_doubt, 255
-  %less_doubt = lshr i64 %doubt, 1
-  %doubt_now = select i1 %slower, i64 %most_doubt, i64 %less_doubt
-  store i64 %doubt_now, ptr %at_doubt, align 8
-  %skip_now = select i1 %slower, i64 %most_doubt, i64 0
-  store i64 %skip_now, ptr %at_skip, align 8
+  call void @rest(ptr %team, ptr %at_ended, i32 %seen, ptr %at_waiting, i64 %spin)
   %code = load atomic i32, ptr %at_code monotonic, align 4
   store atomic i32 0, ptr %at_busy release, align 4
   ret i32 %code
@@ -268,7 +235,7 @@ $BOX entered
 next:
   %seen = phi i32 [0, %entry], [%job, %finish]
   %spin = load i64, ptr %at_spin, align 8
-  call void @rest(ptr %box_go, i32 %seen, ptr %box_asleep, i64 %spin)
+  call void @rest(ptr %team, ptr %box_go, i32 %seen, ptr %box_asleep, i64 %spin)
   %job = add i32 %seen, 1
   %stop = load atomic i32, ptr %at_stop seq_cst, align 4
   %over = icmp ne i32 %stop, 0
@@ -286,7 +253,7 @@ run:
   %last = icmp eq i64 %missing, 2
   br i1 %last, label %tell, label %finish
 tell:
-  call void @wake(ptr %at_ended, ptr %at_waiting)
+  call void @wake(ptr %team, ptr %at_ended, ptr %at_waiting)
   br label %finish
 finish:
   br label %next
@@ -318,71 +285,64 @@ send:
   %box = getelementptr i8, ptr %team, i64 %from
 $BOX go
 $BOX asleep
-  call void @wake(ptr %box_go, ptr %box_asleep)
+  call void @wake(ptr %team, ptr %box_go, ptr %box_asleep)
   %w_next = add i64 %w, 1
   br label %test
 done:
   ret i64 1
 }}
+
+define internal void @futex(ptr %team, ptr %word, i64 %what, i32 %value) #1 {{
+$AT syscall
+  %syscall = load ptr, ptr %at_syscall, align 8
+  %wide = zext i32 %value to i64
+  %got = call i64 (i64, ...) %syscall(i64 $FUTEX, ptr %word, i64 %what, i64 %wide, i64 0)
+  ret void
+}}
 """
 
 # rounding and flushing are modes of a thread: workers take over the caller's
-_X86 = f"""
-define internal void @futex(ptr %word, i64 %what, i32 %value) #0 {{
-  %wide = zext i32 %value to i64
-  %got = call i64 asm sideeffect "syscall",
-    "={{rax}},{{rax}},{{rdi}},{{rsi}},{{rdx}},{{r10}},~{{rcx}},~{{r11}},~{{memory}}"
-    (i64 {_ASKED["x86_64"]}, ptr %word, i64 %what, i64 %wide, i64 0)
+_X86 = """
+define internal void @pause() #1 {
+  call void @llvm.x86.sse2.pause()
   ret void
-}}
+}
 
-define internal void @pause() #1 {{
-  call void asm sideeffect "pause", "~{{memory}}"()
-  ret void
-}}
-
-define internal void @keep_modes(ptr %to) #1 {{
+define internal void @keep_modes(ptr %to) #1 {
   call void @llvm.x86.sse.stmxcsr(ptr %to)
   ret void
-}}
+}
 
-define internal void @take_modes(ptr %from) #1 {{
+define internal void @take_modes(ptr %from) #1 {
   call void @llvm.x86.sse.ldmxcsr(ptr %from)
   ret void
-}}
+}
 
-declare i64 @llvm.readcyclecounter()
+declare void @llvm.x86.sse2.pause()
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)"""
 
-_ARM = f"""
-define internal void @futex(ptr %word, i64 %what, i32 %value) #0 {{
-  %wide = zext i32 %value to i64
-  %got = call i64 asm sideeffect "svc #0",
-    "={{x0}},{{x8}},{{x0}},{{x1}},{{x2}},{{x3}},~{{memory}}"
-    (i64 {_ASKED["aarch64"]}, ptr %word, i64 %what, i64 %wide, i64 0)
+# what yields there costs next to nothing, so who waits stops for the pipeline to empty
+_ARM = """
+define internal void @pause() #1 {
+  call void @llvm.aarch64.isb(i32 15)
   ret void
-}}
+}
 
-define internal void @pause() #1 {{
-  call void asm sideeffect "isb", "~{{memory}}"()
-  ret void
-}}
-
-define internal void @keep_modes(ptr %to) #1 {{
+define internal void @keep_modes(ptr %to) #1 {
   %modes = call i64 @llvm.aarch64.get.fpcr()
   %short = trunc i64 %modes to i32
   store i32 %short, ptr %to, align 4
   ret void
-}}
+}
 
-define internal void @take_modes(ptr %from) #1 {{
+define internal void @take_modes(ptr %from) #1 {
   %short = load i32, ptr %from, align 4
   %modes = zext i32 %short to i64
   call void @llvm.aarch64.set.fpcr(i64 %modes)
   ret void
-}}
+}
 
-declare i64 @llvm.readcyclecounter()
+declare void @llvm.aarch64.isb(i32)
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)"""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
 
 from chainrule.codegen.cache import key_of
 from chainrule.codegen.host import host_target
@@ -19,10 +22,10 @@ from chainrule.codegen.native import Loaded, NativeObject, cached_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
 from chainrule.driver.order import CallOrder
+from chainrule.driver.stages import stages_of
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.loop import Buffer
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim, Quotient, Size, is_nonnegative, symbols_of
@@ -211,21 +214,30 @@ class _Layout:
         for node in graph.outputs:
             self.next(storage(node))
         temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        workspace = _workspace(built, several)
-        scratch = [len(self.place) + i for i in range(len(workspace))]
+        work = _workspace(built, several)
+        workspace, begin = work.slots, len(self.place)
         places = {node: Place(i) for node, i in self.place.items()}
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
-            scratch,
+            {id(b): [begin + i for i in slots] for b, slots in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
-            len(self.place) + len(scratch),
+            begin + len(workspace),
         )
         self.calls = order.steps(kernels, places)
         self.place = {node: place.entry for node, place in places.items()}
         self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]
-        own = range(order.first - len(scratch), order.first + len(order.slots))
+        own = range(begin, order.first + len(order.slots))
         temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
+        shared = shared_calls(self.calls) if several else []
+        private = {begin + i for i in work.private}
+        slot_of = dict(temporaries)
+
+        def memory(place: int) -> int | None:
+            if place in private:
+                return None
+            return -1 - slot_of[place] if place in slot_of else place
+
         sizes = sizes_of(feeds)
         _check_sizes(graph, sizes)
         self.manifest = Manifest(
@@ -239,11 +251,11 @@ class _Layout:
             checks=tuple(_check(test) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
             shared=tuple(
-                (dim_data(work_of(call.program)), dim_data(times))
-                for call, times in (shared_calls(self.calls) if several else ())
+                (dim_data(work_of(call.program)), dim_data(times)) for call, times in shared
             ),
             call_work=CALL_WORK,
             step_work=STEP_WORK,
+            stages=stages_of(self.calls, [call for call, _ in shared], memory) if shared else (),
         )
 
     def next(self, node: Node) -> int:
@@ -254,21 +266,47 @@ class _Layout:
         return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
 
 
-def _workspace(built: Sequence[Built], several: bool) -> tuple[tuple[Dim, ...], ...]:
-    """Sizes in bytes of what kernels use in turn: their i-th scratch buffers share one slot.
-
-    With `several` threads each has a private buffer of its own, of a multiple of 64 bytes.
+class _Workspace(NamedTuple):
+    """Sizes in bytes that slots hold in turn, those that each of the built uses, in its order, and
+    those of which each thread has a stretch of its own.
     """
 
-    def size(buffer: Buffer) -> Dim:
-        size = buffer.size * buffer.dtype.itemsize
-        if not (several and buffer.private):
-            return size
-        return (size + 63) // 64 * 64 * Size.symbol(PARTS)
+    slots: tuple[tuple[Dim, ...], ...]
+    used: list[list[int]]
+    private: frozenset[int]
 
-    most = max((len(b.scratch) for b in built), default=0)
-    wanted = [[b.scratch[i] for b in built if len(b.scratch) > i] for i in range(most)]
-    return tuple(tuple(dict.fromkeys(map(size, ws))) for ws in wanted)
+
+def _workspace(built: Sequence[Built], several: bool) -> _Workspace:
+    """What kernels use in turn: their i-th scratch buffers share one slot.
+
+    With `several` threads each has a private buffer of its own, of a multiple of 64 bytes, and only
+    those of one size share a slot: so a thread's stretch of it is the same for all of them.
+    """
+    number: dict[object, int] = {}
+    slots: list[dict[Dim, None]] = []
+    private: set[int] = set()
+
+    def slot(key: object, size: Dim) -> int:
+        at = number.setdefault(key, len(slots))
+        slots.extend({} for _ in range(at + 1 - len(slots)))
+        slots[at][size] = None
+        return at
+
+    def one(b: Built) -> Iterator[int]:
+        common, own = count(), Counter[Dim]()
+        for buffer in b.scratch:
+            size = buffer.size * buffer.dtype.itemsize
+            if several and buffer.private:
+                each = (size + 63) // 64 * 64
+                own[each] += 1
+                at = slot((each, own[each]), each * Size.symbol(PARTS))
+                private.add(at)
+            else:
+                at = slot(next(common), size)
+            yield at
+
+    used = [list(one(b)) for b in built]
+    return _Workspace(tuple(map(tuple, slots)), used, frozenset(private))
 
 
 def _label(node: Node) -> str:

@@ -22,14 +22,14 @@ from chainrule.schedule.reading import storage
 class CallOrder:
     """The calls of a program. `slots` are the bytes that each place for loops holds in turn.
 
-    `scratch` are the table's entries for kernels' workspace, `constants` the places of arrays that
-    are part of the program; the places for loops begin at entry `first`.
+    `scratch` are the table's entries for the workspace of each of `built`, by identity, `constants`
+    the places of arrays that are part of the program; the places for loops begin at entry `first`.
     """
 
     def __init__(
         self,
         built: Mapping[Kernel, Built],
-        scratch: Sequence[int],
+        scratch: Mapping[int, Sequence[int]],
         constants: Mapping[Node, Place],
         first: int,
     ) -> None:
@@ -52,7 +52,7 @@ class CallOrder:
                 continue
             made = self.built[kernel]
             memory = (places[n] for n in made.memory)
-            out.append(Call(made.program, (*memory, *self.scratch[: len(made.scratch)])))
+            out.append(Call(made.program, (*memory, *self.scratch[id(made)])))
         return tuple(out)
 
     def loop(

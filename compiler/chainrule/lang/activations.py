@@ -25,6 +25,17 @@ def elu(x: TensorLike, /, alpha: float = 1.0) -> Tensor:
     return y if alpha == 1.0 else _choose(x, alpha * y)
 
 
+def celu(x: TensorLike, /, alpha: float = 1.0) -> Tensor:
+    """x above 0, alpha * (exp(x / alpha) - 1) elsewhere (Barron, arXiv:1704.07483).
+
+    Raises DTypeError unless alpha is a number above 0.
+    """
+    y, alpha = Tensor(as_node(x)), number("alpha", alpha)
+    if alpha <= 0:
+        raise DTypeError(f"celu's alpha is above 0, not {alpha}")
+    return _choose(y, alpha * _activation("elu", y / alpha)) if alpha != 1.0 else elu(y)
+
+
 def _choose(x: TensorLike, below: Tensor) -> Tensor:
     return elementwise("where", Tensor(as_node(x)) > 0, x, below)
 
@@ -68,6 +79,11 @@ def hard_sigmoid(x: TensorLike, /) -> Tensor:
 def hard_swish(x: TensorLike, /) -> Tensor:
     """x * relu6(x + 3) / 6."""
     return _activation("hard_swish", x)
+
+
+def hard_tanh(x: TensorLike, /) -> Tensor:
+    """x between -1 and 1; the derivative at either is 0."""
+    return _activation("hard_tanh", x)
 
 
 def selu(x: TensorLike, /) -> Tensor:

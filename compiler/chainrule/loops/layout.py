@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chainrule.ir.loop import LANES
 from chainrule.ir.node import Index, Node
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import is_straight
 from chainrule.ops.contract import Contract
+from chainrule.ops.layout import unravel
 from chainrule.schedule.kernel import Kernel
 from chainrule.schedule.reading import sources
 
@@ -27,7 +29,9 @@ class ContractLayout:
 
     `a` and `b` are the operands' letters with the one that holds the columns second. Sums run over
     `outer`, a loop a letter, and inside over `inner`. The operands in `gathered` are views whose
-    axes lie in one run only after they have been copied, a group and an outer sum at a time.
+    axes lie in one run only after they have been copied, a group and an outer sum at a time. With
+    `sliding` nothing is copied: vectors go along the columns where they stand, and every sum is a
+    loop of its own, inside a tile.
     """
 
     swapped: bool
@@ -41,6 +45,7 @@ class ContractLayout:
     inner: str
     sizes: Mapping[str, Dim]
     gathered: tuple[bool, bool]
+    sliding: bool = False
 
     @staticmethod
     def of(kernel: Kernel) -> ContractLayout | None:
@@ -68,10 +73,14 @@ class ContractLayout:
         long = [run for run in (row, column, inner) if len(run) > 1]
         cut = [any(run[0] in letters for run in long) for letters in (a, b)]
         gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
+        sliding = gathered[1] and fills(sizes[last])
+        if sliding:
+            row, inner = row if not _is_view(x) else row[-1:], ""
+            column = column if isinstance(sizes[last], int) and sizes[last] % LANES == 0 else last
         outer = "".join(c for c in op.summed if c not in inner)
         groups = tuple((f"g{c}", sizes[c]) for c in op.out if c not in row + column)
         return ContractLayout(
-            swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered
+            swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered, sliding
         )
 
     def order(self, inputs: Sequence[Node]) -> Sequence[Node]:
@@ -81,6 +90,20 @@ class ContractLayout:
     def size(self, letters: str) -> Dim:
         """The product of the sizes of letters."""
         return product(tuple(self.sizes[c] for c in letters))
+
+    @property
+    def dot_groups(self) -> tuple[tuple[str, Dim], ...]:
+        """The loops of letters that stand in both operands and in the result."""
+        return tuple((f"g{c}", self.sizes[c]) for c in self.letters if c in self.a and c in self.b)
+
+    @property
+    def split_groups(self) -> tuple[tuple[tuple[str, Dim], ...], tuple[tuple[str, Dim], ...]]:
+        """The loops of groups that stand before the rows in the result, and after them: along the
+        latter a tile of rows walks on through memory.
+        """
+        before = self.letters.partition(self.row[-1])[0] if self.row else self.letters
+        outside = tuple(g for g in self.groups if g[0][1:] in before)
+        return outside, tuple(g for g in self.groups if g not in outside)
 
     @property
     def m(self) -> Dim:
@@ -122,7 +145,14 @@ class ContractLayout:
 
     def second(self, k: Dim, n: Dim) -> dict[str, Dim]:
         """Where the second operand is read."""
-        return {self.inner: k, self.column: n}
+        if not self.sliding or len(self.column) == 1:
+            return {self.inner: k, self.column: n}
+        lane = Size.symbol("j'")
+        places = unravel(n - lane, tuple(self.sizes[c] for c in self.column))
+        return {
+            c: place
+            for c, place in zip(self.column, (*places[:-1], places[-1] + lane), strict=True)
+        }
 
     def out(self, m: Dim, n: Dim) -> Index:
         """Where the result stands."""
@@ -139,6 +169,11 @@ def _column(op: Contract, sizes: Mapping[str, Dim]) -> str:
         if ends.count(long[-1:]) == 1 and sum(long[-1] in letters for letters in (op.a, op.b)) == 1:
             return long[-1]
     return op.out[-1]
+
+
+def fills(size: Dim) -> bool:
+    """Whether vectors along so many are three quarters full, or more."""
+    return isinstance(size, int) and 4 * size >= 3 * (-(-size // LANES) * LANES)
 
 
 def _is_view(operand: Node) -> bool:

@@ -27,9 +27,11 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import Contraction, contraction_loops, packed_size, tile_size
+from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
+from chainrule.loops.dots import DotTile, dot_loops
 from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.parts import split_outermost
+from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
 
@@ -37,21 +39,28 @@ from chainrule.ops.layout import ravel
 def product_loops(b: Builder) -> Stmts:
     """One product, with the maps that follow it in its epilogue."""
     layout = ContractLayout.of(b.kernel)
-    return _plain(b) if layout is None else _scheduled(b, layout)
-
-
-def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
+    if layout is None:
+        return _plain(b)
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
 
-    def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
+    def maps(index: Index, acc: Value) -> Stmts:
         b.values[node] = acc
-        index = layout.out(m, n)
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
+
+    tile = DotTile.of(b, layout) if any(layout.gathered) else None
+    return _scheduled(b, layout, maps) if tile is None else dot_loops(b, layout, tile, maps)
+
+
+def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:
+    node = b.kernel.anchor
+
+    def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
+        return maps(layout.out(m, n), acc)
 
     by_group = any(extent != 1 for _, extent in layout.groups)
     x, y = layout.order(node.inputs)
-    first, copy_first = _factor(b, layout, x, layout.a, layout.gathered[0])
-    second, copy_second = _factor(b, layout, y, layout.b, layout.gathered[1])
+    first, copy_first = _factor(b, layout, x, layout.a, layout.gathered[0] and not layout.sliding)
+    second, copy_second = _factor(b, layout, y, layout.b, layout.gathered[1] and not layout.sliding)
     contraction = Contraction(
         layout.groups,
         layout.m,
@@ -63,12 +72,19 @@ def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
         epilogue,
         before=(*copy_first, *copy_second),
     )
+    if layout.sliding:
+        outside, inside = layout.split_groups
+        contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = packed_size(contraction, b.target)
+    long = None if layout.outer else block_sizes(contraction, b.target)
+    if long is not None:
+        block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
+        contraction = replace(contraction, block=block, sums=sums)
+    size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
-    if layout.outer:
+    if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, packed)
     else:
         body = contraction_loops(contraction, b.target, packed, split=not by_group)

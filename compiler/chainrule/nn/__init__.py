@@ -14,6 +14,7 @@ from chainrule.nn.layers.dense import Dense, Dropout, Flatten
 from chainrule.nn.layers.embedding import Embedding, LearnedPositions, SinusoidalPositions
 from chainrule.nn.layers.norm import BatchNorm, LayerNorm, RMSNorm, tracked
 from chainrule.nn.layers.recurrent import GRU, LSTM, RNN
+from chainrule.nn.layers.transformer import MultiHeadAttention, TransformerBlock
 
 __all__ = [
     "GRU",
@@ -33,9 +34,11 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "MaxPool",
+    "MultiHeadAttention",
     "RMSNorm",
     "Residual",
     "Sequential",
     "SinusoidalPositions",
+    "TransformerBlock",
     "tracked",
 ]

@@ -32,6 +32,7 @@ BY_NAME: Mapping[str, Function] = MappingProxyType(
         "relu6": a.relu6,
         "leaky_relu": a.leaky_relu,
         "elu": a.elu,
+        "celu": a.celu,
         "selu": a.selu,
         "gelu": a.gelu,
         "silu": a.silu,
@@ -44,6 +45,7 @@ BY_NAME: Mapping[str, Function] = MappingProxyType(
         "tanhshrink": a.tanhshrink,
         "hard_sigmoid": a.hard_sigmoid,
         "hard_swish": a.hard_swish,
+        "hard_tanh": a.hard_tanh,
     }
 )
 

@@ -33,6 +33,10 @@ _FORMULAS = {
         "x*relu6(x + 3)/6",
         "where(x <= -3, 0, where(x >= 3, 1, x/3 + 0.5))",
     ),
+    "hard_tanh": (
+        "where(x <= -1, -1, where(x >= 1, 1, x))",
+        "where(x <= -1, 0, where(x >= 1, 0, 1))",
+    ),
     "elu": ("where(x > 0, x, expm1(x))", "where(x > 0, 1, exp(x))"),
     "selu": (
         f"where(x > 0, {_SCALE}*x, {_SCALE_ALPHA}*expm1(x))",

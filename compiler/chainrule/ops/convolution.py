@@ -28,6 +28,8 @@ from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions
 
 #: Axes of the letters below: of offsets in a window, and of its positions.
 _OFFSETS, _POSITIONS = "ijkl", "pqrs"
+#: what was of the output is of the input, on the way back
+_TURNED = str.maketrans("co", "oc")
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,32 @@ class ConvTranspose(_Convolution):
 
     def expand(self, *inputs: Node) -> Node:
         z, k = inputs
+        around = self.around(known(k.type.shape[2:]))
+        return self.spread(z, k) if around is None else self.gathered(z, k, around)
+
+    def around(self, sizes: Ints) -> Ints | None:
+        """The zeros around z with which x is a convolution of z; None where it is none."""
+        reach = (d * (n - 1) for d, n in zip(self.dilations, sizes, strict=True))
+        around = tuple(r - p for r, p in zip(reach, self.padding, strict=True))
+        return around if set(self.strides) == {1} and min(around) >= 0 else None
+
+    def gathered(self, z: Node, k: Node, around: Ints) -> Node:
+        """With stride 1 each element of x gathers from a window of z, through k turned around."""
+        w, kernel, out = self.specs
+        shape, sizes = self.infer(z.type, k.type).shape, k.type.shape[2:]
+        if any(around):
+            extents = (n + 2 * p for n, p in zip(z.type.shape[2:], around, strict=True))
+            z = apply(Place((0, 0, *around), (*z.type.shape[:2], *extents), (1,) * z.type.rank), z)
+        windows = apply(self.windows(sizes), self.split_node(z, 1))
+        steps = (1, 1, *(-1 for _ in sizes))
+        ends = (0, 0, *(n - 1 for n in known(sizes)))
+        turned = apply(Slice(ends, k.type.shape, steps), k)
+        w, out = w.translate(_TURNED), out.translate(_TURNED)
+        x = contract(kernel, w, out, self.split_node(turned, 0), windows)
+        return _reshaped(x, shape)
+
+    def spread(self, z: Node, k: Node) -> Node:
+        """Each element of z, times k, added where it came from."""
         w, kernel, out = self.specs
         shape = self.infer(z.type, k.type).shape
         spread = contract(kernel, out, w, self.split_node(k, 0), self.split_node(z, 1))

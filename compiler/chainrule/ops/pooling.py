@@ -25,7 +25,16 @@ from chainrule.ops.build import call as op
 from chainrule.ops.layout import Place, Slice
 from chainrule.ops.reduce import Max, Min
 from chainrule.ops.source import constant
-from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
+from chainrule.ops.windows import (
+    Ints,
+    OverlapAdd,
+    Upsample,
+    Window,
+    call_with,
+    positions,
+    room,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -201,16 +210,34 @@ class _Chosen(_Pool):
     def reaches(self, operand: int) -> bool:
         return operand == 0
 
-    def chosen(self, x: Node) -> Node:
-        """For each element of each window of x whether it is the first of the largest."""
+    @property
+    def numbers(self) -> Array:
+        """The elements of a window, numbered."""
+        return np.arange(self.count, dtype=np.int32).reshape(self.sizes)
+
+    def first(self, x: Node) -> tuple[Node, Node]:
+        """The number of each element in its window, and for each window that of the first of the
+        largest.
+        """
         axes = self.offsets(x.type.rank)
         w = self.windows(x, _lowest(x.type.dtype))
         kept = tuple(i for i in range(w.type.rank) if i not in axes)
-        numbers = constant(np.arange(self.count, dtype=np.int32).reshape(self.sizes), int32)
+        numbers = constant(self.numbers, int32)
         number = apply(Expand(w.type.shape, kept), numbers) if kept else numbers
         largest = op("eq", w, apply(Expand(w.type.shape, axes), apply(Max(axes), w)))
-        first = apply(Min(axes), op("where", largest, number, self.count))
-        return op("eq", number, apply(Expand(w.type.shape, axes), first))
+        return number, apply(Min(axes), op("where", largest, number, self.count))
+
+    def chosen(self, x: Node) -> Node:
+        """For each element of each window of x whether it is the first of the largest."""
+        number, first = self.first(x)
+        return op("eq", number, apply(Expand(number.type.shape, self.offsets(x.type.rank)), first))
+
+    def tiles(self, x: Node) -> bool:
+        """Whether every element stands in one window."""
+        extents = x.type.shape[-self.spatial :]
+        pairs = zip(extents, self.sizes, strict=True)
+        whole = all(isinstance(n, int) and n % k == 0 for n, k in pairs)
+        return whole and self.sizes == self.strides and not any(self.padding)
 
     def choice(self, x: Array) -> Array:
         """The number, in its window, of the first of the largest."""
@@ -271,9 +298,21 @@ class Unpool(_Chosen):
 
     def expand(self, *inputs: Node) -> Node:
         ct, x = inputs
+        if self.tiles(x):
+            return self.picked(ct, x)
         chosen = self.chosen(x)
         spread = apply(Expand(chosen.type.shape, self.offsets(x.type.rank)), ct)
         return self.overlap(op("where", chosen, spread, 0), x.type.shape)
+
+    def picked(self, ct: Node, x: Node) -> Node:
+        """Where windows don't overlap: at each element what its window has, or 0."""
+        _, first = self.first(x)
+        extents = known(x.type.shape[-self.spatial :])
+        pattern = np.tile(self.numbers, [n // k for n, k in zip(extents, self.sizes, strict=True)])
+        lead = tuple(range(x.type.rank - self.spatial))
+        number = apply(Expand(x.type.shape, lead), constant(pattern, int32))
+        spread = Upsample(self.sizes)
+        return op("where", op("eq", number, apply(spread, first)), apply(spread, ct), 0)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -30,6 +30,7 @@ from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
+from chainrule.ops.axes import Sum
 
 Ints = tuple[int, ...]
 
@@ -259,3 +260,47 @@ class OverlapAdd(_Sliding):
         x = TensorType(float64, (2, 2, 3, 2, 3))
         yield cls(1, (2, 3), (2, 1), (1, 2), (5, 7)), [x]
         yield cls(0, (2,), (3,), (2,), (6,)), [TensorType(float64, (2, 2, 2))]
+
+
+@dataclass(frozen=True)
+class Upsample(Op):
+    """Each element as often as `sizes` say, along the last axes: a nearest neighbour's picture."""
+
+    role = "view"
+    name = "upsample"
+    sizes: Ints
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        shape, r = inputs[0].shape, len(self.sizes)
+        if r > len(shape) or min(self.sizes, default=0) < 1:
+            raise ShapeError(f"upsample by {shown(self.sizes)} does not fit {inputs[0]}")
+        along = (n * k for n, k in zip(shape[-r:], self.sizes, strict=True))
+        return inputs[0].with_shape((*shape[:-r], *along))
+
+    def ref(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        for axis, k in enumerate(self.sizes, x.ndim - len(self.sizes)):
+            x = np.repeat(x, k, axis)
+        return x
+
+    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
+        first, r = inputs[0].type.rank - len(self.sizes), len(self.sizes)
+        windows = apply(Window(first, self.sizes, self.sizes, (1,) * r), ct)
+        return (apply(Sum(tuple(range(first, first + r))), windows),)
+
+    def body(self, index: Index, out: TensorType, *inputs: Reader) -> Value:
+        lead = len(index) - len(self.sizes)
+        along = (i // k for i, k in zip(index[lead:], self.sizes, strict=True))
+        return inputs[0]((*index[:lead], *along))
+
+    def notation(self, *inputs: Node) -> Notation:
+        return call_with("upsample", 1, "(" + ", ".join(map(str, self.sizes)) + ",)")
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        return {"upsample": lambda x, sizes: apply(cls(reading.several(sizes)), x)}
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield cls((2,)), [TensorType(float64, (2, 3))]
+        yield cls((3, 2)), [TensorType(float64, (2, 2, 5))]

@@ -1,0 +1,169 @@
+"""Products whose sums go along memory in both factors, as of images with their windows: lanes go
+along the sums.
+
+Each element has LANES chains, of which lane q % LANES takes the terms of the innermost sum's place
+q, and they are added up in one tree at the end: an order that depends on the shapes alone. A tile
+of rows x columns of the result stays in registers over the whole of the sums; nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Barrier,
+    Combine,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.node import Index, Reader, Stmts
+from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
+from chainrule.loops.builder import Builder, is_straight
+from chainrule.loops.layout import ContractLayout, fills
+from chainrule.loops.parts import split_outermost
+from chainrule.loops.walk import at_most, postorder
+from chainrule.ops.layout import ravel
+
+#: of more columns, copies of the windows are worth making: each serves all rows
+MOST_COLUMNS = 75
+#: columns of a tile: with three rows, as many as 32 registers hold, each read for three sums
+INSIDE = 9
+#: registers that hold no sums: a row's factor, a column's, and what LLVM needs
+SPARE = 4
+
+
+@dataclass(frozen=True)
+class DotTile:
+    """How a product is cut: the letter of its rows, those of its columns and its sums, and what a
+    tile holds: so many `rows`, and all of the letters in `inside`, which end the columns.
+    """
+
+    row: str
+    columns: str
+    sums: str
+    rows: int
+    inside: str
+
+    @staticmethod
+    def of(b: Builder, layout: ContractLayout) -> DotTile | None:
+        """The tile for a product, or None where sums don't go along memory in both factors."""
+        sizes, last = layout.sizes, layout.b[-1]
+        summed = [c for c in layout.b if c not in layout.letters]
+        rows = [c for c in layout.letters if c in layout.a and c not in layout.b]
+        columns = [c for c in layout.letters if c in layout.b and c not in layout.a]
+        operands = layout.order(b.kernel.anchor.inputs)
+        groups = [c for c in layout.letters if c in layout.a and c in layout.b]
+        in_order = "".join([*groups, *rows, *columns]) == layout.letters
+        axes = [set(range(len(groups) + 1, len(layout.letters)))]
+        flat = in_order and is_straight(b.kernel.nodes[1:], b.kernel, axes)
+        along = last in summed and fills(sizes[last]) and len(rows) == 1 and flat
+        readers = [b.reader(i) for i in operands]
+        if not along or not all(
+            _goes_along(read, letters, last)
+            for read, letters in zip(readers, (layout.a, layout.b), strict=True)
+        ):
+            return None
+        count = sizes[rows[0]]
+        width = b.target.registers_of(b.kernel.anchor.type.dtype.itemsize, LANES)
+        room = (b.target.vector_registers - SPARE) // width
+        inside = _ending(columns, sizes, min(room, INSIDE))
+        wide = product(tuple(sizes[c] for c in columns))
+        if not isinstance(count, int) or not at_most(wide, MOST_COLUMNS):
+            return None
+        most = min(count, room // static_product(tuple(sizes[c] for c in inside)))
+        height = -(-count // -(-count // most))
+        return DotTile(rows[0], "".join(columns), "".join(summed), height, inside)
+
+
+def _goes_along(read: Reader, letters: str, last: str) -> bool:
+    index = tuple(Size.symbol(f"g{c}") for c in letters)
+    loads = [v for v in postorder(read(index)) if isinstance(v, Load)]
+    slopes = [coefficient(load.offset, f"g{last}") for load in loads]
+    return bool(loads) and all(slope is not None and slope[0] == 1 for slope in slopes)
+
+
+def _ending(columns: list[str], sizes: Mapping[str, Dim], room: int) -> str:
+    """As many of the last letters as have `room` elements together at most."""
+    count, inside = 1, ""
+    for letter in reversed(columns):
+        size = sizes[letter]
+        if not isinstance(size, int) or count * size > room:
+            break
+        count, inside = count * size, letter + inside
+    return inside
+
+
+def dot_loops(
+    b: Builder, layout: ContractLayout, tile: DotTile, maps: Callable[[Index, Value], Stmts]
+) -> Stmts:
+    """The loops of a product; `maps(index, sum)` is what becomes of an element."""
+    node, sizes = b.kernel.anchor, layout.sizes
+    by_group = bool(layout.dot_groups)
+    shape = tuple(sizes[c] for c in tile.columns)
+    width = product(shape)
+    count = sizes[tile.row]
+    assert isinstance(count, int)
+    sums = b.workspace(node, count * width, by_group)
+    x, y = (b.reader(i) for i in layout.order(node.inputs))
+    at: dict[str, Dim] = {c: Size.symbol(f"g{c}") for c in (*layout.a, *layout.b)}
+    kept = [c for c in tile.columns if c not in tile.inside]
+    extents = known(tuple(sizes[c] for c in tile.inside))
+    dtype = node.type.dtype
+    m, n = Size.symbol("m'"), Size.symbol("n'")
+
+    def over(rows: int, first: Dim) -> Stmts:
+        """All columns of so many rows."""
+        acc = Local("acc", dtype, (rows, *extents), True)
+        place = at | {tile.row: first + Size.symbol("i'")}
+        cell = (Size.symbol("i'"), *(at[c] for c in tile.inside))
+
+        def each(body: Stmt) -> Stmt:
+            for c, extent in zip(reversed(tile.inside), reversed(extents), strict=True):
+                body = Loop(f"g{c}", extent, (body,), "unroll")
+            return Loop("i'", rows, (body,), "unroll")
+
+        left = x(tuple(place[c] for c in layout.a))
+        right = y(tuple(place[c] for c in layout.b))
+        term = Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype))
+        last = tile.sums[-1]
+        body: Stmt = Loop(f"g{last}", sizes[last], (each(term),), "vector")
+        for c in reversed(tile.sums[:-1]):
+            body = Loop(f"g{c}", sizes[c], (body,))
+        flat = place[tile.row] * width + ravel(tuple(at[c] for c in tile.columns), shape)
+        nest: Stmts = (
+            acc,
+            each(Set(acc, cell, Literal(0, dtype))),
+            body,
+            each(Store(sums, flat, Combine("add", acc, cell))),
+        )
+        for c in reversed(kept):
+            nest = (Loop(f"g{c}", sizes[c], nest),)
+        return nest
+
+    whole, rest = divmod(count, tile.rows)
+    split = not by_group
+    between = (Barrier(),) if split else ()
+    body: Stmts = (Loop("m'", whole, over(tile.rows, m * tile.rows), split=split),)
+    if rest:
+        body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
+    index: Index = (
+        *(at[c] for c in layout.letters[: -len(shape) - 1]),
+        m,
+        *(0 for _ in shape[1:]),
+        n,
+    )
+    finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
+    body += (*between, Loop("m'", count, (finish,), split=split))
+    for var, extent in reversed(layout.dot_groups):
+        body = (Loop(var, extent, body),)
+    return split_outermost(body, len(layout.dot_groups)) if by_group else body

@@ -1,0 +1,125 @@
+"""Convolutions and pooling whose images are wide enough for vectors: nothing is copied there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.codegen.host import host_target
+
+SEED = 11
+#: batch, channels, kernels, extents, window, padding, stride, dilation, groups
+CASES = [
+    (3, 2, 5, (16, 16), (3, 3), 1, 1, 1, 1),
+    (2, 3, 17, (5, 32), (3, 3), 1, 1, 1, 1),
+    (2, 4, 6, (14, 14), (5, 5), 2, 1, 1, 1),
+    (2, 4, 6, (18, 18), (3, 3), 0, 1, 1, 2),
+    (2, 3, 3, (16, 48), (3, 2), 1, 1, 2, 3),
+    (2, 2, 3, (31, 29), (3, 3), 1, 2, 1, 1),
+    (1, 2, 30, (13, 16), (1, 1), 0, 1, 1, 1),
+    (2, 6, 4, (40,), (7,), 3, 1, 1, 1),
+    (1, 1, 2, (3, 4, 28), (2, 2, 3), 1, 1, 1, 1),
+]
+LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
+
+
+def expressions(case: Any, dtype: str) -> tuple[list[cr.Tensor], dict[str, np.ndarray]]:
+    """A convolution with what follows it, and both derivatives; and numbers for them."""
+    n, channels, kernels, extents, window, padding, stride, dilation, groups = case
+    x = cr.input("x", ("batch", channels, *extents), dtype=dtype)
+    k = cr.input("k", (kernels, channels // groups, *window), dtype=dtype)
+    b = cr.input("b", (kernels, *(1 for _ in window)), dtype=dtype)
+    z = cr.conv(x, k, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    d = cr.input("d", z.shape, dtype=dtype)
+    dx, dk = cr.vjp([z], [x, k], [d])
+    rng = np.random.default_rng(SEED)
+    shapes = {t.name: (n, *t.shape[1:]) if t.shape[0] == "batch" else t.shape for t in (x, k, b)}
+    shapes |= {"x": (n, *x.shape[1:]), "d": (n, *z.shape[1:])}
+    feeds = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    return [cr.relu(z + b), dx * x, dk + 0.5 * k], feeds
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_code_is_the_reference(
+    case: Any, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+    outputs, feeds = expressions(case, "float64")
+    want = cr.compile(outputs, backend="reference")(**feeds)
+    for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_depend_neither_on_threads_nor_on_the_level(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, feeds = expressions((70, *case[1:]), "float32")
+    want = cr.compile(outputs, threads=1)(**feeds)
+    results = [cr.compile(outputs, threads=2)(**feeds)]
+    monkeypatch.setenv("CHAINRULE_TARGET", "x86-64-v3")
+    try:
+        host_target()
+    except cr.errors.CompileError:
+        pass
+    else:
+        results.append(cr.compile(outputs, threads=1)(**feeds))
+    for got in results:
+        for array, expected in zip(got, want, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [2, 6, 10, 28, 32, 40, 70])
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (3, 2), (2, 4)])
+def test_pooling_that_tiles(
+    size: tuple[int, int], width: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each element of a cotangent goes to the first of the largest in its window."""
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(SEED)
+    high, wide = 3 * size[0], width * size[1]
+    x = cr.input("x", ("batch", 2, high, wide))
+    y = cr.max_pool(x, size)
+    d = cr.input("d", y.shape)
+    (dx,) = cr.vjp([y], [x], [d])
+    values = rng.integers(0, 3, (2, 2, high, wide)).astype(np.float32)  # many are equal
+    given = rng.standard_normal((2, 2, 3, width)).astype(np.float32)
+    windows = values.reshape(2, 2, 3, size[0], width, size[1]).transpose(0, 1, 2, 4, 3, 5)
+    flat = windows.reshape(2, 2, 3, width, -1)
+    spread = np.zeros_like(flat)
+    np.put_along_axis(spread, flat.argmax(-1)[..., None], given[..., None], -1)
+    want = spread.reshape(windows.shape).transpose(0, 1, 2, 4, 3, 5).reshape(values.shape)
+    pooled, back = cr.compile([y, dx])(x=values, d=given)
+    np.testing.assert_array_equal(pooled, flat.max(-1))
+    np.testing.assert_array_equal(back, want)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int32"])
+def test_elements_a_few_apart(dtype: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of lanes there can be, up to the last element of memory."""
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(SEED)
+    for apart in (2, 3, 4, 5):
+        for count in (*range(1, 18), 31, 32, 33, 64, 100):
+            values = (rng.standard_normal((3, (count - 1) * apart + 1)) * 50).astype(dtype)
+            x = cr.input("x", values.shape, dtype=dtype)
+            got = cr.compile(x[:, ::apart] + x[:, :count])(x=values)
+            np.testing.assert_array_equal(got, values[:, ::apart] + values[:, :count])
