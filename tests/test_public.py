@@ -7,7 +7,17 @@ from types import ModuleType
 import chainrule as cr
 
 #: modules that are meant to be used so
-ROOMS = {"datasets", "errors", "init", "losses", "optim", "random"}
+ROOMS = {
+    "metrics",
+    "regularizers",
+    "schedules",
+    "datasets",
+    "errors",
+    "init",
+    "losses",
+    "optim",
+    "random",
+}
 
 
 def test_all_names_what_is_there() -> None:
