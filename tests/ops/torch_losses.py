@@ -143,8 +143,7 @@ def gaussian(
 ) -> T:
     if var.ndim == x.ndim - 1:
         var = cr.expand_dims(var, axis=-1)
-    var = cr.broadcast_to(var, x.shape)
-    return cr.losses.gaussian_nll(x, y, var, full, eps, reduction)
+    return cr.losses.gaussian_nll(*cr.broadcast_arrays(x, y, var), full, eps, reduction)
 
 
 @entry("nn.functional.triplet_margin_loss")
