@@ -47,13 +47,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Lion", {"lr": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1}),
 ]
 NAMES = [f"{name} {options}" for name, options in CASES]
-OURS = {"initial_accumulator_value": "initial"}  # where our name is another than PyTorch's
 
 
-def made(name: str, options: dict[str, Any], **more: Any) -> optim.Optimizer:
-    given = {OURS.get(k, k): v for k, v in options.items()}
-    made: optim.Optimizer = getattr(optim, name)(**given, **more)
-    return made
+def made(name: str, options: dict[str, Any]) -> optim.Optimizer:
+    optimizer: optim.Optimizer = getattr(optim, name)(**options)
+    return optimizer
 
 
 def problem() -> dict[str, np.ndarray]:

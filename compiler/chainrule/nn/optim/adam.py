@@ -59,10 +59,10 @@ class Adam(Optimizer):
     ) -> tuple[Tensor, Slots]:
         m, v = self.moments(self.slope(w, g), state)
         time = t.astype(w.dtype)
-        spread, lacking = self.spread(v, time), one_minus_power(self.beta1, time)
+        lacking = one_minus_power(self.beta1, time)
         if self.decoupled and not off(self.weight_decay):
-            return self.moved(w, lr, m / (lacking * spread)), {"m": m, "v": v}
-        return w - lr / lacking * m / spread, {"m": m, "v": v}
+            return self.moved(w, lr, m / self.spread(v, time, lacking)), {"m": m, "v": v}
+        return w - lr / lacking * m / self.spread(v, time), {"m": m, "v": v}
 
     def slope(self, w: Tensor, g: Tensor) -> Tensor:
         """The gradient, with that of the weight decay if it is not decoupled."""
@@ -79,9 +79,10 @@ class Adam(Optimizer):
             step = step + self.weight_decay * w
         return w - lr * step
 
-    def spread(self, v: Tensor, time: Tensor) -> Tensor:
-        """sqrt(v̂) + eps."""
-        return f.sqrt(v) * (1.0 / f.sqrt(one_minus_power(self.beta2, time))) + self.eps
+    def spread(self, v: Tensor, time: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """scale·(sqrt(v̂) + eps)."""
+        root = f.rsqrt(one_minus_power(self.beta2, time))
+        return f.sqrt(v) * (scale * root) + scale * self.eps
 
 
 class AdamW(Adam):

@@ -27,7 +27,8 @@ class Adagrad(Optimizer):
     """Duchi, Hazan & Singer, Adaptive subgradient methods (JMLR 12, 2011), diagonal form.
 
     s ← s + g², w ← w - lr/(1 + (t-1)·lr_decay)·g/(sqrt(s) + eps): eps is added to the root, as in
-    PyTorch. s begins as `initial`. Weight decay is added to the gradient: g + weight_decay·w.
+    PyTorch. s begins as `initial_accumulator_value`. Weight decay is added to the gradient: g +
+    weight_decay·w.
     """
 
     hyperparameters: ClassVar[Mapping[str, Range]] = {
@@ -41,18 +42,18 @@ class Adagrad(Optimizer):
         lr: Rate = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
-        initial: float = 0.0,
+        initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(lr, **common)
         self.lr_decay = FROM_ZERO.check("lr_decay", lr_decay)
         self.weight_decay = FROM_ZERO.check("weight_decay", weight_decay)
-        self.initial = FROM_ZERO.check("initial", initial)
+        self.begin = FROM_ZERO.check("initial_accumulator_value", initial_accumulator_value)
         self.eps = ABOVE_ZERO.check("eps", eps)
 
     def init(self, w: Tensor) -> Slots:
-        return {"s": f.full_like(w, self.initial)}
+        return {"s": f.full_like(w, self.begin)}
 
     def update(
         self, w: Tensor, g: Tensor, state: Slots, lr: Tensor, t: Tensor

@@ -94,10 +94,13 @@ def quiet_square(x: Tensor) -> Tensor:
 
 
 def average(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
-    """decay·old + (1 - decay)·new, as old + (1 - decay)·(new - old), free of denormal numbers."""
-    step = 1 - decay
-    moved = old + step * quiet(new - old, smallest(old) / step)
-    return quiet(moved, smallest(old))
+    """decay·old + (1 - decay)·new, as old + (1 - decay)·(new - old), free of denormal numbers.
+
+    Where the difference is so small that (1 - decay) times it would be denormal, it is new.
+    """
+    step, difference = 1 - decay, new - old
+    arrived = f.abs(difference) < smallest(old) / step
+    return f.where(arrived, new, old + step * f.where(arrived, 0.0, difference))
 
 
 def average_square(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
