@@ -121,6 +121,8 @@ def test_an_optimizer_of_ones_own_is_given_again(tmp_path: Path) -> None:
         cr.optim.NAdam(0.01),
         cr.optim.Adagrad(0.01, clip_value=0.5),
         cr.optim.Adadelta(1.0, accumulate=2),
+        cr.optim.SGD(cr.schedules.cosine(0.1, steps=9)),
+        cr.optim.AdamW(lambda t: 0.01 / cr.sqrt(t.astype("float32"))),
     ],
     ids=lambda o: type(o).__name__,
 )
@@ -128,7 +130,8 @@ def test_optimizers_come_back(optimizer: Any, tmp_path: Path) -> None:
     model = trained(optimizer=optimizer)
     model.save(tmp_path / "m")
     again = cr.Model.load(tmp_path / "m", threads=1)
-    assert vars(again.optimizer) == vars(optimizer)
+    kept = {n: v for n, v in vars(optimizer).items() if not callable(v)}
+    assert kept.items() <= vars(again.optimizer).items()
     again.fit(X, Y, epochs=2), model.fit(X, Y, epochs=2)
     assert state(again) == state(model)
 
@@ -189,6 +192,8 @@ LIES: list[Callable[[Any, Any], object]] = [
     lambda w, a: w.update(optimizer={"kind": "Adam", "numbers": {"lr": 1}}),
     lambda w, a: w["optimizer"]["numbers"].update(beta1=2.0),
     lambda w, a: w["optimizer"]["numbers"].update(eps="1"),
+    lambda w, a: w.update(schedule={"base": 1.0}),
+    lambda w, a: w.update(schedule={"base": 1.0, "t": 0, "float32": 0, "float64": 0}),
     lambda w, a: w.update(seed=-1),
     lambda w, a: w.update(seed="x"),
     lambda w, a: w.update(dtype="int32"),

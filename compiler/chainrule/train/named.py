@@ -10,6 +10,7 @@ from chainrule.lang.tensor import Tensor
 from chainrule.nn import losses, optim
 from chainrule.nn import metrics as measures
 from chainrule.nn.optim import Optimizer
+from chainrule.nn.schedules import Schedule
 
 Measure = Callable[..., Tensor]
 
@@ -44,16 +45,19 @@ def optimizer(given: Any) -> Optimizer:
 
 
 def told(given: Optimizer) -> dict[str, Any]:
-    """An optimizer as data: its kind and its numbers; of one of the user's own the kind alone."""
+    """An optimizer as data: its kind and its numbers; of one of the user's own the kind alone.
+
+    A learning rate that is a schedule is none of its numbers.
+    """
     kind = type(given).__name__
-    numbers = vars(given)
+    numbers = {n: None if n == "lr" and callable(v) else v for n, v in vars(given).items()}
     known = optim.BY_NAME.get(kind.lower()) is type(given)
     if not known or not all(_is_number(v) for v in numbers.values()):
         return {"kind": kind}
     return {"kind": kind, "numbers": dict(numbers)}
 
 
-def retold(data: Any) -> Optimizer | None:
+def retold(data: Any, schedule: Schedule | None) -> Optimizer | None:
     """The optimizer that data tells of, None if it tells a kind alone. Raises ArtifactError."""
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise ArtifactError(f"{str(data)[:60]} is no optimizer")
@@ -62,11 +66,13 @@ def retold(data: Any) -> Optimizer | None:
     cls, numbers = optim.BY_NAME.get(data["kind"].lower()), data["numbers"]
     if cls is None:
         raise ArtifactError(f"there is no optimizer {data['kind'][:60]!r}")
-    made = cls()
+    made = cls() if schedule is None else cls(schedule)
     wanted = vars(made)
     if not isinstance(numbers, dict) or numbers.keys() != wanted.keys():
         raise ArtifactError(f"{cls.__name__} has the numbers {', '.join(wanted)}")
     for name, value in numbers.items():
+        if name == "lr" and schedule is not None:
+            continue
         if not _is_number(value) or (type(wanted[name]) in (bool, int)) != (
             type(value) in (bool, int)
         ):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule import driver
 from chainrule.errors import ArtifactError, ChainruleError
+from chainrule.ir.graph import replace
 from chainrule.ir.node import Node
 from chainrule.ir.types import TensorType
 from chainrule.lang.derive import flatten
+from chainrule.lang.leaves import input as input_leaf
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import SGD, Optimizer
+from chainrule.nn.schedules import Schedule, schedule_of
 from chainrule.ops.source import Leaf
 from chainrule.show.stored import at, read, written
 from chainrule.train import checkpoint, named
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 VERSION = 1
 TEXT, CONSTANT = f"{MODEL}text", f"{MODEL}constant."
+#: the element types that a step computes its learning rate in
+_RATES = ("float32", "float64")
 _PARTS = {
     "version", "graph", "inputs", "prediction", "target", "loss", "rows", "metrics", "penalty",
-    "trained", "weight", "weighted", "optimizer", "seed", "dtype",
+    "trained", "weight", "weighted", "optimizer", "schedule", "seed", "dtype",
 }  # fmt: skip
 
 
@@ -75,6 +80,7 @@ def _described(model: Model) -> dict[str, Array]:
             "weight",
         )
     }
+    parts["schedule"] = place(_schedule(model.optimizer))
     entries, numbers, arrays = written(roots)
 
     def numbered(structure: Any) -> Any:
@@ -82,7 +88,7 @@ def _described(model: Model) -> dict[str, Array]:
             return {n: numbered(part) for n, part in structure.items()}
         if isinstance(structure, list):
             return [numbered(part) for part in structure]
-        return structure if structure is None else numbers[structure]
+        return numbers[structure] if type(structure) is int else structure
 
     whole = {
         "version": VERSION,
@@ -97,6 +103,30 @@ def _described(model: Model) -> dict[str, Array]:
     text = json.dumps(whole, ensure_ascii=False)[:-1] + f',\n"graph": [\n{lines}\n]}}\n'
     data = np.frombuffer(text.encode(), np.uint8)
     return {TEXT: data, **{f"{CONSTANT}{n}": a for n, a in arrays.items()}}
+
+
+def _schedule(optimizer: Optimizer) -> dict[str, Any] | None:
+    """The learning rate's schedule as expressions of t, where it has one."""
+    if not callable(optimizer.lr):
+        return None
+    rate, t = schedule_of(optimizer.lr), input_leaf("t", (), dtype="int32")
+    return {"base": rate.base, "t": t, **{of: rate.factor(t, of) for of in _RATES}}
+
+
+def _rescheduled(said: Any, nodes: Sequence[Node]) -> Schedule | None:
+    """The schedule of the expressions that a file holds. Raises ArtifactError."""
+    if said is None:
+        return None
+    if not isinstance(said, dict) or said.keys() != {"base", "t", *_RATES}:
+        raise ArtifactError("its schedule is none")
+    t, factors = at(nodes, said["t"]), {of: at(nodes, said[of]) for of in _RATES}
+    if not _is_input(Tensor(t)) or any(str(f.type.dtype) != of for of, f in factors.items()):
+        raise ArtifactError("its schedule is no function of a step")
+
+    def factor(now: Tensor, dtype: Any) -> Tensor:
+        return Tensor(*replace([factors[str(dtype)]], {t: now.node}))
+
+    return Schedule(said["base"], factor)
 
 
 def revived(
@@ -130,10 +160,11 @@ def from_arrays(
 ) -> Model:
     """The model that the arrays of a file make. Raises ArtifactError."""
     whole = _parsed(state[TEXT])
-    problem, weighted = _problem(whole, state)
+    nodes = _nodes(whole, state)
+    problem, weighted = _problem(whole, nodes)
     kept = of_step(state)
     _check_kept(problem, kept)
-    rule = optimizer or named.retold(whole["optimizer"])
+    rule = optimizer or named.retold(whole["optimizer"], _rescheduled(whole["schedule"], nodes))
     model = cls.from_problem(
         problem,
         rule or SGD(1.0),
@@ -170,11 +201,14 @@ def _of(whole: Mapping[str, Any], name: str, kind: type) -> Any:
     return whole[name]
 
 
-def _problem(whole: Mapping[str, Any], state: Mapping[str, Array]) -> tuple[Problem, bool]:
+def _nodes(whole: Mapping[str, Any], state: Mapping[str, Array]) -> list[Node]:
+    """The nodes of its graph, by their numbers."""
     arrays = {n.removeprefix(CONSTANT): a for n, a in state.items() if n.startswith(CONSTANT)}
     entries = _of(whole, "graph", list)
-    nodes = read(entries, range(len(entries)), arrays)
+    return read(entries, range(len(entries)), arrays)
 
+
+def _problem(whole: Mapping[str, Any], nodes: Sequence[Node]) -> tuple[Problem, bool]:
     def tensors(structure: Any) -> Any:
         if structure is None:
             return None
