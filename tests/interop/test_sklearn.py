@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,17 @@ EXPECTED = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["ChainruleClassifier", "ChainruleRegressor"])
-def test_scikit_learns_own_checks(kind: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_layer_sizes": (), "epochs": 25, "learning_rate": 0.02},
+        pytest.param({}, marks=pytest.mark.long),
+    ],
+)
+def test_scikit_learns_own_checks(kind: str, options: dict[str, Any]) -> None:
     from sklearn.utils.estimator_checks import check_estimator
 
-    estimator = getattr(cr, kind)(hidden_layer_sizes=(40,), epochs=60, threads=1)
+    estimator = getattr(cr, kind)(threads=1, **options)
     results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None)
     wrong = [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
     assert not wrong
