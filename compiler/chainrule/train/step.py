@@ -386,11 +386,7 @@ class TrainingStep:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """The numbers of the optimizer by name, which may change between steps.
-
-        `hyperparameters["momentum"] = 0.95`. FeedError for a number that the optimizer itself would
-        refuse, or infinite in the type that the step computes in.
-        """
+        """The numbers of the optimizer by name, which may change between steps."""
         return self._hyperparameters
 
     @property
@@ -408,8 +404,7 @@ class TrainingStep:
     @property
     def averages(self) -> Mapping[str, Array]:
         """Live views of the moving averages of parameters, by the parameter; none without ema."""
-        arrays = self._storage.arrays
-        averages = self._plan.optimizer.averages
+        arrays, averages = self._storage.arrays, self._plan.optimizer.averages
         return MappingProxyType({label(w): arrays[label(e)] for w, e in averages.items()})
 
     def show(self, level: str) -> str:
