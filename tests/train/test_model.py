@@ -41,6 +41,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_fit_is_run(shuffle: bool) -> None:
     model = make()

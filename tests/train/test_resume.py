@@ -107,7 +107,7 @@ def test_callbacks_go_on_where_they_were(tmp_path: Path) -> None:
     path = tmp_path / "c"
 
     def fit(model: cr.Model, *more: Callback, **options: Any) -> list[Any]:
-        stop = EarlyStopping(patience=3, restore_best_weights=True)
+        stop = EarlyStopping(patience=6, restore_best_weights=True)
         slow = ReduceLROnPlateau(patience=1, factor=0.5, min_delta=0.05)
         history = model.fit(
             X[:70], Y[:70], epochs=25, validation_data=(VX, VY),

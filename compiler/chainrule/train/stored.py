@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,8 @@ def described(model: Model, strict: bool) -> dict[str, Array]:
 
 
 def _described(model: Model) -> dict[str, Array]:
+    import json
+
     problem = model.problem
     roots: list[Node] = []
 
@@ -183,6 +184,8 @@ def from_arrays(
 
 
 def _parsed(data: Array) -> dict[str, Any]:
+    import json
+
     try:
         whole = json.loads(data.astype(np.uint8).tobytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -77,7 +76,11 @@ class JSONLog(_LineLog):
         self._write({"epoch": epoch, **logs})
 
     def _write(self, record: Mapping[str, float]) -> None:
+        import json
+
         self._add(json.dumps({n: v if math.isfinite(v) else None for n, v in record.items()}))
 
     def _epoch_of(self, line: str) -> int:
+        import json
+
         return int(json.loads(line)["epoch"])
