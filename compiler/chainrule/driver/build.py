@@ -47,6 +47,7 @@ from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
+from chainrule.schedule.recompute import Budget, Fitted, fit
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import PARTS, Check, DimData, Manifest
@@ -91,6 +92,7 @@ class Compiled:
     workspace: tuple[tuple[Dim, ...], ...]
     threads: int | None
     calls: tuple[Step, ...] = field(repr=False)
+    fitted: Fitted | None
 
     @property
     def shared(self) -> frozenset[int]:
@@ -131,6 +133,7 @@ def build(
     epochs: bool = False,
     target: Target | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
 ) -> Compiled:
     """Compile a graph.
 
@@ -138,7 +141,8 @@ def build(
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. Raises CompileError.
+    has threads. With a `budget` values are computed again for the arena to fit it. Raises
+    CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
@@ -146,7 +150,12 @@ def build(
     clock.lap("passes")
     kernels = fuse(final, [final.outputs[i] for i in finite])
     clock.lap("fuse")
-    plan = plan_buffers(kernels, _kept_memory(final))
+    fitted = None
+    if budget is not None:
+        fitted = fit(kernels, _kept_memory(final), budget)
+        kernels = list(fitted.kernels)
+        clock.lap("recompute")
+    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
     built = build_kernels(flat, machine)
@@ -162,7 +171,7 @@ def build(
     return Compiled(
         graph, final, records, tuple(flat), plan, tuple(built), layout.manifest, native, loaded,
         clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace, threads,
-        layout.calls,
+        layout.calls, fitted,
     )  # fmt: skip
 
 
@@ -210,21 +219,23 @@ class _Layout:
             self.next(node)
         for node in graph.outputs:
             self.next(storage(node))
-        temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        workspace = _workspace(built, several)
-        scratch = [len(self.place) + i for i in range(len(workspace))]
         places = {node: Place(i) for node, i in self.place.items()}
+        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
+        workspace = _workspace(built, several)
+        first = len(places) + len(slots)
+        scratch = range(first, first + len(workspace))
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
             scratch,
             {node: places[node] for node in constants},
-            len(self.place) + len(scratch),
+            scratch.stop,
         )
-        self.calls = order.steps(kernels, places)
+        self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
         self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]
-        own = range(order.first - len(scratch), order.first + len(order.slots))
+        own = range(scratch.start, order.first + len(order.slots))
         temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
         sizes = sizes_of(feeds)
         _check_sizes(graph, sizes)

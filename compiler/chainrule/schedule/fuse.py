@@ -41,7 +41,7 @@ def fuse(
 
 class _Fusion:
     def __init__(self, graph: Graph, finite: Sequence[Node], codes: Iterator[int]) -> None:
-        self.graph, self.finite, self.codes = graph, finite, codes
+        self.graph, self.finite, self.codes = graph, frozenset(finite), codes
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
@@ -64,10 +64,11 @@ class _Fusion:
             for operand, bound in positions_of(node):
                 self.test(operand, bound)
             self.place(node)
-        for root in (*self.graph.roots, *self.finite):
+            if node in self.finite:  # as early as can be: no update is made before
+                self.store(node)
+                self.test(node, None)
+        for root in self.graph.roots:
             self.store(root)
-        for node in self.finite:
-            self.test(node, None)
         for kernel in self.kernels:
             for body in kernel.anchor.op.bodies() if kernel.form is Form.SCAN else ():
                 kernel.inside = tuple(fuse(body, codes=self.codes))
