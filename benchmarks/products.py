@@ -42,7 +42,9 @@ def product(m: int, k: int, n: int, turned: str) -> tuple[Call, Call]:
     b = rng.standard_normal((n, k) if turned == "second" else (k, n)).astype(np.float32)
     x, y = cr.input("x", a.shape), cr.input("y", b.shape)
     result = (x.T if turned == "first" else x) @ (y.T if turned == "second" else y)
-    compiled = driver.build(Graph((result.node,)), feeds=[x.node, y.node], outputs=["out"])
+    compiled = driver.build(
+        Graph((result.node,)), feeds=[x.node, y.node], outputs=["out"], threads=1
+    )
     mine, theirs = np.empty((m, n), np.float32), np.empty((m, n), np.float32)
     manifest = compiled.manifest
     slots = [np.zeros(int(max(sizes)), np.uint8) for sizes in manifest.arena]

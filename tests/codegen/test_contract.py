@@ -13,8 +13,9 @@ from chainrule.codegen import Call, compile_object, emit_module, host_target
 from chainrule.ir.loop import Apply, Buffer, Literal, Load, Local, Loop, Program, Store
 from chainrule.ir.size import Dim, Size, evaluate
 from chainrule.ir.types import DType, dtype, float32, float64
-from chainrule.loops.contract import Contraction, contraction_loops, packed_size, tile_size
+from chainrule.loops.contract import contraction_loops, packed_size
 from chainrule.loops.interpret import interpret
+from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.target import TARGETS
 
 M, N, K = Size.symbol("m"), Size.symbol("n"), Size.symbol("k")

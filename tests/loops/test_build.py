@@ -17,7 +17,6 @@ from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import Size
 from chainrule.ir.size import evaluate as number_of
-from chainrule.loops import contract
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.interpret import interpret
 from chainrule.schedule.fuse import fuse
@@ -130,9 +129,18 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int) -> None:
             np.testing.assert_array_equal(part, full[:n], err_msg=f"{n} rows")
 
 
-@pytest.mark.parametrize("setting", [("CHAINS", 2), ("CHAINS", 16), ("PACKING_ROWS", 1 << 20)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tiles.CHAINS": 2},
+        {"tiles.CHAINS": 16},
+        {"contract.PACKING_ROWS": 1 << 20},
+        {"contract.BLOCK": 8, "contract.BLOCK_ROWS": 16, "contract.BLOCK_PANELS": 1},
+        {"contract.BLOCK": 28, "contract.BLOCK_PANELS": 1},
+    ],
+)
 def test_no_choice_of_tiles_changes_a_bit(
-    setting: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(5)
     a, w = cr.input("a", ("n", 40)), cr.input("w", (50, 40))
@@ -141,7 +149,8 @@ def test_no_choice_of_tiles_changes_a_bit(
     feeds = {"a": rng.standard_normal((29, 40)), "w": rng.standard_normal((50, 40)),
              "v": rng.standard_normal((23, 40))}  # fmt: skip
     want = cr.compile(outputs)(**feeds)
-    monkeypatch.setattr(contract, *setting)
+    for name, value in settings.items():
+        monkeypatch.setattr(f"chainrule.loops.{name}", value)
     for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
         np.testing.assert_array_equal(got, expected)
 

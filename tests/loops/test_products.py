@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.codegen.host import host_target
 
 SIZES = {"a": 3, "b": 5, "c": 2, "d": 17, "e": 4, "f": 33}
 SEED = 3
@@ -102,3 +103,37 @@ def test_vectors_go_along_the_gradient_of_a_single_column() -> None:
     x, y = cr.input("x", ("batch", 32)), cr.input("y", ("batch", 1))
     loops = cr.compile(cr.matrix_transpose(x) @ y).show("loops")
     assert "for j' in 0..16" in loops and "for j' in 0..1:" not in loops
+
+
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3", "generic"])
+@pytest.mark.parametrize("terms", ["terms", 2500, 1025])
+def test_long_sums_are_the_same_chains(
+    level: str, terms: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums cut into stretches, of copied blocks of a factor, have the bits of short products: each
+    element is one chain, so it does not matter which others are computed beside it.
+    """
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(SEED)
+    count = 2500 if terms == "terms" else int(terms)
+    a = rng.standard_normal((count, 150), dtype=np.float32)
+    b = rng.standard_normal((count, 130), dtype=np.float32)
+    bias = rng.standard_normal(130, dtype=np.float32)
+
+    def gradient(columns: int, threads: int) -> np.ndarray:
+        x, d = cr.input("x", (terms, 150)), cr.input("d", (terms, columns))
+        z = cr.tanh(0.02 * (x.T @ d) + cr.input("bias", (columns,)))
+        fn = cr.compile(z, threads=threads)
+        result: np.ndarray = fn(x=a, d=np.ascontiguousarray(b[:, :columns]), bias=bias[:columns])
+        return result
+
+    whole, few = gradient(130, 1), gradient(16, 1)
+    np.testing.assert_array_equal(whole[:, :16], few)
+    np.testing.assert_array_equal(whole, gradient(130, 2))
+    want = np.tanh(0.02 * (a.T.astype(np.float64) @ b) + bias)
+    # a sum of 2,500 products of size 1 is off by some 2500 ulp of its largest partial sum, at most
+    np.testing.assert_allclose(whole, want, rtol=0, atol=2e-4)

@@ -8,8 +8,8 @@ of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008, for tiles and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from chainrule.ir.loop import (
     LANES,
@@ -17,6 +17,7 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Get,
+    IndexValue,
     Literal,
     Load,
     Local,
@@ -26,70 +27,24 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, Size, coefficient
-from chainrule.ir.types import DType
-from chainrule.loops.library import listing_of
+from chainrule.ir.types import bool_, int64
 from chainrule.loops.parts import by_one, shared_nest
-from chainrule.loops.walk import postorder, statements
+from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
+from chainrule.loops.walk import postorder
 from chainrule.target import Target
 
-#: fewer chains than this leave the multiply-adds waiting for each other (latency x units)
-CHAINS = 8
-#: operations of epilogue code in one tile; where more rows are worth it, the tile is laid down in
-#: workspace and a loop over its rows takes it from there
-EPILOGUE_OPERATIONS = 640
 #: rows of the result below which packing a strided b, or one whose rows evict each other, costs
 #: more than it gives
 PACKING_ROWS, CONFLICT_ROWS = 4, 128
 PAGE = 4096
+#: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
+#: are copied together at a time, if so many panels then read them
+BLOCK, BLOCK_ROWS, BLOCK_PANELS = 1024, 64, 4
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
-_M, _N, _K, _I, _V, _J = (Size.symbol(name) for name in ("m'", "n'", "k'", "i'", "v'", "j'"))
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """A product to be scheduled.
-
-    `groups` are outer loops (batch axes), in which `before` comes first; `a(m, k)` and `b(k, n)`
-    read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
-    inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
-    workspace of `tile_size` elements, where sums wait for the epilogue.
-    """
-
-    groups: tuple[tuple[str, Dim], ...]
-    m: Dim
-    n: Dim
-    k: Dim
-    a: Callable[[Dim, Dim], Value]
-    b: Callable[[Dim, Dim], Value]
-    dtype: DType
-    epilogue: Callable[[Dim, Dim, Value], tuple[Stmt, ...]]
-    start: Callable[[Dim, Dim], Value] | None = None
-    before: tuple[Stmt, ...] = ()
-    tile: Buffer | None = None
-
-
-@dataclass(frozen=True)
-class Rows:
-    """`count` tiles of `rows` rows, from row `start`; each `vectors` vectors wide."""
-
-    rows: int
-    count: Dim
-    start: Dim
-    vectors: int
-
-
-@dataclass(frozen=True)
-class Columns:
-    """`count` panels from column `start`: `vectors` vectors each, the last of them `last` wide."""
-
-    vectors: int
-    count: Dim
-    start: Dim
-    last: Dim = LANES
+_M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs")
 
 
 def packed_size(c: Contraction, target: Target) -> Dim:
@@ -104,10 +59,15 @@ def packed_size(c: Contraction, target: Target) -> Dim:
     return 0
 
 
-def tile_size(c: Contraction, target: Target) -> int:
-    """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
-    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t)) for t in (False, True))
-    return tall * LANES if tall > low else 0
+def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:
+    """Elements of workspace that `contraction_loops` wants for long sums: a block of a's rows, one
+    for each part, and all sums so far. None where it wants none.
+    """
+    if c.start is not None or not _far_apart(c):
+        return None
+    shapes = tile_shapes(c, target, True)
+    rows = max((_block_tiles(*shape) * shape[0].rows for shape in shapes), default=0)
+    return (BLOCK * rows, c.m * c.n) if rows else None
 
 
 def _slope(load: Load, var: str) -> Dim | None:
@@ -137,102 +97,108 @@ def contraction_loops(
     if packed is not None:
         body += (*_pack(c, packed, split), *between)
         b = _packed_reader(c, packed)
-    for rows in _rows(c, target, tall=c.tile is not None):
-        for columns in _columns(c.n, rows.vectors):
-            body += _nest(c, b, rows, columns, split)
+    shapes = tile_shapes(c, target, c.tile is not None)
+    direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
+    if c.sums is None:
+        body += direct
+    else:
+        long = _reaches(c.k, BLOCK + 1)
+        body += (Loop("h'", long, _long_sums(c, b, shapes, split)),)
+        body += (Loop("h'", 1 - long, direct),) if long != 1 else ()
     body += between if c.groups else ()
     for var, extent in reversed(c.groups):
         body = (Loop(var, extent, body),)
     return body
 
 
-# tiles
-
-
-def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
-    """Rows in tiles: for known m of equal height, else of falling powers of two. Only `tall` ones
-    may have more rows than the code of the epilogue should be written out for.
-    """
-    width = target.registers_of(c.dtype.itemsize, LANES)
-    available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
-    most = (target.vector_registers - 1 - best * width) // (best * width)
-    most = max(1, min(most, 14))
-    if not tall:
-        most = min(most, _unrolled_rows(c, best))
-
-    def vectors(rows: int) -> int:
-        if rows * best * width >= CHAINS:
-            return best
-        fitting = (target.vector_registers - 2) // (width * (rows + 1))
-        return max(1, min(available, fitting, -(-CHAINS // (rows * width))))
-
-    if isinstance(c.m, int):
-        height = _even_height(c.m, most)
-        yield Rows(height, c.m // height, 0, vectors(height))
-        if c.m % height:
-            yield Rows(c.m % height, 1, c.m - c.m % height, vectors(c.m % height))
-        return
-    above = 0
-    for height in _falling(min(most, CHAINS)):
-        rest = c.m % above if above else c.m
-        start = c.m // above * above if above else 0
-        yield Rows(height, rest // height, start, vectors(height))
-        above = height
-
-
-def _even_height(m: int, most: int) -> int:
-    """The tallest tile that divides m, if it is not much below `most`; else tiles made equal."""
-    if m <= most:
-        return max(m, 1)
-    for height in range(most, most // 2, -1):
-        if m % height == 0:
-            return height
-    return -(-m // -(-m // most))
-
-
-def _falling(most: int) -> list[int]:
-    """Heights that serve any number of rows: powers of two down to 1; 2 is left out below 4."""
-    powers = [1 << i for i in range(most.bit_length())][::-1]
-    return [p for p in powers if p != 2 or powers[0] == 2]
-
-
-def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
-    """Columns in panels, whole ones first, then what is left."""
-    width = vectors * LANES
-    if not isinstance(n, int):
-        yield Columns(vectors, n // width, 0)
-        if vectors > 1:
-            yield Columns(1, n % width // LANES, n // width * width)
-        yield Columns(1, 1, n // LANES * LANES, n % LANES)
-        return
-    whole, rest = n // width, n % width
-    if whole:
-        yield Columns(vectors, whole, 0)
-    if rest:
-        yield Columns(-(-rest // LANES), 1, whole * width, (rest - 1) % LANES + 1)
-
-
-def _unrolled_rows(c: Contraction, vectors: int) -> int:
-    """Rows of a tile whose epilogue is not too much code, row after row."""
-    return max(1, EPILOGUE_OPERATIONS // (vectors * _epilogue_operations(c)))
-
-
-def _epilogue_operations(c: Contraction) -> int:
-    acc = Get(Local("acc", c.dtype, (), True))
-    values = [s.value for s in statements(c.epilogue(_M, _N, acc)) if isinstance(s, Set | Store)]
-    return max(1, sum(map(_operations, postorder(*values))))
-
-
-def _operations(value: Value) -> int:
-    """Operations of the machine, or loads, in a value beyond those in its operands."""
-    if not isinstance(value, Apply) or value.fn in MACHINE:
-        return 1
-    _, listing = listing_of(value.fn, tuple(a.dtype for a in value.args))
-    return len(listing.steps)
-
-
 # loops
+
+
+def _far_apart(c: Contraction) -> bool:
+    """Whether a's elements along k lie in lines of their own, and may be more than BLOCK."""
+    loads = [v for v in postorder(c.a(_M, _K)) if isinstance(v, Load)]
+    short = isinstance(c.k, int) and c.k <= BLOCK
+    return not short and any(_slope(load, "k'") not in (0, 1) for load in loads)
+
+
+def _block_tiles(rows: Rows, columns: Columns) -> int:
+    """How many tiles of one shape make a block, about equal ones; 0 where it is not worth it."""
+    if not isinstance(rows.count, int) or not isinstance(columns.count, int):
+        return 0
+    blocks = -(-rows.count * rows.rows // BLOCK_ROWS)
+    return -(-rows.count // blocks) if columns.count >= BLOCK_PANELS else 0
+
+
+def _long_sums(
+    c: Contraction,
+    b: Callable[[Dim, Dim], Value],
+    shapes: Sequence[tuple[Rows, Columns]],
+    split: bool,
+) -> tuple[Stmt, ...]:
+    """Long sums over a factor whose elements lie far apart: in stretches of k, about equal and at
+    most BLOCK long; in each, a block of tiles after the other, what they read of a copied together
+    first, so that it stays in the second cache while panels of b pass by. What sums have come to
+    waits in workspace.
+    """
+    sums = c.sums
+    assert sums is not None
+    count = (c.k + BLOCK - 1) // BLOCK
+    first, after = c.k * _S // count, c.k * (_S + 1) // count
+    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
+
+    def so_far(m: Dim, n: Dim) -> Value:
+        return Load(sums, m * c.n + n)
+
+    def start(m: Dim, n: Dim) -> Value:
+        return Apply("where", (begun, so_far(m, n), Literal(0, c.dtype)), c.dtype)
+
+    def keep(m: Dim, n: Dim, acc: Value) -> tuple[Stmt, ...]:
+        return (Store(sums, m * c.n + n, acc),)
+
+    def panels(k: Dim, n: Dim) -> Value:
+        return b(first + k, n)
+
+    stretch = replace(
+        c, k=after - first, a=lambda m, k: c.a(m, first + k), start=start, epilogue=keep, tile=None
+    )
+    between = (Barrier(),) if split else ()
+    nests = [s for rows, k in shapes for s in _copied(stretch, panels, rows, k, split)]
+    row = Loop("n'", c.n, c.epilogue(_M, _N, so_far(_M, _N)), "vector")
+    return (Loop("s'", count, (*nests, *between)), Loop("m'", c.m, (row,), split=split))
+
+
+def _copied(
+    c: Contraction,
+    b: Callable[[Dim, Dim], Value],
+    rows: Rows,
+    columns: Columns,
+    split: bool,
+) -> tuple[Stmt, ...]:
+    """One shape of tile in blocks, with a copied for each; every part copies for itself."""
+    block, tiles = c.block, _block_tiles(rows, columns)
+    if not tiles:
+        return _nest(c, b, rows, columns, split)
+    assert block is not None and isinstance(rows.count, int)
+
+    def place(tile: Dim, row: Dim) -> Dim:
+        return (tile * BLOCK + _K) * rows.rows + row
+
+    def some(count: int, start: Dim) -> tuple[Stmt, ...]:
+        read = c.a(start + _V * rows.rows + _J, _K)
+        copy = Loop("j'", rows.rows, (Store(block, place(_V, _J), read),), "vector")
+        copies = Loop("k'", c.k, (Loop("v'", count, (copy,), "unroll"),))
+        near = replace(c, a=lambda m, k: Load(block, place(_M, _I)))
+        return (copies, *_nest(near, b, replace(rows, count=count, start=start), columns, split))
+
+    whole, rest = divmod(rows.count, tiles)
+    size = tiles * rows.rows
+    body: tuple[Stmt, ...] = (Loop("h'", whole, some(tiles, rows.start + _H * size)),)
+    return (*body, *some(rest, rows.start + whole * size)) if rest else body
+
+
+def _reaches(size: Dim, bound: int) -> Dim:
+    """1 for a size from `bound` on, below 2**40, and 0 for a smaller one."""
+    return (size // bound + 2**40) // (2**40 + 1)
 
 
 def _nest(

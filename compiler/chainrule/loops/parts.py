@@ -12,7 +12,7 @@ from dataclasses import replace
 from chainrule.ir.loop import LANES, Apply, Load, Loop, Program, Set, Stmt, Store, Value
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim
+from chainrule.ir.size import Dim, substitute
 from chainrule.loops.walk import postorder, statements, values_of
 
 #: a flat loop over fewer elements than this is not divided
@@ -57,7 +57,9 @@ def is_split(program: Program) -> bool:
 
 
 def work_of(program: Program) -> Dim:
-    """About how much a program does, in vector operations on one element."""
+    """About how much a program does, in vector operations on one element; loops inside another are
+    taken to be as long as the first time.
+    """
     return _work(program.body, False, False)
 
 
@@ -66,7 +68,7 @@ def _work(body: Iterable[Stmt], vector: bool, unrolled: bool) -> Dim:
     for s in body:
         if isinstance(s, Loop):
             inside = _work(s.body, vector or s.mode == "vector", unrolled or s.mode == "unroll")
-            total = total + s.extent * inside
+            total = total + s.extent * substitute(inside, {s.var: 0})
         elif isinstance(s, Set | Store):
             each = sum(_cost(v, unrolled) for v in postorder(*values_of(s)))
             each += WRITTEN if isinstance(s, Store) else 0

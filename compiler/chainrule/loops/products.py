@@ -27,9 +27,10 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import Contraction, contraction_loops, packed_size, tile_size
+from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.parts import split_outermost
+from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
 
@@ -66,6 +67,10 @@ def _scheduled(b: Builder, layout: ContractLayout) -> Stmts:
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
+    long = None if layout.outer else block_sizes(contraction, b.target)
+    if long is not None:
+        block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
+        contraction = replace(contraction, block=block, sums=sums)
     size = packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer:

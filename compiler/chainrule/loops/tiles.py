@@ -1,0 +1,162 @@
+"""Tiles of a product: how many rows and vectors of the result stay in registers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from chainrule.ir.loop import LANES, Apply, Buffer, Get, Local, Set, Stmt, Store, Value
+from chainrule.ir.machine import MACHINE
+from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import DType
+from chainrule.loops.library import listing_of
+from chainrule.loops.walk import postorder, statements
+from chainrule.target import Target
+
+#: fewer chains than this leave the multiply-adds waiting for each other (latency x units)
+CHAINS = 8
+#: operations of epilogue code in one tile; where more rows are worth it, the tile is laid down in
+#: workspace and a loop over its rows takes it from there
+EPILOGUE_OPERATIONS = 640
+
+_M, _N = (Size.symbol(f"{name}'") for name in "mn")
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A product to be scheduled.
+
+    `groups` are outer loops (batch axes), in which `before` comes first; `a(m, k)` and `b(k, n)`
+    read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
+    inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
+    workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
+    `block_sizes`, are for long sums.
+    """
+
+    groups: tuple[tuple[str, Dim], ...]
+    m: Dim
+    n: Dim
+    k: Dim
+    a: Callable[[Dim, Dim], Value]
+    b: Callable[[Dim, Dim], Value]
+    dtype: DType
+    epilogue: Callable[[Dim, Dim, Value], tuple[Stmt, ...]]
+    start: Callable[[Dim, Dim], Value] | None = None
+    before: tuple[Stmt, ...] = ()
+    tile: Buffer | None = None
+    block: Buffer | None = None
+    sums: Buffer | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`count` tiles of `rows` rows, from row `start`; each `vectors` vectors wide."""
+
+    rows: int
+    count: Dim
+    start: Dim
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """`count` panels from column `start`: `vectors` vectors each, the last of them `last` wide."""
+
+    vectors: int
+    count: Dim
+    start: Dim
+    last: Dim = LANES
+
+
+def tile_size(c: Contraction, target: Target) -> int:
+    """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
+    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t)) for t in (False, True))
+    return tall * LANES if tall > low else 0
+
+
+def tile_shapes(c: Contraction, target: Target, tall: bool) -> list[tuple[Rows, Columns]]:
+    """The shapes of tile that cover a result."""
+    return [(r, k) for r in _rows(c, target, tall) for k in _columns(c.n, r.vectors)]
+
+
+def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
+    """Rows in tiles: for known m of equal height, else of falling powers of two. Only `tall` ones
+    may have more rows than the code of the epilogue should be written out for.
+    """
+    width = target.registers_of(c.dtype.itemsize, LANES)
+    available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
+    best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
+    most = (target.vector_registers - 1 - best * width) // (best * width)
+    most = max(1, min(most, 14))
+    if not tall:
+        most = min(most, _unrolled_rows(c, best))
+
+    def vectors(rows: int) -> int:
+        if rows * best * width >= CHAINS:
+            return best
+        fitting = (target.vector_registers - 2) // (width * (rows + 1))
+        return max(1, min(available, fitting, -(-CHAINS // (rows * width))))
+
+    if isinstance(c.m, int):
+        height = _even_height(c.m, most)
+        yield Rows(height, c.m // height, 0, vectors(height))
+        if c.m % height:
+            yield Rows(c.m % height, 1, c.m - c.m % height, vectors(c.m % height))
+        return
+    above = 0
+    for height in _falling(min(most, CHAINS)):
+        rest = c.m % above if above else c.m
+        start = c.m // above * above if above else 0
+        yield Rows(height, rest // height, start, vectors(height))
+        above = height
+
+
+def _even_height(m: int, most: int) -> int:
+    """The tallest tile that divides m, if it is not much below `most`; else tiles made equal."""
+    if m <= most:
+        return max(m, 1)
+    for height in range(most, most // 2, -1):
+        if m % height == 0:
+            return height
+    return -(-m // -(-m // most))
+
+
+def _falling(most: int) -> list[int]:
+    """Heights that serve any number of rows: powers of two down to 1; 2 is left out below 4."""
+    powers = [1 << i for i in range(most.bit_length())][::-1]
+    return [p for p in powers if p != 2 or powers[0] == 2]
+
+
+def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
+    """Columns in panels, whole ones first, then what is left."""
+    width = vectors * LANES
+    if not isinstance(n, int):
+        yield Columns(vectors, n // width, 0)
+        if vectors > 1:
+            yield Columns(1, n % width // LANES, n // width * width)
+        yield Columns(1, 1, n // LANES * LANES, n % LANES)
+        return
+    whole, rest = n // width, n % width
+    if whole:
+        yield Columns(vectors, whole, 0)
+    if rest:
+        yield Columns(-(-rest // LANES), 1, whole * width, (rest - 1) % LANES + 1)
+
+
+def _unrolled_rows(c: Contraction, vectors: int) -> int:
+    """Rows of a tile whose epilogue is not too much code, row after row."""
+    return max(1, EPILOGUE_OPERATIONS // (vectors * _epilogue_operations(c)))
+
+
+def _epilogue_operations(c: Contraction) -> int:
+    acc = Get(Local("acc", c.dtype, (), True))
+    values = [s.value for s in statements(c.epilogue(_M, _N, acc)) if isinstance(s, Set | Store)]
+    return max(1, sum(map(_operations, postorder(*values))))
+
+
+def _operations(value: Value) -> int:
+    """Operations of the machine, or loads, in a value beyond those in its operands."""
+    if not isinstance(value, Apply) or value.fn in MACHINE:
+        return 1
+    _, listing = listing_of(value.fn, tuple(a.dtype for a in value.args))
+    return len(listing.steps)
