@@ -2,10 +2,10 @@
 
 Nodes are visited by their distance from the leaves (what is made from leaves and single numbers
 alone, when it is first needed), and each joins the last kernel that computes one of its operands if
-it fits that kernel's space, else begins a kernel. Joining only the last one keeps the order of kernels a valid
-order whatever is joined. What a kernel needs from another lies in memory; views, comparisons and
-numbers made from indices are worked out where they are read. Positions are read by no kernel
-before they have been tested: those that are given are tested first of all.
+it fits that kernel's space, else begins a kernel. Joining only the last one keeps the order of
+kernels a valid order whatever is joined. What a kernel needs from another lies in memory; views,
+comparisons and numbers made from indices are worked out where they are read. Positions are read by
+no kernel before they have been tested: those that are given are tested first of all.
 """
 
 from __future__ import annotations
