@@ -48,7 +48,10 @@ PLACES = {
 }  # fmt: skip
 #: what is not called by users
 MADE_ELSEWHERE = ("Function", "Size", "Tensor", "TrainingStep")
-MODULES = ("nn", "losses", "optim", "init", "random", "datasets", "errors")
+MODULES = (
+    "nn", "losses", "metrics", "regularizers", "optim", "schedules", "init", "random", "datasets",
+    "errors",
+)  # fmt: skip
 
 HEAD = """\
 # Reference
@@ -92,6 +95,7 @@ def members(module: ModuleType) -> list[str]:
         if (inspect.isclass(thing) or inspect.isfunction(thing))
         and thing.__module__.startswith(module.__name__)
         and not name.startswith("_")
+        and name in getattr(module, "__all__", [name])
     ]
     return sorted(n for n in found if module is not cr.errors or n.endswith("Error"))
 

@@ -227,7 +227,7 @@ from chainrule.lang.statistics import (
 )
 from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
-from chainrule.nn import losses, optim
+from chainrule.nn import losses, metrics, optim, regularizers, schedules
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 
@@ -368,6 +368,7 @@ __all__ = [
     "maximum",
     "mean",
     "meshgrid",
+    "metrics",
     "min",
     "minimum",
     "mish",
@@ -397,6 +398,7 @@ __all__ = [
     "random",
     "real",
     "reciprocal",
+    "regularizers",
     "relu",
     "relu6",
     "remainder",
@@ -410,6 +412,7 @@ __all__ = [
     "scalars",
     "scan",
     "scatter_add",
+    "schedules",
     "searchsorted",
     "selu",
     "sigmoid",

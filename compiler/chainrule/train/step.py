@@ -20,21 +20,21 @@ from chainrule.errors import (
 from chainrule.ir import provenance
 from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
-from chainrule.nn.optim import Optimizer, check
+from chainrule.nn.optim import Optimizer
 from chainrule.ops import philox
 from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
+from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
-    RATE,
     SEED,
-    STEP,
     StepPlan,
     label,
     nodes_of,
     plan_step,
 )
+from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
@@ -88,7 +88,7 @@ def training_step(
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
     budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
-    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads, budget)
+    return TrainingStep(plan, outputs, share, backend, seed, threads, budget)
 
 
 class TrainingStep:
@@ -100,7 +100,6 @@ class TrainingStep:
     def __init__(
         self,
         plan: StepPlan,
-        optimizer: Optimizer,
         outputs: Any,
         share: TrainingStep | None,
         backend: str,
@@ -114,7 +113,7 @@ class TrainingStep:
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        self._predictor: Engine | None = None
+        self._predictors: dict[bool, Engine] = {}  # with averages or not
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
         tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
         try:
@@ -122,8 +121,9 @@ class TrainingStep:
         except RuntimeFault as fault:
             driver.raise_ours(fault)
         state.begin(plan, self._storage.arrays, seed, lent)
-        self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
+        self._hyperparameters = Hyperparameters(plan.optimizer.hyperparameters, arrays)
+        self._hyperparameters.begin()
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
@@ -250,21 +250,30 @@ class TrainingStep:
 
     def predict(self, /, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        return self._predict(False, feeds)
+
+    def predict_averaged(self, /, **feeds: Any) -> Any:
+        """`predict` with the moving averages of the parameters (the optimizer's `ema`) for them."""
+        if not self._plan.optimizer.averages:
+            raise CompileError("no averages are kept of these parameters", "Adam(..., ema=0.999)")
+        return self._predict(True, feeds)
+
+    def _predict(self, averaged: bool, feeds: Mapping[str, Any]) -> Any:
         if self._outputs is None:
             raise CompileError(
                 "this step has no outputs to predict", "training_step(..., outputs=z)"
             )
-        if self._predictor is None:
-            self._predictor = self._make_predictor()
+        if averaged not in self._predictors:
+            self._predictors[averaged] = self._make_predictor(averaged)
         try:
-            results = iter(self._predictor.call(feeds))
+            results = iter(self._predictors[averaged].call(feeds))
         except RuntimeFault as fault:
             driver.raise_ours(fault)
         return _like(self._outputs, results)
 
-    def _make_predictor(self) -> Engine:
+    def _make_predictor(self, averaged: bool) -> Engine:
         nodes = nodes_of(self._outputs)
-        graph = self._plan.predicted(nodes)
+        graph = self._plan.predicted(nodes, averaged)
         leaves = driver.leaves_of(graph.outputs)
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
@@ -310,20 +319,27 @@ class TrainingStep:
         return int(self._storage.arrays[STEP])
 
     @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the optimizer by name, which may change between steps."""
+        return self._hyperparameters
+
+    @property
     def learning_rate(self) -> float:
-        """The learning rate, which may change between steps.
+        """The learning rate, which may change between steps; with a schedule, what scales it.
 
         FeedError unless it is at least 0, and finite in the type that the step computes in.
         """
-        rate = self._storage.arrays[RATE]
-        return float(str(rate[()]))  # the shortest number that is this one in its type: 0.001
+        return self._hyperparameters[RATE]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        rate, array = check("learning_rate", value, least=0.0), self._storage.arrays[RATE]
-        if rate > float(np.finfo(array.dtype).max):
-            raise FeedError(f"learning_rate {rate} is infinite as {array.dtype}")
-        array[...] = rate
+        self._hyperparameters[RATE] = value
+
+    @property
+    def averages(self) -> Mapping[str, Array]:
+        """Live views of the moving averages of parameters, by the parameter; none without ema."""
+        arrays, averages = self._storage.arrays, self._plan.optimizer.averages
+        return MappingProxyType({label(w): arrays[label(e)] for w, e in averages.items()})
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -358,6 +374,8 @@ class TrainingStep:
             raise ArtifactError("this is the state of another training step", *differences)
         given = {name: np.asarray(a) for name, a in given.items()}
         state.check_counts(given)
+        if problem := self._hyperparameters.problem(given):
+            raise ArtifactError(f"no training has this state: {problem}")
         with self._alone():
             for name, array in self._storage.arrays.items():
                 array[...] = given[name]
