@@ -64,7 +64,7 @@ class Model:
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
-        if not callable(net):
+        if not callable(net) or isinstance(net, type):
             raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
         check_options(backend, threads, precision, memory_budget=memory_budget)
         self.net = net
