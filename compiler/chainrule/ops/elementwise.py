@@ -80,6 +80,9 @@ class Elementwise(Op):
         check_accepts(self.name, self.accepts, first.dtype)
         return first.with_dtype(bool_) if self.result == "bool" else first
 
+    def content(self, *inputs: TensorType) -> str | None:
+        return self.name if TABLE.get(self.name) is self else None
+
     def ref(self, *inputs: Array) -> Array:
         with np.errstate(all="ignore"):
             return np.asarray(self.ref_of(*inputs))
