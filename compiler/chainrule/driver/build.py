@@ -30,7 +30,7 @@ from chainrule.ir import provenance
 from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, within
-from chainrule.ir.passes import Pass, PassRecord, run_passes
+from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
 from chainrule.ir.size import Dim, Size
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.parts import work_of
@@ -143,6 +143,7 @@ class Compiled:
         return self.loaded.address("run")
 
 
+@uncollected
 def build(
     graph: Graph,
     *,

@@ -18,6 +18,7 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
+from chainrule.ir.passes import uncollected
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer, check
@@ -43,6 +44,7 @@ _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 _ROW_LIMIT = 2**16
 
 
+@uncollected
 def training_step(
     loss: Tensor,
     optimizer: Optimizer,
