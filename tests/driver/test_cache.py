@@ -5,7 +5,7 @@ import inspect
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from chainrule.codegen import cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.team import has_threads
 from chainrule.driver import LEVELS
+from chainrule.driver.kept import packed, unpacked
 from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
+from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
 
 ROOT = Path(__file__).parents[2]
 #: the module, whose name is also that of its function
@@ -276,3 +278,24 @@ def test_an_entry_cut_short_behind_its_manifest_is_as_good_as_none(folder):
     head = store.get(key).index(b"\n")
     assert store.put(key, store.get(key)[: head + 9])  # in the middle of the constant
     np.testing.assert_array_equal(fn()(x=np.zeros(4, np.float32)), [1, 2, 3, 4])
+
+
+def test_a_manifest_comes_back_whole():
+    """Every field of it, each as what it has to be."""
+    tensors = [Tensor(str(i), "float32", (2, {"terms": [[1, ["n"]]]}), i) for i in range(4)]
+    whole = Manifest(
+        sizes=("n",), feeds=(tensors[0],), kept=(tensors[1],), constants=(), outputs=(tensors[2],),
+        arena=((64, {"terms": [[4, ["n"]]]}), (8,)), temporaries=((3, 0), (4, 1)),
+        checks=(Check(1, "0", "0", 7, -7), Check(2, "=h", None, {"terms": [[1, ["n"]]]})),
+        nonempty=({"terms": [[1, ["n"]]]},), shared=(({"terms": [[9, ["n"]]]}, 1),), call_work=5,
+        step_work=6, stages=(Stage(0, (1, -1), (2,), (1,), (2,), True, (1,)), Stage(meeting=True)),
+    )  # fmt: skip
+    assert all(getattr(whole, f.name) or f.name == "constants" for f in fields(Manifest))
+    assert unpacked(packed(whole, b"code\n")) == (whole, b"code\n")
+    arrays = (np.arange(6, dtype=np.int64).reshape(2, 3), np.array(True), np.zeros((0, 2)))
+    held = tuple((Tensor("0", a.dtype.name, a.shape, i), a) for i, a in enumerate(arrays))
+    manifest, code = unpacked(packed(replace(whole, constants=held), b"\n"))
+    assert code == b"\n" and replace(manifest, constants=()) == whole
+    for (tensor, array), (wanted, given) in zip(manifest.constants, held, strict=True):
+        assert tensor == wanted and array.dtype == given.dtype and array.flags.aligned
+        np.testing.assert_array_equal(array, given)

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable
 from functools import lru_cache
@@ -91,6 +90,8 @@ class ObjectCache:
         """
         if len(content) > LIMIT // 4:
             return False
+        import tempfile  # it imports much, and a process that finds all compiled writes nothing
+
         data = MAGIC + key + hashlib.sha256(content).digest() + content
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import count
-from typing import NamedTuple
 
 from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
@@ -25,13 +22,14 @@ from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
 from chainrule.driver.stages import stages_of
+from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
-from chainrule.ir.size import Dim, Size
+from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
@@ -55,7 +53,7 @@ from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.target import Target
 from chainrule_runtime import Crew
-from chainrule_runtime.manifest import PARTS, Check, Manifest
+from chainrule_runtime.manifest import Check, Manifest
 from chainrule_runtime.manifest import Tensor as TensorData
 
 #: The passes over the graph, in order; what follows are the levels below it.
@@ -292,7 +290,7 @@ class _Layout:
         for node in graph.outputs:
             self.next(storage(node))
         temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        work = _workspace(built, several)
+        work = workspace_of(built, several)
         workspace, begin = work.slots, len(self.place)
         places = {node: Place(i) for node, i in self.place.items()}
         order = CallOrder(
@@ -344,49 +342,6 @@ class _Layout:
     def tensor(self, number: int, node: Node) -> TensorData:
         shape = tuple(map(dim_data, node.type.shape))
         return TensorData(str(number), node.type.dtype.name, shape, self.place[storage(node)])
-
-
-class _Workspace(NamedTuple):
-    """Sizes in bytes that slots hold in turn, those that each of the built uses, in its order, and
-    those of which each thread has a stretch of its own.
-    """
-
-    slots: tuple[tuple[Dim, ...], ...]
-    used: list[list[int]]
-    private: frozenset[int]
-
-
-def _workspace(built: Sequence[Built], several: bool) -> _Workspace:
-    """What kernels use in turn: their i-th scratch buffers share one slot.
-
-    With `several` threads each has a private buffer of its own, of a multiple of 64 bytes, and only
-    those of one size share a slot: so a thread's stretch of it is the same for all of them.
-    """
-    number: dict[object, int] = {}
-    slots: list[dict[Dim, None]] = []
-    private: set[int] = set()
-
-    def slot(key: object, size: Dim) -> int:
-        at = number.setdefault(key, len(slots))
-        slots.extend({} for _ in range(at + 1 - len(slots)))
-        slots[at][size] = None
-        return at
-
-    def one(b: Built) -> Iterator[int]:
-        common, own = count(), Counter[Dim]()
-        for buffer in b.scratch:
-            size = buffer.size * buffer.dtype.itemsize
-            if several and buffer.private:
-                each = (size + 63) // 64 * 64
-                own[each] += 1
-                at = slot((each, own[each]), each * Size.symbol(PARTS))
-                private.add(at)
-            else:
-                at = slot(next(common), size)
-            yield at
-
-    used = [list(one(b)) for b in built]
-    return _Workspace(tuple(map(tuple, slots)), used, frozenset(private))
 
 
 def _label(node: Node) -> str:

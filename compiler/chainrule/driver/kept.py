@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from chainrule_runtime import RuntimeFault
-from chainrule_runtime.manifest import Check, Manifest, Tensor, element_type
+from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
 _COMPUTED = "="
+T = TypeVar("T")
 
 
 def computed(name: str) -> str:
@@ -80,14 +81,20 @@ def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes]:
         outputs=_tensors(data["outputs"]),
         arena=tuple(map(tuple, data["arena"])),
         temporaries=tuple((place, slot) for place, slot in data["temporaries"]),
-        checks=tuple(Check(**check) for check in data["checks"]),
+        checks=tuple(_made(Check, check) for check in data["checks"]),
         nonempty=tuple(data["nonempty"]),
         shared=tuple((work, times) for work, times in data["shared"]),
         call_work=data["call_work"],
         step_work=data["step_work"],
+        stages=tuple(_made(Stage, stage) for stage in data["stages"]),
     )
     return manifest, bytes(rest)
 
 
 def _tensors(data: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"]), t["place"]) for t in data)
+    return tuple(_made(Tensor, tensor) for tensor in data)
+
+
+def _made(kind: Callable[..., T], data: dict[str, Any]) -> T:
+    """A dataclass of its fields; JSON has lists for tuples."""
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
