@@ -20,6 +20,7 @@ from chainrule.driver import LEVELS
 from chainrule.driver.kept import packed, unpacked
 from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
+from chainrule.schedule.recompute import Budget
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,7 @@ OTHERS = {
     "graph": None, "feeds": None, "kept": None,
     "outputs": None,  # names alone
     "finite": {"finite": [0]}, "epochs": {"epochs": True}, "threads": {"threads": 1},
+    "budget": {"budget": Budget(2**20, {"n": 64})},
     "target": {"target": replace(host_target(), level="generic", cpu="x86-64")},
 }  # fmt: skip
 
@@ -299,3 +301,11 @@ def test_a_manifest_comes_back_whole():
     for (tensor, array), (wanted, given) in zip(manifest.constants, held, strict=True):
         assert tensor == wanted and array.dtype == given.dtype and array.flags.aligned
         np.testing.assert_array_equal(array, given)
+
+
+def test_a_feed_that_is_given_back_keeps_its_own_name(folder):
+    x, i = cr.input("x", (5,)), cr.input("i", (2,), dtype="int32")
+    for _ in range(2):
+        fn = cr.compile({"out": cr.take(x, i, axis=0), "same": i})
+        with pytest.raises(FeedError, match="i holds 9"):
+            fn(x=np.zeros(5, np.float32), i=np.array([0, 9], np.int32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from chainrule.codegen.cache import key_of, object_cache
@@ -51,6 +51,7 @@ from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
+from chainrule.schedule.recompute import Budget, Fitted, fit
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import Check, Manifest
@@ -87,6 +88,7 @@ class Levels:
     workspace: tuple[tuple[Dim, ...], ...]
     calls: tuple[Step, ...]
     manifest: Manifest  # without names, see driver.kept
+    fitted: Fitted | None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,19 @@ class Compiled:
         return self.loaded.address("run")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """All that decides what a graph becomes, beside the graph itself; see `build`."""
+
+    feeds: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    finite: tuple[int, ...]
+    epochs: bool
+    several: bool
+    machine: Target
+    budget: Budget | None
+
+
 @uncollected
 def build(
     graph: Graph,
@@ -152,6 +167,7 @@ def build(
     epochs: bool = False,
     target: Target | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
 ) -> Compiled:
     """Compile a graph, or find it compiled.
 
@@ -159,19 +175,21 @@ def build(
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. Raises CompileError.
+    has threads. With a `budget` values are computed again for the arena to fit it. Raises
+    CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
     several = threads != 1 and has_threads(machine)
+    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, budget)
     cache = object_cache()
-    key = cache and _key(graph, feeds, kept, finite, epochs, several, machine)
+    key = cache and _key(graph, wanted)
     content = cache.get(key) if cache and key else None
     clock.lap("key")
 
     @lru_cache(maxsize=1)
     def made() -> Levels:
-        return lower_all(graph, feeds, kept, finite, several, machine, clock)
+        return lower_all(graph, wanted, clock)
 
     def text() -> str:
         return emit_module(made().calls, made().manifest.sizes, machine, epochs, several)
@@ -190,60 +208,45 @@ def build(
     clock.lap("load")
     labels = [*map(_label, (*feeds, *kept)), *outputs]
     return Compiled(
-        graph, named(manifest, labels), native, loaded, dict(clock.seconds), tuple(feeds),
-        tuple(kept), threads, made,
+        graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
+        wanted.kept, threads, made,
     )  # fmt: skip
 
 
-def lower_all(
-    graph: Graph,
-    feeds: Sequence[Node],
-    kept: Sequence[Node],
-    finite: Sequence[int],
-    several: bool,
-    machine: Target,
-    clock: _Clock,
-) -> Levels:
-    """A graph at every level above machine code, one made of the other; for `several` threads or
-    one, and a machine.
-    """
+def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
+    """A graph at every level above machine code, each made of the one before."""
     final, records = run_passes(graph, PASSES)
     clock.lap("passes")
-    kernels = fuse(final, [final.outputs[i] for i in finite])
+    kernels = fuse(final, [final.outputs[i] for i in wanted.finite])
     clock.lap("fuse")
-    plan = plan_buffers(kernels, _kept_memory(final))
+    fitted = None
+    if wanted.budget is not None:
+        fitted = fit(kernels, _kept_memory(final), wanted.budget)
+        kernels = list(fitted.kernels)
+        clock.lap("recompute")
+    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
-    built = build_kernels(flat, machine)
+    built = build_kernels(flat, wanted.machine)
     clock.lap("loops")
-    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, several)
+    layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(
         final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.calls,
-        layout.manifest,
+        layout.manifest, fitted,
     )  # fmt: skip
 
 
-def _key(
-    graph: Graph,
-    feeds: Sequence[Node],
-    kept: Sequence[Node],
-    finite: Sequence[int],
-    epochs: bool,
-    several: bool,
-    machine: Target,
-) -> bytes | None:
-    """The name of a compiled program: a digest of all that decides it. None where that can't be
-    told.
-    """
-    given = (*feeds, *kept)
+def _key(graph: Graph, wanted: Wanted) -> bytes | None:
+    """A digest of all that decides what a program becomes; None where that can't be told."""
+    given = (*wanted.feeds, *wanted.kept)
     content = described(graph.roots, given)
     if content is None:
         return None
     place = {node: i for i, node in enumerate(given)}
     changed = [place.get(leaf) for leaf, _ in graph.updates]
-    options = (len(feeds), changed, list(finite), epochs, several, machine)
-    return key_of([content, repr(options)])
+    options = replace(wanted, feeds=(), kept=())  # which are told by their places
+    return key_of([content, repr((len(wanted.feeds), len(graph.outputs), changed, options))])
 
 
 class _Clock:
@@ -273,10 +276,9 @@ class _Layout:
         kernels: Sequence[Kernel],
         built: Sequence[Built],
         plan: Plan,
-        feeds: Sequence[Node],
-        kept: Sequence[Node],
-        several: bool,
+        wanted: Wanted,
     ) -> None:
+        feeds, kept, several = wanted.feeds, wanted.kept, wanted.several
         self.place: dict[Node, int] = {}
         given = [n for n in graph.nodes if n.op.role == "leaf" and not isinstance(n.op, Constant)]
         missing = [n for n in given if n not in set(feeds) | set(kept)]
@@ -289,17 +291,18 @@ class _Layout:
             self.next(node)
         for node in graph.outputs:
             self.next(storage(node))
-        temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        work = workspace_of(built, several)
-        workspace, begin = work.slots, len(self.place)
         places = {node: Place(i) for node, i in self.place.items()}
+        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
+        work = workspace_of(built, several)
+        workspace, begin = work.slots, len(places) + len(slots)
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
-            {id(b): [begin + i for i in slots] for b, slots in zip(built, work.used, strict=True)},
+            {id(b): [begin + i for i in used] for b, used in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
             begin + len(workspace),
         )
-        self.calls = order.steps(kernels, places)
+        self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
         self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]
@@ -317,7 +320,9 @@ class _Layout:
         sizes = sizes_of(feeds)
         check_sizes(graph, sizes)
         leaves = (*feeds, *kept)
-        number = {node: i for i, node in enumerate((*leaves, *graph.outputs))}
+        number: dict[Node, int] = {}
+        for i, node in enumerate((*leaves, *graph.outputs)):
+            number.setdefault(node, i)
         self.manifest = Manifest(
             sizes=sizes,
             feeds=tuple(self.tensor(i, n) for i, n in enumerate(feeds)),
