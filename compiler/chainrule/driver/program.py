@@ -18,6 +18,7 @@ from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites, stabilize
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
@@ -40,11 +41,12 @@ def program(
     names: Sequence[str],
     backend: str,
     threads: int | None = None,
+    budget: Budget | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds)
-    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads))
+    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads, budget=budget))
 
 
 def raise_ours(fault: RuntimeFault) -> NoReturn:

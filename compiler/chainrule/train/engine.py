@@ -16,6 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Bound, Node, within
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule.train.plan import rows_of
 from chainrule_runtime import (
@@ -66,10 +67,20 @@ class Engine(Protocol):
     def report(self) -> driver.Report: ...
 
 
-#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, and
-#: how many threads there may be
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
+#: many threads there may be, and a budget for the arena
 MakeEngine = Callable[
-    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None], Engine
+    [
+        Graph,
+        Sequence[Node],
+        Sequence[Node],
+        Sequence[str],
+        Storage,
+        bool,
+        int | None,
+        Budget | None,
+    ],
+    Engine,
 ]
 
 
@@ -85,6 +96,7 @@ class NativeEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        budget: Budget | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -94,6 +106,7 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
             threads=threads,
+            budget=budget,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -158,6 +171,7 @@ class ReferenceEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        budget: Budget | None,
     ) -> None:
         self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains

@@ -19,10 +19,11 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
-from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer
 from chainrule.ops import philox
+from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
 from chainrule.train.hyperparameters import Hyperparameters
@@ -63,7 +64,7 @@ def training_step(
     backend: str = "cpu",
     threads: int | None = None,
     precision: str | None = None,
-    memory_budget: int | None = None,
+    memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
     seed: int = 0,
 ) -> TrainingStep:
@@ -75,10 +76,19 @@ def training_step(
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
     every CPU that this process may use: the bits are the same for each number of them. Loss,
-    metrics and updates are as in training (dropout), `outputs` as in inference. Raises CompileError
-    for an option that is not built yet.
+    metrics and updates are as in training (dropout), `outputs` as in inference.
+
+    `memory_budget` limits the bytes of the arena, `report().reserved(...)["arena"]`, where values
+    wait for the backward pass: what does not fit is computed again, to the same bits, products only
+    if nothing else suffices; `report()` says what, and how many operations that costs. An arena
+    grows with the batch, so a budget goes with its sizes: `(50_000_000, {"batch": 1024})`. With
+    bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. What a
+    scan keeps for its derivative is not computed again.
+
+    Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
+    says what can.
     """
-    check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
+    check_options(backend, threads, precision, ensemble=ensemble)
     check_seed(seed)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
@@ -86,7 +96,8 @@ def training_step(
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    return TrainingStep(plan, outputs, share, backend, seed, threads)
+    budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
+    return TrainingStep(plan, outputs, share, backend, seed, threads, budget)
 
 
 class TrainingStep:
@@ -103,6 +114,7 @@ class TrainingStep:
         backend: str,
         seed: int,
         threads: int | None,
+        budget: Budget | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._threads = threads
@@ -125,7 +137,9 @@ class TrainingStep:
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
-        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads)
+        self._engine = make(
+            plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads, budget
+        )
 
     # training
 
@@ -330,7 +344,7 @@ class TrainingStep:
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False, self._threads)
+        return make(graph, inputs, kept, names, self._storage, False, self._threads, None)
 
     @property
     def parameters(self) -> Mapping[str, Array]:
