@@ -41,9 +41,10 @@ Array = np.ndarray[Any, Any]
 class Engine(Protocol):
     """A graph with its feeds and what it keeps; faults are the runtime's.
 
-    `call` runs once, `loop` over minibatches; `check` refuses data whose shapes or labels do not
-    fit, before anything changes. `direct`, where it is not None, is `call` for feeds like those of
-    the call before: it gives the loss, or NaN where `call` must decide, and `scalars` the outputs.
+    `call` runs once, `loop` over the minibatches of steps `first` to `last` - 1; `check` refuses
+    data whose shapes or labels do not fit, before anything changes. `direct`, where it is not None,
+    is `call` for feeds like those of the call before: it gives the loss, or NaN where `call` must
+    decide, and `scalars` the outputs.
     """
 
     binder: Binder
@@ -58,7 +59,7 @@ class Engine(Protocol):
     def check(self, arrays: Sequence[Array], cut: Minibatches) -> None: ...
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome: ...
 
     def show(self, level: str) -> str: ...
@@ -139,10 +140,10 @@ class NativeEngine:
         check_positions(self.compiled.manifest.checks, self.binder.names, arrays, sizes)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs in one native call."""
-        return self._over_minibatches()(arrays, cut, epochs, order)
+        """Run steps in one native call."""
+        return self._over_minibatches()(arrays, cut, first, last, order)
 
     def _over_minibatches(self) -> EpochLoop:
         if self._loop is None:
@@ -220,12 +221,12 @@ class ReferenceEngine:
         check_positions(list(self._positions), self.binder.names, arrays, first)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs, step by step."""
+        """Run steps one by one."""
         logs: list[list[Array]] = []
         fault: RuntimeFault | None = None
-        for k in range(epochs * cut.steps):
+        for k in range(first, last):
             try:
                 logs.append(self._step(cut.minibatch(arrays, k, order)))
             except RuntimeFault as error:
