@@ -70,10 +70,10 @@ def run(asked: Asked) -> None:
         for threads in counts:
             if asked.markdown:
                 print(f"{work.name}, {said(threads)}", file=sys.stderr, flush=True)
+            rows = measure(work, columns, threads, seconds, truth, starts=asked.starts)
             # the best rate seen so far: on a shared machine one look may fall into a bad moment
             results["flops"] = max(results["flops"], machine.flops())
             bound = limits(work, machine, results["flops"], threads)
-            rows = measure(work, columns, threads, seconds, truth, starts=asked.starts)
             found = [as_data(row, bound) for row in rows]
             results["measured"].append(
                 {
