@@ -262,6 +262,16 @@ def test_frozen_layers_stay() -> None:
     changed = {n for n in after if (after[n] != before[n]).any()}
     assert changed == {"dense2.weight", "dense2.bias"}
     assert model.summary().trainable == 15
+    body.unfreeze()
+    model.fit(X, Y)
+    assert all((model.weights()[n] != after[n]).any() for n in after)
+    assert model.summary().trainable == 4 * 6 + 4 + 15
+
+
+def test_options_are_the_steps() -> None:
+    one, other = make(), make(memory_budget=10**6, threads=2)
+    one.fit(X, Y, epochs=2), other.fit(X, Y, epochs=2)
+    assert same(one, other)
 
 
 def test_a_regularizer_is_in_every_loss() -> None:

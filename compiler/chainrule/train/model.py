@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from chainrule.train.data import weighed as with_classes
 from chainrule.train.fitting import Fit, History
 from chainrule.train.opening import of_batches, of_table, split
 from chainrule.train.plan import label
-from chainrule.train.problem import Problem, pose, type_of
+from chainrule.train.problem import Problem, pose, trained_of, type_of
 from chainrule.train.progress import progress
 from chainrule.train.scoring import ROWS, Scorer, arrays_of, whole
 from chainrule.train.source import Source, read
@@ -60,13 +61,13 @@ class Model:
         backend: str = "cpu",
         threads: int | None = None,
         precision: str | None = None,
-        memory_budget: int | None = None,
+        memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
         if not callable(net) or isinstance(net, type):
             raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
-        check_options(backend, threads, precision, memory_budget=memory_budget)
+        check_options(backend, threads, precision)
         self.net = net
         self.optimizer = Adam(1e-3) if optimizer is None else named.optimizer(optimizer)
         self.seed = check_seed(seed)
@@ -187,6 +188,9 @@ class Model:
             self._problem = self._pose(data, labelled)
             self._renew(weighted)
         elif self._step is None or weighted != self._weighted:
+            self._renew(weighted)
+        elif self.net is not _no_net and trained_of(self.net) != self._problem.trained:
+            self._problem = replace(self._problem, trained=trained_of(self.net))
             self._renew(weighted)
         return self.step
 

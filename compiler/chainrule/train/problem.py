@@ -143,7 +143,7 @@ def pose(
         ways = _guesses(prediction)
     posed = _first([partial(_lost, loss, metrics, leaves, prediction, way) for way in ways])
     penalty = _penalty(regularizer, posed.loss)
-    return replace(posed, penalty=penalty, trained=_trained(net))
+    return replace(posed, penalty=penalty, trained=trained_of(net))
 
 
 def _first(attempts: Sequence[Callable[[], T]]) -> T:
@@ -252,7 +252,7 @@ def _penalty(regularizer: Callable[..., Tensor] | None, loss: Tensor) -> Tensor 
     return _tensor("a regularizer", regularizer, ([Tensor(n) for n in weights],))
 
 
-def _trained(net: Any) -> tuple[str, ...] | None:
+def trained_of(net: Any) -> tuple[str, ...] | None:
     """The names of what is trained, where the net freezes something."""
     every, trained = getattr(net, "parameters", None), getattr(net, "trainable_parameters", None)
     if (
