@@ -33,6 +33,9 @@ COURSE = {
     "adversarial": "Adversarial images",
 }
 
+#: what is asked of an example beyond its defaults -> how it is asked on the command line
+ASKED = {"cnn": ({"seeds": 10}, "cnn.png 10")}
+
 HEAD = """\
 # Gallery
 
@@ -81,18 +84,20 @@ def entry(name: str) -> str:
     """An example's part of the page; its picture is drawn."""
     module = load(name)
     begun = time.process_time()
-    found, gradient, figures = run(module)
+    options, arguments = ASKED.get(name, ({}, ""))
+    found, gradient, figures = run(module, **options)
     seconds = time.process_time() - begun
     draw(module, found, PICTURES / f"{name}.png")
     title, _, text = (module.__doc__ or "").partition("\n\n")
-    about, _, command = text.strip().rpartition("\n\n")
+    about = text.strip().rpartition("\n\n")[0]
+    command = f"python examples/{name}.py {arguments}".strip()
     print(f"{name}: {seconds:.1f} s\n{figures}\n")
     return (
         f"\n## {COURSE[name]}\n\n{title}\n\n{about}\n\n"
         f"![{COURSE[name]}](gallery/{name}.png)\n\n"
         f"Trained by, among others,\n\n```\n{gradient}\n```\n\n"
         f"and it found\n\n```\n{figures}\n```\n\n"
-        f"`{command.split(' [')[0]}` ([the file](../examples/{name}.py)), "
+        f"`{command}` ([the file](../examples/{name}.py)), "
         f"{seconds:.1f} s of processor time.\n"
     )
 

@@ -38,12 +38,11 @@ def patients(seed: int) -> dict[str, np.ndarray]:
     return {"x": X[train], "y": Y[train], "x_test": X[test], "y_test": Y[test]}
 
 
-def trained(data: dict[str, np.ndarray], epochs: int, seed: int) -> dict[str, np.ndarray]:
-    """What one net says of the patients that it never saw."""
+def net(seed: int) -> tuple[cr.TrainingStep, dict[str, Any]]:
+    """A training step, and how it begins, so that it can begin again."""
     adam = cr.optim.AdamW(3e-3, weight_decay=0.1)
     step = cr.training_step(loss, adam, outputs={"μ": mean, "σ": cr.exp(s / 2)}, seed=seed)
-    step.run(x=data["x"], y=data["y"], batch_size=32, epochs=epochs)
-    return step.predict(x=data["x_test"])
+    return step, step.state_dict()
 
 
 def cost(y: np.ndarray, mean: np.ndarray, sigma: np.ndarray | float) -> float:
@@ -51,9 +50,13 @@ def cost(y: np.ndarray, mean: np.ndarray, sigma: np.ndarray | float) -> float:
     return float(np.mean(((y - mean) / sigma) ** 2 / 2 + np.log(sigma * np.sqrt(2 * np.pi))))
 
 
-def asked(data: dict[str, np.ndarray], epochs: int, seeds: range) -> dict[str, Any]:
-    """What nets of these seeds say together: the variance within them, and that between them."""
-    found = [trained(data, epochs, seed) for seed in seeds]
+def asked(data: dict[str, np.ndarray], nets: list[Any], epochs: int) -> dict[str, Any]:
+    """What nets say together of unseen patients: the variance within them, and between them."""
+    found = []
+    for step, begin in nets:
+        step.load_state_dict(begin)
+        step.run(x=data["x"], y=data["y"], batch_size=32, epochs=epochs)
+        found.append(step.predict(x=data["x_test"]))
     means, sigmas = (np.array([one[name] for one in found]) for name in ("μ", "σ"))
     mean, spread = means.mean(0), np.sqrt((sigmas**2).mean(0) + means.var(0))
     truth = data["y_test"]
@@ -69,8 +72,8 @@ def asked(data: dict[str, np.ndarray], epochs: int, seeds: range) -> dict[str, A
 
 def main(epochs: int = 40, splits: int = 5, members: int = 5) -> dict[str, Any]:
     print(cr.grad(loss, to_s["weight"]), "\n")
-    seeds = [range(k * members, (k + 1) * members) for k in range(splits)]
-    found = [asked(patients(k), epochs, seeds[k]) for k in range(splits)]
+    nets = [net(seed) for seed in range(members)]
+    found = [asked(patients(k), nets, epochs) for k in range(splits)]
     nothing, alone, together = np.mean([one["costs"] for one in found], axis=0)
     inside = float(np.mean([one["inside"] for one in found]))
     print(f"nats a patient: {nothing:.3f} by mean and variance of all, {alone:.3f} by one net,")

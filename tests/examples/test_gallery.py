@@ -68,7 +68,7 @@ def check_cnn(found: dict[str, Any], full: bool) -> None:
 
 def check_uncertainty(found: dict[str, Any], full: bool) -> None:
     assert found["together"] < found["nothing"] - 0.25
-    assert found["together"] < found["alone"] + 0.01
+    assert found["together"] < found["alone"] + (0.02 if full else 0.05)
     assert 0.8 < found["inside"] < 0.97  # 90 %, of some hundred patients a split
 
 
@@ -133,7 +133,7 @@ def test_the_page_is_whole() -> None:
         assert f"](gallery/{name}.png)" in part
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert picture.stat().st_size < GALLERY.LARGEST
-        assert f"`python examples/{name}.py`" in part
+        assert f"`python examples/{name}.py" in part
     assert len(list((DOCS / "gallery").iterdir())) == len(GALLERY.COURSE)
 
 
