@@ -447,3 +447,15 @@ def test_weights_of_another_width_are_converted() -> None:
     for wrong in (np.zeros(8, complex), np.zeros(7), "b1"):
         with pytest.raises(ArtifactError, match="b1"):
             model.set_weights({"b1": wrong})
+
+
+def test_a_net_that_is_frozen_whole() -> None:
+    layer = cr.nn.Dense(3)
+    model = cr.Model(layer, threads=1)
+    model.fit(X, Y)
+    layer.freeze()
+    with pytest.raises(CompileError, match=r"(?s)is frozen.*unfreeze"):
+        model.fit(X, Y)
+    assert model.predict(X).shape == (70, 3)
+    layer.unfreeze()
+    assert model.fit(X, Y).history["loss"]

@@ -225,6 +225,11 @@ class Model:
     def _renew(self, weighted: bool) -> None:
         """Make the step, with the state of the one before."""
         before, problem = self._step, self._known()
+        if problem.trained == ():
+            raise CompileError(
+                "every parameter of the net is frozen: there is nothing to train",
+                "net.unfreeze(); cr.compile computes what a net gives, without training",
+            )
         self._step = training_step(
             problem.minimised(weighted),
             self.optimizer,
