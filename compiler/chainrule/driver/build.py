@@ -43,6 +43,7 @@ from chainrule.rewrite.passes import (
     order_contractions,
     share_steps,
     simplify,
+    spread,
     stabilize,
     widen,
 )
@@ -71,6 +72,7 @@ PASSES: tuple[Pass, ...] = tuple(
         drop_unused,
         share_steps,
         drop_unread,
+        spread,
         materialize,
     )
 )
