@@ -337,6 +337,13 @@ def test_plain_functions_and_names_are_layers_too() -> None:
     assert net[2] is cr.square
 
 
+@pytest.mark.parametrize("kind", [Flatten, Dense, Dropout])
+def test_classes_are_no_layers(kind: type[Layer]) -> None:
+    for make in (lambda: Sequential([kind]), lambda: Residual(kind), lambda: Dense(2, kind)):
+        with pytest.raises(DTypeError, match=rf"(?s)is a class.*{kind.__name__}\(\.\.\.\)"):
+            make()
+
+
 def test_residual_adds() -> None:
     x = inputs()
     value = np.arange(6, dtype=np.float32)[None]

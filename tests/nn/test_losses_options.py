@@ -335,6 +335,8 @@ def test_by_name() -> None:
     with pytest.raises(CompileError, match="no optimizer called 'adma'") as error:
         cr.optim.get("adma")
     assert "is it adam" in str(error.value)
+    with pytest.raises(CompileError, match=r"(?s)Adam is a class.*Adam\(1e-3\)"):
+        cr.optim.get(cr.optim.Adam)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

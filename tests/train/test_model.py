@@ -384,6 +384,8 @@ def test_names_that_are_none() -> None:
             cr.Model(net, **options)
     with pytest.raises(CompileError, match="a net is"):
         cr.Model(3)  # type: ignore[arg-type]
+    with pytest.raises(CompileError, match="a net is"):
+        cr.Model(cr.nn.Dense)
     with pytest.raises(CompileError, match="Tensor"):
         cr.Model(net, loss=lambda p, y: 3).build(X, Y)  # type: ignore[arg-type,return-value]
     with pytest.raises(CompileError, match="weighed"):

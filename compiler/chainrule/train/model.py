@@ -65,7 +65,7 @@ class Model:
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
-        if not callable(net):
+        if not callable(net) or isinstance(net, type):
             raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
         if regularizer is not None and not callable(regularizer):
             raise CompileError(
