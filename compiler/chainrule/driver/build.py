@@ -33,6 +33,7 @@ from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
+from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
     canonicalize,
     drop_unread,
@@ -72,6 +73,16 @@ PASSES: tuple[Pass, ...] = tuple(
         materialize,
     )
 )
+
+
+def passes_for(precision: str | None) -> tuple[Pass, ...]:
+    """The passes in order; with a precision, products get its factors once their order is known."""
+    if precision is None:
+        return PASSES
+    narrow = PRECISIONS[precision]
+    after = [p.name for p in PASSES].index("order_contractions") + 1
+    here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
+    return (*PASSES[:after], here, *PASSES[after:])
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,7 @@ def build(
     epochs: bool = False,
     target: Target | None = None,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Compiled:
     """Compile a graph.
 
@@ -141,11 +153,11 @@ def build(
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. Raises CompileError.
+    has threads. `precision` is None or a name in PRECISIONS. Raises CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
-    final, records = run_passes(graph, PASSES)
+    final, records = run_passes(graph, passes_for(precision))
     clock.lap("passes")
     kernels = fuse(final, [final.outputs[i] for i in finite])
     clock.lap("fuse")

@@ -23,7 +23,13 @@ class Function:
     """
 
     def __init__(
-        self, outputs: Any, backend: str, training: bool, seed: int, threads: int | None
+        self,
+        outputs: Any,
+        backend: str,
+        training: bool,
+        seed: int,
+        threads: int | None,
+        precision: str | None,
     ) -> None:
         nodes = flatten(outputs)
         if not nodes:
@@ -36,7 +42,7 @@ class Function:
         graph = bind_draws(
             resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
         )
-        self._program = driver.program(graph, leaves, names, backend, threads)
+        self._program = driver.program(graph, leaves, names, backend, threads, precision)
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -68,14 +74,16 @@ def compile(
     not known is known at the call: one compilation serves all. `training` says whether dropout and
     batch statistics are active; `seed` decides what is drawn, the same numbers at each call: those
     of the first step of a training step. At most so many `threads` share a call, None for every CPU
-    that this process may use; the result has the same bits for each number of them. Raises
-    CompileError for an option that is not built.
+    that this process may use; the result has the same bits for each number of them. With
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
+    "bfloat16x3" is near float32: each factor is two bfloat16. Raises CompileError for an option
+    that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)
     if not isinstance(training, bool):
         raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend, training, seed, threads)
+    return Function(outputs, backend, training, seed, threads, precision)
 
 
 def check_names(leaves: list[Node]) -> None:

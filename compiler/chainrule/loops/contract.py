@@ -255,12 +255,12 @@ def _nest(
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
         return (Loop("m'", rows.count, body),)
-    by_rows = _rows_are_more(rows.count, columns.count)
+    by_rows = rows_are_more(rows.count, columns.count)
     across = Loop("m'", rows.count, tile, split=split and by_rows)
     return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
 
 
-def _rows_are_more(rows: Dim, columns: Dim) -> bool:
+def rows_are_more(rows: Dim, columns: Dim) -> bool:
     """Whether parts had better share a product's rows of tiles than its panels."""
     if isinstance(rows, int) and isinstance(columns, int):
         return rows > columns

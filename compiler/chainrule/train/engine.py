@@ -65,11 +65,15 @@ class Engine(Protocol):
     def report(self) -> driver.Report: ...
 
 
-#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, and
-#: how many threads there may be
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
+#: many threads there may be, and the products' precision
 MakeEngine = Callable[
-    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None], Engine
-]
+    [
+        Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None,
+        str | None,
+    ],
+    Engine,
+]  # fmt: skip
 
 
 class NativeEngine:
@@ -84,6 +88,7 @@ class NativeEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -93,6 +98,7 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
             threads=threads,
+            precision=precision,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -157,8 +163,10 @@ class ReferenceEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
     ) -> None:
-        self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
+        self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
+        self.kept = tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
         self.binder = Binder(
             [_data(n, i) for i, n in enumerate(inputs)],

@@ -65,7 +65,9 @@ def training_step(
     is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
-    every CPU that this process may use: the bits are the same for each number of them. Loss,
+    every CPU that this process may use: the bits are the same for each number of them. With
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors, with "bfloat16x3" two
+    of them for each; parameters and optimizer stay float32. Loss,
     metrics and updates are as in training (dropout), `outputs` as in inference. Raises CompileError
     for an option that is not built yet.
     """
@@ -77,7 +79,7 @@ def training_step(
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads)
+    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads, precision)
 
 
 class TrainingStep:
@@ -95,9 +97,10 @@ class TrainingStep:
         backend: str,
         seed: int,
         threads: int | None,
+        precision: str | None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._threads = threads
+        self._threads, self._precision = threads, precision
         self._epoch = 0
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
@@ -115,7 +118,9 @@ class TrainingStep:
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
-        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads)
+        self._engine = make(
+            plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads, precision
+        )
 
     # training
 
@@ -256,7 +261,9 @@ class TrainingStep:
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False, self._threads)
+        return make(
+            graph, inputs, kept, names, self._storage, False, self._threads, self._precision
+        )
 
     @property
     def parameters(self) -> Mapping[str, Array]:
