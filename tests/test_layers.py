@@ -48,6 +48,8 @@ PEERS = ROOT / "compiler/chainrule/cli/bench/peers"
 # Slow to import, so that only a function that needs one may do it; the command line is its own
 # program and may start with its own.
 HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "click"}
+# Packages that are imported by another name than they are installed by.
+IMPORTED_AS = {"scikit_learn": "sklearn"}
 
 
 class Import(NamedTuple):
@@ -84,7 +86,8 @@ def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + [w for e, ws in extras.items() if e != "dev" for w in ws]
-    return {wish.split(">")[0].split("[")[0].strip().replace("-", "_") for wish in wanted}
+    names = {wish.split(">")[0].split("[")[0].strip().replace("-", "_") for wish in wanted}
+    return {IMPORTED_AS.get(name, name) for name in names}
 
 
 def wrong_import(room: str, wanted: Import, packages: set[str]) -> str | None:

@@ -62,7 +62,7 @@ class Minibatches:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many steps were finished, what each scalar output was, and what stopped them, if any.
+    """How many steps a call finished, what each scalar output was, and what stopped it, if any.
 
     `logs` has one array for each of `manifest.outputs`, of `steps` elements.
     """
@@ -81,15 +81,16 @@ class EpochLoop:
         self._last: tuple[tuple[Minibatches, Shapes], _Job] | None = None
 
     def __call__(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs. `order` holds the row numbers of each in turn; None: as they lie.
+        """Run steps `first` to `last` - 1, counted from the beginning of an epoch.
 
+        `order` holds the row numbers of that epoch and of each that follows; None: as they lie.
         Raises KeyboardInterrupt after the step during which it came, FeedError where shapes do not
         fit. A step that refuses its input ends the run: see `Outcome.fault`.
         """
         with self.program.lock.guard:
-            return self._locked(arrays, cut, epochs, order)
+            return self._locked(arrays, cut, first, last, order)
 
     def sizes(self, arrays: Sequence[Array], cut: Minibatches) -> dict[str, int]:
         """The sizes of a full minibatch. Raises FeedError where shapes do not fit."""
@@ -108,25 +109,27 @@ class EpochLoop:
         self,
         arrays: list[Array],
         cut: Minibatches,
-        epochs: int,
+        first: int,
+        last: int,
         order: Array | None,
     ) -> Outcome:
         job = self._job(arrays, cut)
         self.program.point(arrays)
         self.program.use(job.plan)
-        logs = job.begin(arrays, epochs * cut.steps, order)
-        code = self._all(job, epochs * cut.steps)
-        done = int(job.block.step)
+        logs = job.begin(arrays, first, last, order)
+        code = self._all(job, last)
+        at = int(job.block.step)
+        done = at - first
         fault = None
         if code != FINISHED:
-            batch = cut.minibatch(arrays, done, order)
+            batch = cut.minibatch(arrays, at, order)
             sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
             fault = self.program.fault(code, batch, job.plan.outputs, sizes)
             logs = [log[:done] for log in logs]
         return Outcome(done, tuple(logs), fault)
 
     def _all(self, job: _Job, total: int) -> int:
-        """Run the steps of a job; between native calls Python handles its signals."""
+        """Run the steps of a job up to `total`; between native calls Python handles its signals."""
         block, begun = job.block, time.perf_counter()
         while True:
             first = block.step
@@ -178,19 +181,21 @@ class _Job:
         )
         self.address = ctypes.addressof(self.block)
 
-    def begin(self, arrays: Sequence[Array], total: int, order: Array | None) -> list[Array]:
+    def begin(
+        self, arrays: Sequence[Array], first: int, last: int, order: Array | None
+    ) -> list[Array]:
         """Enter data that the program has been pointed to; the arrays that will hold the logs."""
         table, block = self._program.table, self.block
-        block.step, block.order = 0, 0 if order is None else address(order)
+        block.step, block.order = first, 0 if order is None else address(order)
         if order is not None and not self._staging:
             rows = (_row_bytes(arrays[i]) for i in self._sliced)
             self._staging = [aligned(self._cut.size * row) for row in rows]
         for k, i in enumerate(self._inputs[: len(self._sliced)]):
             i.source = table[i.table_index] or 0
             i.staging = 0 if order is None else address(self._staging[k])
-        logs = [np.zeros(total, o.dtype) for o in self.plan.outputs]
+        logs = [np.zeros(last - first, o.dtype) for o in self.plan.outputs]
         for entry, log in zip(self._logs, logs, strict=False):
-            entry.destination = address(log)
+            entry.destination = address(log) - first * log.itemsize  # its element 0 is of step 0
         return logs
 
 

@@ -239,7 +239,7 @@ def test_views_and_stacks(name: str) -> None:
 
 def _convolution() -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     image, kernel = cr.input("x", ("b", 3, 12, 12)), cr.input("w", (16, 3, 3, 3))
-    return cr.conv2d(image, kernel, padding=1), {"x": (4, 3, 12, 12), "w": (16, 3, 3, 3)}
+    return cr.conv(image, kernel, padding=1), {"x": (4, 3, 12, 12), "w": (16, 3, 3, 3)}
 
 
 def _attention() -> tuple[Tensor, dict[str, tuple[int, ...]]]:

@@ -272,7 +272,6 @@ def test_what_is_no_training() -> None:
         {"threads": -4},
         {"threads": 0},
         {"precision": "float16"},
-        {"memory_budget": 1000},
         {"ensemble": 3},
     ],
 )

@@ -51,6 +51,7 @@ from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
+from chainrule.schedule.recompute import Budget, Fitted, fit
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import PARTS, Check, DimData, Manifest
@@ -105,6 +106,8 @@ class Compiled:
     workspace: tuple[tuple[Dim, ...], ...]
     threads: int | None
     calls: tuple[Step, ...] = field(repr=False)
+    fitted: Fitted | None
+    precision: str | None
 
     @property
     def shared(self) -> frozenset[int]:
@@ -146,6 +149,7 @@ def build(
     target: Target | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    budget: Budget | None = None,
 ) -> Compiled:
     """Compile a graph.
 
@@ -153,7 +157,8 @@ def build(
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. `precision` is None or a name in PRECISIONS. Raises CompileError.
+    has threads. With a `budget` values are computed again for the arena to fit it. `precision` is
+    None or a name in PRECISIONS. Raises CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
@@ -161,7 +166,12 @@ def build(
     clock.lap("passes")
     kernels = fuse(final, [final.outputs[i] for i in finite])
     clock.lap("fuse")
-    plan = plan_buffers(kernels, _kept_memory(final))
+    fitted = None
+    if budget is not None:
+        fitted = fit(kernels, _kept_memory(final), budget)
+        kernels = list(fitted.kernels)
+        clock.lap("recompute")
+    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
     built = build_kernels(flat, machine)
@@ -177,7 +187,7 @@ def build(
     return Compiled(
         graph, final, records, tuple(flat), plan, tuple(built), layout.manifest, native, loaded,
         clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace, threads,
-        layout.calls,
+        layout.calls, fitted, precision,
     )  # fmt: skip
 
 
@@ -225,17 +235,18 @@ class _Layout:
             self.next(node)
         for node in graph.outputs:
             self.next(storage(node))
-        temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        work = _workspace(built, several)
-        workspace, begin = work.slots, len(self.place)
         places = {node: Place(i) for node, i in self.place.items()}
+        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
+        work = _workspace(built, several)
+        workspace, begin = work.slots, len(places) + len(slots)
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
-            {id(b): [begin + i for i in slots] for b, slots in zip(built, work.used, strict=True)},
+            {id(b): [begin + i for i in used] for b, used in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
             begin + len(workspace),
         )
-        self.calls = order.steps(kernels, places)
+        self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
         self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]

@@ -19,6 +19,7 @@ from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import expand_composites, stabilize
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
@@ -42,13 +43,15 @@ def program(
     backend: str,
     threads: int | None = None,
     precision: str | None = None,
+    budget: Budget | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds, precision)
-    return NativeProgram(
-        build(graph, feeds=feeds, outputs=names, threads=threads, precision=precision)
+    native = build(
+        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget
     )
+    return NativeProgram(native)
 
 
 def raise_ours(fault: RuntimeFault) -> NoReturn:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any
 
-from chainrule.driver.build import PASSES, Compiled
+from chainrule.driver.build import Compiled, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
@@ -20,6 +20,7 @@ from chainrule.loops.text import show as loop_text
 from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.recompute import Fitted
 from chainrule.show.graph import graph_text
 from chainrule_runtime import threads_for
 from chainrule_runtime.manifest import PARTS, Manifest, element_type
@@ -46,6 +47,28 @@ class KernelFigures:
     flops: Dim
     bytes: Dim
     shared: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What a memory budget did: the bytes of the arena without it and with it, where sizes are as
+    given, the values that are computed again, and the operations that takes.
+    """
+
+    budget: int
+    sizes: Mapping[str, int]
+    before: int
+    after: int
+    values: tuple[str, ...]
+    flops: Dim
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{s}={n}" for s, n in self.sizes.items())
+        return (
+            f"budget  {self.budget:,} bytes{where and ' at '}{where}: the arena of {self.before:,} "
+            f"has {self.after:,}, {len(self.values)} values computed again, {self.flops} flops more"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class Report:
     threads: int
     seconds: Mapping[str, float] = field(repr=False)
     manifest: Manifest = field(repr=False)
+    recomputed: Recomputed | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -129,11 +153,21 @@ class Report:
                     "flops": str(k.flops),
                     "bytes": str(k.bytes),
                     "shared": k.shared,
+                    "again": k.again,
                 }
                 for k in self.kernels
             ],
             "memory": {name: str(size) for name, size in self.memory.items()},
             "arena": {"slots": self.slots, "values": self.values},
+            "recomputed": self.recomputed
+            and {
+                "budget": self.recomputed.budget,
+                "sizes": dict(self.recomputed.sizes),
+                "before": self.recomputed.before,
+                "after": self.recomputed.after,
+                "values": list(self.recomputed.values),
+                "flops": str(self.recomputed.flops),
+            },
             "code_size": self.code_size,
             "functions": self.functions,
             "target": self.target,
@@ -145,7 +179,7 @@ class Report:
         kernels = [
             (
                 k.name,
-                k.form + (" (shared)" if k.shared else ""),
+                k.form + (" again" if k.again else "") + (" (shared)" if k.shared else ""),
                 " ".join(k.ops),
                 str(k.flops),
                 str(k.bytes),
@@ -166,6 +200,7 @@ class Report:
                 "",
                 *_table(("memory", "size"), memory),
                 f"the arena holds {self.values} values in {self.slots} slots",
+                *([str(self.recomputed)] if self.recomputed else []),
                 "",
                 f"code    {self.code_size} bytes in {self.functions} functions for {self.target}",
                 f"threads {self.threads}" + self._sharing(),
@@ -178,6 +213,7 @@ def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
     largest = [max(slot, key=typical) for slot in compiled.plan.slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
+    shared = compiled.shared
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in compiled.workspace]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
@@ -188,7 +224,7 @@ def report(compiled: Compiled) -> Report:
     return Report(
         compiled.passes,
         tuple(
-            replace(figures(k, f"kernel{i}"), shared=i in compiled.shared)
+            replace(figures(k, f"kernel{i}"), shared=i in shared)
             for i, k in enumerate(compiled.kernels)
         ),
         memory,
@@ -200,7 +236,13 @@ def report(compiled: Compiled) -> Report:
         threads,
         compiled.seconds,
         compiled.manifest,
+        _recomputed(compiled.fitted) if compiled.fitted else None,
     )
+
+
+def _recomputed(fitted: Fitted) -> Recomputed:
+    budget, values = fitted.budget, tuple(map(_label, fitted.again))
+    return Recomputed(budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops)
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:
@@ -211,16 +253,14 @@ def figures(kernel: Kernel, name: str) -> KernelFigures:
         else tuple(str(n.op.name) for n in kernel.nodes)
     )
     written = tuple(map(_label, kernel.writes.values()))
-    flops = (
-        _sum(n.op.flops(n.type, *[i.type for i in n.inputs]) for n in kernel.nodes) if ops else 0
-    )
     return KernelFigures(
         name,
         kernel.form.value,
         ops or (kernel.form.value,),
         written,
-        flops * kernel.times,
+        kernel.flops,
         _moved(kernel) * kernel.times,
+        again=kernel.again,
     )
 
 
@@ -264,7 +304,7 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "graph":
         return graph_text(compiled.source)
     if level == "passes":
-        return _after_each_pass(compiled.source)
+        return _after_each_pass(compiled)
     if level == "optimized":
         return graph_text(compiled.graph)
     if level == "kernels":
@@ -281,13 +321,13 @@ def show(compiled: Compiled, level: str) -> str:
     raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
 
 
-def _after_each_pass(graph: Graph) -> str:
+def _after_each_pass(compiled: Compiled) -> str:
     pages: list[str] = []
 
     def keep(record: PassRecord, result: Graph) -> None:
         pages.append(f"{record}\n{graph_text(result)}")
 
-    run_passes(graph, PASSES, keep)
+    run_passes(compiled.source, passes_for(compiled.precision), keep)
     return "\n\n".join(pages)
 
 
@@ -297,7 +337,8 @@ def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
     if isinstance(op, Scan):
         space = f"{op.length}, from the last" if op.reverse else str(op.length)
     alike = "" if built.program.name == name else f", the loops of {built.program.name}"
-    lines = [f"{name}: {kernel.form.value} over [{space}]{alike}"]
+    again = " again" if kernel.again else ""
+    lines = [f"{name}: {kernel.form.value}{again} over [{space}]{alike}"]
     lines += [f"  reads  {_listed(map(_shown, kernel.reads))}"]
     if kernel.test is not None:
         bound = kernel.test.bound

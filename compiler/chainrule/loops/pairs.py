@@ -30,9 +30,10 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float32, int32, int64
-from chainrule.loops.contract import rows_are_more
+from chainrule.loops.contract import rows_are_more, slope_along
 from chainrule.loops.parts import by_one
 from chainrule.loops.tiles import Columns, Contraction, Rows
+from chainrule.loops.walk import postorder
 from chainrule.target import Target
 
 #: pairs whose products are added up before the sum joins that of the stretches before
@@ -96,35 +97,61 @@ def _copied(
 ) -> tuple[Stmt, ...]:
     """A factor in panels of LANES rows or columns, of which `read` gives an element; a panel holds
     the words of its first pair, then those of the next.
+
+    Where the rows of a panel lie apart, squares of LANES x LANES are turned; what is left beside
+    them is read one by one.
     """
-    pairs = (k + 1) // 2
+    pairs, blocks = (k + 1) // 2, k // LANES
+    apart = _lie_apart(read)
+
+    def place(row: Dim, pair: Dim) -> Dim:
+        return row // LANES * LANES * pairs + pair * LANES + row % LANES
+
+    def single(row: Dim, first: Dim) -> tuple[Stmt, ...]:
+        """The words of one row from a pair on."""
+        both = Apply("pair", (read(row, 2 * (first + _P)), read(row, 2 * (first + _P) + 1)), int32)
+        half = Apply("pair", (read(row, k - 1), Literal(0, float32)), int32)
+        whole = Loop("p'", k // 2 - first, (Store(words, place(row, first + _P), both),))
+        return whole, Loop("p'", k % 2, (Store(words, place(row, k // 2), half),))
 
     def block(panel: Dim, width: Dim, first: Dim, count: int) -> Stmt:
-        """So many terms, from an even one on."""
+        """So many terms of a panel, from an even one on."""
         terms = Local("terms", float32, (count + count % 2,), True)
-        place = panel * LANES * pairs + (first // 2 + _Q) * LANES + _J
+        at = panel * LANES * pairs + (first // 2 + _Q) * LANES + _J
         word = Apply("pair", (Get(terms, (2 * _Q,)), Get(terms, (2 * _Q + 1,))), int32)
         body: tuple[Stmt, ...] = (
             Loop("i'", count, (Set(terms, (_I,), read(panel * LANES + _J, first + _I)),), "unroll"),
             *((Set(terms, (count,), Literal(0, float32)),) if count % 2 else ()),
-            Loop("q'", (count + 1) // 2, (Store(words, place, word),), "unroll"),
+            Loop("q'", (count + 1) // 2, (Store(words, at, word),), "unroll"),
         )
         return Loop("once'", 1, (terms, Loop("j'", width, body, "vector")))
 
     def panel(number: Dim, width: Dim) -> tuple[Stmt, ...]:
-        whole = k // LANES
-        blocks: tuple[Stmt, ...] = (Loop("p'", whole, (block(number, width, _P * LANES, LANES),)),)
-        if not isinstance(k, int):
-            rest = block(number, width, whole * LANES + 2 * _P, 2)
-            odd = block(number, width, k // 2 * 2, 1)
-            return (*blocks, Loop("p'", k % LANES // 2, (rest,)), Loop("p'", k % 2, (odd,)))
-        return (*blocks, block(number, width, whole * LANES, k % LANES)) if k % LANES else blocks
+        body: tuple[Stmt, ...] = (Loop("p'", blocks, (block(number, width, _P * LANES, LANES),)),)
+        if k % LANES == 0:
+            return body
+        if apart:
+            rest = single(number * LANES + _I, blocks * (LANES // 2))
+            return (*body, Loop("i'", width, rest))
+        if isinstance(k, int):
+            return (*body, block(number, width, blocks * LANES, k % LANES))
+        two = block(number, width, blocks * LANES + 2 * _P, 2)
+        odd = block(number, width, k // 2 * 2, 1)
+        return (*body, Loop("p'", k % LANES // 2, (two,)), Loop("p'", k % 2, (odd,)))
 
     body: tuple[Stmt, ...] = (Loop("n'", size // LANES, panel(_N, LANES), split=split),)
     if size % LANES == 0:
         return body
+    if apart:
+        rest = Loop("i'", size % LANES, single(size // LANES * LANES + _I, 0), split=split)
+        return (*body, rest)
     last = panel(size // LANES, size % LANES)
     return (*body, *(by_one(last) if split else last))
+
+
+def _lie_apart(read: Callable[[Dim, Dim], Value]) -> bool:
+    loads = [v for v in postorder(read(_M, _P)) if isinstance(v, Load)]
+    return any(slope_along(load, "m'") not in (0, 1) for load in loads)
 
 
 # tiles
@@ -169,7 +196,7 @@ def _columns(n: Dim, most: int) -> Iterator[Columns]:
         yield Columns(most, n // width, 0)
         if most > 1:
             yield Columns(1, n % width // LANES, n // width * width)
-        yield Columns(1, 1, n // LANES * LANES, n % LANES)
+        yield Columns(1, (n % LANES + LANES - 1) // LANES, n // LANES * LANES, n % LANES)
         return
     total, last = -(-n // LANES), (n - 1) % LANES + 1
     wide, rest = divmod(total, most)

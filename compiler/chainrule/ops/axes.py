@@ -36,7 +36,7 @@ class Expand(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         kept = tuple(d for i, d in enumerate(self.shape) if i not in self.axes)
-        if kept != inputs[0].shape:
+        if kept != inputs[0].shape or any(not 0 <= a < len(self.shape) for a in self.axes):
             raise ShapeError(f"expand to {self.shape} at axes {self.axes} does not fit {inputs[0]}")
         return inputs[0].with_shape(self.shape)
 

@@ -97,4 +97,7 @@ SPELLED: dict[tuple[str, int], str] = {
 #: What else is written as a function, by its name.
 WORDS: dict[str, Word] = _words()
 
+#: The classes of ops that are in no table, by name.
+KINDS: dict[str, type[Op]] = {k.__name__: k for k in _classes(Op) if k not in _NEEDS_DATA}
+
 OPS: tuple[Entry, ...] = (*_elementwise(), *sorted(_others(), key=lambda e: e.name))

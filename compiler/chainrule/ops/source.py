@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError
+from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.loop import IndexValue, Literal, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, next_serial
@@ -135,6 +135,8 @@ class Full(Op):
         return value
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if len(self.data) != self.dtype.itemsize:
+            raise DTypeError(f"{len(self.data)} bytes are no number of {self.dtype}")
         return TensorType(self.dtype, self.shape)
 
     def ref(self, *inputs: Array) -> Array:
@@ -277,6 +279,8 @@ class Iota(Op):
     dtype: DType
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if not 0 <= self.axis < len(self.shape):
+            raise ShapeError(f"an index along axis {self.axis} does not fit {self.shape}")
         return TensorType(self.dtype, self.shape)
 
     def ref(self, *inputs: Array) -> Array:

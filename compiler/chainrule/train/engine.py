@@ -16,6 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Bound, Node, within
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule.train.plan import rows_of
 from chainrule_runtime import (
@@ -40,9 +41,10 @@ Array = np.ndarray[Any, Any]
 class Engine(Protocol):
     """A graph with its feeds and what it keeps; faults are the runtime's.
 
-    `call` runs once, `loop` over minibatches; `check` refuses data whose shapes or labels do not
-    fit, before anything changes. `direct`, where it is not None, is `call` for feeds like those of
-    the call before: it gives the loss, or NaN where `call` must decide, and `scalars` the outputs.
+    `call` runs once, `loop` over the minibatches of steps `first` to `last` - 1; `check` refuses
+    data whose shapes or labels do not fit, before anything changes. `direct`, where it is not None,
+    is `call` for feeds like those of the call before: it gives the loss, or NaN where `call` must
+    decide, and `scalars` the outputs.
     """
 
     binder: Binder
@@ -57,7 +59,7 @@ class Engine(Protocol):
     def check(self, arrays: Sequence[Array], cut: Minibatches) -> None: ...
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome: ...
 
     def show(self, level: str) -> str: ...
@@ -66,14 +68,21 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, and the products' precision
+#: many threads there may be, the products' precision, and a budget for the arena
 MakeEngine = Callable[
     [
-        Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None,
+        Graph,
+        Sequence[Node],
+        Sequence[Node],
+        Sequence[str],
+        Storage,
+        bool,
+        int | None,
         str | None,
+        Budget | None,
     ],
     Engine,
-]  # fmt: skip
+]
 
 
 class NativeEngine:
@@ -89,6 +98,7 @@ class NativeEngine:
         trains: bool,
         threads: int | None,
         precision: str | None,
+        budget: Budget | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -99,6 +109,7 @@ class NativeEngine:
             epochs=trains,
             threads=threads,
             precision=precision,
+            budget=budget,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -132,10 +143,10 @@ class NativeEngine:
         check_positions(self.compiled.manifest.checks, self.binder.names, arrays, sizes)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs in one native call."""
-        return self._over_minibatches()(arrays, cut, epochs, order)
+        """Run steps in one native call."""
+        return self._over_minibatches()(arrays, cut, first, last, order)
 
     def _over_minibatches(self) -> EpochLoop:
         if self._loop is None:
@@ -164,6 +175,7 @@ class ReferenceEngine:
         trains: bool,
         threads: int | None,
         precision: str | None,
+        budget: Budget | None,
     ) -> None:
         self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
         self.kept = tuple(kept)
@@ -214,12 +226,12 @@ class ReferenceEngine:
         check_positions(list(self._positions), self.binder.names, arrays, first)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs, step by step."""
+        """Run steps one by one."""
         logs: list[list[Array]] = []
         fault: RuntimeFault | None = None
-        for k in range(epochs * cut.steps):
+        for k in range(first, last):
             try:
                 logs.append(self._step(cut.minibatch(arrays, k, order)))
             except RuntimeFault as error:

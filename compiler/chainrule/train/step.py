@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -18,22 +19,23 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
-from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
-from chainrule.nn.optim import Optimizer, check
+from chainrule.nn.optim import Optimizer
 from chainrule.ops import philox
+from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
+from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
-    RATE,
     SEED,
-    STEP,
     StepPlan,
     label,
     nodes_of,
     plan_step,
 )
+from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
@@ -41,6 +43,14 @@ Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 #: one native call takes as many epochs as have so many rows together, and at least one
 _ROW_LIMIT = 2**16
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Data in the element types of a step's inputs, and how it is cut into minibatches."""
+
+    arrays: list[Array]
+    cut: Minibatches
 
 
 def training_step(
@@ -54,7 +64,7 @@ def training_step(
     backend: str = "cpu",
     threads: int | None = None,
     precision: str | None = None,
-    memory_budget: int | None = None,
+    memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
     seed: int = 0,
 ) -> TrainingStep:
@@ -66,12 +76,21 @@ def training_step(
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
     every CPU that this process may use: the bits are the same for each number of them. With
-    `precision` "bfloat16" products of float32 tensors take bfloat16 factors, with "bfloat16x3" two
-    of them for each; parameters and optimizer stay float32. Loss,
-    metrics and updates are as in training (dropout), `outputs` as in inference. Raises CompileError
-    for an option that is not built yet.
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32,
+    with "bfloat16x3" each factor is two bfloat16: near float32; parameters and optimizer stay
+    float32. Loss, metrics and updates are as in training (dropout), `outputs` as in inference.
+
+    `memory_budget` limits the bytes of the arena, `report().reserved(...)["arena"]`, where values
+    wait for the backward pass: what does not fit is computed again, to the same bits, products only
+    if nothing else suffices; `report()` says what, and how many operations that costs. An arena
+    grows with the batch, so a budget goes with its sizes: `(50_000_000, {"batch": 1024})`. With
+    bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. What a
+    scan keeps for its derivative is not computed again.
+
+    Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
+    says what can.
     """
-    check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
+    check_options(backend, threads, precision, ensemble=ensemble)
     check_seed(seed)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
@@ -79,7 +98,8 @@ def training_step(
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads, precision)
+    budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
+    return TrainingStep(plan, outputs, share, backend, seed, threads, precision, budget)
 
 
 class TrainingStep:
@@ -91,21 +111,22 @@ class TrainingStep:
     def __init__(
         self,
         plan: StepPlan,
-        optimizer: Optimizer,
         outputs: Any,
         share: TrainingStep | None,
         backend: str,
         seed: int,
         threads: int | None,
-        precision: str | None,
+        precision: str | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._threads, self._precision = threads, precision
         self._epoch = 0
+        self._order: tuple[tuple[int, int], int, Array] | None = None
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        self._predictor: Engine | None = None
+        self._predictors: dict[bool, Engine] = {}  # with averages or not
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
         tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
         try:
@@ -113,13 +134,22 @@ class TrainingStep:
         except RuntimeFault as fault:
             driver.raise_ours(fault)
         state.begin(plan, self._storage.arrays, seed, lent)
-        self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
+        self._hyperparameters = Hyperparameters(plan.optimizer.hyperparameters, arrays)
+        self._hyperparameters.begin()
         self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
         names = plan.names
         make = ENGINES[backend]
         self._engine = make(
-            plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads, precision
+            plan.graph,
+            plan.inputs,
+            plan.kept,
+            names,
+            self._storage,
+            True,
+            threads,
+            precision,
+            budget,
         )
 
     # training
@@ -166,40 +196,57 @@ class TrainingStep:
         Ctrl-C comes through at the end of a step.
         """
         self._check_run_names()
-        batch_size = _check_count("batch_size", batch_size, 1)
-        epochs = _check_count("epochs", epochs, 0)
+        batch_size = check_count("batch_size", batch_size, 1)
+        epochs = check_count("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
+        bound = self.bind(data, batch_size)
+        logs = self.advance(bound, 0, epochs * bound.cut.steps, bool(shuffle))
+        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
+        return logs[0] + 0.0  # as in a single step: 0 for -0
+
+    def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
+        """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
         try:
             arrays = self._engine.binder.arrays(data)
             cut = self._cut(arrays, batch_size)
             self._engine.check(arrays, cut)
-            with self._turn.guard:
-                logs = self._run(arrays, cut, epochs, bool(shuffle))
         except RuntimeFault as fault:
             self._raise(fault)
-        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
-        return logs[0] + 0.0  # as in a single step: 0 for -0
+        return Bound(arrays, cut)
 
-    def _run(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
-    ) -> list[Array]:
+    def advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
+        """Steps `first` to `last` - 1; the loss of each, then each metric.
+
+        They are counted from the beginning of the next epoch, or of the one that is under way if
+        `first` is not 0. Raises what `run` does.
+        """
+        try:
+            with self._turn.guard:
+                return self._advance(data, first, last, shuffle)
+        except RuntimeFault as fault:
+            self._raise(fault)
+
+    def _advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
+        cut, parts = data.cut, list[Sequence[Array]]()
         group = max(1, _ROW_LIMIT // cut.rows)
-        parts: list[Sequence[Array]] = []
-        for first in range(0, epochs, group):
-            count = min(group, epochs - first)
-            begin, before = self._epoch, self.steps
-            order = philox.permutations(self.seed, begin, count, cut.rows) if shuffle else None
+        begin = self._epoch - (first > 0)
+        while first < last:
+            epoch, at = divmod(first, cut.steps)
+            stop = min(last - epoch * cut.steps, group * cut.steps)
+            order = self._orders(begin + epoch, -(-stop // cut.steps), cut) if shuffle else None
+            before = self.steps
             try:
-                outcome = self._engine.loop(arrays, cut, count, order)
+                outcome = self._engine.loop(data.arrays, cut, at, stop, order)
             except BaseException:
-                self._epoch = begin + -(-(self.steps - before) // cut.steps)
+                self._epoch = begin + epoch + -(-(at + self.steps - before) // cut.steps)
                 raise
-            self._epoch = begin + -(-outcome.steps // cut.steps)
+            self._epoch = begin + epoch + -(-(at + outcome.steps) // cut.steps)
             if outcome.fault is not None:
                 raise outcome.fault
             parts.append(outcome.logs)
+            first += stop - at
         if len(parts) == 1:
             return list(parts[0])
         kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
@@ -207,6 +254,44 @@ class TrainingStep:
             np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)
         ]
+
+    def minibatch(self, data: Bound, epoch: int, at: int, shuffle: bool) -> dict[str, Array]:
+        """What step `at`, counted from the beginning of epoch number `epoch`, is fed."""
+        number, at = divmod(at, data.cut.steps)
+        order = self._orders(epoch + number, 1, data.cut) if shuffle else None
+        arrays = data.cut.minibatch(data.arrays, at, order)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def converted(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Feeds as arrays that a call takes as they are. Raises FeedError."""
+        try:
+            arrays = self._engine.binder.arrays(feeds)
+        except RuntimeFault as fault:
+            self._raise(fault)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def begin_epoch(self, goes_on: bool = False) -> int:
+        """Count an epoch of minibatches that come one by one, unless it `goes_on`; its number."""
+        self._epoch += not goes_on
+        return self._epoch - 1
+
+    def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
+        """The orders of rows in some epochs.
+
+        They are drawn for twice as many epochs each time that those at hand are used up: drawing
+        many together is faster, and a lone epoch need not wait for more.
+        """
+        kind = (self.seed, cut.rows)
+        if self._order is not None and self._order[0] == kind:
+            begin, orders = self._order[1:]
+            if begin <= first and first + epochs <= begin + len(orders):
+                return orders[first - begin : first - begin + epochs]
+            more = 2 * len(orders) if first == begin + len(orders) else 1
+        else:
+            more = 1
+        count = max(epochs, min(more, _ROW_LIMIT // cut.rows, 2**32 - first))
+        self._order = kind, first, philox.permutations(self.seed, first, count, cut.rows)
+        return self._order[2][:epochs]
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
@@ -241,28 +326,37 @@ class TrainingStep:
 
     def predict(self, /, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        return self._predict(False, feeds)
+
+    def predict_averaged(self, /, **feeds: Any) -> Any:
+        """`predict` with the moving averages of the parameters (the optimizer's `ema`) for them."""
+        if not self._plan.optimizer.averages:
+            raise CompileError("no averages are kept of these parameters", "Adam(..., ema=0.999)")
+        return self._predict(True, feeds)
+
+    def _predict(self, averaged: bool, feeds: Mapping[str, Any]) -> Any:
         if self._outputs is None:
             raise CompileError(
                 "this step has no outputs to predict", "training_step(..., outputs=z)"
             )
-        if self._predictor is None:
-            self._predictor = self._make_predictor()
+        if averaged not in self._predictors:
+            self._predictors[averaged] = self._make_predictor(averaged)
         try:
-            results = iter(self._predictor.call(feeds))
+            results = iter(self._predictors[averaged].call(feeds))
         except RuntimeFault as fault:
             driver.raise_ours(fault)
         return _like(self._outputs, results)
 
-    def _make_predictor(self) -> Engine:
+    def _make_predictor(self, averaged: bool) -> Engine:
         nodes = nodes_of(self._outputs)
-        graph = self._plan.predicted(nodes)
+        graph = self._plan.predicted(nodes, averaged)
         leaves = driver.leaves_of(graph.outputs)
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
         return make(
-            graph, inputs, kept, names, self._storage, False, self._threads, self._precision
+            graph, inputs, kept, names, self._storage, False, self._threads, self._precision, None
         )
 
     @property
@@ -288,6 +382,21 @@ class TrainingStep:
         return dict(self._metrics)
 
     @property
+    def plan(self) -> StepPlan:
+        """What it computes, before it was compiled."""
+        return self._plan
+
+    @property
+    def log_names(self) -> tuple[str, ...]:
+        """What is measured in each step: "loss", and the names of the metrics."""
+        return self._plan.names
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were begun: the number of the next."""
+        return self._epoch
+
+    @property
     def loss(self) -> Tensor:
         """What is minimised, as an expression."""
         return Tensor(self._plan.loss)
@@ -303,20 +412,27 @@ class TrainingStep:
         return int(self._storage.arrays[STEP])
 
     @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the optimizer by name, which may change between steps."""
+        return self._hyperparameters
+
+    @property
     def learning_rate(self) -> float:
-        """The learning rate, which may change between steps.
+        """The learning rate, which may change between steps; with a schedule, what scales it.
 
         FeedError unless it is at least 0, and finite in the type that the step computes in.
         """
-        rate = self._storage.arrays[RATE]
-        return float(str(rate[()]))  # the shortest number that is this one in its type: 0.001
+        return self._hyperparameters[RATE]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        rate, array = check("learning_rate", value, least=0.0), self._storage.arrays[RATE]
-        if rate > float(np.finfo(array.dtype).max):
-            raise FeedError(f"learning_rate {rate} is infinite as {array.dtype}")
-        array[...] = rate
+        self._hyperparameters[RATE] = value
+
+    @property
+    def averages(self) -> Mapping[str, Array]:
+        """Live views of the moving averages of parameters, by the parameter; none without ema."""
+        arrays, averages = self._storage.arrays, self._plan.optimizer.averages
+        return MappingProxyType({label(w): arrays[label(e)] for w, e in averages.items()})
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -328,15 +444,22 @@ class TrainingStep:
 
     # keeping it
 
-    def state_dict(self) -> dict[str, Array]:
+    def state_dict(self, into: dict[str, Array] | None = None) -> dict[str, Array]:
         """Copies of everything that training depends on, by name.
 
         Parameters and states under their names; the optimizer's under "optimizer."; the seed and
-        the number of epochs begun under "training.".
+        the number of epochs begun under "training.". `into` is an earlier result, whose arrays are
+        used again.
         """
+        made = {} if into is None else into
         with self._alone():
-            kept = {name: a.copy() for name, a in self._storage.arrays.items()}
-        return {**kept, EPOCH: np.array(self._epoch, np.int64)}
+            for name, array in self._storage.arrays.items():
+                if into is None:
+                    made[name] = array.copy()
+                else:
+                    np.copyto(made[name], array)
+        made[EPOCH] = np.array(self._epoch, np.int64)
+        return made
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
@@ -351,6 +474,8 @@ class TrainingStep:
             raise ArtifactError("this is the state of another training step", *differences)
         given = {name: np.asarray(a) for name, a in given.items()}
         state.check_counts(given)
+        if problem := self._hyperparameters.problem(given):
+            raise ArtifactError(f"no training has this state: {problem}")
         with self._alone():
             for name, array in self._storage.arrays.items():
                 array[...] = given[name]
@@ -369,10 +494,11 @@ class TrainingStep:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
-        self.load_state_dict(checkpoint.read(path))
+        self.load_state_dict(state.of_step(checkpoint.read(path)))
 
 
-def _check_count(name: str, value: Any, least: int) -> int:
+def check_count(name: str, value: Any, least: int) -> int:
+    """The value as an int. Raises FeedError unless it is one from `least` on."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise FeedError(f"{name} is an int from {least} on, not {value!r}")
     return int(value)
