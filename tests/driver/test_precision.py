@@ -7,6 +7,10 @@ k * 2**-24 of the sum of absolute products.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -337,3 +341,12 @@ def test_threads_train_the_same_bits() -> None:
         step.run(x=data.x_train[:640], y=data.y_train[:640], batch_size=320, epochs=2)
     for name, a in one.parameters.items():
         np.testing.assert_array_equal(a, two.parameters[name])
+
+
+def test_the_page_prints_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs/precision.md").read_text(encoding="utf-8")
+    code, said = re.findall(r"```(?:python|text)\n(.*?)```", page, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "precision.md", "exec"), {})
+    assert printed.getvalue() == said
