@@ -1,8 +1,9 @@
 """The driver: all levels of the compiler in order, what it did, and programs to call."""
 
-from chainrule.driver.build import PASSES, Compiled, build, leaves_of, sizes_of
+from chainrule.driver.build import PASSES, Compiled, build, leaves_of
 from chainrule.driver.program import narrowed, program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
+from chainrule.driver.sizes import sizes_of
 
 __all__ = [
     "LEVELS",

@@ -8,8 +8,9 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from chainrule import errors
-from chainrule.driver.build import Compiled, build, called, demands_of, dim_data, sizes_of
+from chainrule.driver.build import Compiled, build, called
 from chainrule.driver.report import Report, report, show
+from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk

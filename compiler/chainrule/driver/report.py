@@ -211,10 +211,11 @@ class Report:
 
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
-    largest = [max(slot, key=typical) for slot in compiled.plan.slots]
+    levels = compiled.levels
+    largest = [max(slot, key=typical) for slot in levels.plan.slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
     shared = compiled.shared
-    workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in compiled.workspace]
+    workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
         "parameters and state": _sum(bytes_of(n) for n in compiled.kept),
@@ -222,21 +223,21 @@ def report(compiled: Compiled) -> Report:
         "workspace": _sum(max(sizes, key=typical) for sizes in workspace),
     }
     return Report(
-        compiled.passes,
+        levels.passes,
         tuple(
             replace(figures(k, f"kernel{i}"), shared=i in shared)
-            for i, k in enumerate(compiled.kernels)
+            for i, k in enumerate(levels.kernels)
         ),
         memory,
-        len(compiled.plan.slots),
-        len(compiled.plan.slot),
+        len(levels.plan.slots),
+        len(levels.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),
         compiled.native.target.level,
         threads,
         compiled.seconds,
         compiled.manifest,
-        _recomputed(compiled.fitted) if compiled.fitted else None,
+        _recomputed(levels.fitted) if levels.fitted else None,
     )
 
 
@@ -306,14 +307,15 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "passes":
         return _after_each_pass(compiled)
     if level == "optimized":
-        return graph_text(compiled.graph)
+        return graph_text(compiled.levels.graph)
     if level == "kernels":
-        pairs = zip(compiled.kernels, compiled.built, strict=True)
+        pairs = zip(compiled.levels.kernels, compiled.levels.built, strict=True)
         texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
-        indents = ("    " * k.depth for k in compiled.kernels)
+        indents = ("    " * k.depth for k in compiled.levels.kernels)
         return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
     if level == "loops":
-        return "\n".join(loop_text(p) for p in dict.fromkeys(b.program for b in compiled.built))
+        programs = dict.fromkeys(b.program for b in compiled.levels.built)
+        return "\n".join(map(loop_text, programs))
     if level == "llvm":
         return compiled.native.llvm
     if level == "asm":

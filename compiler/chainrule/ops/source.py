@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -43,6 +44,9 @@ class Leaf(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return self.type
+
+    def content(self, *inputs: TensorType) -> str | None:
+        return None  # it is known by its place among what is given
 
     def notation(self, *inputs: Node) -> Notation:
         return Notation(escape(self.label), escape(latex_name(self.label)))
@@ -206,6 +210,9 @@ class Constant(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return self.type
+
+    def content(self, *inputs: TensorType) -> str | None:
+        return f"constant {hashlib.sha256(self.data).hexdigest()} {self.type!r}"
 
     def ref(self, *inputs: Array) -> Array:
         return self.array

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from chainrule import driver
-from chainrule.driver.build import demands_of, dim_data, sizes_of
+from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk

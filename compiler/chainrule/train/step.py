@@ -19,6 +19,7 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
+from chainrule.ir.passes import uncollected
 from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.optim import Optimizer
@@ -53,6 +54,7 @@ class Bound:
     cut: Minibatches
 
 
+@uncollected
 def training_step(
     loss: Tensor,
     optimizer: Optimizer,
