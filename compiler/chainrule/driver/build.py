@@ -44,6 +44,7 @@ from chainrule.rewrite.passes import (
     order_contractions,
     share_steps,
     simplify,
+    spread,
     stabilize,
     widen,
 )
@@ -72,6 +73,7 @@ PASSES: tuple[Pass, ...] = tuple(
         drop_unused,
         share_steps,
         drop_unread,
+        spread,
         materialize,
     )
 )

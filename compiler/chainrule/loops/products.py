@@ -27,6 +27,7 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
+from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
@@ -45,15 +46,17 @@ FEW = 64
 
 def product_loops(b: Builder) -> Stmts:
     """One product, with the maps that follow it in its epilogue."""
-    layout = ContractLayout.of(b.kernel)
-    if layout is None:
-        return _plain(b)
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
 
     def maps(index: Index, acc: Value) -> Stmts:
         b.values[node] = acc
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
 
+    if stands_abreast(b):
+        return abreast_loops(b, maps)
+    layout = ContractLayout.of(b.kernel)
+    if layout is None:
+        return _plain(b)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is None and _slides(b, layout):
         layout = ContractLayout.of(b.kernel, sliding=True) or layout

@@ -360,7 +360,7 @@ class Model:
         step = self._build(data, y is not None, data.weight is not None or self._weighted)
         if self._weighted and data.weight is None:
             data = table(x, y, np.ones(data.rows, np.float32))
-        return step(**read(step, data.feeds))
+        return float(step(**read(step, data.feeds)))
 
     # using
 
