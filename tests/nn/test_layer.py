@@ -395,3 +395,12 @@ def test_flatten_keeps_the_first_axis() -> None:
 def test_what_does_not_fit_is_refused(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def test_a_name_is_of_a_parameter_or_of_a_state() -> None:
+    class Both(cr.nn.Layer):
+        def forward(self, x: cr.Tensor) -> cr.Tensor:
+            return x * self.parameter("a", (4,)) + self.state("a", (4,))
+
+    with pytest.raises(CompileError, match="its a is a parameter, not a state"):
+        Both()(cr.input("x", ("batch", 4)))

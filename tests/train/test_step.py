@@ -271,8 +271,7 @@ def test_what_is_no_training() -> None:
         {"backend": "tpu"},
         {"threads": -4},
         {"threads": 0},
-        {"precision": "bfloat16"},
-        {"ensemble": 3},
+        {"precision": "float16"},
     ],
 )
 def test_options_that_are_not_built(make: Make, option: dict[str, object]) -> None:
