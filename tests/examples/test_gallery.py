@@ -68,7 +68,7 @@ def check_cnn(found: dict[str, Any], full: bool) -> None:
 
 def check_uncertainty(found: dict[str, Any], full: bool) -> None:
     assert found["together"] < found["nothing"] - 0.25
-    assert found["together"] < found["alone"] + (0.02 if full else 0.05)
+    assert found["together"] < found["alone"]  # a variance has been added where they disagree
     assert 0.8 < found["inside"] < 0.97  # 90 %, of some hundred patients a split
 
 
