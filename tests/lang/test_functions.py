@@ -166,6 +166,15 @@ def test_operators_with_sizes_on_either_side(operator: str, dtype: str) -> None:
         assert got.dtype == wanted.dtype
 
 
+def test_functions_with_sizes() -> None:
+    x, values = cr.input("x", ("n",)), np.array([1, 5, 2], np.float32)
+    n, halved = x.shape[0], cr.elementwise("halved", "(x + y)/2")
+    outputs = [cr.maximum(n, x), cr.where(x > n, n, x), cr.clip(x, 2, n), halved(x, n)]
+    wanted = [[3, 5, 3], [1, 3, 2], [2, 3, 2], [2, 4, 2.5]]
+    for got, right in zip(cr.compile(outputs)(x=values), wanted, strict=True):
+        np.testing.assert_array_equal(got, np.array(right, np.float32))
+
+
 def test_logic_operators() -> None:
     a, b = DRAWN["bool"]((7,)), DRAWN["bool"]((7,))
     t = fed(a=a, b=b)

@@ -241,7 +241,7 @@ def _bound(bound: TensorLike | None, x: Node, end: int) -> Node | int | float:
     of = x.type.dtype
     if bound is None:
         return (-np.inf, np.inf)[end] if of.is_float else of.bounds[end]
-    value = operand(bound)
+    value = operand(bound, Tensor(x))
     if not isinstance(value, Node):
         if isinstance(value, bool) or (isinstance(value, float) and not of.is_float):
             raise DTypeError(f"clip of {x.type} to {value!r}: they do not promote to one type")

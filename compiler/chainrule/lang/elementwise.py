@@ -7,7 +7,7 @@ from typing import Any
 
 from chainrule.errors import FormulaError, ShapeError
 from chainrule.ir.node import apply
-from chainrule.lang.tensor import Tensor, TensorLike, operand
+from chainrule.lang.tensor import Tensor, TensorLike, side_by_side
 from chainrule.ops import build
 from chainrule.ops.derive import define_elementwise
 
@@ -59,7 +59,7 @@ def elementwise(
             if changed:
                 every = tuple((numbers | own).items())
                 chosen = define_elementwise(name, formula, op.params, every, changed)
-        return Tensor(apply(chosen, *build.aligned(name, *[operand(o) for o in operands])))
+        return Tensor(apply(chosen, *build.aligned(name, *side_by_side(operands))))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{name}({', '.join(op.params)}) = {formula}"

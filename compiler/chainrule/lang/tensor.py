@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import EllipsisType, ModuleType
 from typing import Any, NoReturn, Union
 
@@ -372,5 +372,11 @@ def power(x: TensorLike, y: TensorLike) -> Tensor:
 
 def elementwise(fn: str, *operands: TensorLike) -> Tensor:
     """The elementwise op called `fn`, broadcast and promoted as the array API standard says."""
-    beside = next((o for o in operands if isinstance(o, Tensor)), None)
-    return Tensor(build.call(fn, *[operand(o, beside) for o in operands]))
+    return Tensor(build.call(fn, *side_by_side(operands)))
+
+
+def side_by_side(operands: Sequence[object]) -> list[Node | bool | int | float]:
+    """What an elementwise op is applied to; a size has the type of the first number among them."""
+    numbers = (o for o in operands if isinstance(o, Tensor) and o.dtype.kind is not Kind.BOOL)
+    beside = next(numbers, None)
+    return [operand(o, beside) for o in operands]
