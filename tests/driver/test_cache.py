@@ -258,8 +258,9 @@ MANIFEST = b'{"sizes":[],"feeds":[],"kept":[],"constants":[],"outputs":[],"arena
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"{}\n", b"[]\n", b"null\ncode", b"\xff\xfe\n", MANIFEST + b"\ncode", MANIFEST],
-)
+    [b"", b"\n", b"{}\n", b"[]\n", b"null\ncode", b"\xff\xfe\n", MANIFEST + b"\ncode", MANIFEST,
+     MANIFEST.replace(b'"constants":[]', b'"constants":["x"]') + b"\ncode"],
+)  # fmt: skip
 def test_a_foreign_entry_is_as_good_as_none(folder, content):
     """Even one that has all its digests right, as an entry of another version may."""
     _, losses = trained()
