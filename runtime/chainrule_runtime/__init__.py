@@ -7,7 +7,7 @@ from chainrule_runtime.errors import FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.manifest import Check, Manifest, Tensor
 from chainrule_runtime.memory import Lock, Storage
-from chainrule_runtime.program import Crew, Program, check_positions, threads_for
+from chainrule_runtime.program import Crew, Program, check_positions, non_finite, threads_for
 
 __all__ = [
     "Binder",
@@ -25,5 +25,6 @@ __all__ = [
     "Storage",
     "Tensor",
     "check_positions",
+    "non_finite",
     "threads_for",
 ]

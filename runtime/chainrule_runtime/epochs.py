@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrule_runtime.errors import RuntimeFault
 from chainrule_runtime.memory import Array, address, aligned
-from chainrule_runtime.program import Program, Shapes
+from chainrule_runtime.program import Output, Program, Shapes
 from chainrule_runtime.runblock import FINISHED, LoggedScalar, RunBlock, SlicedInput
 
 #: seconds after which a native call should be back, so that Python sees what signals came
@@ -62,9 +62,9 @@ class Minibatches:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many steps a call finished, what each scalar output was, and what stopped it, if any.
+    """How many steps a call finished, what each output was, and what stopped it, if any.
 
-    `logs` has one array for each of `manifest.outputs`, of `steps` elements.
+    `logs` has one array for each of `manifest.outputs`, along whose first axis are the steps.
     """
 
     steps: int
@@ -73,7 +73,7 @@ class Outcome:
 
 
 class EpochLoop:
-    """A program's native loop over minibatches; all its outputs are scalars."""
+    """A program's native loop over minibatches; its outputs are of one shape in all of them."""
 
     def __init__(self, program: Program, run_address: int) -> None:
         self.program = program
@@ -159,10 +159,11 @@ class _Job:
         slots = tuple(max(a, b) for a, b in pairs)
         self.plan = replace(first, slots=slots)
         self._staging: list[Array] = []
+        self._fresh: dict[int, Array] = {}
         places = [t.place for t in program.manifest.feeds]
         self._sliced = [i for i, chosen in enumerate(cut.sliced) if chosen]
         inputs = [SlicedInput(None, None, _row_bytes(arrays[i]), places[i]) for i in self._sliced]
-        logs = [LoggedScalar(o.place, o.dtype.itemsize, None) for o in first.outputs]
+        logs = [LoggedScalar(o.place, _bytes(o), None) for o in first.outputs]
         self._inputs = (SlicedInput * max(1, len(inputs)))(*inputs)
         self._logs = (LoggedScalar * max(1, len(logs)))(*logs)
         names = program.manifest.sizes
@@ -193,10 +194,19 @@ class _Job:
         for k, i in enumerate(self._inputs[: len(self._sliced)]):
             i.source = table[i.table_index] or 0
             i.staging = 0 if order is None else address(self._staging[k])
-        logs = [np.zeros(last - first, o.dtype) for o in self.plan.outputs]
-        for entry, log in zip(self._logs, logs, strict=False):
-            entry.destination = address(log) - first * log.itemsize  # its element 0 is of step 0
+        logs = [np.zeros((last - first, *o.shape), o.dtype) for o in self.plan.outputs]
+        for output in self.plan.outputs:
+            if output.fresh:
+                self._fresh[output.place] = aligned(_bytes(output))
+                table[output.place] = address(self._fresh[output.place])
+        for entry, log, output in zip(self._logs, logs, self.plan.outputs, strict=False):
+            entry.destination = address(log) - first * _bytes(output)  # its element 0 is of step 0
         return logs
+
+
+def _bytes(output: Output) -> int:
+    size: int = output.dtype.itemsize * math.prod(output.shape)
+    return size
 
 
 def _row_bytes(array: Array) -> int:

@@ -24,6 +24,7 @@ ORDER = (
     "drop_unused",
     "share_steps",
     "drop_unread",
+    "spread",
     "materialize",
 )
 

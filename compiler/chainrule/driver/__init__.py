@@ -1,7 +1,7 @@
 """The driver: all levels of the compiler in order, what it did, and programs to call."""
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
-from chainrule.driver.program import program, raise_ours
+from chainrule.driver.program import narrowed, program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
 from chainrule.driver.sizes import sizes_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "Report",
     "build",
     "leaves_of",
+    "narrowed",
     "program",
     "raise_ours",
     "report",

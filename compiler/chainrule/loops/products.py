@@ -26,29 +26,55 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.types import int32
+from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
-from chainrule.loops.dots import DotTile, dot_loops
-from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.dots import DotTile, dot_loops, goes_along
+from chainrule.loops.layout import ContractLayout, fills, letter_sizes
+from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
+from chainrule.loops.walk import at_most
+from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
+
+#: terms of a sum that are few: copying a factor's views takes longer than multiplying them
+FEW = 64
 
 
 def product_loops(b: Builder) -> Stmts:
     """One product, with the maps that follow it in its epilogue."""
-    layout = ContractLayout.of(b.kernel)
-    if layout is None:
-        return _plain(b)
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
 
     def maps(index: Index, acc: Value) -> Stmts:
         b.values[node] = acc
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
 
+    if stands_abreast(b):
+        return abreast_loops(b, maps)
+    layout = ContractLayout.of(b.kernel)
+    if layout is None:
+        return _plain(b)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
+    if tile is None and _slides(b, layout):
+        layout = ContractLayout.of(b.kernel, sliding=True) or layout
     return _scheduled(b, layout, maps) if tile is None else dot_loops(b, layout, tile, maps)
+
+
+def _slides(b: Builder, layout: ContractLayout) -> bool:
+    """Whether vectors had better go along the columns of a view where it stands.
+
+    Where they would not be full, copies are as good, unless they are of few terms, or the other
+    factor would be copied too.
+    """
+    last = layout.column[-1]
+    read = b.reader(layout.order(b.kernel.anchor.inputs)[1])
+    if not layout.gathered[1] or not goes_along(read, layout.b, last):
+        return False
+    few = at_most(product(tuple(layout.sizes[c] for c in layout.outer + layout.inner)), FEW)
+    return fills(layout.sizes[last], 0.75 if few or layout.gathered[0] else 0.9)
 
 
 def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:
@@ -75,6 +101,12 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
+    if _narrow(b, layout) and takes_pairs(contraction):
+        sizes = word_sizes(contraction)
+        words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)
+        sums = b.workspace(node, sums_size(b.target), True)
+        body = pair_loops(contraction, b.target, words, sums, split=not by_group)
+        return split_outermost(body, len(layout.groups)) if by_group else body
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
@@ -89,6 +121,11 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     else:
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
     return split_outermost(body, len(layout.groups)) if by_group else body
+
+
+def _narrow(b: Builder, layout: ContractLayout) -> bool:
+    """Whether both factors are bfloat16, and each element one sum of them."""
+    return all(map(widens, b.kernel.anchor.inputs)) and not (layout.sliding or layout.outer)
 
 
 def _factor(

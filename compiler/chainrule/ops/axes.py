@@ -146,11 +146,15 @@ def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Reduce(Op):
-    """The axes named are folded by `combine`, an elementwise op, starting from `identity`."""
+    """The axes named are folded by `combine`, an elementwise op, starting from `identity`.
+
+    `by_lanes` is a fold of axes that are not the last in the order in which the last are folded.
+    """
 
     role = "reduce"
 
     axes: tuple[int, ...]
+    by_lanes: bool = False
     combine: ClassVar[str]
     symbol: ClassVar[tuple[str, str]]
     fold: ClassVar[Any]

@@ -218,11 +218,11 @@ def _order_of_visits(nodes: Sequence[Node]) -> tuple[list[Node], dict[Node, Node
     """
     depth: dict[Node, int] = {}
     computed: set[Node] = set()
-    single: set[Node] = set()  # one number, everywhere in it
+    single = _numbers(nodes)
     for node in nodes:
         depth[node] = 1 + max((depth[i] for i in node.inputs), default=0)
         cheap = node.op.role in ("leaf", "view", "light", "pointwise")
-        if node.type.shape == () or (node.op.role == "view" and single.issuperset(node.inputs)):
+        if node.op.role == "view" and single.issuperset(node.inputs):
             single.add(node)
         waits = cheap and node not in single
         if node.inputs and not (waits and single.issuperset(computed.intersection(node.inputs))):
@@ -243,6 +243,22 @@ def _order_of_visits(nodes: Sequence[Node]) -> tuple[list[Node], dict[Node, Node
         time[node] = max((time[i] for i in node.inputs), default=wanted)
         time[node] = max(time[node], wanted)
     return sorted(nodes, key=time.__getitem__), late
+
+
+def _numbers(nodes: Sequence[Node]) -> set[Node]:
+    """Single numbers, and rows of such, one a model of many, that all else only reads repeated."""
+    found: set[Node] = set()
+    read: set[Node] = set()
+    otherwise: set[Node] = set()
+    for node in reversed(nodes):
+        rank = node.type.rank
+        if rank == 0 or (rank == 1 and node.inputs and node in read and node not in otherwise):
+            found.add(node)
+        repeats = rank > 1 and node.op.role == "view" and node.op.repeats() == (*range(rank - 1),)
+        read.update(node.inputs)
+        if not repeats and not (rank == 1 and node in found):
+            otherwise.update(node.inputs)
+    return found
 
 
 def _connect(kernels: Sequence[Kernel], graph: Graph) -> None:

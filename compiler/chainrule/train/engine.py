@@ -14,6 +14,8 @@ from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Bound, Node, within
+from chainrule.ir.size import known
+from chainrule.ops.each import Every, Own
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
 from chainrule.schedule.recompute import Budget
@@ -25,12 +27,12 @@ from chainrule_runtime import (
     EpochLoop,
     FeedError,
     Minibatches,
-    NonFiniteError,
     Outcome,
     Program,
     RuntimeFault,
     Storage,
     check_positions,
+    non_finite,
 )
 from chainrule_runtime import Tensor as TensorData
 from chainrule_runtime.manifest import DimData
@@ -68,7 +70,7 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, and a budget for the arena
+#: many threads there may be, the products' precision, and a budget for the arena
 MakeEngine = Callable[
     [
         Graph,
@@ -78,6 +80,7 @@ MakeEngine = Callable[
         Storage,
         bool,
         int | None,
+        str | None,
         Budget | None,
     ],
     Engine,
@@ -96,6 +99,7 @@ class NativeEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
         budget: Budget | None,
     ) -> None:
         self.compiled = driver.build(
@@ -106,6 +110,7 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
             threads=threads,
+            precision=precision,
             budget=budget,
         )
         manifest = self.compiled.manifest
@@ -171,9 +176,11 @@ class ReferenceEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
         budget: Budget | None,
     ) -> None:
-        self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
+        self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
+        self.kept = tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
         self.binder = Binder(
             [_data(n, i) for i, n in enumerate(inputs)],
@@ -205,10 +212,11 @@ class ReferenceEngine:
             values = dict(zip(self.inputs, arrays, strict=True))
             values |= {n: self.storage.arrays[_name(n)] for n in self.kept}
             for check, node in self._positions.items():
-                check_positions([check], [check.feed or ""], evaluate([node], values), sizes)
-            results = [np.array(a) for a in evaluate(self.graph.roots, values)]
-            if self.trains and not np.isfinite(results[0]):
-                raise NonFiniteError(f"{self.names[0]} is {results[0].item()}")
+                found = _evaluated([node], values)
+                check_positions([check], [check.feed or ""], found, sizes)
+            results = [np.array(a) for a in _evaluated(self.graph.roots, values)]
+            if self.trains and (fault := non_finite(self.names[0], results[0])):
+                raise fault
             outputs = results[: len(self.names)]
             changed = results[len(self.names) :]
             for (node, _), new in zip(self.graph.updates, changed, strict=True):
@@ -233,7 +241,11 @@ class ReferenceEngine:
                 fault = error
                 break
         kinds = [n.type.dtype.numpy for n in self.graph.outputs]
-        columns = [np.array([row[i] for row in logs], kind) for i, kind in enumerate(kinds)]
+        shapes = [(len(logs), *known(n.type.shape)) for n in self.graph.outputs]
+        columns = [
+            np.array([row[i] for row in logs], kind).reshape(shape)
+            for i, (kind, shape) in enumerate(zip(kinds, shapes, strict=True))
+        ]
         return Outcome(len(logs), tuple(columns), fault)
 
     def show(self, level: str) -> str:
@@ -272,6 +284,22 @@ def _rows(inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
     """The number of rows, which must not be 0 in training: there is nothing to learn."""
     rows = rows_of(inputs)
     return (dim_data(rows),) if trains and rows is not None else ()
+
+
+def _evaluated(roots: Sequence[Node], values: Mapping[Node, Array]) -> list[Array]:
+    """What roots are; those of every member of an ensemble, member by member."""
+    parts = [n for n in walk(roots) if isinstance(n.op, Own)]
+    if not parts:
+        return evaluate(roots, values)
+    ends = [n.inputs[0] if isinstance(n.op, Every) else n for n in roots]
+    members = [
+        evaluate(ends, {**values, **{n: values[n.inputs[0]][..., i] for n in parts}})
+        for i in range(values[parts[0].inputs[0]].shape[-1])
+    ]
+    return [
+        np.stack(each, axis=-1) if isinstance(n.op, Every) else each[0]
+        for n, each in zip(roots, zip(*members, strict=True), strict=True)
+    ]
 
 
 def _check(node: Node, operand: Node, bound: Bound) -> Check:

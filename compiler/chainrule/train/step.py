@@ -19,6 +19,7 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.ir import provenance
+from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
 from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
@@ -27,6 +28,7 @@ from chainrule.ops import philox
 from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
+from chainrule.train.ensemble import Ensemble, check_ensemble, members_first
 from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
@@ -77,8 +79,13 @@ def training_step(
     is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
-    every CPU that this process may use: the bits are the same for each number of them. Loss,
-    metrics and updates are as in training (dropout), `outputs` as in inference.
+    every CPU that this process may use: the bits are the same for each number of them. With
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32,
+    with "bfloat16x3" each factor is two bfloat16: near float32; parameters and optimizer stay
+    float32. Loss, metrics and updates are as in training (dropout), `outputs` as in inference.
+
+    An `ensemble` of so many members is trained on the same minibatches, member i with the seed
+    `seed` + i: parameters, losses and predictions have members along a first axis.
 
     `memory_budget` limits the bytes of the arena, `report().reserved(...)["arena"]`, where values
     wait for the backward pass: what does not fit is computed again, to the same bits, products only
@@ -90,8 +97,9 @@ def training_step(
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
     """
-    check_options(backend, threads, precision, ensemble=ensemble)
+    check_options(backend, threads, precision)
     check_seed(seed)
+    check_ensemble(ensemble, seed, share)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
     wanted = nodes_of(outputs)
@@ -99,7 +107,8 @@ def training_step(
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
     budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
-    return TrainingStep(plan, outputs, share, backend, seed, threads, budget)
+    members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
+    return TrainingStep(plan, outputs, share, backend, seed, threads, precision, budget, members)
 
 
 class TrainingStep:
@@ -116,10 +125,13 @@ class TrainingStep:
         backend: str,
         seed: int,
         threads: int | None,
+        precision: str | None = None,
         budget: Budget | None = None,
+        members: Ensemble | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._threads = threads
+        self._threads, self._precision, self._members = threads, precision, members
+        kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
         self._epoch = 0
         self._order: tuple[tuple[int, int], int, Array] | None = None
         self._turn = Lock()  # one run after another: each counts its epochs
@@ -127,26 +139,37 @@ class TrainingStep:
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
         self._predictors: dict[bool, Engine] = {}  # with averages or not
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
-        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
+        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in kept]
         try:
             self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
         except RuntimeFault as fault:
             driver.raise_ours(fault)
-        state.begin(plan, self._storage.arrays, seed, lent)
         arrays = self._storage.arrays
-        self._hyperparameters = Hyperparameters(plan.optimizer.hyperparameters, arrays)
+        if members is None:
+            state.begin(plan, arrays, seed, lent)
+        else:
+            for i in range(members.count):
+                state.begin(plan, members.member(i, arrays), seed + i, lent)
+        self._arrays = arrays if members is None else members.seen(arrays)
+        numbers = plan.optimizer.hyperparameters
+        self._hyperparameters = Hyperparameters(numbers, self._arrays, members)
         self._hyperparameters.begin()
-        self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
-        names = plan.names
+        self._parameters = self._seen({p: p for p in plan.parameters})
+        graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
         self._engine = make(
-            plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads, budget
+            graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget
         )
+
+    def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
+        """Live arrays, by the names of other leaves."""
+        arrays = {label(name): self._arrays[label(node)] for name, node in leaves.items()}
+        return MappingProxyType(arrays)
 
     # training
 
-    def __call__(self, /, **feeds: Any) -> float:
-        """One step on one minibatch; the loss before the update.
+    def __call__(self, /, **feeds: Any) -> Any:
+        """One step on one minibatch; the loss before the update, of an ensemble each member's.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
         or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
@@ -161,18 +184,20 @@ class TrainingStep:
                 return loss
         return self._checked_call(feeds)
 
-    def _checked_call(self, feeds: Mapping[str, Any]) -> float:
+    def _checked_call(self, feeds: Mapping[str, Any]) -> Any:
         """One step on whatever was fed, or the error that says why not."""
         try:
             results = self._engine.call(feeds)
         except RuntimeFault as fault:
             self._raise(fault)
         self._metrics = self._named(results)
-        return float(results[0]) + 0.0  # a loss that is the negative of 0 is 0
+        loss = results[0] + 0.0  # a loss that is the negative of 0 is 0
+        return float(loss) if self._members is None else loss
 
     def _named(self, results: Sequence[Array]) -> dict[str, Any]:
         """The metrics among the results of a step."""
-        return {n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)}
+        named = zip(self._plan.names[1:], results[1:], strict=True)
+        return {n: a if a.ndim else a.item() for n, a in named}
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
@@ -240,9 +265,10 @@ class TrainingStep:
             first += stop - at
         if len(parts) == 1:
             return list(parts[0])
+        each = () if self._members is None else (self._members.count,)
         kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
         return [
-            np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
+            np.concatenate([np.empty((0, *each), kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)
         ]
 
@@ -301,11 +327,17 @@ class TrainingStep:
     def _raise(self, fault: RuntimeFault) -> NoReturn:
         if isinstance(fault, RuntimeNonFinite):
             raise NonFiniteError(
-                f"{fault.what} in step {self.steps + 1}, counted from 1",
+                f"{self._what_is(fault)} in step {self.steps + 1}, counted from 1",
                 "it has changed nothing: parameters and optimizer are as they were before it",
                 self._why_not_finite(),
             ) from None
         driver.raise_ours(fault)
+
+    def _what_is(self, fault: RuntimeNonFinite) -> str:
+        """What is not finite, and of which member."""
+        if self._members is None or not fault.place:
+            return fault.what
+        return f"{fault.named} of member {fault.place[0]} is {fault.number}"
 
     def _why_not_finite(self) -> str:
         for name, array in self._storage.arrays.items():
@@ -336,6 +368,8 @@ class TrainingStep:
             results = iter(self._predictors[averaged].call(feeds))
         except RuntimeFault as fault:
             driver.raise_ours(fault)
+        if self._members is not None:
+            results = map(members_first, results)
         return _like(self._outputs, results)
 
     def _make_predictor(self, averaged: bool) -> Engine:
@@ -344,9 +378,14 @@ class TrainingStep:
         leaves = driver.leaves_of(graph.outputs)
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
+        if self._members is not None:
+            graph = self._members.graph(graph, kept)
+            kept = [self._members.leaf(n) for n in kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False, self._threads, None)
+        return make(
+            graph, inputs, kept, names, self._storage, False, self._threads, self._precision, None
+        )
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -360,8 +399,17 @@ class TrainingStep:
 
     @property
     def seed(self) -> int:
-        """What initial values, the order of rows and random ops are drawn from."""
-        return int(self._storage.arrays[SEED])
+        """What initial values, the order of rows and random ops are drawn from.
+
+        Of an ensemble the first member's: member i has so much plus i, and all have the rows in the
+        order that the first one would.
+        """
+        return int(self._storage.arrays[SEED].flat[0])
+
+    @property
+    def ensemble(self) -> int | None:
+        """How many members are trained at once; None where it is one net."""
+        return None if self._members is None else self._members.count
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -406,22 +454,24 @@ class TrainingStep:
         return self._hyperparameters
 
     @property
-    def learning_rate(self) -> float:
+    def learning_rate(self) -> Any:
         """The learning rate, which may change between steps; with a schedule, what scales it.
 
-        FeedError unless it is at least 0, and finite in the type that the step computes in.
+        Of an ensemble as many as there are members; set it to so many, or to one number for all.
+
+        Set it to a number, or to as many as there are members. FeedError unless each is at least 0,
+        and finite in the type that the step computes in.
         """
         return self._hyperparameters[RATE]
 
     @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
+    def learning_rate(self, value: Any) -> None:
         self._hyperparameters[RATE] = value
 
     @property
     def averages(self) -> Mapping[str, Array]:
         """Live views of the moving averages of parameters, by the parameter; none without ema."""
-        arrays, averages = self._storage.arrays, self._plan.optimizer.averages
-        return MappingProxyType({label(w): arrays[label(e)] for w, e in averages.items()})
+        return self._seen(self._plan.optimizer.averages)
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -442,9 +492,9 @@ class TrainingStep:
         """
         made = {} if into is None else into
         with self._alone():
-            for name, array in self._storage.arrays.items():
+            for name, array in self._arrays.items():
                 if into is None:
-                    made[name] = array.copy()
+                    made[name] = np.array(array, order="C")
                 else:
                     np.copyto(made[name], array)
         made[EPOCH] = np.array(self._epoch, np.int64)
@@ -466,7 +516,7 @@ class TrainingStep:
         if problem := self._hyperparameters.problem(given):
             raise ArtifactError(f"no training has this state: {problem}")
         with self._alone():
-            for name, array in self._storage.arrays.items():
+            for name, array in self._arrays.items():
                 array[...] = given[name]
             self._epoch = int(given[EPOCH])
 
