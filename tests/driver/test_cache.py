@@ -171,6 +171,7 @@ OTHERS = {
     "outputs": None,  # names alone
     "finite": {"finite": [0]}, "epochs": {"epochs": True}, "threads": {"threads": 1},
     "budget": {"budget": Budget(2**20, {"n": 64})},
+    "precision": {"precision": "bfloat16"},
     "target": {"target": replace(host_target(), level="generic", cpu="x86-64")},
 }  # fmt: skip
 
@@ -258,8 +259,9 @@ MANIFEST = b'{"sizes":[],"feeds":[],"kept":[],"constants":[],"outputs":[],"arena
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"{}\n", b"[]\n", b"null\ncode", b"\xff\xfe\n", MANIFEST + b"\ncode", MANIFEST],
-)
+    [b"", b"\n", b"{}\n", b"[]\n", b"null\ncode", b"\xff\xfe\n", MANIFEST + b"\ncode", MANIFEST,
+     MANIFEST.replace(b'"constants":[]', b'"constants":["x"]') + b"\ncode"],
+)  # fmt: skip
 def test_a_foreign_entry_is_as_good_as_none(folder, content):
     """Even one that has all its digests right, as an entry of another version may."""
     _, losses = trained()

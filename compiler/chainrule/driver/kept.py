@@ -61,7 +61,7 @@ def unpacked(content: bytes) -> tuple[Manifest, bytes] | None:
     try:
         end = content.index(b"\n")
         return _read(json.loads(content[:end]), memoryview(content)[end + 1 :])
-    except (KeyError, RuntimeFault, TypeError, ValueError):
+    except (AttributeError, KeyError, RuntimeFault, TypeError, ValueError):
         return None
 
 

@@ -26,6 +26,7 @@ from chainrule_runtime import threads_for
 from chainrule_runtime.manifest import PARTS, Manifest, element_type
 from chainrule_runtime.manifest import evaluate as dims
 from chainrule_runtime.memory import round_up
+from chainrule_runtime.sharing import share
 
 LEVELS = ("graph", "passes", "optimized", "kernels", "loops", "llvm", "asm")
 
@@ -112,10 +113,7 @@ class Report:
         if sizes.keys() != set(wanted):
             have, given = ", ".join(wanted) or "all known", ", ".join(sizes) or "none"
             raise CompileError(f"the sizes are {have}, not {given}")
-        work = [(dims(w, sizes), dims(n, sizes)) for w, n in self.manifest.shared]
-        total = sum(w * n for w, n in work if w >= self.manifest.call_work)
-        parts = self.threads if work and total >= self.manifest.step_work else 1
-        known = {**sizes, PARTS: parts}
+        known = {**sizes, PARTS: share(self.manifest, sizes, self.threads).parts}
         slots = [
             round_up(max([0, *(dims(d, known) for d in slot)])) for slot in self.manifest.arena
         ]

@@ -251,7 +251,7 @@ def _nest(
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
         Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
     )
-    if c.terms:
+    if c.terms or c.inside:
         body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
