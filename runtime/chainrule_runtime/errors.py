@@ -20,3 +20,7 @@ class FeedError(RuntimeFault, ValueError):
 
 class NonFiniteError(RuntimeFault, ArithmeticError):
     """A number that must be finite is infinite or NaN."""
+
+
+class ArtifactError(RuntimeFault, OSError):
+    """A file that is damaged, of another kind, or for another machine."""

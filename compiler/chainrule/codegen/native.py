@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from chainrule.codegen.cache import object_cache
-from chainrule.codegen.elf import code_size, undefined_symbols
+from chainrule.codegen.formats import code_size, undefined_symbols
 from chainrule.errors import CompileError
 from chainrule.target import Target
 
@@ -38,7 +38,7 @@ class NativeObject:
     @cached_property
     def asm(self) -> str:
         """The same code as assembly text; made when asked for."""
-        return str(_machine(self.target).emit_assembly(_parsed(self.llvm)))
+        return assembly(self)
 
 
 class Loaded:
@@ -96,9 +96,19 @@ def cached_object(key: bytes, write: Callable[[], str], target: Target) -> Nativ
     return native
 
 
+def assembly(native: NativeObject) -> str:
+    """The code of an object as assembly text, compiled once more for it."""
+    return str(_machine(native.target).emit_assembly(_parsed(native.llvm)))
+
+
 def load(native: NativeObject) -> Loaded:
     """The object's functions, ready to be called."""
     return Loaded(native)
+
+
+def data_layout(target: Target) -> str:
+    """How types lie in memory there, as modules of LLVM say it."""
+    return str(_machine(target).target_data)
 
 
 def _parsed(llvm: str) -> Any:
