@@ -1,6 +1,6 @@
 """Training steps as self-contained kernels with a C interface, for this machine and others."""
 
-from chainrule.export.artifact import Artifact, about, check_formats, write_kernel
+from chainrule.export.artifact import Artifact, about, check_formats, formats_of, write_kernel
 from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import Drawn, Given, Kept, Model, Number, Same, Size, Unit, Variant
 from chainrule.export.names import is_identifier
@@ -22,6 +22,7 @@ __all__ = [
     "about",
     "check_formats",
     "compile_kernel",
+    "formats_of",
     "is_identifier",
     "state_bytes",
     "targets_of",

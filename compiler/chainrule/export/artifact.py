@@ -11,6 +11,7 @@ from typing import Any
 from chainrule.codegen.native import assembly
 from chainrule.errors import CompileError
 from chainrule.export import files as filing
+from chainrule.export import javascript
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
@@ -20,6 +21,7 @@ from chainrule.export.model import ABI, ALIGN, Model
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bound, frames
 from chainrule.export.units import Placed
+from chainrule.target import Target
 from chainrule_runtime.manifest import Tensor
 
 FORMATS = ("o", "a", "so", "h", "ll", "s", "json", "safetensors", "state", "js", "d.ts")
@@ -140,11 +142,24 @@ def write_kernel(
             made[f"{name}.ll"] = kernel.llvm.encode()
         elif kind == "s":
             made[f"{name}.s"] = text.encode()
+        elif kind in ("js", "d.ts"):
+            if kernel.target.format != "Wasm":
+                raise CompileError(f'the format "{kind}" is for target="wasm32"')
+            write = javascript.module if kind == "js" else javascript.types
+            made[f"{name}.{kind}"] = write(model).encode()
     made |= {f"{name}.{kind}": content for kind, content in extra.items() if kind in formats}
     certificate["sha256"] = {n: hashlib.sha256(content).hexdigest() for n, content in made.items()}
     if "json" in formats:
         made[f"{name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
     return Artifact(name, filing.write(folder, made), certificate)
+
+
+def formats_of(target: Target) -> tuple[str, ...]:
+    """What is written where nothing is said: all that people use on such a machine."""
+    if target.format == "Wasm":
+        return ("so", "js", "d.ts", "json", "safetensors", "state")
+    shared = ("so",) if target.format == "ELF" and "-none" not in target.triple else ()
+    return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state")
 
 
 def check_formats(formats: Collection[str]) -> None:

@@ -78,7 +78,7 @@ def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) ->
 
     zig = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []
     if target.arch == "wasm32":
-        exports = [f"--export={s}" for s in symbols]
+        exports = [f"--export={s}" for s in (*symbols, "__heap_base")]
         words = ["--no-entry", "--strip-all", "--export-memory", "-z", "stack-size=65536"]
         tools = [[t] for t in (shutil.which("wasm-ld"),) if t] + (
             [[*zig, "wasm-ld"]] if zig else []

@@ -7,11 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from chainrule.codegen import formats
-from chainrule.codegen.native import NativeObject, compile_object, data_layout, load
+from chainrule.codegen.cache import key_of
+from chainrule.codegen.native import (
+    NativeObject,
+    cached_object,
+    compile_object,
+    data_layout,
+    load,
+)
 from chainrule.errors import CompileError
 from chainrule.export.model import ALIGN, Model, Variant
 from chainrule.export.module import ModuleText
-from chainrule.export.selftest import PLACEHOLDER, golden_bytes, memory_bytes
+from chainrule.export.selftest import SEED, memory_bytes
+from chainrule.export.units import Placed
 from chainrule.target import Target
 
 
@@ -34,21 +42,13 @@ def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kerne
     layout = data_layout(base)
     bits = 32 if "p:32:32" in layout else 64
     _check_room(model, bits)
-    text = ModuleText(model, bits).text(layout)
-    native = compile_object(text, base)
-    goldens = [
-        _golden(replace(model, variants=(on_host(v),)), i) for i, v in enumerate(model.variants)
-    ]
-    data, golden_text = native.object, text
-    for number, golden in enumerate(goldens):
-        old, new = golden_bytes(number, PLACEHOLDER), golden.to_bytes(8, "little")
-        if data.count(old) != 1:
-            raise CompileError(
-                "the self-test's digest has no place in the code: a bug of chainrule"
-            )
-        data = data.replace(old, new)
-        golden_text = golden_text.replace(_escaped(old), _escaped(new))
-    return Kernel(model, base, golden_text, replace(native, object=data, write=lambda: golden_text))
+    goldens: dict[bool, int] = {}
+    for variant in model.variants:
+        fused = variant.target.fma
+        if fused not in goldens:
+            goldens[fused] = _golden(replace(model, variants=(on_host(variant),), about={}))
+    text = ModuleText(model, bits, [goldens[v.target.fma] for v in model.variants]).text(layout)
+    return Kernel(model, base, text, compile_object(text, base))
 
 
 def base_target(model: Model) -> Target:
@@ -59,12 +59,10 @@ def base_target(model: Model) -> Target:
     return first
 
 
-def _escaped(data: bytes) -> str:
-    return "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
-
-
 def _check_room(model: Model, bits: int) -> None:
-    total = memory_bytes(model)
+    most = model.most()
+    units = [Placed(u.manifest).bytes(most) for v in model.variants for u in v.units.values()]
+    total = max(memory_bytes(model), model.state_bytes + max(units))
     if total >= 2 ** (bits - 1):
         raise CompileError(
             f"the kernel would work in {total} bytes, more than addresses of {bits} bits can tell",
@@ -72,20 +70,19 @@ def _check_room(model: Model, bits: int) -> None:
         )
 
 
-def _golden(model: Model, number: int) -> int:
-    """The digest that the self-test of a variant has here, on the machine that compiles."""
+def _golden(model: Model) -> int:
+    """The digest that the self-test has here, on the machine that compiles."""
     base = base_target(model)
-    named = replace(model, name="golden", seed=model.seed)
-    text = ModuleText(named, 64).text(data_layout(base)).replace("i64 @golden(", "i64 @digested(")
-    text = text.replace("define internal i64 @digested", "define i64 @digested")
-    text = text.replace("define internal void @begin(", "define void @begin(")
-    loaded = load(compile_object(text, base))
-    memory = (ctypes.c_char * (memory_bytes(named) + ALIGN))()
+    text = ModuleText(replace(model, name="here"), 64, [0]).text(data_layout(base))
+    for kind, name in (("i64", "golden"), ("void", "begin")):
+        text = text.replace(f"define internal {kind} @{name}(", f"define {kind} @{name}(")
+    loaded = load(cached_object(key_of([text]), lambda: text, base))
+    memory = (ctypes.c_char * (memory_bytes(model) + ALIGN))()
     start = -(-ctypes.addressof(memory) // ALIGN) * ALIGN
     begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64)
-    digested = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
-    begin(loaded.address("begin"))(start, 0, number + 1)
-    return int(digested(loaded.address("digested"))(start))
+    golden = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
+    begin(loaded.address("begin"))(start, 0, SEED)
+    return int(golden(loaded.address("golden"))(start))
 
 
 def code_size(kernel: Kernel) -> int:

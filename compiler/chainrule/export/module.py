@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from chainrule.codegen.epoch import COPY_FUNCTION
 from chainrule.codegen.module import attributes
 from chainrule.export import checks, extras, starting
+from chainrule.export.arm import WIDE_INTEGERS
 from chainrule.export.codes import CODE, checks_of, faults
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import AT_VARIANT, Model, Unit
@@ -35,9 +36,10 @@ class Data:
 
 
 class ModuleText:
-    """Writes the module of a model."""
+    """Writes the module of a model; `goldens` are the self-test's digests, one for each variant."""
 
-    def __init__(self, model: Model, pointer_bits: int) -> None:
+    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[int]) -> None:
+        self.goldens = goldens
         self.model, self.interface = model, Interface(model)
         self.size = f"i{pointer_bits}"
         self.data = Data()
@@ -73,6 +75,8 @@ class ModuleText:
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
+        if self.model.variants[0].target.arch.startswith(("arm", "thumb")):
+            parts.append(WIDE_INTEGERS)
         groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
         triple = self.model.variants[0].target.triple
         head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']

@@ -20,7 +20,7 @@ def orthonormal(kind: str) -> str:
     item = 4 if kind == "float" else 8
     head = "ptr %out, i64 %count, i64 %length, i64 %step, i64 %stride"
     code = Code(f"internal void @orthonormal_{kind}({head}, {kind} %gain) #0")
-    sum_ = code.value(f"alloca {kind}, align {item}")
+    sum_ = code.local(kind, item)
 
     def start(vector: str) -> str:
         return code.value(f"mul i64 {vector}, {code.value(f'mul i64 %step, {item}')}")

@@ -167,7 +167,7 @@ def init(code: Code) -> str:
 
 def chosen(code: Code) -> str:
     """The variant for this processor, or leave."""
-    where = code.value("alloca i32, align 4")
+    where = code.local("i32", 4)
     code.guard(f"@processor(ptr {where})")
     return code.load("i32", where, align=4)
 

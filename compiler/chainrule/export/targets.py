@@ -31,6 +31,7 @@ _SPELLINGS = {
     "arm": "armv7",
     "armv7a": "armv7",
 }
+_SYSTEMS = ("linux", "none", "windows", "macos", "darwin", "freebsd", "wasi")
 #: the variants of a kernel for any x86-64 machine, the best first
 PORTABLE = ("x86-64-v4", "x86-64-v3", "generic")
 
@@ -72,6 +73,8 @@ def _named(name: str) -> tuple[Target, ...]:
         return (TARGETS[name],)
     arch, *rest = name.split("-")
     arch = _SPELLINGS.get(arch, arch)
+    if rest and rest[0] in _SYSTEMS:
+        rest = ["unknown", *rest]  # the vendor, which is usually left out; LLVM misreads it then
     triple = "-".join([arch, *rest])
     if arch == "x86_64":
         triple = triple if rest else f"x86_64-{_LINUX}"

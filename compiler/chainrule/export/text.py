@@ -15,12 +15,15 @@ class Code:
     def __init__(self, head: str) -> None:
         self.head = head
         self.lines: list[str] = []
+        self.locals: list[str] = []
         self.count = 0
         self.block = "entry"
 
     def text(self, result: str) -> str:
         """The whole function, which ends with `ret result`."""
-        return "\n".join([f"define {self.head} {{", "entry:", *self.lines, f"  ret {result}", "}"])
+        return "\n".join(
+            [f"define {self.head} {{", "entry:", *self.locals, *self.lines, f"  ret {result}", "}"]
+        )
 
     def do(self, text: str) -> None:
         """An instruction without a value."""
@@ -30,6 +33,12 @@ class Code:
         """The name of an instruction's value."""
         self.count += 1
         self.do(f"%n{self.count} = {text}")
+        return f"%n{self.count}"
+
+    def local(self, kind: str, align: int) -> str:
+        """A place in the frame, whose size is known so."""
+        self.count += 1
+        self.locals.append(f"  %n{self.count} = alloca {kind}, align {align}")
         return f"%n{self.count}"
 
     def label(self) -> str:

@@ -28,6 +28,7 @@ from chainrule.export import (
     about,
     check_formats,
     compile_kernel,
+    formats_of,
     is_identifier,
     state_bytes,
     targets_of,
@@ -50,7 +51,6 @@ from chainrule.train.plan import EPOCH, RATE, SEED, StepPlan, label, rows_of
 from chainrule.train.state import static
 
 Array = np.ndarray[Any, Any]
-FORMATS = ("o", "a", "so", "h", "ll", "json", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Export:
 
     name: str
     target: str | Sequence[str]
-    formats: tuple[str, ...]
+    formats: Sequence[str] | None
     max_batch: int
     max_sizes: Mapping[str, int]
     cpu: str | None
@@ -75,7 +75,8 @@ class Export:
             )
         if self.determinism not in ("default", "strict"):
             raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
-        check_formats(self.formats)
+        if self.formats is not None:
+            check_formats(self.formats)
 
 
 def export(
@@ -127,7 +128,8 @@ def export(
         "safetensors": checkpoint.encode(state),
         "state": state_bytes(model, state, int(state[EPOCH])),
     }
-    return write_kernel(kernel, folder, wanted.formats, extra, native=wanted.target == "host")
+    formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
+    return write_kernel(kernel, folder, formats, extra, native=wanted.target == "host")
 
 
 def _on_host(target: Target) -> Target:

@@ -25,7 +25,7 @@ from chainrule.nn.optim import Optimizer, check
 from chainrule.ops import philox
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
-from chainrule.train.export import FORMATS, Export, export
+from chainrule.train.export import Export, export
 from chainrule.train.plan import (
     EPOCH,
     RATE,
@@ -367,7 +367,7 @@ class TrainingStep:
         folder: str | os.PathLike[str],
         name: str = "net",
         target: str | Sequence[str] = "host",
-        formats: Sequence[str] = FORMATS,
+        formats: Sequence[str] | None = None,
         max_batch: int = 64,
         max_sizes: Mapping[str, int] | None = None,
         *,
@@ -381,9 +381,10 @@ class TrainingStep:
         or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
         for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
         them. With determinism "strict" no multiply-add is fused, and every target has the same
-        bits. docs/export.md tells of the files. Raises CompileError and ArtifactError.
+        bits. docs/export.md tells of the files; by default there are those that the target has.
+        Raises CompileError and ArtifactError.
         """
-        chosen = Export(name, target, tuple(formats), max_batch, max_sizes or {}, cpu, features,
+        chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism)  # fmt: skip
         return export(chosen, self._plan, nodes_of(self._outputs), self.state_dict(), folder)
 
