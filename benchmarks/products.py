@@ -1,10 +1,12 @@
-"""Matrix products of the compiler's own beside NumPy's, one thread, interleaved in one run.
+"""Matrix products of the compiler's own beside NumPy's and PyTorch's, one thread, interleaved.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/products.py
 
-Medians of seven blocks, into memory that exists for both. What reaching native code from Python
-costs is measured on a product of one element and taken off ours, since products stand inside a
-compiled step.
+The shapes of the training steps of `chainrule bench`, and square ones; PyTorch (oneDNN and MKL)
+where it is installed. Medians of seven blocks, into memory that exists for everybody. What reaching
+native code from Python costs is measured on a product of one element and taken off ours, since
+products stand inside a compiled step. A share is of the multiply-adds that a loop in registers
+reaches on the same core.
 """
 
 from __future__ import annotations
@@ -13,30 +15,60 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import chainrule as cr
 from chainrule import driver
+from chainrule.cli.bench.machine import Machine
 from chainrule.ir.graph import Graph
 
-#: rows, summed, columns, whether the second factor lies transposed (first factor, for a gradient)
+
+class Case(NamedTuple):
+    """Rows, summed, columns; which factor lies transposed.
+
+    The second does for the slope of a layer's input, the first for that of its weight.
+    """
+
+    m: int
+    k: int
+    n: int
+    turned: str = ""
+
+    def __str__(self) -> str:
+        first = f"({self.k}x{self.m}).T" if self.turned == "first" else f"{self.m}x{self.k}"
+        second = f"({self.n}x{self.k}).T" if self.turned == "second" else f"{self.k}x{self.n}"
+        return f"{first} @ {second}"
+
+
+def layer(batch: int, n: int, m: int) -> list[Case]:
+    """The three products of a dense layer."""
+    return [Case(batch, n, m), Case(batch, m, n, "second"), Case(n, batch, m, "first")]
+
+
 CASES = {
-    "32x64 @ 64x128": (32, 64, 128, ""),
-    "32x128 @ (64x128).T": (32, 128, 64, "second"),
-    "(32x64).T @ 32x128": (64, 32, 128, "first"),
-    "32x64 @ 64x10": (32, 64, 10, ""),
-    "256 cubed": (256, 256, 256, ""),
-    "512 cubed": (512, 512, 512, ""),
-    "1024 cubed": (1024, 1024, 1024, ""),
+    "logistic": [Case(32, 30, 1), Case(30, 32, 1, "first")],
+    "deep": layer(16, 32, 32),
+    "small": [*layer(32, 64, 128), Case(32, 64, 10)],
+    "mlp, batch 1": [Case(1, 784, 512), Case(1, 256, 512, "second")],
+    "mlp, batch 32": [*layer(32, 784, 512), *layer(32, 512, 256)],
+    "mlp, batch 128": [*layer(128, 784, 512), *layer(128, 512, 256)],
+    "mlp, batch 1024": [*layer(1024, 784, 512), *layer(1024, 512, 256)],
+    "vae": [*layer(128, 784, 400), *layer(128, 400, 20)],
+    "lenet, cnn: dense": [*layer(64, 400, 120), *layer(64, 4096, 256)],
+    "lstm": [*layer(32, 256, 1024), Case(2048, 64, 1024)],
+    "gpt": [*layer(2048, 128, 384), *layer(2048, 128, 512), Case(2048, 128, 65)],
+    "square": [Case(n, n, n) for n in (256, 512, 1024)],
 }
-
-
+BLOCKS = 7
 Call = Callable[[], object]
 
 
-def product(m: int, k: int, n: int, turned: str) -> tuple[Call, Call]:
-    """The product as a call of the native code alone and as one of NumPy's, on the same numbers."""
+def product(case: Case) -> dict[str, Call]:
+    """The product as calls on the same numbers: the native code alone, and each peer's."""
+    m, k, n, turned = case
     rng = np.random.default_rng(0)
     a = rng.standard_normal((k, m) if turned == "first" else (m, k)).astype(np.float32)
     b = rng.standard_normal((n, k) if turned == "second" else (k, n)).astype(np.float32)
@@ -61,8 +93,26 @@ def product(m: int, k: int, n: int, turned: str) -> tuple[Call, Call]:
         return step(address, None)
 
     ours()
-    np.testing.assert_allclose(mine, p @ q, rtol=1e-4, atol=1e-3)
-    return ours, lambda: np.matmul(p, q, out=theirs)
+    # sums of k float32 products in another order: k roundings of 6e-8 at most, of terms about 1
+    np.testing.assert_allclose(mine, p @ q, rtol=1e-4, atol=1e-6 * k)
+    calls: dict[str, Call] = {"here": ours, "NumPy": lambda: np.matmul(p, q, out=theirs)}
+    if find_spec("torch") is not None:
+        calls["PyTorch"] = torchs(p, q)
+    return calls
+
+
+def torchs(p: np.ndarray, q: np.ndarray) -> Call:
+    """PyTorch's product of the same two matrices."""
+    import torch
+
+    torch.set_num_threads(1)
+    first, second = torch.from_numpy(p), torch.from_numpy(q)
+    out: Any = torch.empty((p.shape[0], q.shape[1]))
+
+    def call() -> object:
+        return torch.mm(first, second, out=out)
+
+    return call
 
 
 def block(call: Call, count: int) -> float:
@@ -74,20 +124,29 @@ def block(call: Call, count: int) -> float:
 
 
 def main() -> None:
-    """Print a line for each product."""
-    empty, _ = product(1, 1, 1, "")
-    overhead = statistics.median(block(empty, 5000) for _ in range(7))
-    print(f"reaching native code: {overhead * 1e6:.2f} µs, taken off ours")
-    for name, (m, k, n, turned) in CASES.items():
-        ours, numpys = product(m, k, n, turned)
-        count = max(3, round(2e9 / (2 * m * k * n) / 20))
-        times = [(block(ours, count) - overhead, block(numpys, count)) for _ in range(7)]
-        mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        rate = 2 * m * k * n / mine / 1e9
-        print(
-            f"{name:22s} {mine * 1e6:9.1f} µs {rate:6.0f} GFLOP/s   NumPy {theirs * 1e6:9.1f} µs"
-            f"   {theirs / mine:.2f} times as fast"
-        )
+    """Print a table, a line for each product."""
+    empty = product(Case(1, 1, 1))["here"]
+    overhead = statistics.median(block(empty, 5000) for _ in range(BLOCKS))
+    machine, peak = Machine(), 0.0
+    print(f"reaching native code: {overhead * 1e6:.2f} µs, taken off ours\n")
+    names = list(product(Case(1, 1, 1)))
+    others = [name for name in names if name != "here"]
+    heads = ["step", "product", "µs here", *(f"µs {n}" for n in others), "GFLOP/s", "share of peak"]
+    heads += [f"times as fast as {name}" for name in others]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for step, cases in CASES.items():
+        for case in cases:
+            calls, work = product(case), 2 * case.m * case.k * case.n
+            count = max(3, round(1e8 / work))
+            peak = max(peak, machine.flops())
+            blocks = [[block(call, count) for call in calls.values()] for _ in range(BLOCKS)]
+            mine, *theirs = (statistics.median(column) for column in zip(*blocks, strict=True))
+            mine = max(mine - overhead, 1e-9)
+            cells = [step, str(case), *(f"{t * 1e6:,.1f}" for t in (mine, *theirs))]
+            cells += [f"{work / mine / 1e9:.0f}", f"{work / mine / peak:.0%}"]
+            cells += [f"{t / mine:.2f}" for t in theirs]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"\na core: {peak / 1e9:.0f} GFLOP/s of multiply-adds")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ HEADINGS = {
         "lang.elementwise",
     ),
     "Looking at them": ("lang.inspect", "lang.reading"),
-    "Compiling and training": ("lang.compiled", "train.step"),
+    "Compiling and training": ("lang.compiled", "train.step", "train.model"),
 }  # fmt: skip
 #: where a name belongs though it is defined elsewhere
 PLACES = {
@@ -48,7 +48,19 @@ PLACES = {
 }  # fmt: skip
 #: what is not called by users
 MADE_ELSEWHERE = ("Function", "Size", "Tensor", "TrainingStep")
-MODULES = ("nn", "losses", "optim", "init", "random", "datasets", "errors")
+MODULES = (
+    "nn",
+    "losses",
+    "metrics",
+    "regularizers",
+    "optim",
+    "schedules",
+    "callbacks",
+    "init",
+    "random",
+    "datasets",
+    "errors",
+)
 
 HEAD = """\
 # Reference
@@ -92,6 +104,7 @@ def members(module: ModuleType) -> list[str]:
         if (inspect.isclass(thing) or inspect.isfunction(thing))
         and thing.__module__.startswith(module.__name__)
         and not name.startswith("_")
+        and name in getattr(module, "__all__", [name])
     ]
     return sorted(n for n in found if module is not cr.errors or n.endswith("Error"))
 

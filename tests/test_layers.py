@@ -43,11 +43,13 @@ RUNTIME = "chainrule_runtime"
 USES_RUNTIME = {"export", "driver", "train", "cli"}
 DATASETS_USE = {"ops", "errors"}
 # What `chainrule bench` times: programs as users of each framework write them, each run by its path
-# in a process of its own; no module of ours.
+# in a process of its own, and the program that runs them; no module of ours.
 PEERS = ROOT / "compiler/chainrule/cli/bench/peers"
 # Slow to import, so that only a function that needs one may do it; the command line is its own
 # program and may start with its own.
 HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "click"}
+# Packages that are imported by another name than they are installed by.
+IMPORTED_AS = {"scikit_learn": "sklearn"}
 
 
 class Import(NamedTuple):
@@ -84,7 +86,8 @@ def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + [w for e, ws in extras.items() if e != "dev" for w in ws]
-    return {wish.split(">")[0].split("[")[0].strip().replace("-", "_") for wish in wanted}
+    names = {wish.split(">")[0].split("[")[0].strip().replace("-", "_") for wish in wanted}
+    return {IMPORTED_AS.get(name, name) for name in names}
 
 
 def wrong_import(room: str, wanted: Import, packages: set[str]) -> str | None:
@@ -143,7 +146,7 @@ def modules() -> dict[str, Path]:
     """Each module of ours by its import name."""
     found = {}
     for shelf in SHELVES:
-        for path in sorted(set(shelf.rglob("*.py")) - set(PEERS.glob("*_peer.py"))):
+        for path in sorted(set(shelf.rglob("*.py")) - set(PEERS.glob("*.py"))):
             name = ".".join(path.relative_to(shelf).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
     return found

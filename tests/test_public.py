@@ -7,7 +7,19 @@ from types import ModuleType
 import chainrule as cr
 
 #: modules that are meant to be used so
-ROOMS = {"datasets", "errors", "init", "losses", "nn", "optim", "random"}
+ROOMS = {
+    "callbacks",
+    "datasets",
+    "errors",
+    "init",
+    "losses",
+    "metrics",
+    "nn",
+    "optim",
+    "random",
+    "regularizers",
+    "schedules",
+}
 
 
 def test_all_names_what_is_there() -> None:

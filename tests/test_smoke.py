@@ -175,6 +175,13 @@ def runtime() -> None:
     assert "chainrule_runtime" in sys.modules
 
 
+@look
+def interop() -> None:
+    pytest.importorskip("sklearn")
+    estimator = cr.ChainruleClassifier(hidden_layer_sizes=(), epochs=1, threads=1)
+    assert estimator.fit(X, Y).predict(X).shape == (7,)
+
+
 @pytest.mark.parametrize("room", LOOKS)
 def test_room(room: str) -> None:
     LOOKS[room]()

@@ -1,14 +1,16 @@
 /* Logistic regression as one would write it by hand: IN features, binary cross-entropy, plain SGD,
- * one minibatch of BATCH rows a step. Sizes are constants, loops are left to the compiler.
+ * one minibatch of BATCH rows a step, of COUNT that are there. Sizes are constants, loops are left to
+ * the compiler.
  */
 #include <math.h>
 
-enum { IN = 30, BATCH = 32 };
+enum { IN = 30 };
 
-void train(int steps, float rate, const float *x, const float *t, float *restrict W,
-           float *restrict b, float *losses)
+void steps(float **w, const float *xs, const float *ts, long first, long count, float *losses)
 {
-    for (int s = 0; s < steps; s++, x += BATCH * IN, t += BATCH) {
+    float *restrict W = w[0], *restrict b = w[1];
+    for (long s = first; s < first + count; s++) {
+        const float *x = xs + s % COUNT * BATCH * IN, *t = ts + s % COUNT * BATCH;
         float dW[IN] = {0}, db = 0, loss = 0;
         for (int r = 0; r < BATCH; r++) {
             float z = b[0];
@@ -21,9 +23,9 @@ void train(int steps, float rate, const float *x, const float *t, float *restric
             for (int i = 0; i < IN; i++)
                 dW[i] += x[r * IN + i] * dz;
         }
-        losses[s] = loss / BATCH;
+        losses[s - first] = loss / BATCH;
         for (int i = 0; i < IN; i++)
-            W[i] -= rate * dW[i];
-        b[0] -= rate * db;
+            W[i] -= RATE * dW[i];
+        b[0] -= RATE * db;
     }
 }

@@ -1,14 +1,17 @@
 /* Training of a tiny perceptron as one would write it by hand: 4-16-3, tanh, softmax cross-entropy,
- * plain SGD, one minibatch of BATCH rows a step. Sizes are constants, loops are left to the compiler.
+ * plain SGD, one minibatch of BATCH rows a step, of COUNT that are there. Sizes are constants, loops
+ * are left to the compiler.
  */
 #include <math.h>
 
-enum { IN = 4, HIDDEN = 16, OUT = 3, BATCH = 8 };
+enum { IN = 4, HIDDEN = 16, OUT = 3 };
 
-void train(int steps, float rate, const float *x, const int *y, float *restrict W0,
-           float *restrict b0, float *restrict W1, float *restrict b1, float *losses)
+void steps(float **w, const float *xs, const int *ys, long first, long count, float *losses)
 {
-    for (int s = 0; s < steps; s++, x += BATCH * IN, y += BATCH) {
+    float *restrict W0 = w[0], *restrict b0 = w[1], *restrict W1 = w[2], *restrict b1 = w[3];
+    for (long s = first; s < first + count; s++) {
+        const float *x = xs + s % COUNT * BATCH * IN;
+        const int *y = ys + s % COUNT * BATCH;
         float dW0[IN][HIDDEN] = {{0}}, db0[HIDDEN] = {0}, dW1[HIDDEN][OUT] = {{0}}, db1[OUT] = {0};
         float loss = 0;
         for (int r = 0; r < BATCH; r++) {
@@ -48,14 +51,14 @@ void train(int steps, float rate, const float *x, const int *y, float *restrict 
                 for (int j = 0; j < HIDDEN; j++)
                     dW0[i][j] += x[r * IN + i] * dh[j];
         }
-        losses[s] = loss / BATCH;
+        losses[s - first] = loss / BATCH;
         for (int i = 0; i < IN * HIDDEN; i++)
-            W0[i] -= rate * (&dW0[0][0])[i];
+            W0[i] -= RATE * (&dW0[0][0])[i];
         for (int j = 0; j < HIDDEN; j++)
-            b0[j] -= rate * db0[j];
+            b0[j] -= RATE * db0[j];
         for (int j = 0; j < HIDDEN * OUT; j++)
-            W1[j] -= rate * (&dW1[0][0])[j];
+            W1[j] -= RATE * (&dW1[0][0])[j];
         for (int k = 0; k < OUT; k++)
-            b1[k] -= rate * db1[k];
+            b1[k] -= RATE * db1[k];
     }
 }

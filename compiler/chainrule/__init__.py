@@ -4,6 +4,8 @@ Declare a network in expressions; its gradients are derived by the chain rule as
 read; forward, backward and update become one native program.
 """
 
+from typing import Any as _Any
+
 from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
@@ -227,12 +229,15 @@ from chainrule.lang.statistics import (
 )
 from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
-from chainrule.nn import losses, optim
+from chainrule.nn import losses, metrics, optim, regularizers, schedules
+from chainrule.train import callbacks
+from chainrule.train.model import Model
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 
 __all__ = [
     "Function",
+    "Model",
     "Size",
     "Tensor",
     "TrainingStep",
@@ -267,6 +272,7 @@ __all__ = [
     "broadcast_arrays",
     "broadcast_shapes",
     "broadcast_to",
+    "callbacks",
     "can_cast",
     "ceil",
     "celu",
@@ -368,6 +374,7 @@ __all__ = [
     "maximum",
     "mean",
     "meshgrid",
+    "metrics",
     "min",
     "minimum",
     "mish",
@@ -397,6 +404,7 @@ __all__ = [
     "random",
     "real",
     "reciprocal",
+    "regularizers",
     "relu",
     "relu6",
     "remainder",
@@ -410,6 +418,7 @@ __all__ = [
     "scalars",
     "scan",
     "scatter_add",
+    "schedules",
     "searchsorted",
     "selu",
     "sigmoid",
@@ -461,3 +470,14 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+#: the estimators of scikit-learn, which is imported when one is asked for
+_ESTIMATORS = ("ChainruleClassifier", "ChainruleRegressor")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _ESTIMATORS:
+        from importlib import import_module
+
+        return getattr(import_module("chainrule.interop.sklearn"), name)
+    raise AttributeError(f"module 'chainrule' has no attribute {name!r}")

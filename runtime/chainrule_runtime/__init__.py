@@ -8,7 +8,7 @@ from chainrule_runtime.feeds import Binder
 from chainrule_runtime.kernel import Kernel, load
 from chainrule_runtime.manifest import Check, Manifest, Tensor
 from chainrule_runtime.memory import Lock, Storage
-from chainrule_runtime.program import Crew, Program, check_positions, threads_for
+from chainrule_runtime.program import Crew, Program, check_positions, non_finite, threads_for
 
 __all__ = [
     "ArtifactError",
@@ -29,5 +29,6 @@ __all__ = [
     "Tensor",
     "check_positions",
     "load",
+    "non_finite",
     "threads_for",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrule_runtime.errors import RuntimeFault
 from chainrule_runtime.memory import Array, address, aligned
-from chainrule_runtime.program import Program, Shapes
+from chainrule_runtime.program import Output, Program, Shapes
 from chainrule_runtime.runblock import FINISHED, LoggedScalar, RunBlock, SlicedInput
 
 #: seconds after which a native call should be back, so that Python sees what signals came
@@ -62,9 +62,9 @@ class Minibatches:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many steps were finished, what each scalar output was, and what stopped them, if any.
+    """How many steps a call finished, what each output was, and what stopped it, if any.
 
-    `logs` has one array for each of `manifest.outputs`, of `steps` elements.
+    `logs` has one array for each of `manifest.outputs`, along whose first axis are the steps.
     """
 
     steps: int
@@ -73,7 +73,7 @@ class Outcome:
 
 
 class EpochLoop:
-    """A program's native loop over minibatches; all its outputs are scalars."""
+    """A program's native loop over minibatches; its outputs are of one shape in all of them."""
 
     def __init__(self, program: Program, run_address: int) -> None:
         self.program = program
@@ -81,15 +81,16 @@ class EpochLoop:
         self._last: tuple[tuple[Minibatches, Shapes], _Job] | None = None
 
     def __call__(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs. `order` holds the row numbers of each in turn; None: as they lie.
+        """Run steps `first` to `last` - 1, counted from the beginning of an epoch.
 
+        `order` holds the row numbers of that epoch and of each that follows; None: as they lie.
         Raises KeyboardInterrupt after the step during which it came, FeedError where shapes do not
         fit. A step that refuses its input ends the run: see `Outcome.fault`.
         """
         with self.program.lock.guard:
-            return self._locked(arrays, cut, epochs, order)
+            return self._locked(arrays, cut, first, last, order)
 
     def sizes(self, arrays: Sequence[Array], cut: Minibatches) -> dict[str, int]:
         """The sizes of a full minibatch. Raises FeedError where shapes do not fit."""
@@ -108,25 +109,27 @@ class EpochLoop:
         self,
         arrays: list[Array],
         cut: Minibatches,
-        epochs: int,
+        first: int,
+        last: int,
         order: Array | None,
     ) -> Outcome:
         job = self._job(arrays, cut)
         self.program.point(arrays)
         self.program.use(job.plan)
-        logs = job.begin(arrays, epochs * cut.steps, order)
-        code = self._all(job, epochs * cut.steps)
-        done = int(job.block.step)
+        logs = job.begin(arrays, first, last, order)
+        code = self._all(job, last)
+        at = int(job.block.step)
+        done = at - first
         fault = None
         if code != FINISHED:
-            batch = cut.minibatch(arrays, done, order)
+            batch = cut.minibatch(arrays, at, order)
             sizes = self.program.plan(tuple(a.shape for a in batch)).sizes
             fault = self.program.fault(code, batch, job.plan.outputs, sizes)
             logs = [log[:done] for log in logs]
         return Outcome(done, tuple(logs), fault)
 
     def _all(self, job: _Job, total: int) -> int:
-        """Run the steps of a job; between native calls Python handles its signals."""
+        """Run the steps of a job up to `total`; between native calls Python handles its signals."""
         block, begun = job.block, time.perf_counter()
         while True:
             first = block.step
@@ -156,10 +159,11 @@ class _Job:
         slots = tuple(max(a, b) for a, b in pairs)
         self.plan = replace(first, slots=slots)
         self._staging: list[Array] = []
+        self._fresh: dict[int, Array] = {}
         places = [t.place for t in program.manifest.feeds]
         self._sliced = [i for i, chosen in enumerate(cut.sliced) if chosen]
         inputs = [SlicedInput(None, None, _row_bytes(arrays[i]), places[i]) for i in self._sliced]
-        logs = [LoggedScalar(o.place, o.dtype.itemsize, None) for o in first.outputs]
+        logs = [LoggedScalar(o.place, _bytes(o), None) for o in first.outputs]
         self._inputs = (SlicedInput * max(1, len(inputs)))(*inputs)
         self._logs = (LoggedScalar * max(1, len(logs)))(*logs)
         names = program.manifest.sizes
@@ -178,20 +182,31 @@ class _Job:
         )
         self.address = ctypes.addressof(self.block)
 
-    def begin(self, arrays: Sequence[Array], total: int, order: Array | None) -> list[Array]:
+    def begin(
+        self, arrays: Sequence[Array], first: int, last: int, order: Array | None
+    ) -> list[Array]:
         """Enter data that the program has been pointed to; the arrays that will hold the logs."""
         table, block = self._program.table, self.block
-        block.step, block.order = 0, 0 if order is None else address(order)
+        block.step, block.order = first, 0 if order is None else address(order)
         if order is not None and not self._staging:
             rows = (_row_bytes(arrays[i]) for i in self._sliced)
             self._staging = [aligned(self._cut.size * row) for row in rows]
         for k, i in enumerate(self._inputs[: len(self._sliced)]):
             i.source = table[i.table_index] or 0
             i.staging = 0 if order is None else address(self._staging[k])
-        logs = [np.zeros(total, o.dtype) for o in self.plan.outputs]
-        for entry, log in zip(self._logs, logs, strict=False):
-            entry.destination = address(log)
+        logs = [np.zeros((last - first, *o.shape), o.dtype) for o in self.plan.outputs]
+        for output in self.plan.outputs:
+            if output.fresh:
+                self._fresh[output.place] = aligned(_bytes(output))
+                table[output.place] = address(self._fresh[output.place])
+        for entry, log, output in zip(self._logs, logs, self.plan.outputs, strict=False):
+            entry.destination = address(log) - first * _bytes(output)  # its element 0 is of step 0
         return logs
+
+
+def _bytes(output: Output) -> int:
+    size: int = output.dtype.itemsize * math.prod(output.shape)
+    return size
 
 
 def _row_bytes(array: Array) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RuntimeFault(Exception):
     """The base: `what` is one sentence, `details` are further lines, the last one a remedy."""
@@ -19,7 +21,18 @@ class FeedError(RuntimeFault, ValueError):
 
 
 class NonFiniteError(RuntimeFault, ArithmeticError):
-    """A number that must be finite is infinite or NaN."""
+    """A number that must be finite is infinite or NaN: `number`, at `place` of what is `named`."""
+
+    def __init__(
+        self,
+        what: str,
+        *details: str,
+        named: str = "",
+        place: tuple[int, ...] = (),
+        number: Any = None,
+    ) -> None:
+        super().__init__(what, *details)
+        self.named, self.place, self.number = named, place, number
 
 
 class ArtifactError(RuntimeFault, OSError):

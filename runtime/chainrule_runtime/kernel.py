@@ -258,8 +258,9 @@ class Kernel:
         """Change a hyper-parameter. Raises FeedError for a number out of its range."""
         number = self._number(name)
         kind = self._tensor(number["tensor"])[1]["dtype"]
+        given = 1.0 - value if number["complement"] else value
         with self._lock.guard:
-            self._call(number["function"], *self._state_arguments(), _NUMBERS[kind](value))
+            self._call(number["function"], *self._state_arguments(), _NUMBERS[kind](given))
 
     def _number(self, name: str) -> dict[str, Any]:
         found = [n for n in self.about["numbers"] if n["name"] == name]

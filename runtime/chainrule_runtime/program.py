@@ -159,7 +159,7 @@ class Program:
         loss = buffers[0] if buffers else None
         if self._direct_address is None or loss is None or any(b is None for b in buffers):
             return None
-        if loss.dtype not in (np.float32, np.float64) or not headers_are_known():
+        if loss.shape or loss.dtype not in (np.float32, np.float64) or not headers_are_known():
             return None
         feeds = [
             (t.name, a.dtype, a.shape, t.place)
@@ -271,7 +271,7 @@ class Program:
             return RuntimeFault(f"the program left with code {code}, which it does not define")
         check = found[0]
         if check.bound is None:
-            return NonFiniteError(_non_finite(outputs) or f"{check.what} is not finite")
+            return _non_finite(outputs) or NonFiniteError(f"{check.what} is not finite")
         least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
         array = self.kept.get(check.feed or "")
         if check.feed in self.binder.names:
@@ -297,11 +297,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def _non_finite(outputs: Sequence[Output]) -> str | None:
-    """The first scalar among outputs that is not finite, in words."""
-    scalars = [(o.name, o.buffer) for o in outputs if o.buffer is not None and not o.shape]
-    bad = (f"{name} is {a.item()}" for name, a in scalars if not np.isfinite(a).all())
-    return next(bad, None)
+def _non_finite(outputs: Sequence[Output]) -> NonFiniteError | None:
+    """The error of the first number among outputs that is not finite; single ones come first."""
+    by_rank = sorted(outputs, key=lambda o: len(o.shape))
+    found = (non_finite(o.name, o.buffer) for o in by_rank if o.buffer is not None)
+    return next((error for error in found if error is not None), None)
+
+
+def non_finite(name: str, array: Array) -> NonFiniteError | None:
+    """The error of the first number in an array that is not finite; None if all are."""
+    good = np.isfinite(array)
+    if good.all():
+        return None
+    place = tuple(map(int, np.unravel_index(int(np.argmin(good)), array.shape)))
+    at, number = f"[{', '.join(map(str, place))}]" if place else "", array[place].item()
+    return NonFiniteError(f"{name}{at} is {number}", named=name, place=place, number=number)
 
 
 def check_positions(

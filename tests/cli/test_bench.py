@@ -5,19 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import runpy
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from chainrule.cli.bench import run
+from chainrule.cli import bench
+from chainrule.cli.bench import run, tables
 from chainrule.cli.bench.machine import Machine
 from chainrule.cli.bench.reference import losses as reference_losses
-from chainrule.cli.bench.workloads import WORKLOADS, Workload
+from chainrule.cli.bench.reference import slopes
+from chainrule.cli.bench.workloads import SEQUENCES, WORKLOADS, Workload
 from chainrule.errors import CompileError
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +72,78 @@ def apart(peer: run.Peer, work: Workload) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["tiny", "logistic", "small", "deep", "mlp-1", "vae"])
-def test_ours_trains_as_written_by_hand(name: str) -> None:
+def smaller(name: str) -> Workload:
+    """A workload of the same kind and layers that a test can afford."""
     work = WORKLOADS[name]
+    narrow = {
+        "lstm": {"vocab": 7, "embed": 5, "hidden": 6, "seq": 4},
+        "gpt": {"vocab": 7, "layers": 2, "heads": 2, "d": 8, "ctx": 6},
+        "vae": {"d": 20, "h": 12, "z": 3},
+    }
+    if work.kind in narrow:
+        return replace(work, batch=3, shape=narrow[work.kind])
+    if name == "cnn":
+        conv = [(3, 4, 3, 1, False), (4, 4, 3, 1, True), (4, 6, 3, 1, True)]
+        return replace(work, batch=2, shape={**work.shape, "conv": conv, "dense": [384, 8, 10]})
+    return replace(work, batch=min(work.batch, 8))
+
+
+@pytest.mark.parametrize("name", ["tiny", "logistic", "small-32", "deep", "mlp-1"])
+def test_ours_trains_as_written_by_hand(name: str) -> None:
+    check_losses("chainrule", WORKLOADS[name], trained)
+
+
+@pytest.mark.parametrize("name", ["vae", "lenet", "cnn", "lstm", "gpt"])
+def test_ours_trains_other_kinds_as_written_by_hand(name: str) -> None:
+    check_losses("chainrule", smaller(name), trained)
+
+
+def check_losses(peer: str, work: Workload, by: Any) -> None:
     truth = reference_losses(work, COUNT)
-    found = trained(PEERS["chainrule"], work)
     assert truth is not None
-    np.testing.assert_allclose(found, truth, rtol=run.TOLERANCE)
+    np.testing.assert_allclose(by(PEERS[peer], work), truth, rtol=run.TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["tiny", "logistic", "deep", "vae", "lenet", "cnn", "lstm", "gpt"])
+def test_the_slopes_of_the_reference_are_slopes(name: str) -> None:
+    """Along a random direction, against the difference of two losses."""
+    work, seed = smaller(name), 5
+    rows = {n: a[: work.batch] for n, a in work.data().items()}
+    weights = {n: w.astype(np.float64) for n, w in work.params().items()}
+    _, found = slopes(work, weights, rows)
+    random = np.random.default_rng(seed)
+    ways = {n: random.standard_normal(w.shape) for n, w in weights.items()}
+    by_hand = sum((found[n] * way).sum() for n, way in ways.items())
+
+    def loss(step: float) -> float:
+        return slopes(work, {n: w + step * ways[n] for n, w in weights.items()}, rows)[0]
+
+    step = 1e-6  # cancellation leaves about 1e-16 / 1e-6; kinks within the step are rare
+    assert (loss(step) - loss(-step)) / (2 * step) == pytest.approx(by_hand, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_figures_of_a_workload_fit_its_arrays(name: str) -> None:
+    work = WORKLOADS[name]
+    weights, data = work.params(), work.data()
+    assert {n: w.shape for n, w in weights.items()} == work.shapes()
+    assert all(len(a) == work.nbatch * work.batch for a in data.values())
+    kind = "momentum" if work.opt.get("momentum") else work.opt["kind"]
+    copies = {"sgd": 2, "momentum": 4, "adam": 6, "adamw": 6}[kind]  # each read and written
+    row = data["xy"][0] if work.kind in SEQUENCES else data["x"][0]
+    parameters = sum(w.nbytes for w in weights.values())
+    assert work.bytes() == copies * parameters + work.batch * row.nbytes
+
+
+def test_operations_are_counted() -> None:
+    """A product of n·k·m multiply-adds is 2nkm operations, three times, or two where it reads data.
+
+    The LeNet: 28² places of 25 terms, 6 kernels; 10² of 150, 16 kernels; then three products.
+    """
+    forward = [28**2 * 25 * 6, 10**2 * 150 * 16, 400 * 120, 120 * 84, 84 * 10]
+    assert WORKLOADS["lenet"].products() == [64 * n for n in forward]
+    assert WORKLOADS["lenet"].flops() == 64 * (6 * sum(forward) - 2 * forward[0])
+    assert WORKLOADS["lstm"].flops() == 6 * 32 * 64 * (320 * 1024 + 256 * 64)
 
 
 @pytest.mark.parametrize("work", ["tiny", "logistic"])
@@ -81,14 +155,23 @@ def test_peers_train_the_same(name: str, work: str) -> None:
     why = peer.module["supports"](workload, 1, **peer.options)
     if why:
         pytest.skip(why)
-    truth = reference_losses(workload, COUNT)
-    assert truth is not None
-    np.testing.assert_allclose(apart(peer, workload), truth, rtol=run.TOLERANCE)
+    check_losses(name, workload, apart)
 
 
+@pytest.mark.parametrize("work", ["vae", "lenet", "cnn", "lstm", "gpt"])
 @pytest.mark.parametrize("name", ["torch", "jax-scan"])
-def test_their_vae_is_ours(name: str) -> None:
-    test_peers_train_the_same(name, "vae")
+def test_their_other_nets_are_ours(name: str, work: str) -> None:
+    if PEERS[name].missing():
+        pytest.skip(f"{name} is not here")
+    check_losses(name, smaller(work), apart)
+
+
+@pytest.mark.parametrize("work", ["small-32", "deep"])
+@pytest.mark.parametrize("name", ["numpy", "c"])
+def test_by_hand_is_as_by_hand(name: str, work: str) -> None:
+    if name == "c" and shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    check_losses(name, WORKLOADS[work], apart)
 
 
 def test_the_reference_descends_its_own_gradient() -> None:
@@ -123,21 +206,88 @@ def test_without_a_truth_means_are_compared() -> None:
     assert [bool(r.note) for r in rows] == [False, False, True]
 
 
-@pytest.mark.parametrize("fault", ["raise ValueError('no luck')", "import os; os._exit(3)"])
-def test_a_peer_that_fails_is_a_note(tmp_path: Path, fault: str) -> None:
-    file = tmp_path / "bad_peer.py"
+def faulty(folder: Path, fault: str, needs: str = "") -> run.Peer:
+    """A peer that does nothing else."""
+    file = folder / "bad_peer.py"
     file.write_text(
-        "VARIANTS = {'bad': {}}\nNEEDS = ()\nSLOW = ()\n"
+        f"VARIANTS = {{'bad': {{}}}}\nNEEDS = ({needs})\nSLOW = ()\nSETTINGS = {{'bad': ''}}\n"
         "def env(threads, cache): return {}\n"
         "def supports(spec, threads): return None\n"
         f"def make_step(spec, threads):\n    {fault}\n"
     )
-    import runpy
+    return run.Peer("bad", file, runpy.run_path(str(file)))
 
-    bad = run.Peer("bad", file, runpy.run_path(str(file)))
-    (row,) = run.measure(WORKLOADS["tiny"], [bad], 1, 0.01, rounds=1)
-    assert row.note in ("ValueError: no luck", "ended with 3")
+
+@pytest.mark.parametrize(
+    ("fault", "note"),
+    [
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+        ("import os; os._exit(3)", "ended with 3"),
+        ("import os; os.abort()", "killed by SIGABRT"),
+    ],
+)
+def test_a_peer_that_fails_is_a_note(tmp_path: Path, fault: str, note: str) -> None:
+    (row,) = run.measure(WORKLOADS["tiny"], [faulty(tmp_path, fault)], 1, 0.01, None, rounds=1)
+    assert row.note == note
     assert not row.counts
+
+
+def test_a_peer_that_is_missing_is_a_note(tmp_path: Path) -> None:
+    bad = faulty(tmp_path, "pass", "'no_such_package',")
+    (row,) = run.measure(WORKLOADS["tiny"], [bad], 1, 0.01, None, rounds=1)
+    assert row.note == "no_such_package is not installed"
+
+
+def test_a_peer_that_is_silent_is_ended_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "pids"
+    fault = (
+        "import os, subprocess, time; child = subprocess.Popen(['sleep', '60']); "
+        f"open({str(told)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(60)"
+    )
+    monkeypatch.setattr(run, "PATIENCE", 3.0)
+    (row,) = run.measure(WORKLOADS["tiny"], [faulty(tmp_path, fault)], 1, 0.01, None, rounds=1)
+    assert row.note == "no answer in 3 s"
+    assert not any(map(alive, map(int, told.read_text().split())))
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that ended and waits for its parent does not."""
+    status = Path(f"/proc/{process}/status")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except OSError:
+        return False
+
+
+def test_ctrl_c_leaves_no_process() -> None:
+    bench = subprocess.Popen(
+        [*COMMAND, "--workloads", "tiny", "--peers", "numpy", "--seconds", "20"],
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = Path(f"/proc/{bench.pid}/task/{bench.pid}/children")
+    if not folder.exists():
+        bench.kill()
+        pytest.skip("this system does not list children")
+    until = time.monotonic() + 60
+    workers: list[int] = []
+    while len(workers) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+        workers = [int(n) for n in folder.read_text().split()]
+    bench.send_signal(signal.SIGINT)
+    _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 130 and said.strip() == "interrupted"
+    assert workers and not any(map(alive, workers))
+
+
+def test_a_peer_is_started_again_with_nothing_kept_and_with_what_it_kept() -> None:
+    peers = [PEERS["numpy"], PEERS["chainrule-call"]]
+    for row in run.measure(WORKLOADS["tiny"], peers, 1, 0.01, None, starts=2, rounds=1):
+        assert not row.note
+        assert len(row.cold) == len(row.warm) == 2 and min(row.cold + row.warm) > 0
 
 
 def test_rates_of_the_machine_are_plausible() -> None:
@@ -154,15 +304,20 @@ def test_unknown_names_are_refused() -> None:
         run.chosen_peers("abacus", False)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+COMMAND = [sys.executable, "-c", "from chainrule.cli import main; main()", "bench"]
+
+
+def environment() -> dict[str, str]:
+    """One in which the command is this tree's."""
     shelves = os.pathsep.join(str(ROOT / shelf) for shelf in ("compiler", "runtime"))
+    return {**os.environ, "PYTHONPATH": shelves}
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from chainrule.cli import main; main()", "bench", *arguments],
-        env={**os.environ, "PYTHONPATH": shelves},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-    )
+        [*COMMAND, *arguments],
+        env=environment(), capture_output=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
 
 
 def test_the_command_prints_a_table_and_writes_every_figure(tmp_path: Path) -> None:
@@ -173,18 +328,75 @@ def test_the_command_prints_a_table_and_writes_every_figure(tmp_path: Path) -> N
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "chainrule-call" in ran.stdout and "µs a step" in ran.stdout
-    rows = {r["peer"]: r for r in json.loads(file.read_text())["workloads"]["tiny"]["rows"]}
+    (measured,) = json.loads(file.read_text())["measured"]
+    assert (measured["workload"], measured["threads"]) == ("tiny", 1)
+    rows = {r["peer"]: r for r in measured["rows"]}
     for row in rows.values():
         assert row["note"] == ""
         assert len(row["seconds"]) == run.ROUNDS and min(row["seconds"]) > 0
-        assert row["deviation"] < run.TOLERANCE and row["first_step"] > 0
+        assert row["deviation"] < run.TOLERANCE and row["first_step"] > 0 and row["memory"] >= 0
     assert set(rows) >= {"chainrule", "chainrule-call"}
 
 
-def test_the_command_refuses_in_a_line() -> None:
-    ran = command("--workloads", "huge")
+def test_markdown_is_all_that_is_printed() -> None:
+    ran = command(
+        "--workloads", "tiny", "--peers", "numpy", "--seconds", "0.01", "--starts", "1",
+        "--markdown",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    first, *rest = ran.stdout.splitlines()
+    assert first.startswith("`chainrule ")
+    assert all(not line or line[0] in "|*" for line in rest)
+    heads = [line for line in rest if re.match(r"\| (µs|seconds|peer)", line)]
+    assert len(heads) == 3
+
+
+def row(peer: str, *seconds: float, note: str = "") -> dict[str, Any]:
+    made = run.Row(peer, note, seconds=list(seconds))
+    return run.as_data(made, run.Limits(arithmetic=1e-6, bytes=0.0))
+
+
+def test_tables_say_how_many_times_and_why_not() -> None:
+    rows = [row("chainrule", 2e-6, 4e-6, 3e-6), row("other", 6e-6), row("absent", note="gone")]
+    lines = tables.lines(rows)
+    assert lines[0][1:5] == ["3.00", "2.00 to 4.00", "1.00", "33% FMA"]
+    assert lines[1][3] == "2.00"
+    assert lines[2][:3] == ["absent", "", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workloads", "huge"), "no workload"),
+        (("--threads", "1,many"), "no number of threads"),
+        (("--threads", "100000"), "may use"),
+    ],
+)
+def test_the_command_refuses_in_a_line(arguments: tuple[str, ...], message: str) -> None:
+    ran = command(*arguments)
     assert ran.returncode == 1
-    assert "no workload" in ran.stderr and "Traceback" not in ran.stderr
+    assert message in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_commands_in_the_docs_are_commands(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"(?m)^ {4}(chainrule bench .*)$", text)
+    assert found
+    for line in found:
+        asked = bench.make_context("bench", shlex.split(line)[2:]).params
+        run.chosen_workloads(asked["workloads"], asked["full"])
+        run.chosen_peers(asked["peers"], asked["full"])
+
+
+@pytest.mark.parametrize("name", ["tiny", "logistic"])
+def test_the_c_of_two_nets_trains_them(name: str) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    file = ROOT / "benchmarks/handwritten.py"
+    peer = run.Peer("handwritten", file, runpy.run_path(str(file)))
+    truth = reference_losses(WORKLOADS[name], COUNT)
+    np.testing.assert_allclose(trained(peer, WORKLOADS[name]), truth, rtol=run.TOLERANCE)
 
 
 def test_the_peer_of_other_harnesses_is_the_same() -> None:

@@ -24,6 +24,7 @@ ORDER = (
     "drop_unused",
     "share_steps",
     "drop_unread",
+    "spread",
     "materialize",
 )
 
@@ -41,7 +42,7 @@ def compiled(*outputs: cr.Tensor) -> Any:
 
 
 def test_passes_are_recorded_in_order() -> None:
-    found = compiled(net()[0]).passes
+    found = compiled(net()[0]).levels.passes
     assert tuple(p.name for p in found) == ORDER == tuple(p.name for p in PASSES)
     assert all(p.doc for p in PASSES)
     for before, after in itertools.pairwise(found):

@@ -103,6 +103,19 @@ def test_a_size_that_is_missing_is_said() -> None:
         report.reserved(rows=3)
 
 
+def test_nothing_as_large_as_a_weight_is_on_its_way() -> None:
+    """Gradients go into their updates, each before the next, and so do AdamW's decayed weights."""
+    h, y = cr.input("x", ("batch", 40)), cr.input("y", ("batch",), dtype="int32")
+    for i in range(6):
+        h = cr.relu(h @ cr.parameter(f"w{i}", (40, 40)))
+    loss = cr.losses.cross_entropy(h, y)
+    report = cr.training_step(loss, cr.optim.AdamW(1e-3), threads=1).report()
+    # of one row: an activation a layer, two of what follows from them, the logits', a few numbers
+    assert report.reserved(batch=1)["arena"] <= 64 * 8 + 3 * (6 + 4) * 64 < 40 * 40 * 4
+    alive = report.reserved(batch=100)["arena"] / (100 * 40 * 4)
+    assert alive < 6 + 3, "no gradient of a layer waits for those of the others"
+
+
 class _Heap(ctypes.Structure):
     """`struct mallinfo2` of glibc; `uordblks` are bytes in use, `hblkhd` those mapped apart."""
 

@@ -297,11 +297,11 @@ def test_parts_keep_out_of_each_others_way(net: Any, monkeypatch: pytest.MonkeyP
         step(**given)
         compiled, native = step._engine.compiled, step._engine._program
         tracer = Tracer(native, {"batch": batch}, parts)
-        shared = shared_calls(compiled.calls)
+        shared = shared_calls(compiled.levels.calls)
         stages = native.manifest.stages
-        count = tracer.steps(compiled.calls, {id(call.program) for call, _ in shared})
+        count = tracer.steps(compiled.levels.calls, {id(call.program) for call, _ in shared})
         assert count == sum(not s.meeting for s in stages)
-        assert any(has_check(c.program.body) for c in compiled.calls if isinstance(c, Call))
+        assert any(has_check(c.program.body) for c in compiled.levels.calls if isinstance(c, Call))
         for i in range(40):
             often = (1, 0, 0.5)[i] if i < 3 else random.random()
             worth = [bool(w) for w in random.random(len(shared)) < often]

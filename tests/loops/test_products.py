@@ -24,6 +24,12 @@ SPECS = [
     "acb,bacf->f",
     "fabd,ba->df",
     "abdf,ae->bdfe",
+    # the last axis is one of both factors and of the result, which lanes then go along
+    "abf,bcf->acf",
+    "eabd,ebad->ead",
+    "daf,cdaf->caf",
+    "abf,bf->af",
+    "acbd,bced->aed",
 ]
 
 

@@ -67,6 +67,10 @@ def test_no_denormals_arise(kind: type, backend: str) -> None:
     for optimizer, state in (
         (optim.SGD(momentum=0.9), {"m": m}),
         (optim.Adam(), {"m": m, "v": abs(m)}),
+        (optim.Lion(), {"m": m}),
+        (optim.RMSprop(), {"s": abs(m)}),
+        (optim.Adadelta(), {"s": abs(m), "u": abs(m)}),
+        (optim.Adagrad(), {"s": abs(m) * (abs(m) >= tiny)}),
     ):
         _, changed = next_values(optimizer, w, g * 0, state, 3, backend)
         for a in changed.values():
@@ -91,3 +95,20 @@ def test_odd_numbers_are_refused_in_our_words() -> None:
             optim.SGD(bad)  # type: ignore[arg-type]
     with pytest.raises(FeedError, match="nesterov is True or False"):
         optim.SGD(0.1, 0.9, nesterov="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_mean_of_squares_is_never_negative(kind: type) -> None:
+    """old + (1 - decay)·(g² - old), however the rounding falls; its root would be NaN."""
+    rng = np.random.default_rng(11)
+    g = (rng.normal(size=4000) * 10.0 ** rng.uniform(-15, 5, 4000)).astype(kind)
+    old = (10.0 ** rng.uniform(-30, 10, 4000)).astype(kind)
+    x, v = cr.input("x", g.shape, dtype=kind), cr.input("v", g.shape, dtype=kind)
+    for decay in (0.0, 1e-6, 0.5, 0.999, 1 - 1e-7):
+        for backend in ("cpu", "reference"):
+            mean = cr.compile(optim.average_square(decay, v, x), backend=backend)(x=g, v=old)
+            assert (mean >= 0).all()
+            wide = decay * old.astype(np.float64) + (1 - decay) * g.astype(np.float64) ** 2
+            # three roundings of numbers no larger than the larger of both
+            limit = 4 * np.finfo(kind).eps * np.maximum(old, g.astype(np.float64) ** 2)
+            assert (abs(mean - wide) <= limit + np.finfo(kind).tiny / (1 - decay)).all()

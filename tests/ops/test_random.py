@@ -192,7 +192,7 @@ def test_draws_that_differ_in_nothing_but_their_number_share_code() -> None:
     found = fn(x=np.ones((4, 6), "f4"))
     for number, got in enumerate(found):
         np.testing.assert_array_equal(got, philox.uniform(3, 0, number, (4, 6)) < 0.5)
-    built = fn._program.compiled.built  # type: ignore[attr-defined]
+    built = fn._program.compiled.levels.built  # type: ignore[attr-defined]
     assert len({b.program.name for b in built if "philox" in show(b.program)}) == 1
 
 

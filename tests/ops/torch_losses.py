@@ -20,20 +20,17 @@ T = Any
 
 @entry("nn.functional.mse_loss")
 def mse(x: T, y: T, reduction: str = "mean") -> T:
-    return cr.losses.mse(x, y) if reduction == "mean" else finished(cr.square(x - y), reduction)
+    return cr.losses.mse(x, y, reduction)
 
 
 @entry("nn.functional.l1_loss")
 def l1(x: T, y: T, reduction: str = "mean") -> T:
-    return cr.losses.mae(x, y) if reduction == "mean" else finished(cr.abs(x - y), reduction)
+    return cr.losses.mae(x, y, reduction)
 
 
 @entry("nn.functional.huber_loss")
 def huber(x: T, y: T, reduction: str = "mean", delta: float = 1.0) -> T:
-    if reduction == "mean":
-        return cr.losses.huber(x, y, delta)
-    d = cr.abs(x - y)
-    return finished(cr.where(d <= delta, 0.5 * cr.square(d), delta * (d - 0.5 * delta)), reduction)
+    return cr.losses.huber(x, y, delta, reduction)
 
 
 @entry("nn.functional.smooth_l1_loss")
@@ -49,11 +46,7 @@ def smooth_l1(x: T, y: T, reduction: str = "mean", beta: float = 1.0) -> T:
 def bce_logits(
     x: T, y: T, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
 ) -> T:
-    if weight is None and pos_weight is None and reduction == "mean":
-        return cr.losses.binary_cross_entropy(x, y)
-    positive = 1.0 if pos_weight is None else pos_weight
-    loss = -(positive * y * cr.log_sigmoid(x) + (1 - y) * cr.log_sigmoid(-x))
-    return finished(loss if weight is None else loss * weight, reduction)
+    return cr.losses.binary_cross_entropy(x, y, weight, pos_weight, reduction)
 
 
 @entry("nn.functional.binary_cross_entropy")
@@ -66,25 +59,6 @@ def classes_last(x: T) -> T:
     return x if x.ndim < 2 else cr.moveaxis(x, 1, -1)
 
 
-def nll_of(
-    logs: T, y: T, weight: Any, ignore_index: int, reduction: str, smoothing: float = 0.0
-) -> T:
-    """The loss of logarithms of probabilities, classes last, at class numbers."""
-    kept = y != ignore_index
-    safe = cr.where(kept, y, 0)
-    picked = cr.pick(logs, safe) * (1 - smoothing)
-    scale = 1.0 if weight is None else cr.take(weight, safe, axis=0)
-    each = -picked * scale
-    if smoothing:
-        w = logs if weight is None else logs * weight
-        each = each - cr.sum(w, axis=-1) * (smoothing / logs.shape[-1])
-    each = cr.where(kept, each, 0.0)
-    if reduction != "mean":
-        return finished(each, reduction)
-    ones = cr.where(kept, cr.ones_like(each) * scale, 0.0)
-    return cr.sum(each) / cr.sum(ones)
-
-
 @entry("nn.functional.nll_loss")
 def nll(
     x: T,
@@ -94,7 +68,7 @@ def nll(
     reduction: str = "mean",
     **_: Any,
 ) -> T:
-    return nll_of(classes_last(x), y, weight, ignore_index, reduction)
+    return cr.losses.nll(classes_last(x), y, weight, ignore_index, reduction)
 
 
 @entry("nn.functional.cross_entropy")
@@ -109,16 +83,9 @@ def cross_entropy(
 ) -> T:
     z = classes_last(x)
     if y.dtype.is_integer:
-        if weight is None and ignore_index < 0 and reduction == "mean" and not label_smoothing:
-            return cr.losses.cross_entropy(z, y)
-        return nll_of(cr.log_softmax(z), y, weight, ignore_index, reduction, label_smoothing)
+        return cr.losses.cross_entropy(z, y, weight, label_smoothing, ignore_index, reduction)
     p = classes_last(y)
-    if label_smoothing:
-        p = p * (1 - label_smoothing) + label_smoothing / z.shape[-1]
-    logs = cr.log_softmax(z) if weight is None else cr.log_softmax(z) * weight
-    each = -cr.sum(p * logs, axis=-1)
-    rows = math.prod(each.shape)
-    return cr.sum(each) / float(rows) if reduction == "mean" else finished(each, reduction)
+    return cr.losses.categorical_cross_entropy(z, p, weight, label_smoothing, reduction)
 
 
 @entry("nn.functional.kl_div")
@@ -130,10 +97,9 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> T:
-    each = cr.exp(y) * (y - x) if log_target else cr.xlogy(y, y) - y * x
     if reduction == "batchmean":
-        return cr.sum(each) / float(x.shape[0])
-    return finished(each, reduction)
+        return cr.losses.kl_divergence(x, y, log_target, "sum") / float(x.shape[0])
+    return finished(cr.losses.kl_divergence(x, y, log_target, "none"), reduction)
 
 
 @entry("nn.functional.hinge_embedding_loss")
@@ -177,10 +143,7 @@ def gaussian(
 ) -> T:
     if var.ndim == x.ndim - 1:
         var = cr.expand_dims(var, axis=-1)
-    # the bound passes its cotangent on to the variance: it is set under no_grad
-    safe = var + cr.stop_gradient(cr.clip(var, eps) - var)
-    loss = 0.5 * (cr.log(safe) + cr.square(x - y) / safe)
-    return finished(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+    return cr.losses.gaussian_nll(*cr.broadcast_arrays(x, y, var), full, eps, reduction)
 
 
 @entry("nn.functional.triplet_margin_loss")

@@ -272,8 +272,6 @@ def test_what_is_no_training() -> None:
         {"threads": -4},
         {"threads": 0},
         {"precision": "bfloat16"},
-        {"memory_budget": 1000},
-        {"ensemble": 3},
     ],
 )
 def test_options_that_are_not_built(make: Make, option: dict[str, object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -62,16 +63,22 @@ def explain(target: str, latex: bool) -> None:
 
 @cli.command()
 @click.option("--workloads", metavar="A,B", help="Which training steps; left out, the quick ones.")
-@click.option("--peers", metavar="A,B", help="Beside which peers; left out, all that are here.")
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option("--peers", metavar="A,B", help="Beside which peers; left out, all but the slow.")
+@click.option("--threads", metavar="N,M", default="1", show_default=True, help="1,2 does both.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.001, 60),
-    default=0.25,
+    help=f"A block of steps; each peer has six. [default: {benches.QUICK}, full {benches.FULL}]",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(0, 100),
+    default=0,
     show_default=True,
-    help="How long a block of steps is; each peer has six a workload.",
+    help="Start each peer so often more, with nothing compiled and with what it kept.",
 )
 @click.option("--full", is_flag=True, help="Every workload, and peers that are slow to start.")
+@click.option("--markdown", is_flag=True, help="Print Markdown alone: the tables in the docs.")
 @click.option(
     "--json",
     "json_file",
@@ -79,28 +86,14 @@ def explain(target: str, latex: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every figure into this file.",
 )
-def bench(
-    workloads: str | None,
-    peers: str | None,
-    threads: int,
-    seconds: float,
-    full: bool,
-    json_file: Path | None,
-) -> None:
+def bench(**asked: Any) -> None:
     """Time whole training steps of this machine, side by side with whichever peers are installed.
 
     The same weights and data for each, in a process of its own, their blocks interleaved; losses
-    of the first steps must agree with float64, or the row says so.
+    of the first steps must agree with float64, or the row says so, as it does where a peer is
+    missing, fails, or is silent for five minutes.
     """
-    benches.run(
-        Page(),
-        workloads=workloads,
-        peers=peers,
-        threads=threads,
-        seconds=seconds,
-        full=full,
-        json_file=json_file,
-    )
+    benches.run(benches.Asked(**asked))
 
 
 @cli.command()

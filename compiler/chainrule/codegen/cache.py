@@ -1,4 +1,4 @@
-"""Machine code kept on disk, so that a program is compiled once on a machine.
+"""Compiled programs kept on disk, so that a program is compiled once on a machine.
 
 A file is named by a digest of all that decides its bytes and holds that digest, one of its content
 and the content; a file that does not agree with them is as good as none, and is written again. What
@@ -12,21 +12,22 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from chainrule import config
 from chainrule.version import __version__
 
-MAGIC = b"chainrule object 1\n"
+MAGIC = b"chainrule object 2\n"
 _DIGEST = 32
 #: bytes that the folder may hold before what was not used for longest is removed, down to 3/4
 LIMIT = 512 * 2**20
-#: rooms whose source decides what machine code a loop program becomes
-_ROOMS = ("target", "ir", "ops", "loops", "codegen")
+#: rooms whose source decides what a graph becomes
+_ROOMS = ("target", "ir", "ops", "rewrite", "schedule", "loops", "codegen", "driver")
 _SUFFIX, _PART = ".object", ".part"
 _ABANDONED = 3600.0  # seconds after which a writer that has not finished never will
 
@@ -43,11 +44,12 @@ def key_of(parts: Iterable[str]) -> bytes:
 
 @lru_cache(maxsize=1)
 def _compiler() -> bytes:
-    """A digest of this compiler: its version, LLVM's, and the source that makes the code."""
+    """A digest of this compiler: its version, LLVM's and NumPy's, and its source."""
     from llvmlite import __version__ as llvmlite
     from llvmlite import binding
 
-    digest = hashlib.sha256(f"{__version__} {llvmlite} {binding.llvm_version_info}".encode())
+    others = f"{llvmlite} {binding.llvm_version_info} {np.__version__}"
+    digest = hashlib.sha256(f"{__version__} {others}".encode())
     package = Path(__file__).resolve().parents[1]
     for file in sorted(f for room in _ROOMS for f in (package / room).glob("*.py")):
         digest.update(file.name.encode())
@@ -82,7 +84,14 @@ class ObjectCache:
         return content
 
     def put(self, key: bytes, content: bytes) -> bool:
-        """Keep something; whether that went well. What can't be kept is compiled again."""
+        """Keep something; whether that went well. What can't be kept is compiled again.
+
+        One thing may fill a quarter of the folder, such as a program with a large constant.
+        """
+        if len(content) > LIMIT // 4:
+            return False
+        import tempfile  # it imports much, and a process that finds all compiled writes nothing
+
         data = MAGIC + key + hashlib.sha256(content).digest() + content
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

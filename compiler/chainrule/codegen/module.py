@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from chainrule.codegen.direct import direct_call
 from chainrule.codegen.entry import Entry, PartEntry
 from chainrule.codegen.epoch import COPY_FUNCTION, run_loop
 from chainrule.codegen.function import emit_function
-from chainrule.codegen.steps import Call, Copy, Repeat, Step, calls_in
+from chainrule.codegen.steps import Call, Repeat, Step, calls_in
 from chainrule.codegen.team import team_functions
 from chainrule.codegen.trial import trial_functions
 from chainrule.errors import CompileError
@@ -103,27 +103,6 @@ def _may_share(program: Program) -> bool:
         return False
     work = work_of(program)
     return not isinstance(work, int) or work >= CALL_WORK
-
-
-def describe(order: Sequence[Step], sizes: Sequence[str], target: Target) -> Iterator[str]:
-    """Texts that say all that `emit_module` makes its text of, `epochs` apart."""
-    yield repr(target)
-    yield repr(tuple(sizes))
-    known: dict[int, int] = {}
-    for call in calls_in(order):
-        if id(call.program) not in known:
-            known[id(call.program)] = len(known)
-            yield signature(call.program)
-    yield repr([_outline(step, known) for step in order])
-
-
-def _outline(step: Step, known: Mapping[int, int]) -> object:
-    """A step with the number of its program in the program's place."""
-    if isinstance(step, Call):
-        return known[id(step.program)], step.program.sizes, step.buffers
-    if isinstance(step, Copy):
-        return step
-    return step.length, step.reverse, [_outline(inner, known) for inner in step.steps]
 
 
 def attributes(target: Target) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from chainrule.codegen.cache import object_cache
 from chainrule.codegen.formats import code_size, undefined_symbols
 from chainrule.errors import CompileError
 from chainrule.target import Target
@@ -18,7 +16,7 @@ OPTIMIZATION = 2
 
 @dataclass(frozen=True)
 class NativeObject:
-    """An object file in memory: its bytes, bytes of machine code in it, seconds it took LLVM.
+    """An object file in memory; `write` gives the LLVM text it was made of.
 
     `cached` tells whether it was found where it had been kept, and LLVM had nothing to do.
     """
@@ -26,9 +24,12 @@ class NativeObject:
     object: bytes
     write: Callable[[], str] = field(repr=False)
     target: Target
-    code_size: int
-    seconds: float
     cached: bool = False
+
+    @cached_property
+    def code_size(self) -> int:
+        """Bytes of machine code in it."""
+        return code_size(self.object)
 
     @cached_property
     def llvm(self) -> str:
@@ -65,35 +66,14 @@ class Loaded:
 
 def compile_object(llvm: str, target: Target) -> NativeObject:
     """The module as an object file. Raises CompileError if anything outside would be called."""
-    start = time.perf_counter()
-    module = _parsed(llvm)
-    data = bytes(_machine(target).emit_object(module))
-    seconds = time.perf_counter() - start
+    data = bytes(_machine(target).emit_object(_parsed(llvm)))
     missing = undefined_symbols(data)
     if missing:
         raise CompileError(
             f"the code for {target.level} calls {', '.join(missing)}",
             "scalar code may use machine operations only; this is a bug of chainrule",
         )
-    return NativeObject(data, lambda: llvm, target, code_size(data), seconds)
-
-
-def cached_object(key: bytes, write: Callable[[], str], target: Target) -> NativeObject:
-    """The object of the module that `write` gives: the one kept under the key, or a new one.
-
-    Raises CompileError as `compile_object` does.
-    """
-    cache = object_cache()
-    start = time.perf_counter()
-    data = None if cache is None else cache.get(key)
-    if data is not None:
-        return NativeObject(
-            data, write, target, code_size(data), time.perf_counter() - start, cached=True
-        )
-    native = compile_object(write(), target)
-    if cache is not None:
-        cache.put(key, native.object)
-    return native
+    return NativeObject(data, lambda: llvm, target)
 
 
 def assembly(native: NativeObject) -> str:

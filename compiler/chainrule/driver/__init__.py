@@ -4,6 +4,7 @@ from chainrule.driver.build import PASSES, Compiled, build, leaves_of
 from chainrule.driver.lower import Lowered, lower
 from chainrule.driver.program import program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
+from chainrule.driver.sizes import sizes_of
 
 __all__ = [
     "LEVELS",
@@ -18,4 +19,5 @@ __all__ = [
     "raise_ours",
     "report",
     "show",
+    "sizes_of",
 ]

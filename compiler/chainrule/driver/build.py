@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
-from chainrule.codegen.cache import key_of
+from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.module import (
     CALL_WORK,
     STEP_WORK,
-    describe,
     emit_module,
     shared_calls,
 )
-from chainrule.codegen.native import Loaded, NativeObject, cached_object, load
+from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
+from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
+from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
 from chainrule.driver.stages import stages_of
+from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
+from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, within
-from chainrule.ir.passes import Pass, PassRecord, run_passes
-from chainrule.ir.size import Dim, Quotient, Size, is_nonnegative, symbols_of
+from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
+from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
@@ -42,6 +43,7 @@ from chainrule.rewrite.passes import (
     order_contractions,
     share_steps,
     simplify,
+    spread,
     stabilize,
     widen,
 )
@@ -50,9 +52,10 @@ from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
+from chainrule.schedule.recompute import Budget, Fitted, fit
 from chainrule.target import Target
 from chainrule_runtime import Crew
-from chainrule_runtime.manifest import PARTS, Check, DimData, Manifest
+from chainrule_runtime.manifest import Check, Manifest
 from chainrule_runtime.manifest import Tensor as TensorData
 
 #: The passes over the graph, in order; what follows are the levels below it.
@@ -69,37 +72,55 @@ PASSES: tuple[Pass, ...] = tuple(
         drop_unused,
         share_steps,
         drop_unread,
+        spread,
         materialize,
     )
 )
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A program at every level, loaded: what it was, what became of it, where its code starts."""
+class Levels:
+    """A program at every level above machine code, and what its buffers and calls are."""
 
-    source: Graph
     graph: Graph
     passes: tuple[PassRecord, ...]
     kernels: tuple[Kernel, ...]
     plan: Plan
     built: tuple[Built, ...]
+    workspace: tuple[tuple[Dim, ...], ...]
+    calls: tuple[Step, ...]
+    manifest: Manifest  # without names, see driver.kept
+    fitted: Fitted | None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program, loaded: what it was, what calls it, where its code starts.
+
+    `made` gives what became of it on its way, which a program that was found compiled has not gone.
+    """
+
+    source: Graph
     manifest: Manifest
     native: NativeObject
     loaded: Loaded = field(repr=False)
     seconds: Mapping[str, float]
-    epochs: bool
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
-    workspace: tuple[tuple[Dim, ...], ...]
     threads: int | None
-    calls: tuple[Step, ...] = field(repr=False)
+    made: Callable[[], Levels] = field(repr=False)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The program at every level above machine code."""
+        return self.made()
 
     @property
     def shared(self) -> frozenset[int]:
         """The kernels that threads may share, by number."""
-        shared = {id(c.program) for c, _ in shared_calls(self.calls)} if self.crew else set()
-        return frozenset(i for i, b in enumerate(self.built) if id(b.program) in shared)
+        calls = shared_calls(self.levels.calls) if self.crew else []
+        shared = {id(call.program) for call, _ in calls}
+        return frozenset(i for i, b in enumerate(self.levels.built) if id(b.program) in shared)
 
     @property
     def crew(self) -> Crew | None:
@@ -124,6 +145,20 @@ class Compiled:
         return self.loaded.address("run")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """All that decides what a graph becomes, beside the graph itself; see `build`."""
+
+    feeds: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    finite: tuple[int, ...]
+    epochs: bool
+    several: bool
+    machine: Target
+    budget: Budget | None
+
+
+@uncollected
 def build(
     graph: Graph,
     *,
@@ -134,39 +169,86 @@ def build(
     epochs: bool = False,
     target: Target | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
 ) -> Compiled:
-    """Compile a graph.
+    """Compile a graph, or find it compiled.
 
     `feeds` are the leaves given at each call and `kept` those that live between calls, in the order
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. Raises CompileError.
+    has threads. With a `budget` values are computed again for the arena to fit it. Raises
+    CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
+    several = threads != 1 and has_threads(machine)
+    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, budget)
+    cache = object_cache()
+    key = cache and _key(graph, wanted)
+    content = cache.get(key) if cache and key else None
+    clock.lap("key")
+
+    @lru_cache(maxsize=1)
+    def made() -> Levels:
+        return lower_all(graph, wanted, clock)
+
+    def text() -> str:
+        return emit_module(made().calls, made().manifest.sizes, machine, epochs, several)
+
+    found = unpacked(content) if content else None
+    if found is not None:
+        manifest, code = found
+        native = NativeObject(code, text, machine, cached=True)
+    else:
+        manifest = made().manifest
+        native = compile_object(text(), machine)
+        clock.lap("llvm")
+        if cache and key:
+            cache.put(key, packed(manifest, native.object))
+    loaded = load(native)
+    clock.lap("load")
+    labels = [*map(_label, (*feeds, *kept)), *outputs]
+    return Compiled(
+        graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
+        wanted.kept, threads, made,
+    )  # fmt: skip
+
+
+def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
+    """A graph at every level above machine code, each made of the one before."""
     final, records = run_passes(graph, PASSES)
     clock.lap("passes")
-    kernels = fuse(final, [final.outputs[i] for i in finite])
+    kernels = fuse(final, [final.outputs[i] for i in wanted.finite])
     clock.lap("fuse")
-    plan = plan_buffers(kernels, _kept_memory(final))
+    fitted = None
+    if wanted.budget is not None:
+        fitted = fit(kernels, _kept_memory(final), wanted.budget)
+        kernels = list(fitted.kernels)
+        clock.lap("recompute")
+    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
-    built = build_kernels(flat, machine)
+    built = build_kernels(flat, wanted.machine)
     clock.lap("loops")
-    several = threads != 1 and has_threads(machine)
-    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs, several)
-    module = layout.calls, layout.manifest.sizes, machine
-    key = key_of([str(epochs), str(several), *describe(*module)])
-    clock.lap("key")
-    native = cached_object(key, lambda: emit_module(*module, epochs, several), machine)
-    loaded = load(native)
-    clock.lap("llvm")
-    return Compiled(
-        graph, final, records, tuple(flat), plan, tuple(built), layout.manifest, native, loaded,
-        clock.seconds, epochs, tuple(feeds), tuple(kept), layout.workspace, threads,
-        layout.calls,
+    layout = _Layout(final, graph, kernels, built, plan, wanted)
+    clock.lap("layout")
+    return Levels(
+        final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.calls,
+        layout.manifest, fitted,
     )  # fmt: skip
+
+
+def _key(graph: Graph, wanted: Wanted) -> bytes | None:
+    """A digest of all that decides what a program becomes; None where that can't be told."""
+    given = (*wanted.feeds, *wanted.kept)
+    content = described(graph.roots, given)
+    if content is None:
+        return None
+    place = {node: i for i, node in enumerate(given)}
+    changed = [place.get(leaf) for leaf, _ in graph.updates]
+    options = replace(wanted, feeds=(), kept=())  # which are told by their places
+    return key_of([content, repr((len(wanted.feeds), len(graph.outputs), changed, options))])
 
 
 class _Clock:
@@ -196,11 +278,9 @@ class _Layout:
         kernels: Sequence[Kernel],
         built: Sequence[Built],
         plan: Plan,
-        feeds: Sequence[Node],
-        kept: Sequence[Node],
-        names: Sequence[str],
-        several: bool,
+        wanted: Wanted,
     ) -> None:
+        feeds, kept, several = wanted.feeds, wanted.kept, wanted.several
         self.place: dict[Node, int] = {}
         given = [n for n in graph.nodes if n.op.role == "leaf" and not isinstance(n.op, Constant)]
         missing = [n for n in given if n not in set(feeds) | set(kept)]
@@ -208,22 +288,23 @@ class _Layout:
             raise CompileError(f"nothing gives {missing[0]!r} a value")
         for node in (*feeds, *kept):
             self.next(node)
-        constants = [n for n in _all_nodes(graph) if isinstance(n.op, Constant)]
+        constants = [n for n in all_nodes(graph) if isinstance(n.op, Constant)]
         for node in constants:
             self.next(node)
         for node in graph.outputs:
             self.next(storage(node))
-        temporaries = [(self.next(node), slot) for node, slot in plan.slot.items()]
-        work = _workspace(built, several)
-        workspace, begin = work.slots, len(self.place)
         places = {node: Place(i) for node, i in self.place.items()}
+        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
+        work = workspace_of(built, several)
+        workspace, begin = work.slots, len(places) + len(slots)
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
-            {id(b): [begin + i for i in slots] for b, slots in zip(built, work.used, strict=True)},
+            {id(b): [begin + i for i in used] for b, used in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
             begin + len(workspace),
         )
-        self.calls = order.steps(kernels, places)
+        self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
         self.workspace = (*workspace, *map(tuple, order.slots))
         arena = [*plan.slots, *self.workspace]
@@ -239,16 +320,20 @@ class _Layout:
             return -1 - slot_of[place] if place in slot_of else place
 
         sizes = sizes_of(feeds)
-        _check_sizes(graph, sizes)
+        check_sizes(graph, sizes)
+        leaves = (*feeds, *kept)
+        number: dict[Node, int] = {}
+        for i, node in enumerate((*leaves, *graph.outputs)):
+            number.setdefault(node, i)
         self.manifest = Manifest(
             sizes=sizes,
-            feeds=tuple(self.tensor(_label(n), n) for n in feeds),
-            kept=tuple(self.tensor(_label(n), n) for n in kept),
-            constants=tuple((self.tensor("constant", n), n.op.ref()) for n in constants),
-            outputs=tuple(self.tensor(s, n) for s, n in zip(names, graph.outputs, strict=True)),
+            feeds=tuple(self.tensor(i, n) for i, n in enumerate(feeds)),
+            kept=tuple(self.tensor(i, n) for i, n in enumerate(kept, len(feeds))),
+            constants=tuple((self.tensor(i, n), n.op.ref()) for i, n in enumerate(constants)),
+            outputs=tuple(self.tensor(i, n) for i, n in enumerate(graph.outputs, len(leaves))),
             arena=tuple(tuple(map(dim_data, slot)) for slot in arena),
             temporaries=tuple(temporaries),
-            checks=tuple(_check(test) for k in kernels for test in k.tests),
+            checks=tuple(_check(test, number) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
             shared=tuple(
                 (dim_data(work_of(call.program)), dim_data(times)) for call, times in shared
@@ -261,52 +346,9 @@ class _Layout:
     def next(self, node: Node) -> int:
         return self.place.setdefault(node, len(self.place))
 
-    def tensor(self, name: str, node: Node) -> TensorData:
+    def tensor(self, number: int, node: Node) -> TensorData:
         shape = tuple(map(dim_data, node.type.shape))
-        return TensorData(name, node.type.dtype.name, shape, self.place[storage(node)])
-
-
-class _Workspace(NamedTuple):
-    """Sizes in bytes that slots hold in turn, those that each of the built uses, in its order, and
-    those of which each thread has a stretch of its own.
-    """
-
-    slots: tuple[tuple[Dim, ...], ...]
-    used: list[list[int]]
-    private: frozenset[int]
-
-
-def _workspace(built: Sequence[Built], several: bool) -> _Workspace:
-    """What kernels use in turn: their i-th scratch buffers share one slot.
-
-    With `several` threads each has a private buffer of its own, of a multiple of 64 bytes, and only
-    those of one size share a slot: so a thread's stretch of it is the same for all of them.
-    """
-    number: dict[object, int] = {}
-    slots: list[dict[Dim, None]] = []
-    private: set[int] = set()
-
-    def slot(key: object, size: Dim) -> int:
-        at = number.setdefault(key, len(slots))
-        slots.extend({} for _ in range(at + 1 - len(slots)))
-        slots[at][size] = None
-        return at
-
-    def one(b: Built) -> Iterator[int]:
-        common, own = count(), Counter[Dim]()
-        for buffer in b.scratch:
-            size = buffer.size * buffer.dtype.itemsize
-            if several and buffer.private:
-                each = (size + 63) // 64 * 64
-                own[each] += 1
-                at = slot((each, own[each]), each * Size.symbol(PARTS))
-                private.add(at)
-            else:
-                at = slot(next(common), size)
-            yield at
-
-    used = [list(one(b)) for b in built]
-    return _Workspace(tuple(map(tuple, slots)), used, frozenset(private))
+        return TensorData(str(number), node.type.dtype.name, shape, self.place[storage(node)])
 
 
 def _label(node: Node) -> str:
@@ -316,73 +358,25 @@ def _label(node: Node) -> str:
 
 def called(node: Node) -> str:
     """What a computed tensor is called; one that only repeats or cuts another, as that is."""
-    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
-        (node,) = node.inputs
+    node = _behind_views(node)
     return provenance.name_of(node) or str(node.op.name)
 
 
-def _check(test: Test) -> Check:
-    leaf = test.node.op
-    feed = leaf.label if isinstance(leaf, Leaf) and not is_local(test.node) else None
-    what = feed or called(test.node)
+def _behind_views(node: Node) -> Node:
+    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
+        (node,) = node.inputs
+    return node
+
+
+def _check(test: Test, number: Mapping[Node, int]) -> Check:
+    """What a test is to the runtime, its tensors called by their numbers."""
+    home = _behind_views(test.node)
+    what = str(number[home]) if home in number else computed(called(home))
     if test.bound is None:
-        return Check(test.code, what, feed, None)
+        return Check(test.code, what, None, None)
+    feed = what if home is test.node and isinstance(home.op, Leaf) and home in number else None
     least, above = within(test.bound)
     return Check(test.code, what, feed, dim_data(above), dim_data(least))
-
-
-def sizes_of(leaves: Sequence[Node]) -> tuple[str, ...]:
-    """The symbolic sizes that the shapes of leaves speak of, sorted."""
-    return tuple(sorted({s for leaf in leaves for d in leaf.type.shape for s in symbols_of(d)}))
-
-
-def _check_sizes(graph: Graph, known: Sequence[str]) -> None:
-    for node in _all_nodes(graph):
-        for name in sorted({s for d in node.type.shape for s in symbols_of(d)} - set(known)):
-            raise CompileError(
-                f"the size {name} of {node!r} can't be known: no input that is needed has it",
-                "let an output depend on an input with that size",
-                where=provenance.line_of(node),
-            )
-
-
-def demands_of(graph: Graph, written: Graph | None = None) -> list[Dim]:
-    """Sizes that must be at least 1 for a graph to have a meaning.
-
-    Those that its ops ask for, and n + 1 for each n that could be below 0 in a shape of it, or of
-    what was `written` before passes made this of it.
-    """
-    found: dict[Dim, None] = {}
-    nodes = _all_nodes(graph)
-    for node in nodes:
-        found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
-    before = [] if written is None else _all_nodes(written)
-    shapes = dict.fromkeys(node.type.shape for node in (*nodes, *before))
-    found.update((d + 1, None) for shape in shapes for d in shape if not is_nonnegative(d))
-    return list(found)
-
-
-def _all_nodes(graph: Graph) -> list[Node]:
-    """The nodes of a graph, and those of the bodies of loops in it."""
-    bodies = dict.fromkeys(body for node in graph.nodes for body in node.op.bodies())
-    return [*graph.nodes, *(node for body in bodies for node in _all_nodes(body))]
-
-
-def dim_data(dim: Dim) -> DimData:
-    """A size as plain data, for the runtime."""
-    if not isinstance(dim, Size):
-        return dim
-    terms = []
-    for monomial, c in dim.terms:
-        factors: list[object] = []
-        for atom in monomial:
-            if isinstance(atom, str):
-                factors.append(atom)
-            else:
-                kind = "//" if isinstance(atom, Quotient) else "%"
-                factors.append([kind, dim_data(atom.numerator), dim_data(atom.denominator)])
-        terms.append([c, factors])
-    return {"terms": terms}
 
 
 def leaves_of(roots: Sequence[Node]) -> list[Node]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chainrule.codegen.steps import Step
-from chainrule.driver.build import PASSES, _kept_memory, _Layout
+from chainrule.driver.build import Wanted, _Clock, _label, lower_all
+from chainrule.driver.kept import named
 from chainrule.driver.report import figures
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.passes import run_passes
-from chainrule.loops.build import build_kernels
-from chainrule.schedule.buffers import plan_buffers
-from chainrule.schedule.fuse import fuse
-from chainrule.schedule.kernel import Kernel, every
+from chainrule.ir.passes import uncollected
+from chainrule.schedule.kernel import Kernel
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest
 
@@ -34,6 +32,7 @@ class Lowered:
         return str(total)
 
 
+@uncollected
 def lower(
     graph: Graph,
     target: Target,
@@ -44,10 +43,7 @@ def lower(
     finite: Sequence[int] = (),
 ) -> Lowered:
     """Lower a graph, with the parameters of `build`. Raises CompileError."""
-    final, _ = run_passes(graph, PASSES)
-    kernels = fuse(final, [final.outputs[i] for i in finite])
-    plan = plan_buffers(kernels, _kept_memory(final))
-    flat = every(kernels)
-    built = build_kernels(flat, target)
-    layout = _Layout(final, graph, kernels, built, plan, feeds, kept, outputs, several=False)
-    return Lowered(tuple(layout.calls), layout.manifest, tuple(flat))
+    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, None)
+    levels = lower_all(graph, wanted, _Clock())
+    manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
+    return Lowered(tuple(levels.calls), manifest, levels.kernels)

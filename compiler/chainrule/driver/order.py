@@ -14,7 +14,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import bytes_of, plan_buffers
+from chainrule.schedule.buffers import Made, bytes_of, plan_buffers
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
 
@@ -38,15 +38,22 @@ class CallOrder:
         self.slots: list[dict[Dim, None]] = []
 
     def steps(
-        self, kernels: Sequence[Kernel], places: dict[Node, Place], depth: int = 0, used: int = 0
+        self,
+        kernels: Sequence[Kernel],
+        places: dict[Node, Place],
+        slots: Mapping[Made, Place],
+        depth: int = 0,
+        used: int = 0,
     ) -> tuple[Step, ...]:
-        """What runs kernels, in order; a value that updates a leaf lies where the leaf lies.
+        """What runs kernels, in order; a value that updates a leaf lies where the leaf lies, and
+        others in `slots`, from where they are computed to where they are computed again.
 
         They stand in `depth` loops, which use the first `used` places for loops.
         """
         out: list[Step] = []
         places.update(_in_place(kernels, places))
         for kernel in kernels:
+            places.update({n: slots[kernel, n] for n in kernel.writes if (kernel, n) in slots})
             if kernel.form is Form.SCAN:
                 out += self.loop(kernel, places, depth, used)
                 continue
@@ -91,9 +98,9 @@ class CallOrder:
             else:
                 last.append(Copy(places[home], row, bytes_of(y)))
         plan = plan_buffers(kernel.inside, list(places))
-        slots = [self.slot(used + i, sizes) for i, sizes in enumerate(plan.slots)]
-        places |= {node: slots[i] for node, i in plan.slot.items()}
-        steps = self.steps(kernel.inside, places, depth + 1, used + len(slots))
+        own = [self.slot(used + i, sizes) for i, sizes in enumerate(plan.slots)]
+        slots = {made: own[i] for made, i in plan.slot.items()}
+        steps = self.steps(kernel.inside, places, slots, depth + 1, used + len(own))
         return [*begin, Repeat(op.length, (*first, *steps, *last), op.reverse)]
 
     def slot(self, number: int, sizes: Sequence[Dim]) -> Place:

@@ -8,8 +8,9 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from chainrule import errors
-from chainrule.driver.build import Compiled, build, called, demands_of, dim_data, sizes_of
+from chainrule.driver.build import Compiled, build, called
 from chainrule.driver.report import Report, report, show
+from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
@@ -18,6 +19,7 @@ from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites, stabilize
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
@@ -40,11 +42,12 @@ def program(
     names: Sequence[str],
     backend: str,
     threads: int | None = None,
+    budget: Budget | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds)
-    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads))
+    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads, budget=budget))
 
 
 def raise_ours(fault: RuntimeFault) -> NoReturn:

@@ -20,6 +20,7 @@ from chainrule.loops.text import show as loop_text
 from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.recompute import Fitted
 from chainrule.show.graph import graph_text
 from chainrule_runtime import threads_for
 from chainrule_runtime.manifest import PARTS, Manifest, element_type
@@ -46,6 +47,28 @@ class KernelFigures:
     flops: Dim
     bytes: Dim
     shared: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What a memory budget did: the bytes of the arena without it and with it, where sizes are as
+    given, the values that are computed again, and the operations that takes.
+    """
+
+    budget: int
+    sizes: Mapping[str, int]
+    before: int
+    after: int
+    values: tuple[str, ...]
+    flops: Dim
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{s}={n}" for s, n in self.sizes.items())
+        return (
+            f"budget  {self.budget:,} bytes{where and ' at '}{where}: the arena of {self.before:,} "
+            f"has {self.after:,}, {len(self.values)} values computed again, {self.flops} flops more"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class Report:
     threads: int
     seconds: Mapping[str, float] = field(repr=False)
     manifest: Manifest = field(repr=False)
+    recomputed: Recomputed | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -129,11 +153,21 @@ class Report:
                     "flops": str(k.flops),
                     "bytes": str(k.bytes),
                     "shared": k.shared,
+                    "again": k.again,
                 }
                 for k in self.kernels
             ],
             "memory": {name: str(size) for name, size in self.memory.items()},
             "arena": {"slots": self.slots, "values": self.values},
+            "recomputed": self.recomputed
+            and {
+                "budget": self.recomputed.budget,
+                "sizes": dict(self.recomputed.sizes),
+                "before": self.recomputed.before,
+                "after": self.recomputed.after,
+                "values": list(self.recomputed.values),
+                "flops": str(self.recomputed.flops),
+            },
             "code_size": self.code_size,
             "functions": self.functions,
             "target": self.target,
@@ -145,7 +179,7 @@ class Report:
         kernels = [
             (
                 k.name,
-                k.form + (" (shared)" if k.shared else ""),
+                k.form + (" again" if k.again else "") + (" (shared)" if k.shared else ""),
                 " ".join(k.ops),
                 str(k.flops),
                 str(k.bytes),
@@ -166,6 +200,7 @@ class Report:
                 "",
                 *_table(("memory", "size"), memory),
                 f"the arena holds {self.values} values in {self.slots} slots",
+                *([str(self.recomputed)] if self.recomputed else []),
                 "",
                 f"code    {self.code_size} bytes in {self.functions} functions for {self.target}",
                 f"threads {self.threads}" + self._sharing(),
@@ -176,9 +211,11 @@ class Report:
 
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
-    largest = [max(slot, key=typical) for slot in compiled.plan.slots]
+    levels = compiled.levels
+    largest = [max(slot, key=typical) for slot in levels.plan.slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
-    workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in compiled.workspace]
+    shared = compiled.shared
+    workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
         "parameters and state": _sum(bytes_of(n) for n in compiled.kept),
@@ -186,21 +223,27 @@ def report(compiled: Compiled) -> Report:
         "workspace": _sum(max(sizes, key=typical) for sizes in workspace),
     }
     return Report(
-        compiled.passes,
+        levels.passes,
         tuple(
-            replace(figures(k, f"kernel{i}"), shared=i in compiled.shared)
-            for i, k in enumerate(compiled.kernels)
+            replace(figures(k, f"kernel{i}"), shared=i in shared)
+            for i, k in enumerate(levels.kernels)
         ),
         memory,
-        len(compiled.plan.slots),
-        len(compiled.plan.slot),
+        len(levels.plan.slots),
+        len(levels.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),
         compiled.native.target.level,
         threads,
         compiled.seconds,
         compiled.manifest,
+        _recomputed(levels.fitted) if levels.fitted else None,
     )
+
+
+def _recomputed(fitted: Fitted) -> Recomputed:
+    budget, values = fitted.budget, tuple(map(_label, fitted.again))
+    return Recomputed(budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops)
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:
@@ -211,16 +254,14 @@ def figures(kernel: Kernel, name: str) -> KernelFigures:
         else tuple(str(n.op.name) for n in kernel.nodes)
     )
     written = tuple(map(_label, kernel.writes.values()))
-    flops = (
-        _sum(n.op.flops(n.type, *[i.type for i in n.inputs]) for n in kernel.nodes) if ops else 0
-    )
     return KernelFigures(
         name,
         kernel.form.value,
         ops or (kernel.form.value,),
         written,
-        flops * kernel.times,
+        kernel.flops,
         _moved(kernel) * kernel.times,
+        again=kernel.again,
     )
 
 
@@ -266,14 +307,15 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "passes":
         return _after_each_pass(compiled.source)
     if level == "optimized":
-        return graph_text(compiled.graph)
+        return graph_text(compiled.levels.graph)
     if level == "kernels":
-        pairs = zip(compiled.kernels, compiled.built, strict=True)
+        pairs = zip(compiled.levels.kernels, compiled.levels.built, strict=True)
         texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
-        indents = ("    " * k.depth for k in compiled.kernels)
+        indents = ("    " * k.depth for k in compiled.levels.kernels)
         return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
     if level == "loops":
-        return "\n".join(loop_text(p) for p in dict.fromkeys(b.program for b in compiled.built))
+        programs = dict.fromkeys(b.program for b in compiled.levels.built)
+        return "\n".join(map(loop_text, programs))
     if level == "llvm":
         return compiled.native.llvm
     if level == "asm":
@@ -297,7 +339,8 @@ def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
     if isinstance(op, Scan):
         space = f"{op.length}, from the last" if op.reverse else str(op.length)
     alike = "" if built.program.name == name else f", the loops of {built.program.name}"
-    lines = [f"{name}: {kernel.form.value} over [{space}]{alike}"]
+    again = " again" if kernel.again else ""
+    lines = [f"{name}: {kernel.form.value}{again} over [{space}]{alike}"]
     lines += [f"  reads  {_listed(map(_shown, kernel.reads))}"]
     if kernel.test is not None:
         bound = kernel.test.bound

@@ -90,7 +90,7 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
         "numbers": [
             {
                 "name": n.name,
-                "function": f"set_{interface.numbers[n.name]}",
+                "function": f"set_{interface.numbers[n.called]}",
                 "tensor": n.kept,
                 "complement": n.complement,
             }

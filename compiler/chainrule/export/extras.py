@@ -168,17 +168,15 @@ def _setter(model: Model, interface: Interface, number: Number, module: ModuleTe
     (kept,) = [t for t in model.kept if t.name == number.kept]
     parameter = number_parameter(number, kept)
     kind = parameter.kind
-    code = module.head(f"set_{interface.numbers[number.name]}", (*STATE, parameter))
+    code = module.head(f"set_{interface.numbers[number.called]}", (*STATE, parameter))
     code.guard("@check_state(ptr %state, i64 %state_bytes)")
-    above = "0x7FF0000000000000" if number.below is None else number_text(number.below, kind)
-    low = code.value(f"fcmp oge {kind} %value, {number_text(number.least, kind)}")
-    high = code.value(f"fcmp olt {kind} %value, {above}")
+    low, high = (
+        code.value(f"fcmp {word} {kind} %value, {number_text(bound, kind)}")
+        for word, bound in (number.low, number.high)
+    )
     good = code.value(f"and i1 {low}, {high}")
     code.leave_if(code.value(f"xor i1 {good}, true"), f"i32 {CODE['ERROR_VALUE']}")
-    value = "%value"
-    if number.complement:
-        value = code.value(f"fsub {kind} {number_text(1.0, kind)}, %value")
-    code.store(kind, value, "%state", model.offsets[kept.name])
+    code.store(kind, "%value", "%state", model.offsets[kept.name])
     return code.text("i32 0")
 
 

@@ -9,7 +9,7 @@ from chainrule.export import minibatches
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.extras import FIXED, number_parameter
 from chainrule.export.interface import STATE, Interface, Parameter
-from chainrule.export.model import ABI, ALIGN, Model
+from chainrule.export.model import ABI, ALIGN, Model, Number
 from chainrule.export.selftest import memory_bytes
 from chainrule_runtime.manifest import show
 
@@ -108,9 +108,9 @@ def declarations(
     setters = [
         (
             "int32_t",
-            f"set_{interface.numbers[n.name]}",
+            f"set_{interface.numbers[n.called]}",
             (*STATE, number_parameter(n, by_name[n.kept])),
-            f"Change the {n.name}, which steps from now on use.",
+            f"Change {_said(n)}, which steps from now on use.",
         )
         for n in model.numbers
     ]
@@ -133,6 +133,10 @@ def declarations(
             ("int32_t", "shuffle", minibatches.SHUFFLE_PARAMETERS, minibatches.SAID["shuffle"]),
         ]
     return [*fixed, *more, *units, *several, *setters]
+
+
+def _said(number: Number) -> str:
+    return f"what {number.name} lacks of 1" if number.complement else f"the {number.name}"
 
 
 def _functions(model: Model, interface: Interface) -> Iterable[str]:

@@ -56,7 +56,7 @@ class Interface:
         self.feeds = identifiers(feeds, self.sizes.values())
         self.outputs = identifiers(outputs, [*self.sizes.values(), *self.feeds.values()])
         self.tensors = identifiers(t.name for t in model.kept)
-        self.numbers = identifiers(n.name for n in model.numbers)
+        self.numbers = identifiers(n.called for n in model.numbers)
 
     def sizes_of(self, unit: Unit) -> list[Size]:
         """The symbolic sizes that a unit has, in order of appearance."""

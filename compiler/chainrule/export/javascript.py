@@ -24,8 +24,8 @@ def module(model: Model) -> str:
     text = _MODULE.replace("$NAME", model.name).replace("$CLASS", class_name(model))
     text = text.replace("$UNITS", "\n".join(_units(model, interface)))
     setters = [
-        f"  set {_camel(interface.numbers[n.name])}(value) {{\n"
-        f'    this.#call("set_{interface.numbers[n.name]}", ...this.#own(), value);\n  }}'
+        f"  set {_camel(interface.numbers[n.called])}(value) {{\n"
+        f'    this.#call("set_{interface.numbers[n.called]}", ...this.#own(), value);\n  }}'
         for n in model.numbers
         if n.kept in wide
     ]
@@ -65,7 +65,7 @@ def types(model: Model) -> str:
             result = _ARRAY[outputs[0].dtype] if len(outputs) == 1 else f"{{ {'; '.join(of)} }}"
         lines += [f"  /** {said[name]} */", f"  {name}(feeds: {{ {feeds}{sizes} }}): {result};"]
     for number in model.numbers:
-        lines.append(f"  set {_camel(interface.numbers[number.name])}(value: number);")
+        lines.append(f"  set {_camel(interface.numbers[number.called])}(value: number);")
     lines += [
         "  /** A tensor of the state, by the name it has in the model: a copy of its bytes. */",
         "  get(name: string): Uint8Array;",

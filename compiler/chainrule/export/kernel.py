@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from chainrule.codegen import formats
-from chainrule.codegen.cache import key_of
+from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.native import (
     NativeObject,
-    cached_object,
     compile_object,
     data_layout,
     load,
@@ -76,13 +75,25 @@ def _golden(model: Model) -> int:
     text = ModuleText(replace(model, name="here"), 64, [0]).text(data_layout(base))
     for kind, name in (("i64", "golden"), ("void", "begin")):
         text = text.replace(f"define internal {kind} @{name}(", f"define {kind} @{name}(")
-    loaded = load(cached_object(key_of([text]), lambda: text, base))
+    loaded = load(_kept_object(text, base))
     memory = (ctypes.c_char * (memory_bytes(model) + ALIGN))()
     start = -(-ctypes.addressof(memory) // ALIGN) * ALIGN
     begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64)
     golden = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
     begin(loaded.address("begin"))(start, 0, SEED)
     return int(golden(loaded.address("golden"))(start))
+
+
+def _kept_object(text: str, target: Target) -> NativeObject:
+    """The object of a module: the one that was kept, or a new one."""
+    cache, key = object_cache(), key_of([text])
+    data = cache.get(key) if cache else None
+    if data is not None:
+        return NativeObject(data, lambda: text, target, cached=True)
+    native = compile_object(text, target)
+    if cache:
+        cache.put(key, native.object)
+    return native
 
 
 def code_size(kernel: Kernel) -> int:

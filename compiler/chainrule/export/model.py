@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,14 +82,16 @@ class Kept:
 class Number:
     """A hyper-parameter that may change between steps, and the scalar of the state that holds it.
 
-    It is finite, at least `least`, and less than `below` where that is not None; with `complement`
-    the state holds 1 - number.
+    `called` is what functions call it; `low` and `high` are what is asked of it, an LLVM comparison
+    and a bound each. With `complement` the state holds what the number lacks of 1, and that is what
+    is set: a float of 0.999 would say it less well.
     """
 
     name: str
+    called: str
     kept: str
-    least: float = 0.0
-    below: float | None = None
+    low: tuple[str, float] = ("oge", 0.0)
+    high: tuple[str, float] = ("olt", math.inf)
     complement: bool = False
 
 

@@ -67,6 +67,7 @@ class Op:
     * `repeats` the axes along which a view only repeats; `flops` how much it computes
     * `body`    element `index` of the result as a scalar `Value`, reading its inputs
     * `nest`    or, where an element is not a function of its index: loops that write the result
+    * `content` all that decides what it computes, as text, by which compiled code is kept
     * `bodies`  graphs that are part of it; `family`, `pull`, `narrow`: of an op of several results
     * `notation` how it prints; `words` how that is read back, where it is written as a function
     * `samples` examples, from which the tests are generated
@@ -135,6 +136,13 @@ class Op:
     def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
         """Operations on numbers, one an element by default, whatever its polynomial costs."""
         return product(out.shape) if self.role in ("pointwise", "light") else 0
+
+    def content(self, *inputs: TensorType) -> str | None:
+        """All that decides what it computes, as text that is equal in every process, without names.
+
+        None where that can't be told, as of an op that is defined outside.
+        """
+        return repr(self) if type(self).__module__.startswith("chainrule.") else None
 
     def bodies(self) -> tuple[Graph, ...]:
         """Graphs that are part of the op, such as what a loop does at each step."""

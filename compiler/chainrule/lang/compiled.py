@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from chainrule import driver
@@ -10,7 +11,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.lang.derive import flatten, rebuilt
-from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
@@ -23,7 +24,13 @@ class Function:
     """
 
     def __init__(
-        self, outputs: Any, backend: str, training: bool, seed: int, threads: int | None
+        self,
+        outputs: Any,
+        backend: str,
+        training: bool,
+        seed: int,
+        threads: int | None,
+        memory_budget: object = None,
     ) -> None:
         nodes = flatten(outputs)
         if not nodes:
@@ -36,7 +43,8 @@ class Function:
         graph = bind_draws(
             resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
         )
-        self._program = driver.program(graph, leaves, names, backend, threads)
+        budget = check_budget(memory_budget, backend, driver.sizes_of(leaves))
+        self._program = driver.program(graph, leaves, names, backend, threads, budget)
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -61,6 +69,7 @@ def compile(
     precision: str | None = None,
     training: bool = False,
     seed: int = 0,
+    memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
 ) -> Function:
     """Compile a Tensor, or a list, tuple or dict of them, to a function with that structure.
 
@@ -75,7 +84,7 @@ def compile(
     check_seed(seed)
     if not isinstance(training, bool):
         raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend, training, seed, threads)
+    return Function(outputs, backend, training, seed, threads, memory_budget)
 
 
 def check_names(leaves: list[Node]) -> None:

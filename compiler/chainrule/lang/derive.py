@@ -11,7 +11,7 @@ from chainrule.errors import DTypeError, GradientError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.passes import in_bodies
+from chainrule.ir.passes import in_bodies, uncollected
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
 from chainrule.rewrite.passes import simplify, stabilize
@@ -27,6 +27,7 @@ class Derived:
     gradients: tuple[Node | None, ...]
 
 
+@uncollected
 def derive(results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node]) -> Derived:
     """Cotangents of `wrt` from `seeds`, the cotangents of `results`; None where nothing depends.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chainrule.errors import CompileError
+from chainrule.schedule.buffers import TYPICAL
+from chainrule.schedule.recompute import Budget
 
 BACKENDS = ("cpu", "reference")
 
@@ -29,6 +32,33 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
     for name, value in unbuilt.items():
         if value is not None:
             raise CompileError(f"{name}={value!r} is not built yet", f"leave {name} out")
+
+
+def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Budget | None:
+    """A budget is None, bytes, or (bytes, {size: number}) with symbolic sizes of the program."""
+    if given is None:
+        return None
+    pair = given if isinstance(given, tuple) else (given, {})
+    if len(pair) != 2 or not _is_count(pair[0]) or not isinstance(pair[1], Mapping):
+        raise CompileError(
+            f"memory_budget is a number of bytes or (bytes, {{size: number}}), not {given!r}",
+            'such as memory_budget=(50_000_000, {"batch": 1024})',
+        )
+    count, sizes = pair
+    for name, number in sizes.items():
+        if name not in symbols or not _is_count(number):
+            have = ", ".join(symbols) or "all known"
+            raise CompileError(f"memory_budget: the sizes are {have}, not {name!r}: {number!r}")
+    if backend != "cpu":
+        raise CompileError(
+            f"backend={backend!r} keeps every value: it can't hold a memory_budget",
+            "leave memory_budget out, or compile for the cpu",
+        )
+    return Budget(int(count), {s: int(sizes.get(s, TYPICAL)) for s in symbols})
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def check_seed(seed: int) -> int:

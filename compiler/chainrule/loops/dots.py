@@ -66,10 +66,10 @@ class DotTile:
         in_order = "".join([*groups, *rows, *columns]) == layout.letters
         axes = [set(range(len(groups) + 1, len(layout.letters)))]
         flat = in_order and is_straight(b.kernel.nodes[1:], b.kernel, axes)
-        along = last in summed and fills(sizes[last]) and len(rows) == 1 and flat
+        along = last in summed and fills(sizes[last], 0.75) and len(rows) == 1 and flat
         readers = [b.reader(i) for i in operands]
         if not along or not all(
-            _goes_along(read, letters, last)
+            goes_along(read, letters, last)
             for read, letters in zip(readers, (layout.a, layout.b), strict=True)
         ):
             return None
@@ -85,7 +85,8 @@ class DotTile:
         return DotTile(rows[0], "".join(columns), "".join(summed), height, inside)
 
 
-def _goes_along(read: Reader, letters: str, last: str) -> bool:
+def goes_along(read: Reader, letters: str, last: str) -> bool:
+    """Whether a factor's elements lie side by side along a letter, whatever the others are."""
     index = tuple(Size.symbol(f"g{c}") for c in letters)
     loads = [v for v in postorder(read(index)) if isinstance(v, Load)]
     slopes = [coefficient(load.offset, f"g{last}") for load in loads]

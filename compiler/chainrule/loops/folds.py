@@ -28,6 +28,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
+from chainrule.loops.abreast import turns_loops
 from chainrule.loops.builder import Builder, is_straight, vectors
 from chainrule.loops.parts import by_one, split_outermost
 from chainrule.loops.walk import at_most
@@ -177,6 +178,8 @@ class _Block:
 def column_loops(b: Builder) -> Stmts:
     """A fold over leading axes: blocks of columns in registers while the rows go by."""
     space, fold, rest = b.kernel.space, b.kernel.anchor, b.kernel.nodes[1:]
+    if _op(fold).by_lanes:
+        return turns_loops(b)
     axes = _op(fold).axes
     kept = [i for i in range(len(space)) if i not in axes]
     order = (*axes, *kept)

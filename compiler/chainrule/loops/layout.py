@@ -48,7 +48,7 @@ class ContractLayout:
     sliding: bool = False
 
     @staticmethod
-    def of(kernel: Kernel) -> ContractLayout | None:
+    def of(kernel: Kernel, sliding: bool = False) -> ContractLayout | None:
         """The layout of a product kernel, or None where the template does not take it."""
         node = kernel.anchor
         op = node.op
@@ -62,23 +62,26 @@ class ContractLayout:
         swapped = last in op.a
         a, b = (op.b, op.a) if swapped else (op.a, op.b)
         x, y = node.inputs[::-1] if swapped else node.inputs
-        rows = [c for c in op.out if c in a and c not in b]
-        columns = [c for c in op.out if c in b and c not in a]
-        row = _run(rows, [a, op.out])
-        column = _run(columns, [b, op.out])
-        inner = _run(list(op.summed), [a, b])
+        long = {c for c in sizes if sizes[c] != 1 or c == last}  # the others lie nowhere
+        first, second, out, summed = (
+            "".join(c for c in letters if c in long) for letters in (a, b, op.out, op.summed)
+        )
+        rows = [c for c in out if c in a and c not in b]
+        columns = [c for c in out if c in b and c not in a]
+        row = _run(rows, [first, out])
+        column = _run(columns, [second, out])
+        inner = _run(list(summed), [first, second])
         axes = [{op.out.index(c) for c in run} for run in (row, column)]
         if not is_straight(kernel.nodes[1:], kernel, axes):
             row, column = row[-1:], column[-1:]
-        long = [run for run in (row, column, inner) if len(run) > 1]
-        cut = [any(run[0] in letters for run in long) for letters in (a, b)]
+        runs = [run for run in (row, column, inner) if len(run) > 1]
+        cut = [any(run[0] in letters for run in runs) for letters in (a, b)]
         gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
-        sliding = gathered[1] and fills(sizes[last])
         if sliding:
             row, inner = row if not _is_view(x) else row[-1:], ""
             column = column if isinstance(sizes[last], int) and sizes[last] % LANES == 0 else last
-        outer = "".join(c for c in op.summed if c not in inner)
-        groups = tuple((f"g{c}", sizes[c]) for c in op.out if c not in row + column)
+        outer = "".join(c for c in summed if c not in inner)
+        groups = tuple((f"g{c}", sizes[c]) for c in out if c not in row + column)
         return ContractLayout(
             swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered, sliding
         )
@@ -137,7 +140,7 @@ class ContractLayout:
             at.update(dict.fromkeys(run[:-1], 0))
             if run:
                 at[run[-1]] = place
-        return tuple(at[c] for c in letters)
+        return tuple(at.get(c, 0) for c in letters)
 
     def first(self, m: Dim, k: Dim) -> dict[str, Dim]:
         """Where the first operand is read: the flat place of each run."""
@@ -171,9 +174,9 @@ def _column(op: Contract, sizes: Mapping[str, Dim]) -> str:
     return op.out[-1]
 
 
-def fills(size: Dim) -> bool:
-    """Whether vectors along so many are three quarters full, or more."""
-    return isinstance(size, int) and 4 * size >= 3 * (-(-size // LANES) * LANES)
+def fills(size: Dim, share: float) -> bool:
+    """Whether of vectors along so many elements at least that share is filled."""
+    return isinstance(size, int) and size >= share * (-(-size // LANES) * LANES)
 
 
 def _is_view(operand: Node) -> bool:

@@ -26,29 +26,52 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
+from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
-from chainrule.loops.dots import DotTile, dot_loops
-from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.dots import DotTile, dot_loops, goes_along
+from chainrule.loops.layout import ContractLayout, fills, letter_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
+from chainrule.loops.walk import at_most
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
+
+#: terms of a sum that are few: copying a factor's views takes longer than multiplying them
+FEW = 64
 
 
 def product_loops(b: Builder) -> Stmts:
     """One product, with the maps that follow it in its epilogue."""
-    layout = ContractLayout.of(b.kernel)
-    if layout is None:
-        return _plain(b)
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
 
     def maps(index: Index, acc: Value) -> Stmts:
         b.values[node] = acc
         return (*b.compute(rest, index, True), *b.store([node, *rest], index))
 
+    if stands_abreast(b):
+        return abreast_loops(b, maps)
+    layout = ContractLayout.of(b.kernel)
+    if layout is None:
+        return _plain(b)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
+    if tile is None and _slides(b, layout):
+        layout = ContractLayout.of(b.kernel, sliding=True) or layout
     return _scheduled(b, layout, maps) if tile is None else dot_loops(b, layout, tile, maps)
+
+
+def _slides(b: Builder, layout: ContractLayout) -> bool:
+    """Whether vectors had better go along the columns of a view where it stands.
+
+    Where they would not be full, copies are as good, unless they are of few terms, or the other
+    factor would be copied too.
+    """
+    last = layout.column[-1]
+    read = b.reader(layout.order(b.kernel.anchor.inputs)[1])
+    if not layout.gathered[1] or not goes_along(read, layout.b, last):
+        return False
+    few = at_most(product(tuple(layout.sizes[c] for c in layout.outer + layout.inner)), FEW)
+    return fills(layout.sizes[last], 0.75 if few or layout.gathered[0] else 0.9)
 
 
 def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:

@@ -148,12 +148,13 @@ def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
 
 def _unrolled_rows(c: Contraction, vectors: int) -> int:
     """Rows of a tile whose epilogue is not too much code, row after row."""
-    return max(1, EPILOGUE_OPERATIONS // (vectors * _epilogue_operations(c)))
+    return max(1, EPILOGUE_OPERATIONS // (vectors * epilogue_operations(c.epilogue, c.dtype)))
 
 
-def _epilogue_operations(c: Contraction) -> int:
-    acc = Get(Local("acc", c.dtype, (), True))
-    values = [s.value for s in statements(c.epilogue(_M, _N, acc)) if isinstance(s, Set | Store)]
+def epilogue_operations(epilogue: Callable[[Dim, Dim, Value], tuple[Stmt, ...]], of: DType) -> int:
+    """Operations of what becomes of one vector of sums, of the element type `of`."""
+    acc = Get(Local("acc", of, (), True))
+    values = [s.value for s in statements(epilogue(_M, _N, acc)) if isinstance(s, Set | Store)]
     return max(1, sum(map(_operations, postorder(*values))))
 
 

@@ -1,4 +1,4 @@
-"""Layers, losses and optimizers, each a few lines of expressions."""
+"""Layers, losses, metrics, optimizers, schedules and regularizers: a few lines each."""
 
 from chainrule.nn.layer import Layer
 from chainrule.nn.layers.combine import Residual, Sequential

@@ -36,7 +36,7 @@ class Expand(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         kept = tuple(d for i, d in enumerate(self.shape) if i not in self.axes)
-        if kept != inputs[0].shape:
+        if kept != inputs[0].shape or any(not 0 <= a < len(self.shape) for a in self.axes):
             raise ShapeError(f"expand to {self.shape} at axes {self.axes} does not fit {inputs[0]}")
         return inputs[0].with_shape(self.shape)
 
@@ -146,11 +146,15 @@ def _fits(x: Node, shape: Shape, places: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Reduce(Op):
-    """The axes named are folded by `combine`, an elementwise op, starting from `identity`."""
+    """The axes named are folded by `combine`, an elementwise op, starting from `identity`.
+
+    `by_lanes` is a fold of axes that are not the last in the order in which the last are folded.
+    """
 
     role = "reduce"
 
     axes: tuple[int, ...]
+    by_lanes: bool = False
     combine: ClassVar[str]
     symbol: ClassVar[tuple[str, str]]
     fold: ClassVar[Any]

@@ -7,11 +7,13 @@ numbered, so that two bodies that do the same are the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from chainrule.ir import provenance
+from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, apply, next_serial, rebuild
 from chainrule.ir.size import Dim, substitute
@@ -55,6 +57,14 @@ class Body:
         """The step as a graph: ys are its outputs, carried values its updates."""
         pairs = zip(self.carries, self.nexts, strict=True)
         return Graph(self.ys, tuple((leaf, new) for leaf, new in pairs if leaf is not new))
+
+    @cached_property
+    def content(self) -> str | None:
+        """A digest of what a step computes of what it is given, and what it is given as what."""
+        text = described(self.roots, self.leaves)
+        names = [provenance.user_name_of(n) for n in self.leaves if n.type.dtype.is_integer]
+        counts = [len(part) for part in (self.carries, self.slices, self.constants, self.ys)]
+        return text and hashlib.sha256(f"{counts} {names}\n{text}".encode()).hexdigest()
 
     def with_graph(self, graph: Graph) -> Body:
         """The body that computes the same by another graph; what that does not update, stays."""

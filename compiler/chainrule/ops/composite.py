@@ -215,6 +215,8 @@ class Defined(Op):
         return f"elementwise:{self.label}"
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if len(inputs) != len(self.params):
+            raise ShapeError(f"{self.label} takes {len(self.params)} operands, not {len(inputs)}")
         check_accepts(self.label, "float", inputs[0].dtype)
         if any(t != inputs[0] for t in inputs):
             shown = ", ".join(map(str, inputs))

@@ -116,14 +116,21 @@ class _Convolution(Op):
         return tuple(n + 2 * p for n, p in zip(extents, self.padding, strict=True))
 
     def pad(self, x: Node) -> Node:
-        """Zeros around an input, its windows' channels in groups."""
-        if any(self.padding):
-            shape = (*x.type.shape[:2], *self.padded(x.type.shape[2:]))
-            x = apply(Place((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
-        return self.split_node(x, 1)
+        """Zeros around an input."""
+        if not any(self.padding):
+            return x
+        shape = (*x.type.shape[:2], *self.padded(x.type.shape[2:]))
+        return apply(Place((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
 
     def windows(self, sizes: Shape) -> Window:
         return Window(2 + len(self.g), known(sizes), self.strides, self.dilations)
+
+    def windowed(self, x: Node, sizes: Shape) -> Node:
+        """The windows of a padded node; of one element at every place, it is the node itself."""
+        x, windows = self.split_node(x, 1), self.windows(sizes)
+        if set(sizes) == set(self.strides) == {1}:
+            return _reshaped(x, windows.infer(x.type).shape)
+        return apply(windows, x)
 
     def windows_of(self, x: Array, sizes: Ints) -> Array:
         """The windows of a padded input, in NumPy."""
@@ -193,7 +200,7 @@ class Conv(_Convolution):
         x, k = inputs
         w, kernel, out = self.specs
         shape = self.infer(x.type, k.type).shape
-        windows = apply(self.windows(k.type.shape[2:]), self.pad(x))
+        windows = self.windowed(self.pad(x), k.type.shape[2:])
         return _reshaped(contract(kernel, w, out, self.split_node(k, 0), windows), shape)
 
     def notation(self, *inputs: Node) -> Notation:
@@ -268,10 +275,10 @@ class ConvTranspose(_Convolution):
         if any(around):
             extents = (n + 2 * p for n, p in zip(z.type.shape[2:], around, strict=True))
             z = apply(Place((0, 0, *around), (*z.type.shape[:2], *extents), (1,) * z.type.rank), z)
-        windows = apply(self.windows(sizes), self.split_node(z, 1))
-        steps = (1, 1, *(-1 for _ in sizes))
-        ends = (0, 0, *(n - 1 for n in known(sizes)))
-        turned = apply(Slice(ends, k.type.shape, steps), k)
+        windows, turned = self.windowed(z, sizes), k
+        if set(sizes) != {1}:
+            ends = (0, 0, *(n - 1 for n in known(sizes)))
+            turned = apply(Slice(ends, k.type.shape, (1, 1, *(-1 for _ in sizes))), k)
         w, out = w.translate(_TURNED), out.translate(_TURNED)
         x = contract(kernel, w, out, self.split_node(turned, 0), windows)
         return _reshaped(x, shape)
@@ -345,7 +352,7 @@ class Correlate(_Convolution):
     def expand(self, *inputs: Node) -> Node:
         x, z = inputs
         w, kernel, out = self.specs
-        windows = apply(self.windows(self.sizes), self.pad(x))
+        windows = self.windowed(self.pad(x), self.sizes)
         k = contract(out, w, kernel, self.split_node(z, 1), windows)
         return _reshaped(k, self.infer(x.type, z.type).shape)
 

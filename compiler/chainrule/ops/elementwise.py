@@ -71,14 +71,19 @@ class Elementwise(Op):
         if len(inputs) != len(self.params):
             raise ShapeError(f"{self.name} takes {len(self.params)} operands, not {len(inputs)}")
         first, *values = inputs[1:] if self.name == "where" else inputs
-        if any(t.shape != first.shape for t in inputs):
-            raise ShapeError(f"{self.name} needs one shape: {_shown(inputs)}")
-        if any(t.dtype != first.dtype for t in values):
-            raise DTypeError(f"{self.name} needs one element type: {_shown(inputs)}")
+        for other in inputs:
+            if other is not first and other.shape != first.shape:
+                raise ShapeError(f"{self.name} needs one shape: {_shown(inputs)}")
+        for other in values:
+            if other is not first and other.dtype != first.dtype:
+                raise DTypeError(f"{self.name} needs one element type: {_shown(inputs)}")
         if self.name == "where" and not inputs[0].dtype.is_bool:
             raise DTypeError(f"where chooses by a bool: {_shown(inputs)}", "compare first: x != 0")
         check_accepts(self.name, self.accepts, first.dtype)
         return first.with_dtype(bool_) if self.result == "bool" else first
+
+    def content(self, *inputs: TensorType) -> str | None:
+        return self.name if TABLE.get(self.name) is self else None
 
     def ref(self, *inputs: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -59,6 +59,11 @@ def _place(element: Reader, rest: Index, axes: Sequence[int], at: Sequence[Value
     return Load(first.buffer, first.offset, total, 1)
 
 
+def _ascend(axes: tuple[int, ...], rank: int) -> bool:
+    """Whether axes are such of a tensor, in order."""
+    return all(a < b for a, b in zip((-1, *axes), (*axes, rank), strict=True))
+
+
 @dataclass(frozen=True)
 class Gather(Op):
     """Elements of the first operand at positions along `axes`, ascending, which the others hold.
@@ -78,7 +83,11 @@ class Gather(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         x, *at = inputs
         _check("gather", at)
-        if len(at) != len(self.axes) or self.axes[-1] >= x.rank or at[0].rank != self.index_rank:
+        if (
+            len(at) != len(self.axes)
+            or not _ascend(self.axes, x.rank)
+            or at[0].rank != self.index_rank
+        ):
             raise ShapeError(f"gather along axes {self.axes} does not fit {x}")
         if tuple(x.shape[a] for a in self.axes) != self.sizes:
             raise ShapeError(f"gather along axes of sizes {self.sizes} does not fit {x}")
@@ -142,6 +151,10 @@ class GatherAdd(Op):
         _check("gather_add", at)
         if len(at) != len(self.axes) or x.shape[: at[0].rank] != at[0].shape:
             raise ShapeError(f"gather_add needs positions for each element: {x}, {at[0]}")
+        if len(self.sizes) != len(self.axes) or not _ascend(
+            self.axes, x.rank - at[0].rank + len(self.axes)
+        ):
+            raise ShapeError(f"gather_add along axes {self.axes} does not fit {x}")
         return x.with_shape(self._shape(x, at[0]))
 
     def _shape(self, x: TensorType, at: TensorType) -> Shape:

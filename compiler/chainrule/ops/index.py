@@ -174,6 +174,8 @@ class ScatterAdd(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         x, at = inputs
         _check_integer("scatter_add", "indices", at)
+        if not self.axis >= 0 or x.shape[self.axis :][: at.rank] != at.shape:
+            raise ShapeError(f"scatter_add along axis {self.axis} does not fit {x} at {at}")
         return x.with_shape((*x.shape[: self.axis], self.n, *x.shape[self.axis + at.rank :]))
 
     def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Bound], ...]:

@@ -140,12 +140,25 @@ def _places(starts: Shape, counts: Shape, steps: tuple[int, ...]) -> tuple[Array
 
 def _within(starts: Shape, counts: Shape, steps: tuple[int, ...], whole: Shape) -> tuple[Dim, ...]:
     """What must be at least 1 for a slice to lie in `whole`, as far as it is not known."""
-    out: list[Dim] = []
+    parts = zip(starts, counts, steps, whole, strict=True)
+    return tuple(d for part in parts for d in _inside(*part) if not isinstance(d, int))
+
+
+def _inside(start: Dim, count: Dim, step: int, size: Dim) -> tuple[Dim, Dim, Dim]:
+    """What must be at least 1 for a slice to lie in an axis; of a slice of nothing, the first."""
+    last = start + (count - 1) * step
+    low, high = (start, last) if step > 0 else (last, start)
+    return count + 1, low + 1, size - high
+
+
+def _check_within(starts: Shape, counts: Shape, steps: tuple[int, ...], whole: Shape) -> None:
+    """Raise ShapeError for a slice that is known not to lie in `whole`."""
+    if not len(starts) == len(counts) == len(steps) == len(whole) or 0 in steps:
+        raise ShapeError(f"a slice of steps {steps} does not fit {len(whole)} axes")
     for start, count, step, size in zip(starts, counts, steps, whole, strict=True):
-        last = start + (count - 1) * step
-        low, high = (start, last) if step > 0 else (last, start)
-        out += [count + 1, low + 1, size - high]
-    return tuple(d for d in out if not isinstance(d, int))
+        demands = _inside(start, count, step, size)
+        if count != 0 and any(isinstance(d, int) and d < 1 for d in demands):
+            raise ShapeError(f"a slice of {count} from {start} by {step} does not lie in {size}")
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,7 @@ class Slice(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         if len(self.starts) != inputs[0].rank:
             raise ShapeError(f"slice of {len(self.starts)} axes does not fit {inputs[0]}")
+        _check_within(self.starts, self.counts, self.steps, inputs[0].shape)
         return inputs[0].with_shape(self.counts)
 
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
@@ -215,6 +229,7 @@ class Place(Op):
     fill: float | int = 0
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        _check_within(self.starts, inputs[0].shape, self.steps, self.shape)
         return inputs[0].with_shape(self.shape)
 
     def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:

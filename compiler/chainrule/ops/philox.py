@@ -28,6 +28,8 @@ ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LIMIT = 2**32
+#: so many elements are drawn at a time: their words stay in a core's cache
+_BLOCK = 2**13
 
 
 def check_seed(seed: int) -> int:
@@ -49,15 +51,21 @@ def words(seed: int, step: int, draw: int, elements: int | Array) -> Array:
 
 def _rounds(element: Array, step: Array, draw: int, seed: int) -> tuple[Array, ...]:
     """The four words of each element at each step, as uint64: the shapes broadcast."""
-    mask, shift = np.uint64(_LIMIT - 1), np.uint64(32)
-    c0, c1, c2, c3 = element & mask, element >> shift, step, np.full_like(step, draw)
-    k0, k1 = seed % _LIMIT, seed >> 32
-    for _ in range(ROUNDS):
-        p0, p1 = np.uint64(_MULTIPLIERS[0]) * c0, np.uint64(_MULTIPLIERS[1]) * c2
-        c0, c1 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & mask
-        c2, c3 = (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & mask
-        k0, k1 = (k0 + _WEYL[0]) % _LIMIT, (k1 + _WEYL[1]) % _LIMIT
-    return c0, c1, c2, c3
+    low, high = np.uint64(_LIMIT - 1), np.uint64(32)
+    even = np.stack(np.broadcast_arrays(element & low, step))  # words 0 and 2
+    odd = np.stack(np.broadcast_arrays(element >> high, np.full_like(step, draw)))  # 1 and 3
+    column = (2, *[1] * (even.ndim - 1))
+    multipliers = np.array(_MULTIPLIERS, np.uint64).reshape(column)
+    halves = (seed, seed >> 32)
+    keys = [
+        [(k + i * w) % _LIMIT for k, w in zip(halves, _WEYL, strict=True)] for i in range(ROUNDS)
+    ]
+    for key in np.array(keys, np.uint64).reshape(ROUNDS, *column):
+        product = even * multipliers
+        even = (product >> high)[::-1] ^ odd
+        even ^= key
+        odd = (product & low)[::-1]
+    return even[0], odd[0], even[1], odd[1]
 
 
 def uniform(
@@ -99,10 +107,13 @@ def permutations(seed: int, first: int, epochs: int, n: int) -> Array:
 def _draw(
     texts: dict[str, str], seed: int, step: int, draw: int, shape: Sequence[int], dtype: object
 ) -> Array:
-    kind = _float(dtype)
-    w = words(seed, step, draw, math.prod(shape))
-    args = {f"w{i}": w[:, i] for i in range(4)}
-    return evaluate(parse_recipe(texts[kind.name]), kind, args, RECIPES).reshape(tuple(shape))
+    kind, count = _float(dtype), math.prod(shape)
+    recipe, out = parse_recipe(texts[kind.name]), np.empty(count, kind.numpy)
+    for start in range(0, count, _BLOCK):
+        w = words(seed, step, draw, np.arange(start, min(start + _BLOCK, count)))
+        args = {f"w{i}": w[:, i] for i in range(4)}
+        out[start : start + _BLOCK] = evaluate(recipe, kind, args, RECIPES)
+    return out.reshape(tuple(shape))
 
 
 def _float(dtype: object) -> DType:

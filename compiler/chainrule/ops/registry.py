@@ -20,6 +20,7 @@ from chainrule.ops import (
     convolution,
     custom,
     dynamic,
+    each,
     gather,
     index,
     layout,
@@ -42,8 +43,8 @@ from chainrule.ops.reading import Word, plain
 # importing them defines ops
 _ROOMS = (
     along, assemble, attention, axes, batch_norm, cast, composite, contract, convolution, custom,
-    dynamic, gather, index, layout, normalization, phase, pooling, product, random, reduce, running,
-    scan, sort, source, windows,
+    dynamic, each, gather, index, layout, normalization, phase, pooling, product, random, reduce,
+    running, scan, sort, source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 
@@ -96,5 +97,8 @@ SPELLED: dict[tuple[str, int], str] = {
 
 #: What else is written as a function, by its name.
 WORDS: dict[str, Word] = _words()
+
+#: The classes of ops that are in no table, by name.
+KINDS: dict[str, type[Op]] = {k.__name__: k for k in _classes(Op) if k not in _NEEDS_DATA}
 
 OPS: tuple[Entry, ...] = (*_elementwise(), *sorted(_others(), key=lambda e: e.name))

@@ -68,6 +68,10 @@ class Scan(Op):
     def bodies(self) -> tuple[Graph, ...]:
         return (self.body_of_step.graph,)
 
+    def content(self, *inputs: TensorType) -> str | None:
+        step = self.body_of_step.content
+        return step and f"scan {step} {self.length!r} {self.reverse} {self.output}"
+
     def with_bodies(self, graphs: Sequence[Graph]) -> Op:
         return replace(self, body_of_step=self.body_of_step.with_graph(graphs[0]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError
+from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.loop import IndexValue, Literal, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, next_serial
@@ -43,6 +44,9 @@ class Leaf(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return self.type
+
+    def content(self, *inputs: TensorType) -> str | None:
+        return None  # it is known by its place among what is given
 
     def notation(self, *inputs: Node) -> Notation:
         return Notation(escape(self.label), escape(latex_name(self.label)))
@@ -135,6 +139,8 @@ class Full(Op):
         return value
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if len(self.data) != self.dtype.itemsize:
+            raise DTypeError(f"{len(self.data)} bytes are no number of {self.dtype}")
         return TensorType(self.dtype, self.shape)
 
     def ref(self, *inputs: Array) -> Array:
@@ -204,6 +210,9 @@ class Constant(Op):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         return self.type
+
+    def content(self, *inputs: TensorType) -> str | None:
+        return f"constant {hashlib.sha256(self.data).hexdigest()} {self.type!r}"
 
     def ref(self, *inputs: Array) -> Array:
         return self.array
@@ -277,6 +286,8 @@ class Iota(Op):
     dtype: DType
 
     def infer(self, *inputs: TensorType) -> TensorType:
+        if not 0 <= self.axis < len(self.shape):
+            raise ShapeError(f"an index along axis {self.axis} does not fit {self.shape}")
         return TensorType(self.dtype, self.shape)
 
     def ref(self, *inputs: Array) -> Array:

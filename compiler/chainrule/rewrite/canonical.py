@@ -35,7 +35,7 @@ def _mergeable(b: Bindings) -> bool:
     return c.dtype.is_integer or is_moderate(c.value * d.value)
 
 
-@recognize("cast", *(name for name in TABLE if name != "stop_gradient"))
+@recognize("cast", *(name for name in TABLE if name != "stop_gradient"), only=["full"])
 def fold_numbers(node: Node, see: See) -> Node | None:
     """Given an elementwise op of numbers, the number it is; also of a number's other type."""
     numbers = [i.op.scalar for i in node.inputs if isinstance(i.op, Full)]
@@ -45,7 +45,7 @@ def fold_numbers(node: Node, see: See) -> Node | None:
     return apply(Full(value.tobytes(), node.type.dtype, node.type.shape))
 
 
-@recognize(*sorted(COMMUTATIVE))
+@recognize(*sorted(COMMUTATIVE), some=["full"])
 def number_to_the_right(node: Node, see: See) -> Node | None:
     """Given `2 * x`, `x * 2`."""
     x, y = node.inputs
@@ -54,7 +54,7 @@ def number_to_the_right(node: Node, see: See) -> Node | None:
     return None
 
 
-@recognize("mul")
+@recognize("mul", some=["mul"])
 def number_outward(node: Node, see: See) -> Node | None:
     """Given `(x * 2) * y`, `(x * y) * 2`; given `(x * 2) * 3`, `x * 6`."""
     for scaled, y in (node.inputs, node.inputs[::-1]):
@@ -120,7 +120,7 @@ def reshape_of_expand(node: Node, see: See) -> Node | None:
     return build.expand(base, node.type.shape, axes)
 
 
-@recognize("expand")
+@recognize("expand", some=["expand", "full"])
 def merge_expands(node: Node, see: See) -> Node | None:
     """Given an expand of an expand or of a number, one."""
     (x,) = node.inputs
@@ -134,14 +134,14 @@ def merge_expands(node: Node, see: See) -> Node | None:
     return None
 
 
-@recognize("expand")
+@recognize("expand", some=["neg"])
 def negative_out_of_expand(node: Node, see: See) -> Node | None:
     """Given expand(-x), -expand(x)."""
     inner = see(node.inputs[0], "neg")
     return build.call("neg", apply(node.op, *inner)) if inner else None
 
 
-@recognize(*(name for name in TABLE if name != "neg"))
+@recognize(*(name for name in TABLE if name != "neg"), some=["expand"], only=["expand", "full"])
 def elementwise_inside_expand(node: Node, see: See) -> Node | None:
     """Given f(expand(x), expand(y)) with axes in common, f of the narrower two expanded: once."""
     views = [i for i in node.inputs if not isinstance(i.op, Full)]
@@ -171,7 +171,7 @@ def _is_one(node: Node) -> bool:
     return isinstance(node.op, Full) and node.op.value == 1
 
 
-@recognize("contract")
+@recognize("contract", some=["permute"])
 def product_through_permute(node: Node, see: See) -> Node | None:
     """Given a product of a permuted operand, the product that names its axes so instead."""
     assert isinstance(node.op, Contract)
@@ -207,7 +207,7 @@ def sum_of_expand(node: Node, see: See) -> Node | None:
     return apply(Sum(rest), total) if rest else total
 
 
-@recognize("sum")
+@recognize("sum", some=["full"])
 def sum_of_number(node: Node, see: See) -> Node | None:
     """Given the sum of one number over axes, the number times their size."""
     (x,) = node.inputs
@@ -232,7 +232,7 @@ def is_size(node: Node) -> bool:
     return isinstance(node.op, SizeOf)
 
 
-@recognize("mul")
+@recognize("mul", some=["div", "expand"])
 def product_with_reciprocal(node: Node, see: See) -> Node | None:
     """Given x * (1/n), also where 1/n repeats, x / n."""
     for x, y in (node.inputs, node.inputs[::-1]):

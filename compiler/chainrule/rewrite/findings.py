@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from chainrule.errors import Location
 from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.rewrite.canonical import CANONICAL
 from chainrule.rewrite.rule import AnyRule, Rewriter, Rules
@@ -26,7 +27,7 @@ class Finding:
 def find_unstable(roots: Sequence[Node], opaque: Collection[Node] = ()) -> list[Finding]:
     """The unstable forms in some expressions, operands first, with what becomes of each."""
     watched = _Watched(CANONICAL + STABILITY, opaque)
-    watched.run(roots)
+    watched.run(Graph(tuple(roots)))
     return watched.findings
 
 

@@ -78,7 +78,7 @@ def size_out_of_numerator(node: Node, see: See) -> Node | None:
     return build.call("div", build.call("div", parts[0], y), parts[1])
 
 
-@recognize("mul")
+@recognize("mul", some=["expand"])
 def size_out_of_expand(node: Node, see: See) -> Node | None:
     """Given x * expand(y / n), (x * expand(y)) / n."""
     for x, y in (node.inputs, node.inputs[::-1]):
@@ -88,7 +88,7 @@ def size_out_of_expand(node: Node, see: See) -> Node | None:
     return None
 
 
-@recognize("sub", "add")
+@recognize("sub", "add", some=["div", "expand"])
 def common_divisor_through_sum(node: Node, see: See) -> Node | None:
     """Given x / n - p * sum(y / n), with the sum repeated, (x - p * sum(y)) / n; so of a mean."""
     for flip in (False, True):
@@ -145,7 +145,7 @@ def size_over_itself(node: Node, see: See) -> Node | None:
     return rest[0] if len(factors) == 2 and len(rest) == 1 else None
 
 
-@recognize("mul")
+@recognize("mul", some=["div"])
 def number_out_of_numerator(node: Node, see: See) -> Node | None:
     """Given x * (c / y) for a moderate number c, (x / y) * c."""
     for x, y in (node.inputs, node.inputs[::-1]):

@@ -20,13 +20,14 @@ from chainrule.rewrite.outward import OUTWARD
 from chainrule.rewrite.recognition import RECOGNITION
 from chainrule.rewrite.rule import rewrite
 from chainrule.rewrite.simplify import SIMPLIFY
+from chainrule.rewrite.spread import spread
 from chainrule.rewrite.stability import STABILITY
 from chainrule.rewrite.steps import share_steps
 from chainrule.rewrite.widen import widen
 
 __all__ = [
     "canonicalize", "drop_unread", "drop_unused", "expand_composites", "lower",
-    "order_contractions", "share_steps", "simplify", "stabilize", "widen",
+    "order_contractions", "share_steps", "simplify", "spread", "stabilize", "widen",
 ]  # fmt: skip
 
 _STABLE = CANONICAL + STABILITY + RECOGNITION

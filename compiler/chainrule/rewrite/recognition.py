@@ -57,7 +57,7 @@ def _halved(right: str, factors: tuple[str, ...]) -> Iterator[Rule]:
     )  # fmt: skip
 
 
-@recognize("sum")
+@recognize("sum", some=["mul"])
 def sum_of_picked(node: Node, see: See) -> Node | None:
     """Given sum(one_hot(y) * x) over classes of a log_softmax or softmax, x[y].
 
@@ -178,7 +178,7 @@ def _matrix(node: Node) -> Node:
     return node
 
 
-@recognize("contract")
+@recognize("contract", some=["softmax", "masked_softmax"])
 def attention(node: Node, see: See) -> Node | None:
     """Given a softmax of q @ kᵀ * scale times v, attention of the three; a mask comes along."""
     for turned in (False, True):

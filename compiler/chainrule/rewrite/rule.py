@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
@@ -81,7 +82,19 @@ class Rule:
             all(w in (None, n) for w, n in zip(self.wanted, way, strict=True)) for way in ways
         )
 
+    @cached_property
+    def twins(self) -> tuple[tuple[int, int], ...]:
+        """The places of operands that must be one node: those of x in `x * x`."""
+        parts = self.pattern.args
+        pairs = combinations(range(len(parts)), 2)
+        return tuple(
+            (i, j) for i, j in pairs if isinstance(parts[i], Name) and parts[i] == parts[j]
+        )
+
     def __call__(self, node: Node, opaque: Collection[Node]) -> Node | None:
+        for i, j in self.twins:
+            if node.inputs[i] is not node.inputs[j]:
+                return None
         if not _may_match(self.pattern, node):
             return None
         for bindings in _match(self.pattern, node, {}, opaque):
@@ -106,16 +119,21 @@ class Recognizer:
     """A rule in code: `function(node, see)` for nodes whose op has one of the names `roots`.
 
     `see(node, name)` is the node's operands where its op is called so and may be looked through,
-    else None. The docstring says what is given and what results.
+    else None. The docstring says what is given and what results. One operand at least must be of an
+    op called as one of `some`, and all of ops in `only`, where these name any.
     """
 
     name: str
     roots: tuple[str, ...]
     function: Callable[[Node, See], Node | None]
+    some: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
 
     def fits(self, met: Sequence[str]) -> bool:
-        """Whether the rule could match: only the function knows."""
-        return True
+        """Whether the rule could match a node, given its op's name and its operands'."""
+        operands = met[1:]
+        one = not self.some or not self.some.isdisjoint(operands)
+        return one and (not self.only or self.only.issuperset(operands))
 
     def __call__(self, node: Node, opaque: Collection[Node]) -> Node | None:
         return self.function(node, lambda n, name: n.inputs if _is(n, name, opaque) else None)
@@ -131,9 +149,12 @@ def rule(name: str, lhs: str, rhs: str, when: Guard | None = None, **numbers: fl
     return Rule(name, lhs, rhs, when, told)
 
 
-def recognize(*roots: str) -> Callable[[Callable[[Node, See], Node | None]], Recognizer]:
-    """Decorate a function as a rule for nodes of the ops named."""
-    return lambda function: Recognizer(function.__name__, roots, function)
+def recognize(
+    *roots: str, some: Iterable[str] = (), only: Iterable[str] = ()
+) -> Callable[[Callable[[Node, See], Node | None]], Recognizer]:
+    """Decorate a function as a rule for nodes of the ops named, with such operands."""
+    some, only = frozenset(some), frozenset(only)
+    return lambda function: Recognizer(function.__name__, roots, function, some, only)
 
 
 def _is_about(node: Node, value: float | None) -> bool:
@@ -234,25 +255,22 @@ class Rules:
     def __add__(self, other: Rules) -> Rules:
         return Rules(self.all + other.all)
 
-    def apply(self, node: Node, opaque: Collection[Node]) -> tuple[Node, AnyRule] | None:
-        """What the first rule that fits makes of a node."""
-        candidates = self.by_root.get(node.op.name)
+    def fitting(self, node: Node) -> Sequence[AnyRule]:
+        """The rules that the names of a node's op and its operands' do not rule out."""
+        name = node.op.name
+        candidates = self.by_root.get(name)
         if candidates is None:
-            return None
-        met = (node.op.name, *[i.op.name for i in node.inputs])
-        fitting = self.by_names.get(met)
-        if fitting is None:
-            fitting = self.by_names[met] = [r for r in candidates if r.fits(met)]
-        for r in fitting:
-            new = r(node, opaque)
-            if new is not None and new is not node:
-                return new, r
-        return None
+            return ()
+        met = (name, *[i.op.name for i in node.inputs])
+        found = self.by_names.get(met)
+        if found is None:
+            found = self.by_names[met] = [r for r in candidates if r.fits(met)]
+        return found
 
 
 def rewrite(graph: Graph, rules: Rules, opaque: Collection[Node] = ()) -> Graph:
     """The graph with rules applied from the leaves up until none fits."""
-    return graph.with_roots(Rewriter(rules, opaque).run(graph.roots))
+    return graph.with_roots(Rewriter(rules, opaque).run(graph))
 
 
 class Rewriter:
@@ -264,11 +282,17 @@ class Rewriter:
         self.applied: Counter[str] = Counter()
         self.steps = 0
 
-    def run(self, roots: Sequence[Node]) -> list[Node]:
-        """The normal forms of roots."""
-        normal = [self.normal(r) for r in roots]
+    def run(self, graph: Graph) -> list[Node]:
+        """The normal forms of a graph's roots."""
+        memo, fitting = self.memo, self.rules.fitting
+        for node in graph.nodes:  # operands first: each finds the forms of its own
+            if node not in memo:
+                if not fitting(node) and all([memo[i] is i for i in node.inputs]):
+                    memo[node] = node
+                else:
+                    self.normal(node)
         count_rules(self.applied)
-        return normal
+        return [memo[r] for r in graph.roots]
 
     def normal(self, root: Node) -> Node:
         """The node that no rule changes, equal in value to `root`."""
@@ -302,8 +326,8 @@ class Rewriter:
 
     def step(self, node: Node, becomes: dict[Node, Node]) -> None:
         """Apply one rule to a node whose operands are in normal form."""
-        with provenance.derived_from(node):
-            found = self.rules.apply(node, self.opaque)
+        fitting = self.rules.fitting(node)
+        found = self.first(fitting, node) if fitting else None
         if found is None:
             self.settle(node, node)
             return
@@ -314,6 +338,15 @@ class Rewriter:
         self.steps += 1
         if self.steps > MAX_STEPS * (len(self.memo) + 100):
             raise self.loop()
+
+    def first(self, rules: Sequence[AnyRule], node: Node) -> tuple[Node, AnyRule] | None:
+        """What the first of some rules that applies makes of a node."""
+        with provenance.derived_from(node):
+            for rule in rules:
+                new = rule(node, self.opaque)
+                if new is not None and new is not node:
+                    return new, rule
+        return None
 
     def used(self, rule: AnyRule, node: Node, new: Node) -> None:
         """Told of each rule as it puts `new` in the place of `node`; here nothing."""

@@ -11,7 +11,7 @@ from chainrule.rewrite.canonical import is_size
 from chainrule.rewrite.rule import Guard, Rules, See, recognize, rule
 
 
-@recognize("sum")
+@recognize("sum", some=["one_hot"])
 def sum_of_one_hot(node: Node, see: See) -> Node | None:
     """Given the sum of a one-hot code over its classes, 1."""
     (x,) = node.inputs
@@ -20,7 +20,7 @@ def sum_of_one_hot(node: Node, see: See) -> Node | None:
     return None
 
 
-@recognize("sum")
+@recognize("sum", some=["div", "mul"])
 def sum_of_scaled(node: Node, see: See) -> Node | None:
     """Given the sum of x * c or x / c with c the same along the axes summed, sum(x) * c or / c."""
     (x,) = node.inputs
@@ -45,7 +45,7 @@ def _without_axes(c: Node, axes: tuple[int, ...], see: See) -> Node | None:
     return build.expand(c.inputs[0], shape, tuple(kept.index(a) for a in c.op.axes if a in kept))
 
 
-@recognize("mul")
+@recognize("mul", some=["div"])
 def common_factor(node: Node, see: See) -> Node | None:
     """Given x / (y * c) * c for a number c, also where the divisor repeats, x / y."""
     quotient, number = see(node.inputs[0], "div"), node.inputs[1]
@@ -61,7 +61,7 @@ def common_factor(node: Node, see: See) -> Node | None:
     return build.call("div", x, apply(divisor.op, factors[0]) if view else factors[0])
 
 
-@recognize("where")
+@recognize("where", some=["full"])
 def known_choice(node: Node, see: See) -> Node | None:
     """Given a choice by a condition that is known, the branch it takes."""
     condition, x, y = node.inputs
@@ -70,7 +70,7 @@ def known_choice(node: Node, see: See) -> Node | None:
     return x if condition.op.value else y
 
 
-@recognize("contract")
+@recognize("contract", some=["full"])
 def product_with_number(node: Node, see: See) -> Node | None:
     """Given a product of sums with one number everywhere, the number times the sum of the other."""
     assert isinstance(node.op, Contract)

@@ -1,11 +1,11 @@
 """From a graph to kernels.
 
-Nodes are visited by their distance from the leaves (what is made from leaves alone, when it is
-first needed), and each joins the last kernel that computes one of its operands if it fits that
-kernel's space, else begins a kernel. Joining only the last one keeps the order of kernels a valid
-order whatever is joined. What a kernel needs from another lies in memory; views, comparisons and
-numbers made from indices are worked out where they are read. Positions are read by no kernel
-before they have been tested: those that are given are tested first of all.
+Nodes are visited by their distance from the leaves (what is made from leaves and single numbers
+alone, when it is first needed), and each joins the last kernel that computes one of its operands if
+it fits that kernel's space, else begins a kernel. Joining only the last one keeps the order of
+kernels a valid order whatever is joined. What a kernel needs from another lies in memory; views,
+comparisons and numbers made from indices are worked out where they are read. Positions are read by
+no kernel before they have been tested: those that are given are tested first of all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fuse(
 
 class _Fusion:
     def __init__(self, graph: Graph, finite: Sequence[Node], codes: Iterator[int]) -> None:
-        self.graph, self.finite, self.codes = graph, finite, codes
+        self.graph, self.finite, self.codes = graph, frozenset(finite), codes
         self.kernels: list[Kernel] = []
         self.at: dict[Node, int] = {}
         self.hosts: dict[Node, Node] = {}
@@ -64,10 +64,11 @@ class _Fusion:
             for operand, bound in positions_of(node):
                 self.test(operand, bound)
             self.place(node)
-        for root in (*self.graph.roots, *self.finite):
+            if node in self.finite:  # as early as can be: no update is made before
+                self.store(node)
+                self.test(node, None)
+        for root in self.graph.roots:
             self.store(root)
-        for node in self.finite:
-            self.test(node, None)
         for kernel in self.kernels:
             for body in kernel.anchor.op.bodies() if kernel.form is Form.SCAN else ():
                 kernel.inside = tuple(fuse(body, codes=self.codes))
@@ -211,15 +212,20 @@ def _readable(base: Node, path: tuple[Node, ...], node: Node, kernel: Kernel) ->
 def _order_of_visits(nodes: Sequence[Node]) -> tuple[list[Node], dict[Node, Node]]:
     """The nodes by their longest path from a leaf, and the hosts of those that are made late.
 
-    A tensor that is made from leaves alone, such as 0.9 * m, waits for the first node that uses it
-    together with something computed, its host, and is then made where that is made.
+    A tensor that is made from leaves and single numbers alone, such as 0.9 * m, waits for the first
+    node that uses it together with something computed, its host, and is then made where that is
+    made.
     """
     depth: dict[Node, int] = {}
     computed: set[Node] = set()
+    single = _numbers(nodes)
     for node in nodes:
         depth[node] = 1 + max((depth[i] for i in node.inputs), default=0)
-        heavy = node.op.role not in ("leaf", "view", "light", "pointwise") or node.type.shape == ()
-        if node.inputs and (heavy or any(i in computed for i in node.inputs)):
+        cheap = node.op.role in ("leaf", "view", "light", "pointwise")
+        if node.op.role == "view" and single.issuperset(node.inputs):
+            single.add(node)
+        waits = cheap and node not in single
+        if node.inputs and not (waits and single.issuperset(computed.intersection(node.inputs))):
             computed.add(node)
     hosts: dict[Node, Node] = {}
     for node in reversed(nodes):
@@ -237,6 +243,22 @@ def _order_of_visits(nodes: Sequence[Node]) -> tuple[list[Node], dict[Node, Node
         time[node] = max((time[i] for i in node.inputs), default=wanted)
         time[node] = max(time[node], wanted)
     return sorted(nodes, key=time.__getitem__), late
+
+
+def _numbers(nodes: Sequence[Node]) -> set[Node]:
+    """Single numbers, and rows of such, one a model of many, that all else only reads repeated."""
+    found: set[Node] = set()
+    read: set[Node] = set()
+    otherwise: set[Node] = set()
+    for node in reversed(nodes):
+        rank = node.type.rank
+        if rank == 0 or (rank == 1 and node.inputs and node in read and node not in otherwise):
+            found.add(node)
+        repeats = rank > 1 and node.op.role == "view" and node.op.repeats() == (*range(rank - 1),)
+        read.update(node.inputs)
+        if not repeats and not (rank == 1 and node in found):
+            otherwise.update(node.inputs)
+    return found
 
 
 def _connect(kernels: Sequence[Kernel], graph: Graph) -> None:

@@ -29,7 +29,8 @@ class Kernel:
     """Nodes in order, the memory they read and write, and the space they share.
 
     `writes` maps a node to the node whose memory takes its value: itself, or the leaf it updates.
-    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops.
+    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops. One that
+    computes `again` what had been computed before saves the memory in between.
     """
 
     form: Form
@@ -42,6 +43,15 @@ class Kernel:
     inside: tuple[Kernel, ...] = ()
     times: Dim = 1
     depth: int = 0
+    again: bool = False
+
+    @property
+    def flops(self) -> Dim:
+        """Its floating-point operations, of all the times it runs."""
+        total: Dim = 0
+        for node in () if self.form in (Form.CHECK, Form.COPY) else self.nodes:
+            total = total + node.op.flops(node.type, *[i.type for i in node.inputs])
+        return total * self.times
 
     @property
     def tests(self) -> tuple[Test, ...]:

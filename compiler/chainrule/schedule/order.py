@@ -33,7 +33,7 @@ def order_kernels(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
     for leaf, value in graph.updates:
         writer = number[storage(value)]
         alone = uses[value] == 1 and storage(value) is value
-        if alone and _reads_at_its_index(kernels[writer], leaf):
+        if alone and reads_at_its_index(kernels[writer], leaf):
             kernels[writer].writes[value] = leaf
             in_place[leaf] = writer
         else:
@@ -48,27 +48,29 @@ def order_kernels(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
         value = next(v for v, target in writes.items() if target is leaf)
         writes[value] = value
         copied.append((leaf, value))
-    return [*(kernels[i] for i in order), *(_copy(leaf, value) for leaf, value in copied)]
+    return [*(kernels[i] for i in order), *(copy_into(leaf, value) for leaf, value in copied)]
 
 
-def _copy(leaf: Node, value: Node) -> Kernel:
+def copy_into(leaf: Node, value: Node) -> Kernel:
+    """A kernel that puts a value that lies elsewhere into its leaf."""
     reads = (storage(value),)
     return Kernel(Form.COPY, leaf.type.shape, nodes=[value], reads=reads, writes={value: leaf})
 
 
-def _reads_at_its_index(kernel: Kernel, leaf: Node) -> bool:
-    """Whether a kernel reads a leaf only at the index at which it writes it, and before it does."""
+def reads_at_its_index(kernel: Kernel, node: Node) -> bool:
+    """Whether a kernel reads a node only at the index at which it writes, and before it does."""
     if kernel.form in (Form.NEST, Form.ROWS, Form.SCAN):
         return False
     nodes = kernel.nodes
     if kernel.form in (Form.CONTRACT, Form.COLUMNS):
-        if any(base is leaf for base, _ in bases(kernel.anchor)):
+        if any(base is node for base, _ in bases(kernel.anchor)):
             return False
         nodes = kernel.nodes[1:]
-    by_index = (node.inputs[i] for node in nodes for i in node.op.buffered)
-    if any(base is leaf for operand in by_index for base, _ in sources(operand)):
+    by_index = (n.inputs[i] for n in nodes for i in n.op.buffered)
+    if any(base is node for operand in by_index for base, _ in sources(operand)):
         return False
-    return all(not path for node in nodes for base, path in bases(node) if base is leaf)
+    readers = [(n, path) for n in nodes for base, path in bases(n) if base is node]
+    return all(n.op.role != "view" and not path for n, path in readers)
 
 
 def _needs(

@@ -9,13 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from chainrule import driver
-from chainrule.driver.build import demands_of, dim_data, sizes_of
+from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Bound, Node, within
+from chainrule.ir.size import known
+from chainrule.ops.each import Every, Own
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
+from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule.train.plan import rows_of
 from chainrule_runtime import (
@@ -24,12 +27,12 @@ from chainrule_runtime import (
     EpochLoop,
     FeedError,
     Minibatches,
-    NonFiniteError,
     Outcome,
     Program,
     RuntimeFault,
     Storage,
     check_positions,
+    non_finite,
 )
 from chainrule_runtime import Tensor as TensorData
 from chainrule_runtime.manifest import DimData
@@ -40,9 +43,10 @@ Array = np.ndarray[Any, Any]
 class Engine(Protocol):
     """A graph with its feeds and what it keeps; faults are the runtime's.
 
-    `call` runs once, `loop` over minibatches; `check` refuses data whose shapes or labels do not
-    fit, before anything changes. `direct`, where it is not None, is `call` for feeds like those of
-    the call before: it gives the loss, or NaN where `call` must decide, and `scalars` the outputs.
+    `call` runs once, `loop` over the minibatches of steps `first` to `last` - 1; `check` refuses
+    data whose shapes or labels do not fit, before anything changes. `direct`, where it is not None,
+    is `call` for feeds like those of the call before: it gives the loss, or NaN where `call` must
+    decide, and `scalars` the outputs.
     """
 
     binder: Binder
@@ -57,7 +61,7 @@ class Engine(Protocol):
     def check(self, arrays: Sequence[Array], cut: Minibatches) -> None: ...
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome: ...
 
     def show(self, level: str) -> str: ...
@@ -65,10 +69,20 @@ class Engine(Protocol):
     def report(self) -> driver.Report: ...
 
 
-#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, and
-#: how many threads there may be
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
+#: many threads there may be, and a budget for the arena
 MakeEngine = Callable[
-    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, int | None], Engine
+    [
+        Graph,
+        Sequence[Node],
+        Sequence[Node],
+        Sequence[str],
+        Storage,
+        bool,
+        int | None,
+        Budget | None,
+    ],
+    Engine,
 ]
 
 
@@ -84,6 +98,7 @@ class NativeEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        budget: Budget | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -93,6 +108,7 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
             threads=threads,
+            budget=budget,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -126,10 +142,10 @@ class NativeEngine:
         check_positions(self.compiled.manifest.checks, self.binder.names, arrays, sizes)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs in one native call."""
-        return self._over_minibatches()(arrays, cut, epochs, order)
+        """Run steps in one native call."""
+        return self._over_minibatches()(arrays, cut, first, last, order)
 
     def _over_minibatches(self) -> EpochLoop:
         if self._loop is None:
@@ -157,6 +173,7 @@ class ReferenceEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        budget: Budget | None,
     ) -> None:
         self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
@@ -190,10 +207,11 @@ class ReferenceEngine:
             values = dict(zip(self.inputs, arrays, strict=True))
             values |= {n: self.storage.arrays[_name(n)] for n in self.kept}
             for check, node in self._positions.items():
-                check_positions([check], [check.feed or ""], evaluate([node], values), sizes)
-            results = [np.array(a) for a in evaluate(self.graph.roots, values)]
-            if self.trains and not np.isfinite(results[0]):
-                raise NonFiniteError(f"{self.names[0]} is {results[0].item()}")
+                found = _evaluated([node], values)
+                check_positions([check], [check.feed or ""], found, sizes)
+            results = [np.array(a) for a in _evaluated(self.graph.roots, values)]
+            if self.trains and (fault := non_finite(self.names[0], results[0])):
+                raise fault
             outputs = results[: len(self.names)]
             changed = results[len(self.names) :]
             for (node, _), new in zip(self.graph.updates, changed, strict=True):
@@ -206,19 +224,23 @@ class ReferenceEngine:
         check_positions(list(self._positions), self.binder.names, arrays, first)
 
     def loop(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, order: Array | None
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
     ) -> Outcome:
-        """Run whole epochs, step by step."""
+        """Run steps one by one."""
         logs: list[list[Array]] = []
         fault: RuntimeFault | None = None
-        for k in range(epochs * cut.steps):
+        for k in range(first, last):
             try:
                 logs.append(self._step(cut.minibatch(arrays, k, order)))
             except RuntimeFault as error:
                 fault = error
                 break
         kinds = [n.type.dtype.numpy for n in self.graph.outputs]
-        columns = [np.array([row[i] for row in logs], kind) for i, kind in enumerate(kinds)]
+        shapes = [(len(logs), *known(n.type.shape)) for n in self.graph.outputs]
+        columns = [
+            np.array([row[i] for row in logs], kind).reshape(shape)
+            for i, (kind, shape) in enumerate(zip(kinds, shapes, strict=True))
+        ]
         return Outcome(len(logs), tuple(columns), fault)
 
     def show(self, level: str) -> str:
@@ -257,6 +279,22 @@ def _rows(inputs: Sequence[Node], trains: bool) -> tuple[DimData, ...]:
     """The number of rows, which must not be 0 in training: there is nothing to learn."""
     rows = rows_of(inputs)
     return (dim_data(rows),) if trains and rows is not None else ()
+
+
+def _evaluated(roots: Sequence[Node], values: Mapping[Node, Array]) -> list[Array]:
+    """What roots are; those of every member of an ensemble, member by member."""
+    parts = [n for n in walk(roots) if isinstance(n.op, Own)]
+    if not parts:
+        return evaluate(roots, values)
+    ends = [n.inputs[0] if isinstance(n.op, Every) else n for n in roots]
+    members = [
+        evaluate(ends, {**values, **{n: values[n.inputs[0]][..., i] for n in parts}})
+        for i in range(values[parts[0].inputs[0]].shape[-1])
+    ]
+    return [
+        np.stack(each, axis=-1) if isinstance(n.op, Every) else each[0]
+        for n, each in zip(roots, zip(*members, strict=True), strict=True)
+    ]
 
 
 def _check(node: Node, operand: Node, bound: Bound) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -47,7 +47,7 @@ from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target
 from chainrule.train import checkpoint
-from chainrule.train.plan import EPOCH, RATE, SEED, StepPlan, label, rows_of
+from chainrule.train.plan import EPOCH, SEED, StepPlan, label, rows_of
 from chainrule.train.state import static
 
 Array = np.ndarray[Any, Any]
@@ -106,7 +106,7 @@ def export(
         _digest(plan, graphs),
         tuple(_kept(plan, state)),
         SEED,
-        (Number("learning_rate", RATE),),
+        tuple(_numbers(plan)),
         tuple(_sizes(plan, graphs, wanted)),
         _sliced(plan),
         variants,
@@ -225,6 +225,20 @@ def _digest(plan: StepPlan, graphs: Mapping[str, _Function]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
+def _numbers(plan: StepPlan) -> Iterator[Number]:
+    """The hyper-parameters that may change, and what is asked of what the state holds of each."""
+    for name, number in plan.optimizer.hyperparameters.items():
+        if number.leaf is None:
+            continue
+        kept, range_ = label(number.leaf), number.range
+        called = kept.removeprefix("optimizer.")
+        low = ("oge", range_.least) if range_.above is None else ("ogt", range_.above)
+        high = "olt", range_.below
+        if range_.decay:  # from 0 to below 1; what is lacking of 1 from above 0 to 1
+            low, high = ("ogt", 1.0 - range_.below), ("ole", 1.0 - range_.least)
+        yield Number(name, called, kept, low, high, range_.decay)
+
+
 def _kept(plan: StepPlan, state: Mapping[str, Array]) -> list[Kept]:
     """What lives between calls, and how it begins."""
     own = (*plan.parameters, *plan.states)
@@ -236,8 +250,8 @@ def _kept(plan: StepPlan, state: Mapping[str, Array]) -> list[Kept]:
             begin: Drawn | Given | Same = _begin(node, own.index(node))
         else:
             role = "optimizer"
-            begin = _slot(plan, node) if node in plan.slots else Given(state[label(node)])
-            if node in (plan.seed, plan.count):
+            begin = _slot(plan, node) if node in plan.optimizer.slots else Given(state[label(node)])
+            if node in (plan.seed, plan.optimizer.count):
                 begin = Given(np.zeros((), of.numpy))
         found.append(Kept(label(node), of, shape, role, begin))
     return found
@@ -261,7 +275,7 @@ def _begin(node: Node, index: int) -> Drawn | Given:
 
 def _slot(plan: StepPlan, slot: Node) -> Given | Same:
     """How what an optimizer remembers begins: as a constant, or as the parameter does."""
-    w, value = plan.slots[slot]
+    w, value = plan.optimizer.slots[slot]
     if value is w:
         return Same(label(w))
     if w in driver.leaves_of([value]):

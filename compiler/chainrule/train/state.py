@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,7 +12,8 @@ from chainrule.ir.evaluate import evaluate
 from chainrule.ir.node import Node
 from chainrule.lang import init as initial
 from chainrule.ops.source import Leaf
-from chainrule.train.plan import EPOCH, RATE, SEED, STEP, StepPlan, label
+from chainrule.train.plan import EPOCH, FIT, MODEL, SEED, StepPlan, label
+from chainrule.train.updates import STEP
 
 Array = np.ndarray[Any, Any]
 
@@ -39,9 +39,14 @@ def begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: Collecti
             arrays[label(node)][...] = initial.draw(
                 node.op.init, static(node), node.type.dtype.wide.numpy, seed, index
             )
-    for slot, (w, value_of) in plan.slots.items():
+    for slot, (w, value_of) in plan.optimizer.slots.items():
         (value,) = evaluate([value_of], {w: arrays[label(w)]})
         arrays[label(slot)][...] = value
+
+
+def of_step(state: Mapping[str, Array]) -> dict[str, Array]:
+    """What a file says of a step, without what a model or a training loop has put beside it."""
+    return {n: a for n, a in state.items() if not n.startswith((FIT, MODEL))}
 
 
 def static(node: Node) -> tuple[int, ...]:
@@ -69,8 +74,6 @@ def _kind(value: Any) -> str:
 
 def check_counts(state: Mapping[str, Array]) -> None:
     """Raise ArtifactError for numbers that no training leads to."""
-    steps, epochs, rate = int(state[STEP]), int(state[EPOCH]), float(state[RATE])
-    if steps < 0 or not 0 <= epochs < 2**32 or not 0 <= rate < math.inf:
-        raise ArtifactError(
-            f"no training is at step {steps} of epoch {epochs} with learning rate {rate}"
-        )
+    steps, epochs = int(state[STEP]), int(state[EPOCH])
+    if steps < 0 or not 0 <= epochs < 2**32:
+        raise ArtifactError(f"no training is at step {steps} of epoch {epochs}")

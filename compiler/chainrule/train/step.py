@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -19,23 +20,27 @@ from chainrule.errors import (
 )
 from chainrule.export import Artifact
 from chainrule.ir import provenance
-from chainrule.lang.options import check_options, check_seed
+from chainrule.ir.node import Node
+from chainrule.ir.passes import uncollected
+from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
-from chainrule.nn.optim import Optimizer, check
+from chainrule.nn.optim import Optimizer
 from chainrule.ops import philox
+from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
+from chainrule.train.ensemble import Ensemble, check_ensemble, members_first
 from chainrule.train.export import Export, export
+from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
-    RATE,
     SEED,
-    STEP,
     StepPlan,
     label,
     nodes_of,
     plan_step,
 )
+from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 
@@ -45,6 +50,15 @@ _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
 _ROW_LIMIT = 2**16
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Data in the element types of a step's inputs, and how it is cut into minibatches."""
+
+    arrays: list[Array]
+    cut: Minibatches
+
+
+@uncollected
 def training_step(
     loss: Tensor,
     optimizer: Optimizer,
@@ -56,7 +70,7 @@ def training_step(
     backend: str = "cpu",
     threads: int | None = None,
     precision: str | None = None,
-    memory_budget: int | None = None,
+    memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
     seed: int = 0,
 ) -> TrainingStep:
@@ -68,18 +82,33 @@ def training_step(
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
     every CPU that this process may use: the bits are the same for each number of them. Loss,
-    metrics and updates are as in training (dropout), `outputs` as in inference. Raises CompileError
-    for an option that is not built yet.
+    metrics and updates are as in training (dropout), `outputs` as in inference.
+
+    An `ensemble` of so many members is trained on the same minibatches, member i with the seed
+    `seed` + i: parameters, losses and predictions have members along a first axis.
+
+    `memory_budget` limits the bytes of the arena, `report().reserved(...)["arena"]`, where values
+    wait for the backward pass: what does not fit is computed again, to the same bits, products only
+    if nothing else suffices; `report()` says what, and how many operations that costs. An arena
+    grows with the batch, so a budget goes with its sizes: `(50_000_000, {"batch": 1024})`. With
+    bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. What a
+    scan keeps for its derivative is not computed again.
+
+    Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
+    says what can.
     """
-    check_options(backend, threads, precision, memory_budget=memory_budget, ensemble=ensemble)
+    check_options(backend, threads, precision)
     check_seed(seed)
+    check_ensemble(ensemble, seed, share)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
     wanted = nodes_of(outputs)
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    return TrainingStep(plan, optimizer, outputs, share, backend, seed, threads)
+    budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
+    members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
+    return TrainingStep(plan, outputs, share, backend, seed, threads, budget, members)
 
 
 class TrainingStep:
@@ -91,38 +120,55 @@ class TrainingStep:
     def __init__(
         self,
         plan: StepPlan,
-        optimizer: Optimizer,
         outputs: Any,
         share: TrainingStep | None,
         backend: str,
         seed: int,
         threads: int | None,
+        budget: Budget | None = None,
+        members: Ensemble | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._threads = threads
+        self._threads, self._members = threads, members
+        kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
         self._epoch = 0
+        self._order: tuple[tuple[int, int], int, Array] | None = None
         self._turn = Lock()  # one run after another: each counts its epochs
         self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        self._predictor: Engine | None = None
+        self._predictors: dict[bool, Engine] = {}  # with averages or not
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
-        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in plan.kept]
+        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in kept]
         try:
             self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
         except RuntimeFault as fault:
             driver.raise_ours(fault)
-        state.begin(plan, self._storage.arrays, seed, lent)
-        self.learning_rate = optimizer.lr
         arrays = self._storage.arrays
-        self._parameters = MappingProxyType({label(p): arrays[label(p)] for p in plan.parameters})
-        names = plan.names
+        if members is None:
+            state.begin(plan, arrays, seed, lent)
+        else:
+            for i in range(members.count):
+                state.begin(plan, members.member(i, arrays), seed + i, lent)
+        self._arrays = arrays if members is None else members.seen(arrays)
+        numbers = plan.optimizer.hyperparameters
+        self._hyperparameters = Hyperparameters(numbers, self._arrays, members)
+        self._hyperparameters.begin()
+        self._parameters = self._seen({p: p for p in plan.parameters})
+        graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
-        self._engine = make(plan.graph, plan.inputs, plan.kept, names, self._storage, True, threads)
+        self._engine = make(
+            graph, plan.inputs, kept, plan.names, self._storage, True, threads, budget
+        )
+
+    def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
+        """Live arrays, by the names of other leaves."""
+        arrays = {label(name): self._arrays[label(node)] for name, node in leaves.items()}
+        return MappingProxyType(arrays)
 
     # training
 
-    def __call__(self, /, **feeds: Any) -> float:
-        """One step on one minibatch; the loss before the update.
+    def __call__(self, /, **feeds: Any) -> Any:
+        """One step on one minibatch; the loss before the update, of an ensemble each member's.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
         or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
@@ -137,18 +183,20 @@ class TrainingStep:
                 return loss
         return self._checked_call(feeds)
 
-    def _checked_call(self, feeds: Mapping[str, Any]) -> float:
+    def _checked_call(self, feeds: Mapping[str, Any]) -> Any:
         """One step on whatever was fed, or the error that says why not."""
         try:
             results = self._engine.call(feeds)
         except RuntimeFault as fault:
             self._raise(fault)
         self._metrics = self._named(results)
-        return float(results[0]) + 0.0  # a loss that is the negative of 0 is 0
+        loss = results[0] + 0.0  # a loss that is the negative of 0 is 0
+        return float(loss) if self._members is None else loss
 
     def _named(self, results: Sequence[Array]) -> dict[str, Any]:
         """The metrics among the results of a step."""
-        return {n: a.item() for n, a in zip(self._plan.names[1:], results[1:], strict=True)}
+        named = zip(self._plan.names[1:], results[1:], strict=True)
+        return {n: a if a.ndim else a.item() for n, a in named}
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
@@ -163,47 +211,103 @@ class TrainingStep:
         Ctrl-C comes through at the end of a step.
         """
         self._check_run_names()
-        batch_size = _check_count("batch_size", batch_size, 1)
-        epochs = _check_count("epochs", epochs, 0)
+        batch_size = check_count("batch_size", batch_size, 1)
+        epochs = check_count("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
+        bound = self.bind(data, batch_size)
+        logs = self.advance(bound, 0, epochs * bound.cut.steps, bool(shuffle))
+        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
+        return logs[0] + 0.0  # as in a single step: 0 for -0
+
+    def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
+        """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
         try:
             arrays = self._engine.binder.arrays(data)
             cut = self._cut(arrays, batch_size)
             self._engine.check(arrays, cut)
-            with self._turn.guard:
-                logs = self._run(arrays, cut, epochs, bool(shuffle))
         except RuntimeFault as fault:
             self._raise(fault)
-        self._metrics = dict(zip(self._plan.names[1:], logs[1:], strict=True))
-        return logs[0] + 0.0  # as in a single step: 0 for -0
+        return Bound(arrays, cut)
 
-    def _run(
-        self, arrays: list[Array], cut: Minibatches, epochs: int, shuffle: bool
-    ) -> list[Array]:
+    def advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
+        """Steps `first` to `last` - 1; the loss of each, then each metric.
+
+        They are counted from the beginning of the next epoch, or of the one that is under way if
+        `first` is not 0. Raises what `run` does.
+        """
+        try:
+            with self._turn.guard:
+                return self._advance(data, first, last, shuffle)
+        except RuntimeFault as fault:
+            self._raise(fault)
+
+    def _advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
         """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
+        cut, parts = data.cut, list[Sequence[Array]]()
         group = max(1, _ROW_LIMIT // cut.rows)
-        parts: list[Sequence[Array]] = []
-        for first in range(0, epochs, group):
-            count = min(group, epochs - first)
-            begin, before = self._epoch, self.steps
-            order = philox.permutations(self.seed, begin, count, cut.rows) if shuffle else None
+        begin = self._epoch - (first > 0)
+        while first < last:
+            epoch, at = divmod(first, cut.steps)
+            stop = min(last - epoch * cut.steps, group * cut.steps)
+            order = self._orders(begin + epoch, -(-stop // cut.steps), cut) if shuffle else None
+            before = self.steps
             try:
-                outcome = self._engine.loop(arrays, cut, count, order)
+                outcome = self._engine.loop(data.arrays, cut, at, stop, order)
             except BaseException:
-                self._epoch = begin + -(-(self.steps - before) // cut.steps)
+                self._epoch = begin + epoch + -(-(at + self.steps - before) // cut.steps)
                 raise
-            self._epoch = begin + -(-outcome.steps // cut.steps)
+            self._epoch = begin + epoch + -(-(at + outcome.steps) // cut.steps)
             if outcome.fault is not None:
                 raise outcome.fault
             parts.append(outcome.logs)
+            first += stop - at
         if len(parts) == 1:
             return list(parts[0])
+        each = () if self._members is None else (self._members.count,)
         kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
         return [
-            np.concatenate([np.empty(0, kind), *(logs[i] for logs in parts)])
+            np.concatenate([np.empty((0, *each), kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)
         ]
+
+    def minibatch(self, data: Bound, epoch: int, at: int, shuffle: bool) -> dict[str, Array]:
+        """What step `at`, counted from the beginning of epoch number `epoch`, is fed."""
+        number, at = divmod(at, data.cut.steps)
+        order = self._orders(epoch + number, 1, data.cut) if shuffle else None
+        arrays = data.cut.minibatch(data.arrays, at, order)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def converted(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Feeds as arrays that a call takes as they are. Raises FeedError."""
+        try:
+            arrays = self._engine.binder.arrays(feeds)
+        except RuntimeFault as fault:
+            self._raise(fault)
+        return dict(zip(self._engine.binder.names, arrays, strict=True))
+
+    def begin_epoch(self, goes_on: bool = False) -> int:
+        """Count an epoch of minibatches that come one by one, unless it `goes_on`; its number."""
+        self._epoch += not goes_on
+        return self._epoch - 1
+
+    def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
+        """The orders of rows in some epochs.
+
+        They are drawn for twice as many epochs each time that those at hand are used up: drawing
+        many together is faster, and a lone epoch need not wait for more.
+        """
+        kind = (self.seed, cut.rows)
+        if self._order is not None and self._order[0] == kind:
+            begin, orders = self._order[1:]
+            if begin <= first and first + epochs <= begin + len(orders):
+                return orders[first - begin : first - begin + epochs]
+            more = 2 * len(orders) if first == begin + len(orders) else 1
+        else:
+            more = 1
+        count = max(epochs, min(more, _ROW_LIMIT // cut.rows, 2**32 - first))
+        self._order = kind, first, philox.permutations(self.seed, first, count, cut.rows)
+        return self._order[2][:epochs]
 
     def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
         """How the data is cut into minibatches."""
@@ -222,11 +326,17 @@ class TrainingStep:
     def _raise(self, fault: RuntimeFault) -> NoReturn:
         if isinstance(fault, RuntimeNonFinite):
             raise NonFiniteError(
-                f"{fault.what} in step {self.steps + 1}, counted from 1",
+                f"{self._what_is(fault)} in step {self.steps + 1}, counted from 1",
                 "it has changed nothing: parameters and optimizer are as they were before it",
                 self._why_not_finite(),
             ) from None
         driver.raise_ours(fault)
+
+    def _what_is(self, fault: RuntimeNonFinite) -> str:
+        """What is not finite, and of which member."""
+        if self._members is None or not fault.place:
+            return fault.what
+        return f"{fault.named} of member {fault.place[0]} is {fault.number}"
 
     def _why_not_finite(self) -> str:
         for name, array in self._storage.arrays.items():
@@ -238,27 +348,41 @@ class TrainingStep:
 
     def predict(self, /, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        return self._predict(False, feeds)
+
+    def predict_averaged(self, /, **feeds: Any) -> Any:
+        """`predict` with the moving averages of the parameters (the optimizer's `ema`) for them."""
+        if not self._plan.optimizer.averages:
+            raise CompileError("no averages are kept of these parameters", "Adam(..., ema=0.999)")
+        return self._predict(True, feeds)
+
+    def _predict(self, averaged: bool, feeds: Mapping[str, Any]) -> Any:
         if self._outputs is None:
             raise CompileError(
                 "this step has no outputs to predict", "training_step(..., outputs=z)"
             )
-        if self._predictor is None:
-            self._predictor = self._make_predictor()
+        if averaged not in self._predictors:
+            self._predictors[averaged] = self._make_predictor(averaged)
         try:
-            results = iter(self._predictor.call(feeds))
+            results = iter(self._predictors[averaged].call(feeds))
         except RuntimeFault as fault:
             driver.raise_ours(fault)
+        if self._members is not None:
+            results = map(members_first, results)
         return _like(self._outputs, results)
 
-    def _make_predictor(self) -> Engine:
+    def _make_predictor(self, averaged: bool) -> Engine:
         nodes = nodes_of(self._outputs)
-        graph = self._plan.predicted(nodes)
+        graph = self._plan.predicted(nodes, averaged)
         leaves = driver.leaves_of(graph.outputs)
         kept = [n for n in leaves if n in self._plan.kept]
         inputs = [n for n in leaves if n not in self._plan.kept]
+        if self._members is not None:
+            graph = self._members.graph(graph, kept)
+            kept = [self._members.leaf(n) for n in kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False, self._threads)
+        return make(graph, inputs, kept, names, self._storage, False, self._threads, None)
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -272,8 +396,17 @@ class TrainingStep:
 
     @property
     def seed(self) -> int:
-        """What initial values, the order of rows and random ops are drawn from."""
-        return int(self._storage.arrays[SEED])
+        """What initial values, the order of rows and random ops are drawn from.
+
+        Of an ensemble the first member's: member i has so much plus i, and all have the rows in the
+        order that the first one would.
+        """
+        return int(self._storage.arrays[SEED].flat[0])
+
+    @property
+    def ensemble(self) -> int | None:
+        """How many members are trained at once; None where it is one net."""
+        return None if self._members is None else self._members.count
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -281,6 +414,21 @@ class TrainingStep:
         if self._metrics is None:
             self._metrics = self._named(self._engine.scalars())
         return dict(self._metrics)
+
+    @property
+    def plan(self) -> StepPlan:
+        """What it computes, before it was compiled."""
+        return self._plan
+
+    @property
+    def log_names(self) -> tuple[str, ...]:
+        """What is measured in each step: "loss", and the names of the metrics."""
+        return self._plan.names
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were begun: the number of the next."""
+        return self._epoch
 
     @property
     def loss(self) -> Tensor:
@@ -298,20 +446,29 @@ class TrainingStep:
         return int(self._storage.arrays[STEP])
 
     @property
-    def learning_rate(self) -> float:
-        """The learning rate, which may change between steps.
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the optimizer by name, which may change between steps."""
+        return self._hyperparameters
 
-        FeedError unless it is at least 0, and finite in the type that the step computes in.
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate, which may change between steps; with a schedule, what scales it.
+
+        Of an ensemble as many as there are members; set it to so many, or to one number for all.
+
+        Set it to a number, or to as many as there are members. FeedError unless each is at least 0,
+        and finite in the type that the step computes in.
         """
-        rate = self._storage.arrays[RATE]
-        return float(str(rate[()]))  # the shortest number that is this one in its type: 0.001
+        return self._hyperparameters[RATE]
 
     @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        rate, array = check("learning_rate", value, least=0.0), self._storage.arrays[RATE]
-        if rate > float(np.finfo(array.dtype).max):
-            raise FeedError(f"learning_rate {rate} is infinite as {array.dtype}")
-        array[...] = rate
+    def learning_rate(self, value: Any) -> None:
+        self._hyperparameters[RATE] = value
+
+    @property
+    def averages(self) -> Mapping[str, Array]:
+        """Live views of the moving averages of parameters, by the parameter; none without ema."""
+        return self._seen(self._plan.optimizer.averages)
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -323,15 +480,22 @@ class TrainingStep:
 
     # keeping it
 
-    def state_dict(self) -> dict[str, Array]:
+    def state_dict(self, into: dict[str, Array] | None = None) -> dict[str, Array]:
         """Copies of everything that training depends on, by name.
 
         Parameters and states under their names; the optimizer's under "optimizer."; the seed and
-        the number of epochs begun under "training.".
+        the number of epochs begun under "training.". `into` is an earlier result, whose arrays are
+        used again.
         """
+        made = {} if into is None else into
         with self._alone():
-            kept = {name: a.copy() for name, a in self._storage.arrays.items()}
-        return {**kept, EPOCH: np.array(self._epoch, np.int64)}
+            for name, array in self._arrays.items():
+                if into is None:
+                    made[name] = np.array(array, order="C")
+                else:
+                    np.copyto(made[name], array)
+        made[EPOCH] = np.array(self._epoch, np.int64)
+        return made
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
@@ -346,8 +510,10 @@ class TrainingStep:
             raise ArtifactError("this is the state of another training step", *differences)
         given = {name: np.asarray(a) for name, a in given.items()}
         state.check_counts(given)
+        if problem := self._hyperparameters.problem(given):
+            raise ArtifactError(f"no training has this state: {problem}")
         with self._alone():
-            for name, array in self._storage.arrays.items():
+            for name, array in self._arrays.items():
                 array[...] = given[name]
             self._epoch = int(given[EPOCH])
 
@@ -384,16 +550,19 @@ class TrainingStep:
         bits. docs/export.md tells of the files; by default there are those that the target has.
         Raises CompileError and ArtifactError.
         """
+        if self._members is not None:
+            raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism)  # fmt: skip
         return export(chosen, self._plan, nodes_of(self._outputs), self.state_dict(), folder)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
-        self.load_state_dict(checkpoint.read(path))
+        self.load_state_dict(state.of_step(checkpoint.read(path)))
 
 
-def _check_count(name: str, value: Any, least: int) -> int:
+def check_count(name: str, value: Any, least: int) -> int:
+    """The value as an int. Raises FeedError unless it is one from `least` on."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise FeedError(f"{name} is an int from {least} on, not {value!r}")
     return int(value)

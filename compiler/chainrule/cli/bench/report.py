@@ -1,18 +1,21 @@
-"""`chainrule bench` itself: what is measured, as tables for the eye and as JSON."""
+"""`chainrule bench` itself: what is measured, for the eye, as Markdown and as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chainrule.cli.bench.machine import Machine
+from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
-    OURS,
-    Limits,
-    Row,
+    CHECKED,
+    ROUNDS,
+    Peer,
     about,
     as_data,
     chosen_peers,
@@ -20,96 +23,132 @@ from chainrule.cli.bench.run import (
     limits,
     measure,
 )
+from chainrule.cli.bench.tables import (
+    COLUMNS,
+    STARTS,
+    Data,
+    about_run,
+    lines,
+    markdown,
+    said,
+    start_lines,
+)
 from chainrule.cli.page import Page
 from chainrule.errors import CompileError
 
-COLUMNS = ("peer", "µs a step", "range", "ours is ×", "of the machine", "first step", "memory")
+#: seconds of a block, unless they are given: of a quick run, of a full one
+QUICK, FULL = 0.15, 0.5
 
 
-def run(
-    page: Page,
-    *,
-    workloads: str | None,
-    peers: str | None,
-    threads: int,
-    seconds: float,
-    full: bool,
-    json_file: Path | None,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to measure, and where the figures go."""
+
+    workloads: str | None = None
+    peers: str | None = None
+    threads: str = "1"
+    seconds: float | None = None
+    starts: int = 0
+    full: bool = False
+    markdown: bool = False
+    json_file: Path | None = None
+
+
+def run(asked: Asked) -> None:
     """Measure, and print as it goes. Raises CompileError for names that are not there."""
-    works, columns = chosen_workloads(workloads, full), chosen_peers(peers, full)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
-    if threads > usable:
-        raise CompileError(f"this process may use {usable} cores, not {threads}")
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise CompileError(f"there is no folder {json_file.resolve().parent}")
-    here = [p for p in columns if not p.missing()]
-    machine = Machine()
-    flops = machine.flops()
-    page.heading("Machine")
-    page.say(f"{about()}; {machine.level}, {flops / 1e9:.0f} GFLOP/s of multiply-adds a core")
-    page.say(f"{threads} thread{'s' * (threads > 1)} for everybody, float32")
-    versions = {n: v for p in here for n, v in p.versions().items() if n != OURS}
-    page.say(", ".join(f"{n} {v}" for n, v in versions.items()) or "no peer is installed")
-    absent = sorted({n for p in columns for n in p.missing()})
-    if absent:
-        page.say(f"not installed, so left out: {', '.join(absent)}", style="dim")
-    results: dict[str, Any] = {
-        "machine": about(), "flops": flops, "threads": threads, "versions": versions,
-        "workloads": {},
-    }  # fmt: skip
+    works = chosen_workloads(asked.workloads, asked.full)
+    columns = chosen_peers(asked.peers, asked.full)
+    counts = _threads(asked.threads)
+    seconds = asked.seconds or (FULL if asked.full else QUICK)
+    if asked.json_file is not None and not asked.json_file.resolve().parent.is_dir():
+        raise CompileError(f"there is no folder {asked.json_file.resolve().parent}")
+    page, machine = Page(quiet=asked.markdown), Machine()
+    results = _begun(machine, columns, seconds)
+    _head(page, results)
     for work in works:
-        page.heading(work.name, work.title)
-        bound = limits(work, machine, flops, threads)
-        rows = measure(work, here, threads, seconds)
-        _show(page, rows, bound)
-        results["workloads"][work.name] = {
-            "title": work.title,
-            "limits": {"arithmetic": bound.arithmetic, "bytes": bound.bytes},
-            "rows": [as_data(row) for row in rows],
-        }
-        if json_file is not None:  # what was measured is kept, whatever comes next
-            _write(json_file, results)
+        truth = losses(work, CHECKED)
+        for threads in counts:
+            if asked.markdown:
+                print(f"{work.name}, {said(threads)}", file=sys.stderr, flush=True)
+            rows = measure(work, columns, threads, seconds, truth, starts=asked.starts)
+            # the best rate seen so far: on a shared machine one look may fall into a bad moment
+            results["flops"] = max(results["flops"], machine.flops())
+            bound = limits(work, machine, results["flops"], threads)
+            found = [as_data(row, bound) for row in rows]
+            results["measured"].append(
+                {
+                    "workload": work.name,
+                    "title": work.title,
+                    "threads": threads,
+                    "limits": {"arithmetic": bound.arithmetic, "bytes": bound.bytes},
+                    "rows": found,
+                }
+            )
+            page.heading(work.name, f"{work.title}; {said(threads)}")
+            page.table(COLUMNS, lines(found))
+            if asked.starts:
+                page.gap()
+                page.table(STARTS, start_lines(found))
+            if asked.json_file is not None:  # what was measured is kept, whatever comes next
+                _write(asked.json_file, results)
+    _foot(page, asked)
+    if asked.markdown:
+        print(markdown(results))
+
+
+def _threads(text: str) -> list[int]:
+    """The numbers of threads. Raises CompileError for what is none, and for too many."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = [n.strip() for n in text.split(",")]
+    for count in counts:
+        if not (count.isascii() and count.isdigit() and int(count) > 0):
+            raise CompileError(f"{count!r} is no number of threads", "say 1, or 1,2 for both")
+        if int(count) > (usable or 1):
+            raise CompileError(f"this process may use {usable} cores, not {count}")
+    return [int(count) for count in counts]
+
+
+def _begun(machine: Machine, columns: Sequence[Peer], seconds: float) -> Data:
+    """Results with nothing measured but the machine."""
+    here = [p for p in columns if not p.missing()]
+    return {
+        "command": shlex.join(["chainrule", *sys.argv[1:]]),
+        "machine": about(),
+        "level": machine.level,
+        "flops": machine.flops(),
+        "seconds": seconds,
+        "blocks": ROUNDS,
+        "versions": {name: v for p in here for name, v in p.versions().items()},
+        "settings": {p.name: p.settings for p in columns},
+        "missing": sorted({name for p in columns for name in p.missing()}),
+        "measured": [],
+    }
+
+
+def _head(page: Page, results: Data) -> None:
+    page.heading("Machine")
+    for line in about_run(results):
+        page.say(line)
+    page.heading("Peers")
+    page.table(("peer", "how"), [list(pair) for pair in results["settings"].items()])
+    if results["missing"]:
+        page.say(f"not installed: {', '.join(results['missing'])}", style="dim")
+
+
+def _foot(page: Page, asked: Asked) -> None:
     page.gap()
     page.say(
-        "Medians of interleaved blocks, whole steps: forward, backward, update, next minibatch. "
-        "The first step counts from the start of the process, nothing compiled before. Of the "
-        "machine: of the multiply-adds it can do, or of the bytes it can read, whichever takes "
-        "longer."
+        "Medians of interleaved blocks after one to warm up, whole steps: forward, backward, "
+        "update, next minibatch. The first step counts from the start of the process, nothing "
+        "compiled before. Of the machine: of the multiply-adds it can do, or of the bytes it can "
+        "read, whichever takes longer. Memory is the process's at its most."
     )
+    if not asked.full:
+        rest = [p.name for p in chosen_peers(None, True) if p.name in p.module["SLOW"]]
+        page.say(f"--full has every workload, and {' and '.join(rest)}", style="dim")
 
 
-def _show(page: Page, rows: Sequence[Row], bound: Limits) -> None:
-    ours = min((r.median for r in rows if r.counts and r.peer.startswith(OURS)), default=None)
-    timed = [r for r in rows if r.seconds]
-    page.table(
-        COLUMNS, [_cells(r, ours, bound) for r in timed], right="memory first step ours is ×"
-    )
-    for row in rows:
-        if row.note:
-            page.say(f"{row.peer}: {row.note}", style="dim")
-
-
-def _cells(row: Row, ours: float | None, bound: Limits) -> list[str]:
-    low, high = min(row.seconds), max(row.seconds)
-    ratio = "" if ours is None or not row.counts else f"{row.median / ours:.2f}"
-    return [
-        row.peer,
-        _micro(row.median),
-        f"{_micro(low)} to {_micro(high)}",
-        ratio,
-        bound.share(row.median),
-        f"{row.first_step:.2f} s",
-        f"{row.memory / 2**20:.0f} MiB" if row.memory else "",
-    ]
-
-
-def _micro(seconds: float) -> str:
-    value = seconds * 1e6
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _write(file: Path, results: dict[str, Any]) -> None:
+def _write(file: Path, results: Data) -> None:
     part = file.with_name(file.name + ".part")
     part.write_text(json.dumps(results, indent=1))
     os.replace(part, file)

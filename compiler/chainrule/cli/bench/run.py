@@ -7,13 +7,14 @@ import os
 import platform
 import runpy
 import select
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from chainrule.cli.bench.machine import Machine
-from chainrule.cli.bench.reference import losses as reference_losses
 from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.config import environment
 from chainrule.errors import CompileError
@@ -51,6 +51,16 @@ class Peer:
         """Keyword arguments of its functions."""
         return dict(self.module["VARIANTS"][self.name])
 
+    @property
+    def settings(self) -> str:
+        """In a line, how it is used."""
+        return str(self.module["SETTINGS"][self.name])
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this compiler's."""
+        return self.name.startswith(OURS)
+
     def missing(self) -> list[str]:
         """Packages that it needs and that are not installed."""
         return [n for n in self.module["NEEDS"] if find_spec(n) is None]
@@ -76,11 +86,19 @@ def peers() -> dict[str, Peer]:
 
 @dataclass
 class Row:
-    """A peer on a workload. `note` says why a figure is missing or can't be trusted."""
+    """A peer on a workload. `note` says why a figure is missing or can't be trusted.
+
+    Seconds: of importing it, from process start to its first step (once, and for each further
+    start with nothing kept and with what it kept on disk), and of a step in each block; bytes of
+    memory at its most; the first losses, and by how much they are another's.
+    """
 
     peer: str
     note: str = ""
+    imported: float = 0.0
     first_step: float = 0.0
+    cold: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
     memory: int = 0
     deviation: float | None = None
     seconds: list[float] = field(default_factory=list)
@@ -102,28 +120,35 @@ class PeerFailed(Exception):
 
 
 class Worker:
-    """A peer's process; its lines are read unbuffered, as `select` sees no buffer of Python's."""
+    """A peer's process; its lines are read unbuffered, as `select` sees no buffer of Python's.
 
-    def __init__(self, peer: Peer, folder: Path, threads: int) -> None:
-        self.row, self._log = Row(peer.name), folder / f"{peer.name}.log"
-        cache = folder / f"{peer.name}.cache"
-        cache.mkdir(mode=0o700)
+    It leads a group of its own: Ctrl-C comes to this process alone, which ends it and all that it
+    started.
+    """
+
+    def __init__(self, peer: Peer, folder: Path, threads: int, cache: Path) -> None:
+        self.peer, self.cache, self.row = peer, cache, Row(peer.name)
+        self._log = folder / f"{peer.name}.log"
+        cache.mkdir(mode=0o700, exist_ok=True)
         env = environment(_UNSET, peer.module["env"](threads, str(cache)))
-        command = [sys.executable, "-P", str(HERE / "worker.py"), str(peer.file), peer.name]
+        command = [sys.executable, "-P", str(HERE / "peers/worker.py"), str(peer.file), peer.name]
         begun = time.perf_counter()
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*command, str(folder), str(threads)],
+                [*command, str(folder), str(threads)], start_new_session=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, bufsize=0,
             )  # fmt: skip
-            _pin(self._process.pid, threads)
         try:
-            self.hear(PATIENCE)
+            _pin(self._process.pid, threads)
+            self.row.imported = self.hear(PATIENCE)["imported"]
             self.row.first_step = time.perf_counter() - begun
-            self.row.losses = self.hear(PATIENCE)["losses"]
         except BaseException:
-            self.close()
+            self.kill()
             raise
+
+    def check(self) -> None:
+        """Wait for its first losses."""
+        self.row.losses = self.hear(PATIENCE)["losses"]
 
     def hear(self, patience: float) -> dict[str, Any]:
         """Its next line. Raises PeerFailed."""
@@ -135,7 +160,7 @@ class Worker:
             raise PeerFailed(f"no answer in {patience:.0f} s")
         if not line:
             said = self._log.read_text(errors="replace").strip().splitlines()
-            raise PeerFailed(said[-1][:200] if said else f"ended with {self._process.wait()}")
+            raise PeerFailed(said[-1][:200] if said else _ended(self._process.wait()))
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -151,15 +176,29 @@ class Worker:
         return float(told["seconds"] / told["steps"])
 
     def close(self) -> None:
-        """End the process, kindly or not."""
+        """End the process: kindly first, and with all that it started."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
         try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process and what it started, at once."""
+        with suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        self._process.wait()
+
+
+def _ended(code: int) -> str:
+    """What an exit code says."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
 def _pin(process: int, threads: int) -> None:
@@ -181,31 +220,74 @@ def written(work: Workload) -> Iterator[Path]:
 
 
 def measure(
-    work: Workload, columns: Sequence[Peer], threads: int, seconds: float, rounds: int = ROUNDS
+    work: Workload,
+    columns: Sequence[Peer],
+    threads: int,
+    seconds: float,
+    truth: Sequence[float] | None,
+    *,
+    starts: int = 0,
+    rounds: int = ROUNDS,
 ) -> list[Row]:
-    """A row for each peer: its first step, its losses, then blocks in turn, round after round."""
-    rows: list[Row] = []
+    """A row for each peer: its first step, its losses, then blocks in turn, round after round.
+
+    Then each is started `starts` times more with nothing compiled, and with what it kept.
+    """
+    rows: dict[str, Row] = {}
     workers: list[Worker] = []
     with written(work) as folder:
         try:
             for peer in columns:
-                why = peer.module["supports"](work, threads, **peer.options)
-                if why:
-                    rows.append(Row(peer.name, why))
-                    continue
-                try:
-                    workers.append(Worker(peer, folder, threads))
-                    rows.append(workers[-1].row)
-                except PeerFailed as fault:
-                    rows.append(Row(peer.name, str(fault)))
+                rows[peer.name] = Row(peer.name, _why_not(peer, work, threads))
+                if not rows[peer.name].note:
+                    _started(workers, rows, peer, folder, threads)
             for turn in range(rounds + 1):
                 for worker in workers:
                     _timed(worker, seconds, counts=turn > 0)
         finally:
             for worker in workers:
                 worker.close()
-    compare(rows, reference_losses(work, CHECKED))
-    return rows
+        for turn in range(starts):
+            for worker in workers:
+                _again(worker, folder, threads, turn)
+    compare(list(rows.values()), truth)
+    return list(rows.values())
+
+
+def _why_not(peer: Peer, work: Workload, threads: int) -> str:
+    """Why a peer can't be asked for a workload, or nothing."""
+    missing = peer.missing()
+    if missing:
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+    return peer.module["supports"](work, threads, **peer.options) or ""
+
+
+def _started(
+    workers: list[Worker], rows: dict[str, Row], peer: Peer, folder: Path, threads: int
+) -> None:
+    """One more worker with its first losses, or the reason why there is none."""
+    try:
+        worker = Worker(peer, folder, threads, folder / f"{peer.name}.cache")
+        workers.append(worker)
+        rows[peer.name] = worker.row
+        worker.check()
+    except PeerFailed as fault:
+        rows[peer.name].note = str(fault)
+
+
+def _again(worker: Worker, folder: Path, threads: int, turn: int) -> None:
+    """Start a peer with an empty cache and with the one that it filled."""
+    if worker.row.note:
+        return
+    empty = folder / f"{worker.peer.name}.{turn}.cache"
+    for cache, found in ((empty, worker.row.cold), (worker.cache, worker.row.warm)):
+        try:
+            other = Worker(worker.peer, folder, threads, cache)
+        except PeerFailed as fault:
+            worker.row.note = f"when started again: {fault}"
+            return
+        other.kill()
+        found.append(other.row.first_step)
 
 
 def _timed(worker: Worker, seconds: float, counts: bool) -> None:
@@ -269,7 +351,8 @@ def chosen_peers(names: str | None, full: bool) -> list[Peer]:
     """Ours, and those that are named, or all, without the slow ones unless `full`."""
     every = peers()
     if names is not None:
-        wanted = dict.fromkeys(["chainrule", "chainrule-call", *_known("peer", names, every)])
+        ours = [p.name for p in every.values() if p.ours]
+        wanted = dict.fromkeys([*ours, *_known("peer", names, every)])
         return [every[n] for n in wanted]
     return [p for p in every.values() if full or p.name not in p.module["SLOW"]]
 
@@ -291,6 +374,8 @@ def about() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}{load}"
 
 
-def as_data(row: Row) -> dict[str, Any]:
-    """A row as plain data."""
-    return asdict(row)
+def as_data(row: Row, bound: Limits) -> dict[str, Any]:
+    """A row as plain data, with what follows from it."""
+    median = row.median if row.seconds else None
+    share = bound.share(row.median) if row.seconds else ""
+    return {**asdict(row), "counts": row.counts, "median": median, "machine": share}

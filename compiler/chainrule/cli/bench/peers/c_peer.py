@@ -19,8 +19,11 @@ import numpy as np
 VARIANTS: dict[str, dict[str, Any]] = {"c": {}}
 NEEDS = ()
 SLOW = ()
+SETTINGS = {"c": "cc -O3 -march=native -ffast-math, sizes constant, a loop over many steps"}
 #: multiply-adds beyond which products want blocking, which nobody writes by hand
 _LARGEST = 2**17
+#: layers up to which each has loops of its own; more share them, or compiling takes a minute
+_OWN = 8
 _LOSSES = {"ce": "cross_entropy", "mse": "mean_square", "bce": "binary"}
 
 
@@ -33,8 +36,10 @@ def supports(spec: Any, threads: int) -> str | None:
     """Why a workload can't be run, or None."""
     if shutil.which("cc") is None:
         return "there is no C compiler"
-    if spec.kind not in ("mlp", "logreg") or spec.opt["kind"] != "sgd" or spec.opt["momentum"]:
-        return "written for dense nets and SGD"
+    if spec.kind not in ("mlp", "logreg") or spec.shape.get("dropout"):
+        return "written for dense nets"
+    if spec.opt["kind"] == "adamw" or spec.opt.get("momentum"):
+        return "written for SGD and Adam"
     sizes = spec.shape["sizes"]
     work = spec.batch * sum(n * m for n, m in pairwise(sizes))
     return "written for small nets" if work > 8 * _LARGEST else None
@@ -50,6 +55,8 @@ def source_of(spec: Any, library: str) -> str:
     lines, widest = [], max(sizes)
     for i, (n, m) in enumerate(layers):
         lines.append(f"static float h{i + 1}[{rows * m}], gw{i}[{n * m}], gb{i}[{m}];")
+        if spec.opt["kind"] == "adam":
+            lines.append(f"static float mw{i}[{n * m}], mb{i}[{m}], vw{i}[{n * m}], vb{i}[{m}];")
     lines += [
         f"static float d[2][{rows * widest}];",
         f"void steps(float **w, const float *xs, const {kind} *ys, long first, long count,",
@@ -73,9 +80,19 @@ def source_of(spec: Any, library: str) -> str:
         lines.append(f"slopes({rows}, {n}, {m}, h{i}, {here}, gw{i}, gb{i});")
         if i:
             lines.append(f"backward({rows}, {n}, {m}, {act}, h{i}, w[{2 * i}], {here}, {other});")
-        lines.append(f"descend({n * m}, {spec.opt['lr']}f, w[{2 * i}], gw{i});")
-        lines.append(f"descend({m}, {spec.opt['lr']}f, w[{2 * i + 1}], gb{i});")
+        for place, kind, count in ((2 * i, "w", n * m), (2 * i + 1, "b", m)):
+            lines.append(_update(spec.opt, count, f"w[{place}]", f"{kind}{i}"))
     return "\n".join([library, *lines, "}}", ""])
+
+
+def _update(o: dict[str, Any], count: int, weight: str, name: str) -> str:
+    if o["kind"] == "sgd":
+        return f"descend({count}, {o['lr']}f, {weight}, g{name});"
+    corrections = f"1 - powf({o['b1']}f, i + 1), 1 - powf({o['b2']}f, i + 1)"
+    return (
+        f"adam({count}, {o['lr']}f, {o['b1']}f, {o['b2']}f, {o['eps']}f, {corrections}, "
+        f"{weight}, g{name}, m{name}, v{name});"
+    )
 
 
 def compiled(source: str, *options: str) -> ctypes.CDLL:
@@ -120,4 +137,5 @@ def make_step(spec: Any, threads: int) -> CStep:
     """The workload, ready to run."""
     data = spec.data()
     source = source_of(spec, Path(spec.library).read_text())
-    return CStep(spec, compiled(source, "-ffast-math"), *data.values())
+    shared = ["-DINLINE=static"] if len(spec.shape["sizes"]) > _OWN else []
+    return CStep(spec, compiled(source, "-ffast-math", *shared), *data.values())

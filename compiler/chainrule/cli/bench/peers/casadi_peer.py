@@ -18,6 +18,7 @@ import numpy as np
 VARIANTS: dict[str, dict[str, Any]] = {"casadi": {}}
 NEEDS = ("casadi",)
 SLOW = ()
+SETTINGS = {"casadi": "SX, generated C by cc -O3 -march=native, a loop over many steps"}
 #: multiply-adds of a forward pass beyond which scalar expressions take minutes to compile
 _LARGEST = 2000
 

@@ -12,6 +12,10 @@ from typing import Any
 VARIANTS = {"chainrule": {"whole": True}, "chainrule-call": {"whole": False}}
 NEEDS = ("chainrule",)
 SLOW = ()
+SETTINGS = {
+    "chainrule": "one native call for many steps (step.run)",
+    "chainrule-call": "one Python call a step",
+}
 #: the kinds of workload that are spelled below
 KINDS = ("mlp", "logreg", "cnn", "vae", "lstm", "gpt")
 

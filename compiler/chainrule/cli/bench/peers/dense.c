@@ -1,7 +1,9 @@
 /* A dense net's training step as written by hand: loops that a compiler can see through, as every
    size is a constant where these are inlined. */
 #include <math.h>
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { LINEAR, RELU, TANH };
 
@@ -74,4 +76,14 @@ INLINE float binary(int rows, int m, const float *z, const float *t, float *d) {
 
 INLINE void descend(int count, float rate, float *w, const float *g) {
     for (int i = 0; i < count; i++) w[i] -= rate * g[i];
+}
+
+/* Kingma and Ba, 2015, algorithm 1; `first` and `second` are the corrections of bias. */
+INLINE void adam(int count, float rate, float b1, float b2, float eps, float first, float second,
+                 float *w, const float *g, float *m, float *v) {
+    for (int i = 0; i < count; i++) {
+        m[i] = b1 * m[i] + (1 - b1) * g[i];
+        v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+        w[i] -= rate * (m[i] / first) / (sqrtf(v[i] / second) + eps);
+    }
 }

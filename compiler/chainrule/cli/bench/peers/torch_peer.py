@@ -1,4 +1,4 @@
-"""PyTorch as its users write it for speed: fused optimizers, denormals flushed, preloaded tensors.
+"""PyTorch as its users write it for speed: its own modules, fused optimizers, preloaded tensors.
 
 torch          eager
 torch-compile  torch.compile of the forward pass and the loss, so of the backward pass too
@@ -14,6 +14,8 @@ from typing import Any
 VARIANTS = {"torch": {"compiled": False}, "torch-compile": {"compiled": True}}
 NEEDS = ("torch",)
 SLOW = ("torch-compile",)
+_ALL = "fused optimizer, denormals flushed, convolutions channels last"
+SETTINGS = {"torch": f"eager, {_ALL}", "torch-compile": f"forward and loss compiled, {_ALL}"}
 
 
 def env(threads: int, cache: str) -> dict[str, str]:
@@ -28,31 +30,99 @@ def env(threads: int, cache: str) -> dict[str, str]:
 
 def supports(spec: Any, threads: int, **_: Any) -> str | None:
     """Why a workload can't be run, or None."""
-    return None if spec.kind in ("mlp", "logreg", "vae") else f"no spelling of {spec.kind!r}"
+    return None if spec.kind in _NETS else f"no spelling of {spec.kind!r}"
 
 
-def _linear(torch: Any, weights: dict[str, Any], i: int) -> Any:
-    made = torch.nn.Linear(*weights[f"W{i}"].shape)
+def _filled(torch: Any, module: Any, **arrays: Any) -> Any:
+    """The module, with these numbers in its parameters."""
     with torch.no_grad():
-        made.weight.copy_(torch.from_numpy(weights[f"W{i}"]).t())
-        made.bias.copy_(torch.from_numpy(weights[f"b{i}"]))
-    return made
+        for name, array in arrays.items():
+            getattr(module, name).copy_(torch.from_numpy(array))
+    return module
+
+
+def _linear(torch: Any, weights: dict[str, Any], name: int | str, bias: bool = True) -> Any:
+    weight = weights[f"W{name}"]
+    given = {"bias": weights[f"b{name}"]} if bias else {}
+    return _filled(torch, torch.nn.Linear(*weight.shape, bias=bias), weight=weight.T, **given)
+
+
+def _dense(torch: Any, spec: Any, sizes: Any) -> list[Any]:
+    nn, layers = torch.nn, []
+    for i, _ in enumerate(pairwise(sizes)):
+        layers.append(_linear(torch, spec.params(), i))
+        if i < len(sizes) - 2:
+            layers.append(nn.Tanh() if spec.shape.get("act") == "tanh" else nn.ReLU())
+            if spec.shape.get("dropout"):
+                layers.append(nn.Dropout(spec.shape["dropout"]))
+    return layers
 
 
 def _mlp(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
-    shape, weights, layers = spec.shape, spec.params(), []
-    for i, _ in enumerate(pairwise(shape["sizes"])):
-        layers.append(_linear(torch, weights, i))
-        if i < len(shape["sizes"]) - 2:
-            layers.append(torch.nn.ReLU() if shape["act"] == "relu" else torch.nn.Tanh())
-            if shape.get("dropout"):
-                layers.append(torch.nn.Dropout(shape["dropout"]))
-    net, f = torch.nn.Sequential(*layers), torch.nn.functional
-    if shape["loss"] == "ce":
+    f = torch.nn.functional
+    net = torch.nn.Sequential(*_dense(torch, spec, spec.shape["sizes"]))
+    if spec.shape["loss"] == "ce":
         return net, lambda x, y: f.cross_entropy(net(x), y)
-    if shape["loss"] == "mse":
+    if spec.shape["loss"] == "mse":
         return net, lambda x, t: f.mse_loss(net(x), t)
     return net, lambda x, t: f.binary_cross_entropy_with_logits(net(x).squeeze(1), t)
+
+
+def _cnn(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
+    nn, weights, layers = torch.nn, spec.params(), []
+    for i, (inward, outward, size, padding, pooled) in enumerate(spec.shape["conv"]):
+        made = nn.Conv2d(inward, outward, size, padding=padding)
+        layers += [_filled(torch, made, weight=weights[f"K{i}"], bias=weights[f"kb{i}"]), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooled else []
+    net = nn.Sequential(*layers, nn.Flatten(), *_dense(torch, spec, spec.shape["dense"]))
+    net = net.to(memory_format=torch.channels_last)
+    return net, lambda x, y: nn.functional.cross_entropy(net(x), y)
+
+
+def _lstm(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
+    nn, w, shape = torch.nn, spec.params(), spec.shape
+    words = _filled(torch, nn.Embedding(shape["vocab"], shape["embed"]), weight=w["emb"])
+    cells = nn.LSTM(shape["embed"], shape["hidden"], batch_first=True)
+    both = {"weight_ih_l0": w["Wih"].T, "weight_hh_l0": w["Whh"].T}
+    _filled(torch, cells, **both, bias_ih_l0=w["bih"], bias_hh_l0=w["bhh"])
+    last = _linear(torch, w, 0)
+
+    def loss(xy: Any) -> Any:
+        z = last(cells(words(xy[:, :-1]))[0])
+        return nn.functional.cross_entropy(z.flatten(0, 1), xy[:, 1:].flatten())
+
+    return nn.ModuleList([words, cells, last]), loss
+
+
+def _gpt(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
+    nn, f, w, shape = torch.nn, torch.nn.functional, spec.params(), spec.shape
+    width, heads = shape["d"], shape["heads"]
+
+    def norm(scale: str, shift: str) -> Any:
+        return _filled(torch, nn.LayerNorm(width), weight=w[scale], bias=w[shift])
+
+    def block(i: int) -> Any:
+        names = [f"{name}_{i}" for name in ("qkv", "o", "fc", "pr")]
+        norms = [norm(f"ln{k}g_{i}", f"ln{k}b_{i}") for k in (1, 2)]
+        return nn.ModuleList([*norms, *(_linear(torch, w, name) for name in names)])
+
+    words = _filled(torch, nn.Embedding(shape["vocab"], width), weight=w["wte"])
+    places = _filled(torch, nn.Embedding(shape["ctx"], width), weight=w["wpe"])
+    blocks = nn.ModuleList(block(i) for i in range(shape["layers"]))
+    last, head = norm("lnfg", "lnfb"), _linear(torch, w, 0, bias=False)
+
+    def loss(xy: Any) -> Any:
+        x, (rows, length) = xy[:, :-1], (xy.shape[0], shape["ctx"])
+        h = words(x) + places.weight
+        for first, second, qkv, out, up, down in blocks:
+            parts = qkv(first(h)).view(rows, length, 3, heads, width // heads).unbind(2)
+            q, k, v = (p.transpose(1, 2) for p in parts)
+            a = f.scaled_dot_product_attention(q, k, v, is_causal=True)
+            h = h + out(a.transpose(1, 2).reshape(rows, length, width))
+            h = h + down(f.gelu(up(second(h)), approximate="tanh"))
+        return f.cross_entropy(head(last(h)).flatten(0, 1), xy[:, 1:].flatten())
+
+    return nn.ModuleList([words, places, blocks, last, head]), loss
 
 
 def _vae(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
@@ -71,6 +141,9 @@ def _vae(torch: Any, spec: Any) -> tuple[Any, Callable[..., Any]]:
     return net, loss
 
 
+_NETS = {"mlp": _mlp, "logreg": _mlp, "cnn": _cnn, "lstm": _lstm, "gpt": _gpt, "vae": _vae}
+
+
 class TorchStep:
     """A step over preloaded tensors."""
 
@@ -82,9 +155,11 @@ class TorchStep:
         torch.set_flush_denormal(True)
         torch.manual_seed(spec.seed)
         arrays = {name: torch.from_numpy(a) for name, a in spec.data().items()}
-        self.feeds = [a.long() if name == "y" else a for name, a in arrays.items()]
+        self.feeds = [a.long() if name in ("y", "xy") else a for name, a in arrays.items()]
+        if spec.kind == "cnn":
+            self.feeds[0] = self.feeds[0].contiguous(memory_format=torch.channels_last)
         self.batch, self.nbatch = spec.batch, spec.nbatch
-        net, loss = (_vae if spec.kind == "vae" else _mlp)(torch, spec)
+        net, loss = _NETS[spec.kind](torch, spec)
         self.forward = torch.compile(loss) if compiled else loss
         o = spec.opt
         if o["kind"] == "sgd":

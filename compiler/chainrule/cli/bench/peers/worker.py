@@ -6,11 +6,14 @@ chainrule is loaded where another is measured. Speaks JSON lines; what a peer pr
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import runpy
+import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +53,23 @@ def peak_memory() -> int:
     return next((1024 * int(n.split()[1]) for n in lines if n.startswith("VmHWM")), 0)
 
 
+def end_with_parent() -> None:
+    """Have Linux end this process when the one that started it is no more."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+
+
 def main() -> None:
-    """Build, step, answer."""
+    """Import, build, step, answer."""
+    end_with_parent()
     file, variant, folder, threads = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     peer, spec = runpy.run_path(file), Given(folder)
+    begun = time.perf_counter()
+    for name in peer["NEEDS"]:
+        import_module(name)
+    imported = time.perf_counter() - begun
     step = peer["make_step"](spec, int(threads), **peer["VARIANTS"][variant])
     each = step.steps_per_call
 
@@ -64,7 +78,7 @@ def main() -> None:
 
     step(0)
     losses = [float(loss) for loss in step.losses()]
-    say(first=losses[0])
+    say(first=losses[0], imported=imported)
     done = each
     while len(losses) < CHECKED:
         step(done)

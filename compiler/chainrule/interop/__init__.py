@@ -1,0 +1,1 @@
+"""Other people's tools: what they expect, made of what is here."""

@@ -1,0 +1,124 @@
+"""Callbacks that end training, or slow it down, by how a number goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable as Function
+from collections.abc import Mapping
+
+import numpy as np
+
+from chainrule.errors import FeedError
+from chainrule.train.callbacks.base import Array, Callback, Logs, Monitor
+
+
+class EarlyStopping(Monitor):
+    """End training when a number has not got better for more than `patience` epochs in a row.
+
+    Better is by more than `min_delta`; `mode` is "min", "max" or, by the number's name, "auto".
+    With `restore_best_weights` the model ends with the parameters and states of the best epoch.
+    `stopped_epoch` and `best_epoch` say what happened; the first is None where nothing did.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self.patience, self.restore_best_weights = int(patience), restore_best_weights
+        self.stopped_epoch: int | None = None
+        self.best_epoch = 0
+        self._weights: dict[str, Array] = {}
+
+    def on_train_begin(self, logs: Logs) -> None:
+        super().on_train_begin(logs)
+        self.stopped_epoch, self.best_epoch, self._weights = None, 0, {}
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        value = self.value(logs)
+        self.wait += 1
+        if self.better(value) or not epoch:
+            self.best, self.wait, self.best_epoch = value, 0, epoch
+            if self.restore_best_weights:
+                self._weights = self.model.weights()
+        elif self.wait >= self.patience:
+            self.stopped_epoch, self.model.stop_training = epoch, True
+
+    def on_train_end(self, logs: Logs) -> None:
+        if self._weights:
+            self.model.set_weights(self._weights)
+
+    def state_dict(self) -> Mapping[str, Array]:
+        best = {f"weights.{n}": a for n, a in self._weights.items()}
+        return {**super().state_dict(), "best_epoch": np.array(self.best_epoch), **best}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        super().load_state_dict(state)
+        self.best_epoch = int(state["best_epoch"])
+        kept = {n: a for n, a in state.items() if n.startswith("weights.")}
+        self._weights = {n.removeprefix("weights."): a for n, a in kept.items()}
+
+
+class LRSchedule(Callback):
+    """Set the learning rate at the begin of each epoch: `schedule(epoch)`, or `(epoch, rate)`."""
+
+    def __init__(self, schedule: Function[..., float]) -> None:
+        self.schedule = schedule
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        step = self.model.step
+        try:
+            rate = self.schedule(epoch, step.learning_rate)
+        except TypeError:
+            rate = self.schedule(epoch)
+        step.learning_rate = float(rate)
+
+
+class ReduceLROnPlateau(Monitor):
+    """Multiply the learning rate by `factor` when a number has not got better in `patience` epochs.
+
+    After that it waits `cooldown` epochs; the rate does not fall below `min_lr`.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        if not 0 < factor < 1:
+            raise FeedError(f"factor is above 0 and below 1, not {factor!r}")
+        self.factor, self.patience = float(factor), int(patience)
+        self.cooldown, self.min_lr, self._cooling = int(cooldown), float(min_lr), 0
+
+    def on_train_begin(self, logs: Logs) -> None:
+        super().on_train_begin(logs)
+        self._cooling = 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        value = self.value(logs)
+        if self._cooling:
+            self._cooling, self.wait = self._cooling - 1, 0
+        if self.better(value):
+            self.best, self.wait = value, 0
+        elif not self._cooling:
+            self.wait += 1
+            step = self.model.step
+            if self.wait >= self.patience and step.learning_rate > self.min_lr:
+                step.learning_rate = max(step.learning_rate * self.factor, self.min_lr)
+                self._cooling, self.wait = self.cooldown, 0
+
+    def state_dict(self) -> Mapping[str, Array]:
+        return {**super().state_dict(), "cooling": np.array(self._cooling)}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        super().load_state_dict(state)
+        self._cooling = int(state["cooling"])

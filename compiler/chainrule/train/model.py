@@ -1,0 +1,463 @@
+"""`cr.Model`: a net with its loss and optimizer, trained by `fit`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ChainruleError, CompileError, FeedError
+from chainrule.ir.types import dtype as dtype_of
+from chainrule.lang.derive import rebuilt
+from chainrule.lang.inspect import explain
+from chainrule.lang.options import check_options, check_seed
+from chainrule.lang.tensor import Tensor
+from chainrule.nn.optim import Adam, Optimizer
+from chainrule.train import checkpoint, named, stored
+from chainrule.train.callbacks.base import Callback
+from chainrule.train.callbacks.saving import Checkpoint
+from chainrule.train.data import Table, check_finite, check_fits, gathered, is_batches, table
+from chainrule.train.data import weighed as with_classes
+from chainrule.train.fitting import Fit, History
+from chainrule.train.opening import of_batches, of_table, split
+from chainrule.train.plan import label
+from chainrule.train.problem import Problem, pose, trained_of, type_of
+from chainrule.train.progress import progress
+from chainrule.train.scoring import ROWS, Scorer, arrays_of, whole
+from chainrule.train.source import Source, read
+from chainrule.train.state import of_step
+from chainrule.train.step import TrainingStep, check_count, training_step
+from chainrule.train.summary import Summary, summarize
+
+Array = np.ndarray[Any, Any]
+Measure = Callable[..., Tensor]
+
+
+class Model:
+    """A net, a loss and an optimizer: `fit`, `evaluate`, `predict`.
+
+        net = cr.nn.Sequential([cr.nn.Dense(128, "relu"), cr.nn.Dense(10)])
+        model = cr.Model(net, "cross_entropy", cr.optim.Adam(1e-3), metrics=["accuracy"])
+        history = model.fit(X, Y, epochs=20, batch_size=64)
+
+    `net` is a layer, or any function from Tensors to a Tensor; what it is called on is decided by
+    the first data: rows along axis 0, floats as `dtype`, integers as int32, or as float32 where the
+    net takes no integers. `loss` and `metrics` are names of `cr.losses` and `cr.metrics`, or
+    functions of prediction and labels; metrics may be a dict by name. A `regularizer` is a function
+    of the list of parameters, added to the loss. `backend`, `threads`, `precision`,
+    `memory_budget` and `seed` are those of `cr.training_step`.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        loss: str | Measure = "cross_entropy",
+        optimizer: str | Optimizer | None = None,
+        metrics: Sequence[str | Measure] | Mapping[str, str | Measure] = (),
+        regularizer: Measure | None = None,
+        backend: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+        memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        if not callable(net):
+            raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
+        check_options(backend, threads, precision)
+        self.net = net
+        self.optimizer = Adam(1e-3) if optimizer is None else named.optimizer(optimizer)
+        self.seed = check_seed(seed)
+        self._loss, self._measures = named.loss(loss), named.metrics(metrics)
+        self._regularizer = regularizer
+        self._options: dict[str, Any] = {
+            "backend": backend,
+            "threads": threads,
+            "precision": precision,
+            "memory_budget": memory_budget,
+        }
+        self.dtype = dtype_of(dtype)
+        if not self.dtype.is_float:
+            raise CompileError(f"a net computes with floats, not with {dtype}")
+        #: the kind of optimizer that a file named and that has to be given again to train on
+        self.missing_optimizer: str | None = None
+        self._problem: Problem | None = None
+        self._step: TrainingStep | None = None
+        self._weighted = False
+        self._scoring: tuple[Problem, Scorer] | None = None
+        self._fit: Fit | None = None
+        self.stop_training = False
+
+    @classmethod
+    def from_problem(
+        cls, problem: Problem, optimizer: Optimizer, weighted: bool, **options: Any
+    ) -> Model:
+        """A model of expressions, without a net that could be called again."""
+        model = cls(_no_net, optimizer=optimizer, **options)
+        model._problem = problem
+        model._renew(weighted)
+        return model
+
+    # what it is
+
+    @property
+    def built(self) -> bool:
+        """Whether it knows what its data is like."""
+        return self._step is not None
+
+    @property
+    def step(self) -> TrainingStep:
+        """The compiled training step, which holds the parameters. Raises CompileError before data.
+
+        Weights of rows, given for the first time, make it anew, with the same state.
+        """
+        if self._step is None:
+            raise CompileError(
+                "this model has not seen data yet, so it does not know its sizes",
+                "model.build(x, y), or fit, evaluate, predict",
+            )
+        return self._step
+
+    @property
+    def problem(self) -> Problem:
+        """Its expressions. Raises CompileError before data."""
+        _ = self.step  # it says what is missing
+        return self._known()
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its step takes weights of rows."""
+        return self._weighted
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that `fit` is in, from 0 on."""
+        return 0 if self._fit is None else self._fit.epoch
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised, as an expression."""
+        return self.step.loss
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient of the loss by each parameter that is trained, as an expression by name."""
+        return self.step.gradients
+
+    def explain(self, name: str) -> Any:
+        """The proof of a gradient: `model.explain("dense1.weight")`. Raises CompileError."""
+        parameters = {label(p): p for p in self.step.plan.parameters}
+        if name not in parameters:
+            raise CompileError(
+                f"no parameter is called {name!r}", f"there are {', '.join(parameters)}"
+            )
+        return explain(self.loss, Tensor(parameters[name]))
+
+    def summary(self, x: Any = None) -> Summary:
+        """Layers, parameters, bytes and operations; `str()` of it is a table.
+
+        `x` is data, for a model that has not seen any.
+        """
+        if x is not None and self._problem is None:
+            self.build(x)
+        return summarize(self.net, self.step, self._known())
+
+    def __repr__(self) -> str:
+        if self._problem is None:
+            return f"<Model of {self.net!r}, not built>"
+        count = sum(a.size for a in self.step.parameters.values())
+        return f"<Model of {count:,} parameters>"
+
+    # building
+
+    def build(self, x: Any, y: Any = None) -> Model:
+        """Compile it for data such as this, of which types and sizes count. Gives the model."""
+        data = table(x, y)
+        self._build(data, y is not None, weighted=False)
+        return self
+
+    def _known(self) -> Problem:
+        assert self._problem is not None
+        return self._problem
+
+    def _build(self, data: Table, labelled: bool, weighted: bool) -> TrainingStep:
+        """The step for data; made anew where labels turn out otherwise, or rows are weighed."""
+        if self._problem is None or (labelled and not self._fits(data)):
+            self._problem = self._pose(data, labelled)
+            self._renew(weighted)
+        elif self._step is None or weighted != self._weighted:
+            self._renew(weighted)
+        elif self.net is not _no_net and trained_of(self.net) != self._problem.trained:
+            self._problem = replace(self._problem, trained=trained_of(self.net))
+            self._renew(weighted)
+        return self.step
+
+    def _fits(self, data: Table) -> bool:
+        """Whether labels are of the kind that the model was made for."""
+        own, given = self._known().targets, data.targets
+        if self.net is _no_net:
+            return True
+        return own.keys() == given.keys() and all(
+            own[n].ndim == a.ndim and own[n].dtype.is_float >= (a.dtype.kind == "f")
+            for n, a in given.items()
+        )
+
+    def _pose(self, data: Table, labelled: bool) -> Problem:
+        inputs = {n: type_of(n, a, self.dtype) for n, a in data.inputs.items()}
+        target: Any = ...
+        if labelled:
+            types = {n: type_of(n, a, self.dtype) for n, a in data.targets.items()}
+            target = types if isinstance(data.target, Mapping) else next(iter(types.values()))
+        if self._problem is not None:
+            known = self._problem
+            return known.relabelled(self._loss, self._measures, target)
+        return pose(
+            self.net, self._loss, self._measures, self._regularizer, inputs, data.alone, target
+        )
+
+    def _renew(self, weighted: bool) -> None:
+        """Make the step, with the state of the one before."""
+        before, problem = self._step, self._known()
+        self._step = training_step(
+            problem.minimised(weighted),
+            self.optimizer,
+            metrics=problem.metrics,
+            outputs=problem.outputs,
+            train=problem.trained,
+            seed=self.seed,
+            **self._options,
+        )
+        self._weighted = weighted
+        if before is not None:
+            own = self._step.state_dict()
+            kept = {n: a for n, a in before.state_dict().items() if n in own}
+            self._step.load_state_dict({**own, **kept})
+
+    @property
+    def _scorer(self) -> Scorer:
+        """What evaluates; made anew with the expressions it is of."""
+        problem = self.problem
+        if self._scoring is None or self._scoring[0] is not problem:
+            options = {n: self._options[n] for n in ("backend", "threads", "precision")}
+            self._scoring = problem, Scorer(problem, options)
+        return self._scoring[1]
+
+    # training
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        callbacks: Iterable[Callback] = (),
+        class_weight: Mapping[Any, float] | None = None,
+        sample_weight: Any = None,
+        shuffle: bool = True,
+        verbose: int | str = "auto",
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        check_data: bool = True,
+    ) -> History:
+        """Train; gives the history of loss and metrics, as Keras' `fit` does.
+
+        `x` and `y` are arrays (or dicts of them by name) with rows along axis 0, or `x` alone gives
+        minibatches (x, y) or (x, y, weights): something that can be gone through once an epoch, or
+        an iterator, of which `steps_per_epoch` are taken; a thread makes them ready while the step
+        before is at work. Arrays mapped from files are read by minibatches.
+
+        `sample_weight` weighs rows, `class_weight` labels: the loss is the mean of weight · loss.
+        `validation_data` is (x, y), (x, y, weights) or minibatches; `validation_split` takes the
+        last part of the rows instead. `epochs` is the number of the last epoch: it begins with
+        `initial_epoch`, or goes on from the checkpoint `resume`. `verbose` 1 is a bar where there
+        is a terminal, 2 a line an epoch, "auto" is 1. `check_data` looks for NaN and infinity.
+
+        Raises FeedError for data that does not fit, before anything is trained; NonFiniteError for
+        a loss that is none, naming the operation it came from, with the parameters of the last
+        finite step. Ctrl-C comes through at the end of a step.
+        """
+        self._check_optimizer()
+        epochs = check_count("epochs", epochs, 0)
+        initial_epoch = check_count("initial_epoch", initial_epoch, 0)
+        batch_size, hooks = check_count("batch_size", batch_size, 1), _callbacks(callbacks)
+        shown = progress(verbose)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise FeedError(f"shuffle is True or False, not {shuffle!r}")
+        state = _resumed(resume, hooks)
+        source: Source
+        if is_batches(x, y):
+            if sample_weight is not None or validation_split:
+                raise FeedError("weights and a split need arrays: minibatches bring their weights")
+            source = of_batches(
+                x,
+                lambda data: self._build(data, data.target is not None, data.weight is not None),
+                class_weight,
+                steps_per_epoch,
+                epochs - initial_epoch,
+            )
+        else:
+            if steps_per_epoch is not None:
+                raise FeedError("steps_per_epoch is of minibatches that an iterator gives")
+            data = table(x, y, sample_weight)
+            data, validation_data = split(data, validation_split, validation_data)
+            data = with_classes(data, class_weight)
+            if check_data:
+                check_finite(data.feeds)
+            step = self._build(data, data.target is not None, data.weight is not None)
+            source = of_table(step, self.problem, data, batch_size, bool(shuffle))
+        try:
+            validate = None
+            if validation_data is not None:
+                validate = self._validation(validation_data, check_data)
+            for callback in hooks:
+                callback.model = self
+            self._fit = Fit(self, source, epochs, initial_epoch, hooks, validate, shown)
+            if state is not None:
+                self.step.load_state_dict(of_step(state))
+                self._fit.load_state_dict(state)
+        except BaseException:
+            source.close()
+            raise
+        return self._fit.run()
+
+    def _check_optimizer(self) -> None:
+        if self.missing_optimizer is not None:
+            raise CompileError(
+                f"this model was trained by {self.missing_optimizer}, which its file can't hold",
+                f"cr.Model.load(path, optimizer={self.missing_optimizer}(...)) goes on training",
+            )
+
+    def _validation(self, given: Any, check_data: bool) -> Callable[[], dict[str, float]]:
+        if isinstance(given, Table):
+            data = given
+        elif isinstance(given, tuple) and 2 <= len(given) <= 3:
+            data = table(*given)
+        elif is_batches(given, None) and iter(given) is not given:
+            return lambda: self.evaluate(given)
+        else:
+            raise FeedError(
+                "validation_data is (x, y), (x, y, weights), or minibatches that can be gone "
+                f"through once an epoch, not {type(given).__name__}"
+            )
+        if check_data:
+            check_finite(data.feeds, "validation data: ")
+        try:
+            check_fits(data, {**self.problem.inputs, **self.problem.targets})
+        except ChainruleError as error:
+            error.details = (*error.details, "in the validation data")
+            raise
+        return lambda: self._scorer.evaluate(self.step, [data], ROWS)
+
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """One step on one minibatch, for data that streams in; its loss, before the update."""
+        self._check_optimizer()
+        data = table(x, y, sample_weight)
+        step = self._build(data, y is not None, data.weight is not None or self._weighted)
+        if self._weighted and data.weight is None:
+            data = table(x, y, np.ones(data.rows, np.float32))
+        return float(step(**read(step, data.feeds)))
+
+    # using
+
+    def predict(self, x: Any, batch_size: int | None = None, averaged: bool = False) -> Any:
+        """The net's result for rows of data, in inference mode; `batch_size` rows at a time.
+
+        `averaged` predicts with the moving averages of the parameters: the optimizer's `ema`.
+        """
+        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        tables = list(gathered(x)) if is_batches(x, None) else [table(x)]
+        if self._problem is None:
+            self._build(tables[0], False, False)
+        parts = [arrays_of(self._scorer.predict(self.step, t, size, averaged)) for t in tables]
+        made = [whole(column) for column in zip(*parts, strict=True)]
+        return rebuilt(self.problem.prediction, made)
+
+    def evaluate(
+        self, x: Any, y: Any = None, sample_weight: Any = None, batch_size: int | None = None
+    ) -> dict[str, float]:
+        """Loss and metrics by name, in inference mode, over all rows at once.
+
+        Predictions are made `batch_size` rows at a time and gathered. `x` alone may give
+        minibatches, as in `fit`.
+        """
+        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        tables = list(gathered(x)) if is_batches(x, y) else [table(x, y, sample_weight)]
+        if self._problem is None:
+            self._build(tables[0], tables[0].target is not None, False)
+        return self._scorer.evaluate(self.step, tables, size)
+
+    # keeping
+
+    def weights(self) -> dict[str, Array]:
+        """Copies of parameters and states by name."""
+        plan, state = self.step.plan, self.step.state_dict()
+        return {label(n): state[label(n)] for n in (*plan.parameters, *plan.states)}
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Put values in the places of parameters and states, by name. Raises ArtifactError."""
+        self.step.load_state_dict({**self.step.state_dict(), **weights})
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and where a training under way stands, to a file."""
+        standing = {} if self._fit is None else self._fit.state_dict()
+        state = {**self.step.state_dict(), **standing}
+        checkpoint.write(path, {**state, **stored.described(self, strict=False)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file: its expressions, its parameters, the optimizer and its state.
+
+        It holds data alone: reading it runs nothing. Raises ArtifactError for a net with a
+        derivative that is a Python function.
+        """
+        checkpoint.write(path, {**self.step.state_dict(), **stored.described(self, strict=True)})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        optimizer: Optimizer | None = None,
+        backend: str = "cpu",
+        threads: int | None = None,
+    ) -> Model:
+        """A model from a file that `save` or a Checkpoint wrote; it goes on with the same bits.
+
+        An `optimizer` of your own has to be given again to go on training. Raises ArtifactError
+        for a file that is damaged or holds no model.
+        """
+        model: Model = stored.revived(cls, path, optimizer, backend, threads)
+        return model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is copied and pickled: by what `save` writes, and its optimizer as it is."""
+        if self._step is None:
+            raise CompileError("a model that has not seen data is copied by making another one")
+        arrays = {**self.step.state_dict(), **stored.described(self, strict=True)}
+        options = {n: self._options[n] for n in ("backend", "threads")}
+        return stored.from_arrays, (type(self), arrays, self.optimizer, options)
+
+
+def _no_net(*inputs: Tensor, **named_inputs: Tensor) -> Tensor:
+    raise CompileError("a model from a file has no net to call: its expressions are there")
+
+
+def _callbacks(given: Any) -> list[Callback]:
+    hooks = [given] if isinstance(given, Callback) else list(given or ())
+    for hook in hooks:
+        if not isinstance(hook, Callback):
+            raise CompileError(
+                f"a callback is an object of a class made from cr.callbacks.Callback, not {hook!r}"
+            )
+    return hooks
+
+
+def _resumed(path: Any, hooks: Sequence[Callback]) -> dict[str, Array] | None:
+    """The checkpoint to go on from, if there is one. Raises ArtifactError."""
+    if path is not None:
+        return checkpoint.read(path)
+    found = (h.path for h in hooks if isinstance(h, Checkpoint) and h.resume)
+    return next((checkpoint.read(p) for p in found if os.path.exists(p)), None)

@@ -1,0 +1,98 @@
+"""The estimators, held to scikit-learn's own checks; and used as they are."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+
+pytest.importorskip("sklearn")
+
+ROOT = Path(__file__).parents[2]
+#: a minibatch of other rows has another gradient; scikit-learn's own nets fail it likewise
+EXPECTED = {
+    "check_sample_weight_equivalence_on_dense_data": "rows are trained on in minibatches, in which "
+    "a row that stands twice is not a row that weighs twice"
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["ChainruleClassifier", "ChainruleRegressor"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_layer_sizes": (), "epochs": 25, "learning_rate": 0.02},
+        pytest.param({}, marks=pytest.mark.long),
+    ],
+)
+def test_scikit_learns_own_checks(kind: str, options: dict[str, Any]) -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    estimator = getattr(cr, kind)(threads=1, **options)
+    results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None)
+    wrong = [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
+    assert not wrong
+    assert sum(r["status"] == "passed" for r in results) > 40
+
+
+def test_digits_in_a_pipeline() -> None:
+    from sklearn.decomposition import PCA
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
+    data = cr.datasets.digits()
+    names = np.array([f"digit {i}" for i in range(10)])
+    net = cr.ChainruleClassifier(epochs=8, threads=1, random_state=3)
+    search = GridSearchCV(
+        make_pipeline(PCA(40), net),
+        {"chainruleclassifier__hidden_layer_sizes": [(4,), (64,)]},
+        cv=2,
+    )
+    search.fit(data.x_train, names[data.y_train])
+    assert search.best_params_["chainruleclassifier__hidden_layer_sizes"] == (64,)
+    assert search.score(data.x_test, names[data.y_test]) > 0.9
+
+
+def test_several_targets_early_stopping_and_pickle() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(200, 4))
+    y = np.stack([x[:, 0] * 3 + 1, x[:, 1] - x[:, 2]], axis=1)
+    net = cr.ChainruleRegressor(
+        hidden_layer_sizes=(), epochs=300, early_stopping=True, learning_rate=0.02, threads=1
+    ).fit(x, y)
+    assert net.n_iter_ < 300  # it is linear, and learned long before
+    np.testing.assert_allclose(net.predict(x), y, atol=0.05)  # Adam hovers around the minimum
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again.predict(x), net.predict(x))
+
+
+def test_weights_matter() -> None:
+    x = np.repeat([[0.0], [1.0]], 40, axis=0)
+    y = np.tile([0, 1], 40)  # nothing to be told apart by
+    heavy = np.where(y == 1, 9.0, 1.0)
+    net = cr.ChainruleClassifier(hidden_layer_sizes=(), epochs=200, learning_rate=0.02, threads=1)
+    share = net.fit(x, y, sample_weight=heavy).predict_proba(x)[:, 1]
+    # the mean loss is least at 9/10; minibatches of other shares move it about that
+    np.testing.assert_allclose(share, 0.9, atol=0.05)
+
+
+def test_scikit_learn_is_not_imported_unasked() -> None:
+    program = "import sys, chainrule; assert 'sklearn' not in sys.modules"
+    path = f"{ROOT / 'compiler'}:{ROOT / 'runtime'}"
+    subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": path}, check=True)
+
+
+def test_what_is_none() -> None:
+    with pytest.raises(AttributeError, match="ChainruleThing"):
+        _ = cr.ChainruleThing
+    with pytest.raises(cr.errors.CompileError, match="by name"):
+        cr.ChainruleRegressor(optimizer=cr.optim.SGD(0.1), learning_rate=1.0).fit(
+            [[1], [2]], [1, 2]
+        )
