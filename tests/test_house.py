@@ -38,7 +38,7 @@ def levels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("title", [*LEVELS, "Machine code"])
 def test_the_page_shows_what_comes_out(title: str, levels: dict[str, list[str]]) -> None:
     level = LEVELS.get(title, "asm")
-    if level in ("llvm", "asm") and host_target().level != "x86-64-v4":
+    if level in ("llvm", "asm") and not host_target().level.startswith("x86-64-v4"):
         pytest.skip("what is shown there is for AVX-512")
     lines = [" ".join(line.split()) for line in levels[level]]
     at = 0
@@ -53,7 +53,7 @@ def test_the_page_shows_what_comes_out(title: str, levels: dict[str, list[str]])
 
 
 def test_the_code_is_as_large_as_the_page_says(levels: dict[str, list[str]]) -> None:
-    if host_target().level != "x86-64-v4":
+    if not host_target().level.startswith("x86-64-v4"):
         pytest.skip("what is shown there is for AVX-512")
     said = re.search(r"The whole program is (\d+) bytes in two functions", LIFE)
     assert said

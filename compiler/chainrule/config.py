@@ -30,8 +30,8 @@ TARGET = Knob(
     "CHAINRULE_TARGET",
     "",
     str,
-    "compile for this instruction level (x86-64-v2, x86-64-v3, x86-64-v4, aarch64, generic) "
-    "instead of the best one that this machine has",
+    "compile for this instruction level (x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4+bf16, "
+    "aarch64, generic) instead of the best one that this machine has",
 )
 
 CACHE = Knob(

@@ -12,12 +12,14 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
 from types import FrameType
 from typing import NamedTuple
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: the command line writes expressions as users do
 _USES = _OURS + "cli" + os.sep
+_THREADS = threading.__file__
 
 
 class Location(NamedTuple):
@@ -42,6 +44,8 @@ def user_location() -> Location | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
+        if filename == _THREADS:  # below it nobody called: a thread begins there
+            return None
         ours = filename.startswith(_OURS) and not filename.startswith(_USES)
         if not ours and not filename.startswith("<frozen"):
             return Location(filename, frame.f_lineno)

@@ -11,10 +11,10 @@ import pytest
 from chainrule.codegen import Call, compile_object, emit_module, host_target, load
 from chainrule.ir.loop import Program
 from chainrule.loops.interpret import interpret
-from chainrule.target import TARGETS, Target
+from chainrule.target import LEVEL_FEATURES, TARGETS, Target
 
 Arrays = Mapping[str, np.ndarray]
-LEVELS = ["generic", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+LEVELS = ["generic", *LEVEL_FEATURES]
 
 
 def _targets() -> list[Target]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -13,7 +14,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SHELVES = [str(EXAMPLES.parent / shelf) for shelf in ("compiler", "runtime")]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+#: too long for every day; tests/examples/test_gallery.py runs them for a moment
+LONG = {"cnn"}
+PATHS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.long] if path.stem in LONG else [])
+    for path in sorted(EXAMPLES.glob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_it_runs_from_anywhere(path: Path, tmp_path: Path) -> None:
     code = f"import sys, runpy; sys.path[:0] = {SHELVES!r}; "
     code += f"runpy.run_path({str(path)!r}, run_name='__main__')"
@@ -21,7 +30,7 @@ def test_it_runs_from_anywhere(path: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
-    assert "%" in ran.stdout
+    assert re.search(r"\d", ran.stdout.splitlines()[-1])
 
 
 def test_the_digits_are_read() -> None:
@@ -30,7 +39,7 @@ def test_the_digits_are_read() -> None:
 
 def test_the_neuron_learns_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     example = runpy.run_path(str(EXAMPLES / "perceptron.py"))
-    assert example["trained"](epochs=60) > 0.97
+    assert example["trained"](epochs=60)["right"] > 0.97
     example["by_hand"](3)
     errors = [float(line.split("J = ")[1].split(",")[0]) for line in steps(capsys)]
     assert errors == sorted(errors, reverse=True)

@@ -65,8 +65,11 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return x, random.integers(0, 3, (STEPS, BATCH)).astype(np.int32)
 
 
-def trained(target: str, determinism: str, folder: Path) -> str:
-    """The digest of what a kernel keeps after all steps, from its first value on."""
+def trained(target: str, determinism: str, folder: Path, processor: list[str] | None = None) -> str:
+    """The digest of what a kernel keeps after all steps, from its first value on.
+
+    It is run on the target's emulator, or on another `processor` of its kind.
+    """
     tools, run = compilers(target), emulator(target)
     if not tools:
         pytest.skip(f"no compiler for {target} (pip install ziglang)")
@@ -83,7 +86,8 @@ def trained(target: str, determinism: str, folder: Path) -> str:
     subprocess.run(
         [*tools[0], *words, SOURCE, folder / "libnet.a", "-o", folder / "run"], check=True
     )
-    subprocess.run([*run, folder / "run", folder / "data", folder / "state"], check=True)
+    command = run if processor is None else processor
+    subprocess.run([*command, folder / "run", folder / "data", folder / "state"], check=True)
     return hashlib.sha256((folder / "state").read_bytes()).hexdigest()
 
 
@@ -239,3 +243,23 @@ def test_several_levels_in_one_kernel(tmp_path: Path) -> None:
     assert [kernel.step(x=x[i], y=y[i]) for i in range(9)] == [
         step(x=x[i], y=y[i]) for i in range(9)
     ]
+
+
+OLD = ["qemu-x86_64", "-cpu", "Nehalem"]
+needs_old = pytest.mark.skipif(shutil.which(OLD[0]) is None, reason="no qemu-x86_64 (qemu-user)")
+
+
+@needs_old
+def test_an_old_processor_takes_the_variant_that_it_can_run(tmp_path: Path) -> None:
+    """SSE4.2 without AVX: of three levels the lowest is chosen, and its self-test passes."""
+    (tmp_path / "found").mkdir()
+    wanted = of_the_step("strict", tmp_path / "wanted")
+    assert trained("x86_64-linux-gnu", "strict", tmp_path / "found", OLD) == wanted
+
+
+@needs_old
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_an_old_processor_is_told_what_it_lacks(level: str, tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        trained(level, "default", tmp_path, OLD)
+    assert failed.value.returncode == 4, "train.c leaves with 4 where init gives a code"

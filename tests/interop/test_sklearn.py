@@ -96,3 +96,25 @@ def test_what_is_none() -> None:
         cr.ChainruleRegressor(optimizer=cr.optim.SGD(0.1), learning_rate=1.0).fit(
             [[1], [2]], [1, 2]
         )
+
+
+def test_numbers_that_make_no_net() -> None:
+    x, y = np.random.default_rng(1).normal(size=(20, 3)), np.arange(20) % 2
+    for options, text in [
+        ({"epochs": 0}, "epochs is an int from 1"),
+        ({"hidden_layer_sizes": (3.7,)}, "units is an int"),
+        ({"hidden_layer_sizes": ("a",)}, "units is an int"),
+    ]:
+        with pytest.raises(cr.errors.ChainruleError, match=text):
+            cr.ChainruleClassifier(threads=1, **options).fit(x, y)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_size_of_numbers_does_not_matter(size: float) -> None:
+    """A power of 2 changes no digit, however large: squares of 1e200 or 1e-200 are no numbers."""
+    size = 2.0 ** round(np.log2(size))
+    x = np.random.default_rng(1).normal(size=(40, 3))
+    net = cr.ChainruleRegressor(hidden_layer_sizes=(4,), epochs=3, threads=1)
+    plain = net.fit(x, x[:, 0]).predict(x)
+    scaled = net.fit(x * size, x[:, 0] * size).predict(x * size)
+    np.testing.assert_array_equal(scaled / size, plain)

@@ -218,7 +218,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "threads": {"threads": 0},
     "threads as text": {"threads": "2"},
     "threads as bool": {"threads": True},
-    "precision": {"precision": "bfloat16"},
+    "precision": {"precision": "float16"},
     "training": {"training": 1},
     "seed": {"seed": -1},
     "large seed": {"seed": 2**64},

@@ -149,6 +149,23 @@ def test_operators_with_arrays_on_either_side(operator: str) -> None:
     same(f(y, t), f(y, x), {"x": x})
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators_with_sizes_on_either_side(operator: str, dtype: str) -> None:
+    """A size is a number of the Tensor's type beside it: `cr.sum(x) / x.shape[0]`."""
+    values, f = np.array([1, 2, 3], dtype), OPERATORS[operator]
+    if operator == "/" and dtype == "int32":
+        return  # refused, as of two Tensors of integers
+    t = cr.input("x", ("n",), dtype=dtype)
+    three, n = np.asarray(3, dtype), t.shape[0]
+    found = cr.compile([f(t, n), f(n, t), f(t, 2 * n - 3)])(x=values)
+    for got, wanted in zip(
+        found, [f(values, three), f(three, values), f(values, three)], strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)  # a quotient, a power of float32
+        assert got.dtype == wanted.dtype
+
+
 def test_logic_operators() -> None:
     a, b = DRAWN["bool"]((7,)), DRAWN["bool"]((7,))
     t = fed(a=a, b=b)

@@ -337,6 +337,13 @@ def test_plain_functions_and_names_are_layers_too() -> None:
     assert net[2] is cr.square
 
 
+@pytest.mark.parametrize("kind", [Flatten, Dense, Dropout])
+def test_classes_are_no_layers(kind: type[Layer]) -> None:
+    for make in (lambda: Sequential([kind]), lambda: Residual(kind), lambda: Dense(2, kind)):
+        with pytest.raises(DTypeError, match=rf"(?s)is a class.*{kind.__name__}\(\.\.\.\)"):
+            make()
+
+
 def test_residual_adds() -> None:
     x = inputs()
     value = np.arange(6, dtype=np.float32)[None]
@@ -388,3 +395,12 @@ def test_flatten_keeps_the_first_axis() -> None:
 def test_what_does_not_fit_is_refused(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def test_a_name_is_of_a_parameter_or_of_a_state() -> None:
+    class Both(cr.nn.Layer):
+        def forward(self, x: cr.Tensor) -> cr.Tensor:
+            return x * self.parameter("a", (4,)) + self.state("a", (4,))
+
+    with pytest.raises(CompileError, match="its a is a parameter, not a state"):
+        Both()(cr.input("x", ("batch", 4)))

@@ -335,3 +335,18 @@ def test_by_name() -> None:
     with pytest.raises(CompileError, match="no optimizer called 'adma'") as error:
         cr.optim.get("adma")
     assert "is it adam" in str(error.value)
+    with pytest.raises(CompileError, match=r"(?s)Adam is a class.*Adam\(1e-3\)"):
+        cr.optim.get(cr.optim.Adam)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Of every width, and without a warning on the way."""
+    z, y = cr.input("z", ("n", 4)), cr.input("y", ("n",), dtype="int32")
+    assert losses.cross_entropy(z, y, ignore_index=np.int64(-1)).ndim == 0
+    assert cr.metrics.top_k_accuracy(z, y, k=np.int32(2)).ndim == 0
+    cr.optim.SGD(np.float32(0.1), momentum=np.float16(0.5))
+    for delta in ("a", 0, -1, float("nan"), True):
+        with pytest.raises(FeedError, match="delta is a number above 0"):
+            losses.huber(z, z, delta=delta)  # type: ignore[arg-type]
+    with pytest.raises(FeedError, match="lr is a number"):
+        cr.optim.SGD(10**400)

@@ -135,6 +135,22 @@ def test_a_deep_net_needs_little_more_than_the_root_of_its_depth() -> None:
     assert 1 < extra < 4 / 3 + 0.05
 
 
+def test_a_small_update_on_the_way_keeps_no_weight_waiting() -> None:
+    """The last bias' new value is there when most is alive, and put in its place at the end: what
+    it was made of need not be there again by then, when the weights have been updated.
+    """
+    h, y = cr.input("x", ("batch", 9, 16)), cr.input("y", ("batch",), dtype="int32")
+    for i in range(4):
+        q, k, v = (h @ cr.parameter(f"{n}{i}", (16, 16)) for n in "qkv")
+        q, k, v = (cr.permute_dims(cr.reshape(t, (-1, 9, 8, 2)), (0, 2, 1, 3)) for t in (q, k, v))
+        mixed = cr.permute_dims(cr.attention(q, k, v), (0, 2, 1, 3))
+        h = cr.layer_norm(h + cr.reshape(mixed, (-1, 9, 16)), None, None)
+    z = cr.mean(h, axis=1) @ cr.parameter("out", (16, 10)) + cr.parameter("b", (10,))
+    loss = cr.losses.cross_entropy(z, y)
+    before = cr.training_step(loss, cr.optim.Adam()).report().reserved(batch=ROWS)["arena"]
+    assert budgeted(loss, 0.6, before).report().recomputed is not None
+
+
 def test_products_come_last() -> None:
     """The slope of tanh is made of what it gave, which waits for the weights anyway."""
     loss = deep(16)

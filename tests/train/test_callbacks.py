@@ -250,3 +250,21 @@ def test_checkpoints_are_kept_as_told(tmp_path: Path) -> None:
         make().fit(X, Y, callbacks=[Checkpoint(str(tmp_path / "{nothing}"))])
     with pytest.raises(ArtifactError, match="can't write"):
         make().fit(X, Y, callbacks=[Checkpoint(tmp_path / "no" / "such")])
+
+
+@pytest.mark.parametrize(
+    ("make_one", "name"),
+    [
+        (lambda: EarlyStopping(patience=-1), "patience"),
+        (lambda: EarlyStopping(patience=1.5), "patience"),
+        (lambda: EarlyStopping(min_delta="a"), "min_delta"),
+        (lambda: ReduceLROnPlateau(patience=None), "patience"),
+        (lambda: ReduceLROnPlateau(factor="a"), "factor"),
+        (lambda: ReduceLROnPlateau(factor=1.0), "factor"),
+        (lambda: ReduceLROnPlateau(cooldown=-1), "cooldown"),
+        (lambda: ReduceLROnPlateau(min_lr=-1.0), "min_lr"),
+    ],
+)
+def test_numbers_of_callbacks_are_checked(make_one: Any, name: str) -> None:
+    with pytest.raises(FeedError, match=f"^{name} is"):
+        make_one()

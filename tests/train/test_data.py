@@ -224,3 +224,10 @@ def test_tables() -> None:
     ]:
         with pytest.raises(FeedError, match=text):
             table(x, y)
+
+
+def test_an_error_in_a_minibatch_names_the_users_line() -> None:
+    """A thread makes them, on whose stack there is no line of the user's."""
+    with pytest.raises(FeedError, match="x has 60, y has 5") as caught:
+        make().fit([(X, Y), (X, Y[:5])])
+    assert caught.value.where is not None and caught.value.where.filename == __file__

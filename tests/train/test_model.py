@@ -148,6 +148,18 @@ def test_sample_weight_is_the_mean_of_weight_times_loss() -> None:
         assert before[name][at] - after[name][at] == pytest.approx(slope, abs=2e-6)
 
 
+@pytest.mark.parametrize("loss", sorted(set(cr.losses.BY_NAME)))
+def test_weights_of_one_are_no_weights(loss: str) -> None:
+    """Of every loss: kl_divergence sums over the last axis where others take the mean."""
+    targets: Any = Y if loss in ("cross_entropy", "nll") else np.full((70, 3), 0.25, np.float32)
+    one, other = make(loss=loss, metrics=[]), make(loss=loss, metrics=[])
+    a = one.fit(X, targets, epochs=2, batch_size=16).history["loss"]
+    b = other.fit(X, targets, epochs=2, batch_size=16, sample_weight=np.ones(70)).history["loss"]
+    np.testing.assert_allclose(a, b, rtol=1e-5)  # float32 means in two orders
+    found, weighed = one.evaluate(X, targets), one.evaluate(X, targets, sample_weight=np.ones(70))
+    assert weighed["loss"] == pytest.approx(found["loss"], rel=1e-5)
+
+
 def test_class_weight_multiplies() -> None:
     one, other, third = make(), make(), make()
     weights = RNG.uniform(0, 3, 70).astype(np.float32)
@@ -324,6 +336,10 @@ def test_it_can_be_read() -> None:
         (lambda m: m.fit(X, Y, verbose=7), FeedError, "verbose"),
         (lambda m: m.fit(X, Y, callbacks=[print]), CompileError, "callback"),
         (lambda m: m.fit(X, Y, validation_split=1.0), FeedError, "validation_split"),
+        (lambda m: m.fit(X, Y, validation_split="a"), FeedError, "validation_split"),
+        (lambda m: m.fit(X, Y, class_weight={"0": 2.0}), FeedError, "'0', which is no class"),
+        (lambda m: m.fit(X, Y, class_weight={1: "a"}), FeedError, r"class_weight\[1\]"),
+        (lambda m: m.fit(X, Y, class_weight={1: -2.0}), FeedError, r"class_weight\[1\]"),
         (lambda m: m.fit(X, Y, sample_weight=np.ones(3)), FeedError, r"\(70,\)"),
         (lambda m: m.fit(X, Y, sample_weight=-np.ones(70)), FeedError, "-1.0 in row 0"),
         (lambda m: m.fit(X, Y, steps_per_epoch=3), FeedError, "steps_per_epoch"),
@@ -368,6 +384,8 @@ def test_names_that_are_none() -> None:
             cr.Model(net, **options)
     with pytest.raises(CompileError, match="a net is"):
         cr.Model(3)  # type: ignore[arg-type]
+    with pytest.raises(CompileError, match="a net is"):
+        cr.Model(cr.nn.Dense)
     with pytest.raises(CompileError, match="Tensor"):
         cr.Model(net, loss=lambda p, y: 3).build(X, Y)  # type: ignore[arg-type,return-value]
     with pytest.raises(CompileError, match="weighed"):
@@ -404,3 +422,42 @@ def test_no_warning_comes(recwarn: pytest.WarningsRecorder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make().fit(X, Y, epochs=1, validation_split=0.2)
+
+
+def test_inputs_by_other_names_than_the_nets() -> None:
+    def both(left: cr.Tensor, right: cr.Tensor) -> cr.Tensor:
+        return cr.nn.Dense(3)(left + right)
+
+    model = cr.Model(both, threads=1)
+    with pytest.raises(FeedError, match=r"(?s)called left, rihgt.*it takes left, right"):
+        model.fit({"left": X, "rihgt": X}, Y)
+    with pytest.raises(FeedError, match=r"(?s)called image.*it takes x"):
+        cr.Model(cr.nn.Sequential([cr.nn.Dense(3)])).fit({"image": X}, Y)
+    assert model.fit({"left": X, "right": X}, Y).history["loss"]
+
+
+def test_a_regularizer_is_a_function() -> None:
+    for given in (0.1, "l2"):
+        with pytest.raises(CompileError, match=r"(?s)a regularizer is a function.*l2"):
+            make(regularizer=given)
+
+
+def test_weights_of_another_width_are_converted() -> None:
+    model = make().build(X, Y)
+    model.set_weights({"b1": np.full(8, 0.25)})  # float64, as NumPy makes them
+    np.testing.assert_array_equal(model.weights()["b1"], np.full(8, 0.25, np.float32))
+    for wrong in (np.zeros(8, complex), np.zeros(7), "b1"):
+        with pytest.raises(ArtifactError, match="b1"):
+            model.set_weights({"b1": wrong})
+
+
+def test_a_net_that_is_frozen_whole() -> None:
+    layer = cr.nn.Dense(3)
+    model = cr.Model(layer, threads=1)
+    model.fit(X, Y)
+    layer.freeze()
+    with pytest.raises(CompileError, match=r"(?s)is frozen.*unfreeze"):
+        model.fit(X, Y)
+    assert model.predict(X).shape == (70, 3)
+    layer.unfreeze()
+    assert model.fit(X, Y).history["loss"]

@@ -232,3 +232,36 @@ def test_a_loaded_model_goes_on(make_net: Callable[[], Any], tmp_path: Path) -> 
     weights = np.linspace(0, 2, 90)
     a, b = (m.fit(X, Y, sample_weight=weights).history for m in (again, model))
     assert a == b and state(again) == state(model)
+
+
+def test_other_callbacks_than_before(tmp_path: Path) -> None:
+    """State goes by a callback's kind, not by its place in the list."""
+    path = tmp_path / "c"
+    before, after = EarlyStopping("loss"), EarlyStopping("loss")
+    make().fit(X, Y, epochs=2, callbacks=[Checkpoint(path), before])
+    again, whole = make(), make()
+    again.fit(X, Y, epochs=4, resume=path, callbacks=[ReduceLROnPlateau("accuracy")])
+    whole.fit(X, Y, epochs=4)
+    assert again.step.steps == whole.step.steps
+    make().fit(X, Y, epochs=2, resume=path, callbacks=[ReduceLROnPlateau("loss"), after])
+    assert after.state_dict() == before.state_dict() and after.best < 1e9
+
+
+def test_a_file_can_not_have_other_files_deleted(tmp_path: Path) -> None:
+    """What `keep` deletes is named in the checkpoint, which may be anybody's."""
+    for folder in ("runs", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    theirs = [tmp_path / "elsewhere" / "e1.st", tmp_path / "e9.st", tmp_path / "runs" / "notes"]
+    own = tmp_path / "runs" / "e1.st"
+    for file in (*theirs, own):
+        file.write_text("precious")
+    keep = Checkpoint(tmp_path / "runs" / "e{epoch}.st", keep=1)
+    above = f"{tmp_path}/runs/e/../../e9.st"
+    named = "\0".join([*map(str, theirs), above, str(own)]).encode()
+    keep.load_state_dict(
+        {"best": np.array(0.0), "wait": np.array(0), "written": np.frombuffer(named, np.uint8)}
+    )
+    make().fit(X, Y, epochs=1, callbacks=[keep])
+    assert all(file.read_text() == "precious" for file in theirs)
+    make().fit(X, Y, epochs=2, callbacks=[keep])
+    assert [p.name for p in sorted((tmp_path / "runs").iterdir())] == ["e2.st", "notes"]

@@ -271,7 +271,7 @@ def test_what_is_no_training() -> None:
         {"backend": "tpu"},
         {"threads": -4},
         {"threads": 0},
-        {"precision": "bfloat16"},
+        {"precision": "float16"},
     ],
 )
 def test_options_that_are_not_built(make: Make, option: dict[str, object]) -> None:
@@ -355,11 +355,22 @@ def test_an_optimizer_of_ones_own(make: Make, data: Data, backend: str) -> None:
         assert one(**data) == pytest.approx(other(**data), rel=1e-6)
 
 
+class Forgetful(optim.Optimizer):
+    """One whose rate would silently be another."""
+
+    def __init__(self, lr: float, beta: float) -> None:
+        self.beta = beta
+
+    def update(self, w: Any, g: Any, state: Any, lr: Any, t: Any) -> Any:
+        return w - lr * self.beta * g, {}
+
+
 def zeros(w: cr.Tensor) -> dict[str, cr.Tensor]:
     return {"m": cr.zeros_like(w)}
 
 
 WRONG_RULES = {
+    "a rate it forgets": (Forgetful(0.5, 0.9), "does not keep it: it would train with 0.01"),
     "no update": (Rule(), "without an update"),
     "nothing": (Rule(None, lambda *a: None), "not None"),
     "one thing": (Rule(None, lambda w, *a: w), "a dict of the new state"),
@@ -371,6 +382,10 @@ WRONG_RULES = {
     "other names": (Rule(zeros, lambda w, *a: (w, {"n": w})), "remembers"),
     "init of nothing": (Rule(lambda w: ["m"], lambda w, *a: (w, {})), "a dict of Tensors"),
     "init of numbers": (Rule(lambda w: {"m": 0.0}, lambda w, *a: (w, {})), "'m': 0.0"),
+    "init of arrays": (
+        Rule(lambda w: {"m": np.zeros((99, 9))}, lambda w, *a: (w, {})),
+        r"cr\.zeros_like\(w\)",
+    ),
     "init with odd names": (Rule(lambda w: {1: w}, lambda w, *a: (w, {})), "by name"),
     "init of what is fed": (
         Rule(lambda w: {"m": cr.sum(cr.input("fed", (3,)))}, lambda w, g, s, *a: (w, s)),

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from chainrule import config
 from chainrule.errors import CompileError
-from chainrule.target import Target, best_level, target
+from chainrule.target import LEVEL_FEATURES, Target, best_level, target
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _host_target(forced: str) -> Target:
     elif arch in ("x86_64", "amd64"):
         bits = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
         here = target(best_level(bits))
-        levels = ["generic", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+        levels = ["generic", *LEVEL_FEATURES]
         fits = levels[: levels.index(here.level) + 1]
     else:
         raise CompileError(f"no native code for {arch} yet", 'use backend="reference"')

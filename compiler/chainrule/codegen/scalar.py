@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from chainrule.codegen.registers import Builder, Register, element, mangled, vector
 from chainrule.errors import CompileError
-from chainrule.ir.loop import Literal
+from chainrule.ir.loop import LANES, Literal
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.recipe import Listing, bfloat16_bits
 from chainrule.ir.types import DType, Kind, bfloat16, bool_, float32, float64, int32, int64
@@ -68,7 +68,17 @@ class ScalarCode:
         registers = [self.widen(r, lanes) if lanes else r for r in args]
         if fn in MACHINE:
             return self.machine(fn, registers, to)
+        if fn == "dot2" and self.target.pairs and lanes == LANES:
+            return self.dot2(*registers)
         return self.recipe(fn, registers)
+
+    def dot2(self, x: Register, y: Register, total: Register) -> Register:
+        """The instruction for it: the same two multiply-adds, where all numbers are normal."""
+        kind, fn = f"<{2 * LANES} x bfloat>", "@llvm.x86.avx512bf16.dpbf16ps.512"
+        pairs = [self.builder.pure(f"bitcast {r.typed} to {kind}", r.text) for r in (x, y)]
+        self.builder.declare(f"{total.type} {fn}({total.type}, {kind}, {kind})")
+        text = f"call {total.type} {fn}({total.typed}, {kind} {pairs[0]}, {kind} {pairs[1]})"
+        return Register(self.builder.pure(text, total.text, *pairs), total.dtype, LANES)
 
     def recipe(self, fn: str, args: Sequence[Register]) -> Register:
         """The machine operations of `fn` on registers."""

@@ -2,7 +2,7 @@
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
 from chainrule.driver.lower import Lowered, lower
-from chainrule.driver.program import program, raise_ours
+from chainrule.driver.program import narrowed, program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
 from chainrule.driver.sizes import sizes_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "build",
     "leaves_of",
     "lower",
+    "narrowed",
     "program",
     "raise_ours",
     "report",

@@ -34,6 +34,7 @@ from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
+from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
     canonicalize,
     drop_unread,
@@ -78,6 +79,16 @@ PASSES: tuple[Pass, ...] = tuple(
 )
 
 
+def passes_for(precision: str | None) -> tuple[Pass, ...]:
+    """The passes in order; with a precision, products get its factors once their order is known."""
+    if precision is None:
+        return PASSES
+    narrow = PRECISIONS[precision]
+    after = [p.name for p in PASSES].index("order_contractions") + 1
+    here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
+    return (*PASSES[:after], here, *PASSES[after:])
+
+
 @dataclass(frozen=True)
 class Levels:
     """A program at every level above machine code, and what its buffers and calls are."""
@@ -108,6 +119,7 @@ class Compiled:
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
     threads: int | None
+    precision: str | None
     made: Callable[[], Levels] = field(repr=False)
 
     @cached_property
@@ -155,6 +167,7 @@ class Wanted:
     epochs: bool
     several: bool
     machine: Target
+    precision: str | None
     budget: Budget | None
 
 
@@ -169,6 +182,7 @@ def build(
     epochs: bool = False,
     target: Target | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     budget: Budget | None = None,
 ) -> Compiled:
     """Compile a graph, or find it compiled.
@@ -177,13 +191,15 @@ def build(
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
-    has threads. With a `budget` values are computed again for the arena to fit it. Raises
-    CompileError.
+    has threads. With a `budget` values are computed again for the arena to fit it. `precision` is
+    None or a name in PRECISIONS. Raises CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
     several = threads != 1 and has_threads(machine)
-    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, budget)
+    wanted = Wanted(
+        tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, precision, budget
+    )
     cache = object_cache()
     key = cache and _key(graph, wanted)
     content = cache.get(key) if cache and key else None
@@ -211,13 +227,13 @@ def build(
     labels = [*map(_label, (*feeds, *kept)), *outputs]
     return Compiled(
         graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
-        wanted.kept, threads, made,
+        wanted.kept, threads, precision, made,
     )  # fmt: skip
 
 
 def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     """A graph at every level above machine code, each made of the one before."""
-    final, records = run_passes(graph, PASSES)
+    final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
     kernels = fuse(final, [final.outputs[i] for i in wanted.finite])
     clock.lap("fuse")

@@ -41,9 +41,10 @@ def lower(
     kept: Sequence[Node],
     outputs: Sequence[str],
     finite: Sequence[int] = (),
+    precision: str | None = None,
 ) -> Lowered:
     """Lower a graph, with the parameters of `build`. Raises CompileError."""
-    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, None)
+    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, precision, None)
     levels = lower_all(graph, wanted, _Clock())
     manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
     return Lowered(tuple(levels.calls), manifest, levels.kernels)

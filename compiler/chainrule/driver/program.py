@@ -18,6 +18,7 @@ from chainrule.ir.node import Node, within
 from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.source import Leaf
+from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import expand_composites, stabilize
 from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
@@ -42,12 +43,16 @@ def program(
     names: Sequence[str],
     backend: str,
     threads: int | None = None,
+    precision: str | None = None,
     budget: Budget | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
-        return ReferenceProgram(graph, feeds)
-    return NativeProgram(build(graph, feeds=feeds, outputs=names, threads=threads, budget=budget))
+        return ReferenceProgram(graph, feeds, precision)
+    native = build(
+        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget
+    )
+    return NativeProgram(native)
 
 
 def raise_ours(fault: RuntimeFault) -> NoReturn:
@@ -58,6 +63,14 @@ def raise_ours(fault: RuntimeFault) -> NoReturn:
 
 def _stable(graph: Graph) -> Graph:
     return in_bodies(stabilize, stabilize(graph))
+
+
+def narrowed(graph: Graph, precision: str | None) -> Graph:
+    """A graph with the products that a precision asks for, those inside composites too."""
+    if precision is None:
+        return graph
+    narrow, opened = PRECISIONS[precision], in_bodies(expand_composites, expand_composites(graph))
+    return in_bodies(narrow, narrow(opened))
 
 
 class NativeProgram:
@@ -91,8 +104,9 @@ class NativeProgram:
 class ReferenceProgram:
     """The graph in its stable form, evaluated in NumPy node by node, its feeds checked likewise."""
 
-    def __init__(self, graph: Graph, feeds: Sequence[Node]) -> None:
-        self.source, self.graph, self.feeds = graph, _stable(graph), tuple(feeds)
+    def __init__(self, graph: Graph, feeds: Sequence[Node], precision: str | None) -> None:
+        self.source, self.feeds = graph, tuple(feeds)
+        self.graph = narrowed(_stable(graph), precision)
         tensors = [
             Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any
 
-from chainrule.driver.build import PASSES, Compiled
+from chainrule.driver.build import Compiled, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
@@ -305,7 +305,7 @@ def show(compiled: Compiled, level: str) -> str:
     if level == "graph":
         return graph_text(compiled.source)
     if level == "passes":
-        return _after_each_pass(compiled.source)
+        return _after_each_pass(compiled)
     if level == "optimized":
         return graph_text(compiled.levels.graph)
     if level == "kernels":
@@ -323,13 +323,13 @@ def show(compiled: Compiled, level: str) -> str:
     raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
 
 
-def _after_each_pass(graph: Graph) -> str:
+def _after_each_pass(compiled: Compiled) -> str:
     pages: list[str] = []
 
     def keep(record: PassRecord, result: Graph) -> None:
         pages.append(f"{record}\n{graph_text(result)}")
 
-    run_passes(graph, PASSES, keep)
+    run_passes(compiled.source, passes_for(compiled.precision), keep)
     return "\n\n".join(pages)
 
 

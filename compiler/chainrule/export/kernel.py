@@ -41,12 +41,13 @@ def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kerne
     layout = data_layout(base)
     bits = 32 if "p:32:32" in layout else 64
     _check_room(model, bits)
-    goldens: dict[bool, int] = {}
+    goldens: dict[tuple[bool, bool], int] = {}
     for variant in model.variants:
-        fused = variant.target.fma
-        if fused not in goldens:
-            goldens[fused] = _golden(replace(model, variants=(on_host(variant),), about={}))
-    text = ModuleText(model, bits, [goldens[v.target.fma] for v in model.variants]).text(layout)
+        rounds = variant.target.fma, variant.target.pairs  # all that decides which bits
+        if rounds not in goldens:
+            goldens[rounds] = _golden(replace(model, variants=(on_host(variant),), about={}))
+    each = [goldens[v.target.fma, v.target.pairs] for v in model.variants]
+    text = ModuleText(model, bits, each).text(layout)
     return Kernel(model, base, text, compile_object(text, base))
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from chainrule.export.text import Code
 from chainrule.target import Target
 
+#: leaf 7 has a second page, which stands for a leaf of its own here
+_SECOND = 0x10007
 #: (leaf, register, bits) that each level asks for beyond those of the level below
 _CPUID = {
     "generic": (),
@@ -21,6 +23,7 @@ _CPUID = {
         (0x80000001, "cx", (5,)),
     ),
     "x86-64-v4": ((7, "bx", (16, 17, 28, 30, 31)),),
+    "x86-64-v4+bf16": ((_SECOND, "ax", (5,)),),
 }
 #: what the system must save of registers, by XCR0: SSE and AVX; with the masks and ZMM
 _SAVED = {"x86-64-v3": 0x6, "x86-64-v4": 0xE6}
@@ -55,11 +58,13 @@ def _levels(code: Code, highest: int) -> dict[str, str]:
     def register(leaf: int, name: str) -> str:
         if leaf not in leaves:
             # a processor answers a leaf it has not with another one's bits: ask which it has
-            base = leaf & 0x80000000
+            page = 1 if leaf == _SECOND else 0
+            number = 7 if page else leaf
+            base = 7 if page else leaf & 0x80000000
             top = _cpuid(code, str(_signed(base)))["ax"]
-            known = code.value(f"icmp uge i32 {top}, {_signed(leaf)}")
-            asked = code.value(f"select i1 {known}, i32 {_signed(leaf)}, i32 {_signed(base)}")
-            bits = _cpuid(code, asked)
+            known = code.value(f"icmp uge i32 {top}, {page or _signed(number)}")
+            asked = code.value(f"select i1 {known}, i32 {_signed(number)}, i32 {_signed(base)}")
+            bits = _cpuid(code, asked, page)
             mask = code.value(f"sext i1 {known} to i32")
             leaves[leaf] = {r: code.value(f"and i32 {v}, {mask}") for r, v in bits.items()}
         return leaves[leaf][name]
@@ -93,10 +98,11 @@ def _saved(code: Code, condition: str, mask: int) -> str:
     return code.value(f"phi i1 [false, %{start}], [{good}, %{ask}]")
 
 
-def _cpuid(code: Code, leaf: str) -> dict[str, str]:
+def _cpuid(code: Code, leaf: str, page: int = 0) -> dict[str, str]:
     kind = "{ i32, i32, i32, i32 }"
     constraints = "={ax},={bx},={cx},={dx},{ax},{cx}"
-    answer = code.value(f'call {kind} asm sideeffect "cpuid", "{constraints}"(i32 {leaf}, i32 0)')
+    operands = f"i32 {leaf}, i32 {page}"
+    answer = code.value(f'call {kind} asm sideeffect "cpuid", "{constraints}"({operands})')
     return {r: code.value(f"extractvalue {kind} {answer}, {i}") for i, r in enumerate(_REGISTERS)}
 
 

@@ -34,6 +34,8 @@ _SPELLINGS = {
 _SYSTEMS = ("linux", "none", "windows", "macos", "darwin", "freebsd", "wasi")
 #: the variants of a kernel for any x86-64 machine, the best first
 PORTABLE = ("x86-64-v4", "x86-64-v3", "generic")
+#: every level of x86-64, the best first
+LEVELS = tuple(t.level for t in TARGETS.values() if t.arch == "x86_64")
 
 
 def targets_of(
@@ -48,9 +50,7 @@ def targets_of(
         found = _named(target)
     else:
         names = list(target)
-        if not names or not all(
-            isinstance(n, str) and n in (*PORTABLE, "x86-64-v2") for n in names
-        ):
+        if not names or not all(isinstance(n, str) and n in LEVELS for n in names):
             raise CompileError(
                 f"several targets in one kernel are levels of x86-64, not {target!r}",
                 f"such as {PORTABLE}",
@@ -63,7 +63,7 @@ def targets_of(
         found = (
             replace(found[0], cpu=cpu or found[0].cpu, features=features or found[0].features),
         )
-    return tuple(replace(t, fma=False) for t in found) if strict else found
+    return tuple(replace(t, fma=False, pairs=False) for t in found) if strict else found
 
 
 def _named(name: str) -> tuple[Target, ...]:

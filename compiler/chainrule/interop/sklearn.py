@@ -12,6 +12,7 @@ import numpy as np
 
 from chainrule.errors import CompileError
 from chainrule.nn import Dense, Dropout, Sequential
+from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
 from chainrule.nn.optim import get as optimizer_of
 from chainrule.train.callbacks import EarlyStopping
@@ -76,7 +77,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         """A model that has not seen data."""
         layers: list[Any] = []
         for width in np.atleast_1d(self.hidden_layer_sizes):
-            layers.append(Dense(int(width), self.activation))
+            layers.append(Dense(width, self.activation))
             if self.dropout:
                 layers.append(Dropout(self.dropout))
         rule = optimizer_of(self.optimizer)
@@ -91,7 +92,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return Model(net, self._loss, rule, seed=int(seed), threads=self.threads)
 
     def _train(self, x: Array, y: Array, weight: Array | None, outputs: int) -> None:
-        self._center(x)
+        check_int("epochs", self.epochs, least=1)
+        self._mean, self._spread = _centre(x)
         self.model_ = self._make(outputs)
         hooks = []
         if self.early_stopping:
@@ -109,11 +111,6 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.loss_curve_ = history.history["loss"]
         self.n_iter_ = len(self.loss_curve_)
 
-    def _center(self, x: Array) -> None:
-        """Remember how features are spread: a net learns best from numbers near 1."""
-        self._mean, spread = x.mean(axis=0), x.std(axis=0)
-        self._spread = np.where(spread > 0, spread, 1.0)
-
     def _scaled(self, x: Array) -> Array:
         scaled: Array = ((x - self._mean) / self._spread).astype(np.float32)
         return scaled
@@ -129,6 +126,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if weight is not None:
             weight = _check_sample_weight(weight, x)
         return x, y, weight
+
+
+def _centre(x: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each column, 1 for one that never changes: nets like numbers near 1.
+
+    Squares are of numbers of size 1, for very large and very small ones have none.
+    """
+    unit = np.exp2(np.frexp(np.abs(x).max(axis=0))[1] - 1)  # a power of 2, so that nothing rounds
+    spread = (x / unit).std(axis=0) * unit
+    return x.mean(axis=0), np.where(spread > 0, spread, 1.0)
 
 
 class ChainruleClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
@@ -187,8 +194,7 @@ class ChainruleRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         x, y, weight = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
         self._one = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
-        self._target_mean, spread = targets.mean(axis=0), targets.std(axis=0)
-        self._target_spread = np.where(spread > 0, spread, 1.0)
+        self._target_mean, self._target_spread = _centre(targets)
         scaled = ((targets - self._target_mean) / self._target_spread).astype(np.float32)
         self._train(x, scaled, weight, scaled.shape[1])
         return self

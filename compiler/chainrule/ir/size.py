@@ -61,7 +61,9 @@ class Size:
         return Size({(name,): 1})
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Size) and self.terms == other.terms)
+        if self is other:
+            return True
+        return self.terms == other.terms if isinstance(other, Size) else NotImplemented
 
     def __hash__(self) -> int:
         return self._hash

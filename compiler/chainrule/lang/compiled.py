@@ -30,6 +30,7 @@ class Function:
         training: bool,
         seed: int,
         threads: int | None,
+        precision: str | None,
         memory_budget: object = None,
     ) -> None:
         nodes = flatten(outputs)
@@ -44,7 +45,7 @@ class Function:
             resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
         )
         budget = check_budget(memory_budget, backend, driver.sizes_of(leaves))
-        self._program = driver.program(graph, leaves, names, backend, threads, budget)
+        self._program = driver.program(graph, leaves, names, backend, threads, precision, budget)
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -77,14 +78,16 @@ def compile(
     not known is known at the call: one compilation serves all. `training` says whether dropout and
     batch statistics are active; `seed` decides what is drawn, the same numbers at each call: those
     of the first step of a training step. At most so many `threads` share a call, None for every CPU
-    that this process may use; the result has the same bits for each number of them. Raises
-    CompileError for an option that is not built.
+    that this process may use; the result has the same bits for each number of them. With
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
+    "bfloat16x3" is near float32: each factor is two bfloat16. Raises CompileError for an option
+    that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)
     if not isinstance(training, bool):
         raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend, training, seed, threads, memory_budget)
+    return Function(outputs, backend, training, seed, threads, precision, memory_budget)
 
 
 def check_names(leaves: list[Node]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chainrule.errors import CompileError
+from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.schedule.buffers import TYPICAL
 from chainrule.schedule.recompute import Budget
 
@@ -25,9 +26,10 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
         isinstance(threads, bool) or not isinstance(threads, int) or threads < 1
     ):
         raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
-    if precision is not None:
+    if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
         raise CompileError(
-            f"precision={precision!r} is not built yet", "with None each tensor's dtype decides"
+            f"there is no precision {precision!r}",
+            f"there are {', '.join(PRECISIONS)}; with None each tensor's dtype decides",
         )
     for name, value in unbuilt.items():
         if value is not None:

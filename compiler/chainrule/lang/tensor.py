@@ -17,12 +17,14 @@ from chainrule.ir.types import DType, Kind, TensorType, dtype
 from chainrule.lang.indexing import Part, subscript
 from chainrule.ops import build
 from chainrule.ops.contract import matmul, transpose
-from chainrule.ops.source import Full, constant, full
+from chainrule.ops.source import Full, constant, full, size_of
 from chainrule.show.latex import latex
 from chainrule.show.symbolic import to_sympy
 from chainrule.show.text import text
 
-TensorLike = Union["Tensor", bool, int, float, "np.ndarray[Any, Any]", "np.generic", list[Any]]
+TensorLike = Union[
+    "Tensor", bool, int, float, Size, "np.ndarray[Any, Any]", "np.generic", list[Any]
+]
 Index = Union[int, Size, slice, None, EllipsisType, "Tensor", "np.ndarray[Any, Any]", list[int]]
 
 
@@ -312,9 +314,11 @@ def check_device(device: object) -> None:
 
 
 def as_node(value: object, beside: Tensor | None = None) -> Node:
-    """The node of a Tensor, an array or a number; a bare number takes its sibling's type."""
+    """The node of a Tensor, an array, a number or a size; the last two take a sibling's type."""
     if isinstance(value, Tensor):
         return value.node
+    if isinstance(value, Size) and beside is not None:
+        return size_of(value, _scalar_dtype(0, beside.dtype))
     if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
         if isinstance(beside, Tensor):
             return full(value, _scalar_dtype(value, beside.dtype), ())
@@ -347,11 +351,11 @@ def _scalar_dtype(value: bool | int | float, beside: DType) -> DType:
     return beside
 
 
-def operand(value: object) -> Node | bool | int | float:
+def operand(value: object, beside: Tensor | None = None) -> Node | bool | int | float:
     """A node, or a plain number that will take its form from the other operands."""
     if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
         return value
-    return as_node(value)
+    return as_node(value, beside)
 
 
 def power(x: TensorLike, y: TensorLike) -> Tensor:
@@ -368,4 +372,5 @@ def power(x: TensorLike, y: TensorLike) -> Tensor:
 
 def elementwise(fn: str, *operands: TensorLike) -> Tensor:
     """The elementwise op called `fn`, broadcast and promoted as the array API standard says."""
-    return Tensor(build.call(fn, *[operand(o) for o in operands]))
+    beside = next((o for o in operands if isinstance(o, Tensor)), None)
+    return Tensor(build.call(fn, *[operand(o, beside) for o in operands]))

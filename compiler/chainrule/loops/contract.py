@@ -53,7 +53,7 @@ def packed_size(c: Contraction, target: Target) -> Dim:
     if known is not None and known < PACKING_ROWS:
         return 0
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
-    strided = any(_slope(load, "n'") not in (0, 1) for load in loads)
+    strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
     if strided or (known is not None and known >= CONFLICT_ROWS and any(map(_conflicts, loads))):
         return c.k * ((c.n + LANES - 1) // LANES * LANES)
     return 0
@@ -70,14 +70,15 @@ def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:
     return (BLOCK * rows, c.m * c.n) if rows else None
 
 
-def _slope(load: Load, var: str) -> Dim | None:
+def slope_along(load: Load, var: str) -> Dim | None:
+    """How far a load moves when a variable grows by 1; None where that differs."""
     slope = coefficient(load.offset, var)
     return None if slope is None else slope[0]
 
 
 def _conflicts(load: Load) -> bool:
     """Whether the rows of a panel lie whole pages apart, so that caches can't hold many of them."""
-    stride = _slope(load, "k'")
+    stride = slope_along(load, "k'")
     return isinstance(stride, int) and stride > 0 and stride * load.dtype.itemsize % PAGE == 0
 
 
@@ -118,7 +119,7 @@ def _far_apart(c: Contraction) -> bool:
     """Whether a's elements along k lie in lines of their own, and may be more than BLOCK."""
     loads = [v for v in postorder(c.a(_M, _K)) if isinstance(v, Load)]
     short = isinstance(c.k, int) and c.k <= BLOCK
-    return not short and any(_slope(load, "k'") not in (0, 1) for load in loads)
+    return not short and any(slope_along(load, "k'") not in (0, 1) for load in loads)
 
 
 def _block_tiles(rows: Rows, columns: Columns) -> int:
@@ -255,12 +256,12 @@ def _nest(
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
         return (Loop("m'", rows.count, body),)
-    by_rows = _rows_are_more(rows.count, columns.count)
+    by_rows = rows_are_more(rows.count, columns.count)
     across = Loop("m'", rows.count, tile, split=split and by_rows)
     return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
 
 
-def _rows_are_more(rows: Dim, columns: Dim) -> bool:
+def rows_are_more(rows: Dim, columns: Dim) -> bool:
     """Whether parts had better share a product's rows of tiles than its panels."""
     if isinstance(rows, int) and isinstance(columns, int):
         return rows > columns

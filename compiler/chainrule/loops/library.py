@@ -7,7 +7,7 @@ from functools import lru_cache
 from chainrule.errors import CompileError
 from chainrule.ir.recipe import Listing, lookup, parameters, typed
 from chainrule.ir.types import DType
-from chainrule.ops import philox
+from chainrule.ops import pairs, philox
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.recipes import RECIPES
 
@@ -19,7 +19,9 @@ def listing_of(fn: str, dtypes: tuple[DType, ...]) -> tuple[tuple[str, ...], Lis
     Raises CompileError where there is no such function, FormulaError where there is none for the
     element type.
     """
-    library = RECIPES | {name: op.native for name, op in TABLE.items()} | philox.NATIVE
+    library = (
+        RECIPES | {name: op.native for name, op in TABLE.items()} | philox.NATIVE | pairs.NATIVE
+    )
     if fn not in library:
         raise CompileError(f"no function is called {fn!r}", f"there are {', '.join(TABLE)}")
     of = dtypes[-1]

@@ -26,14 +26,17 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.layout import ContractLayout, fills, letter_sizes
+from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.loops.walk import at_most
+from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
 
@@ -98,6 +101,12 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
+    if _narrow(b, layout) and takes_pairs(contraction):
+        sizes = word_sizes(contraction)
+        words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)
+        sums = b.workspace(node, sums_size(b.target), True)
+        body = pair_loops(contraction, b.target, words, sums, split=not by_group)
+        return split_outermost(body, len(layout.groups)) if by_group else body
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
@@ -112,6 +121,11 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     else:
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
     return split_outermost(body, len(layout.groups)) if by_group else body
+
+
+def _narrow(b: Builder, layout: ContractLayout) -> bool:
+    """Whether both factors are bfloat16, and each element one sum of them."""
+    return all(map(widens, b.kernel.anchor.inputs)) and not (layout.sliding or layout.outer)
 
 
 def _factor(

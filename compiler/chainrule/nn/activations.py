@@ -59,6 +59,11 @@ def activation(given: Activation, who: str = "a layer") -> Function:
         return linear
     if isinstance(given, str):
         return BY_NAME.get(given) or _unknown(given, who)
+    if isinstance(given, type):
+        raise DTypeError(
+            f"{who} takes layers and functions, {given.__name__} is a class of them",
+            f"make one: {given.__name__}(...)",
+        )
     if not callable(given):
         raise DTypeError(f"{who} takes an activation by name or as a function, not {given!r}")
     return given

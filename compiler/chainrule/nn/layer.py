@@ -144,6 +144,11 @@ class Layer:
             record.tensors[name] = made
             _later(lambda: record.tensors.pop(name))
             return made
+        if known.node.op.name != make.__name__:
+            raise CompileError(
+                f"{record.name}: its {name} is a {known.node.op.name}, not a {make.__name__}",
+                "give one of them another name",
+            )
         wanted = known.type.with_shape(check_shape(shape))
         if wanted != known.type:
             raise ShapeError(

@@ -16,7 +16,7 @@ from chainrule.lang.arguments import one_of
 from chainrule.lang.elementary import xlogy
 from chainrule.lang.tensor import Tensor, TensorLike
 from chainrule.nn.lookup import by_name
-from chainrule.nn.numbers import check
+from chainrule.nn.numbers import check, check_int
 from chainrule.nn.targets import beside, check_labels, class_weights, pair
 
 __all__ = [
@@ -60,8 +60,7 @@ def huber(
 
     Huber, Robust estimation of a location parameter (Ann. Math. Stat. 35, 1964).
     """
-    if not 0 < delta < math.inf:
-        raise FeedError(f"huber needs a finite delta above 0, not {delta!r}")
+    delta = check("delta", delta, above=0.0)
     p, t = pair("huber", prediction, target)
     d = p - t
     size = f.abs(d)
@@ -146,8 +145,7 @@ def _of_labels(
 ) -> Tensor:
     """The loss of logarithms of probabilities at class numbers."""
     smoothing = _share("label_smoothing", smoothing)
-    if ignored is not None and (isinstance(ignored, bool) or not isinstance(ignored, int)):
-        raise FeedError(f"ignore_index is the number of a class, an int, not {ignored!r}")
+    ignored = None if ignored is None else check_int("ignore_index", ignored)
     counts = None if ignored is None else y != ignored
     safe = y if counts is None else f.where(counts, y, f.zeros_like(y))
     factors = None if weight is None else class_weights(weight, logs)
@@ -331,6 +329,8 @@ BY_NAME: dict[str, Loss] = {
     "cosine_similarity": cosine_similarity,
     "poisson_nll": poisson_nll,
 }
+#: those whose mean is over rows, of the sums along the last axis
+ROW_SUMS: frozenset[Loss] = frozenset({kl_divergence})
 
 
 def get(loss: str | Loss) -> Loss:

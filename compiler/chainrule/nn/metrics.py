@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from chainrule.errors import DTypeError, FeedError, ShapeError
+from chainrule.errors import DTypeError, ShapeError
 from chainrule.lang import functions as f
 from chainrule.lang.arguments import one_of
 from chainrule.lang.creation import arange
@@ -25,7 +25,7 @@ from chainrule.lang.statistics import cumulative_sum
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn import losses
 from chainrule.nn.lookup import by_name
-from chainrule.nn.numbers import check
+from chainrule.nn.numbers import check, check_int
 from chainrule.nn.targets import check_labels, pair
 
 __all__ = [
@@ -61,8 +61,7 @@ def binary_accuracy(prediction: TensorLike, labels: TensorLike, threshold: float
 def top_k_accuracy(logits: TensorLike, labels: TensorLike, k: int = 5) -> Tensor:
     """The share of rows whose label is among the k largest logits; of equal ones the first are."""
     z, y = check_labels("top_k_accuracy", logits, labels)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise FeedError(f"k is an int from 1 on, not {k!r}")
+    k = check_int("k", k, least=1)
     own, place = f.expand_dims(f.pick(z, y), -1), f.expand_dims(y, -1)
     before = arange(z.shape[-1], dtype=y.dtype) < place
     ahead = f.logical_or(f.logical_not(z <= own), f.logical_and(z == own, before))

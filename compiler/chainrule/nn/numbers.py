@@ -28,7 +28,25 @@ def check(
     wanted = f"{name} is a number{low}{high}"
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise FeedError(f"{wanted}, not {value!r}")
-    begins = value >= least if above is None else value > above
-    if not (begins and value < below and abs(value) <= _LARGEST):
+    number = _float(value)
+    begins = number >= least if above is None else number > above
+    if not (begins and number < below and abs(number) <= _LARGEST):
         raise FeedError(f"{wanted}, not {value!r}")
-    return float(value) + 0.0
+    return number + 0.0
+
+
+def _float(value: float) -> float:
+    """The value as a float: infinity for an int that is beyond every one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def check_int(name: str, value: int, least: int | None = None) -> int:
+    """The value as an int. Raises FeedError unless it is one, NumPy's too, from `least` on."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least):
+        beginning = "" if least is None else f" from {least} on"
+        raise FeedError(f"{name} is an int{beginning}, not {value!r}")
+    return int(value)

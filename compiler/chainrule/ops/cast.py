@@ -11,7 +11,16 @@ import numpy as np
 from chainrule.ir.loop import Apply, Value
 from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
 from chainrule.ir.notation import Notation
-from chainrule.ir.types import DTYPES, DType, TensorType, bool_, float32, float64, int64
+from chainrule.ir.types import (
+    DTYPES,
+    DType,
+    TensorType,
+    bfloat16,
+    bool_,
+    float32,
+    float64,
+    int64,
+)
 
 
 def _cast(to: DType, x: Node) -> Node:
@@ -58,3 +67,9 @@ class Cast(Op):
 def cast(x: Node, to: DType) -> Node:
     """`x` as another element type; itself where it has that."""
     return x if x.type.dtype == to else apply(Cast(to), x)
+
+
+def widens(node: Node) -> bool:
+    """Whether a node is a bfloat16 as float32."""
+    narrow = isinstance(node.op, Cast) and node.inputs[0].dtype == bfloat16
+    return narrow and node.dtype == float32

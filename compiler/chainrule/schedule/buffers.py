@@ -7,6 +7,7 @@ that is when the sizes are known; the runtime works out the offsets once for eac
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from chainrule.schedule.order import reads_at_its_index
 
 #: The size that symbols are taken to have when slots are chosen; any choice is correct.
 TYPICAL = 64
+#: So many slots are looked at for a value, of those that fit best: there may be one a layer.
+LOOKED_AT = 256
 #: A kernel, and a value that it computes: one that is computed twice lies in two places.
 Made = tuple[Kernel, Node]
 
@@ -83,26 +86,45 @@ def plan_buffers(
 ) -> Plan:
     """Slots for every value that a kernel writes; those in `kept` have memory already.
 
-    `number` is what a size is taken to be when slots are chosen; any choice is correct.
+    The largest come first, and each takes the smallest slot that is free for as long as it lives
+    (Pisarchyk, Lee, "Efficient memory management for deep neural net inference", 2020, greedy by
+    size). `number` is what a size is taken to be when slots are chosen; any choice is correct.
+    """
+    blocks = _blocks(kernels, kept)
+    size = {id(block): number(bytes_of(block[0].made[1])) for block in blocks}
+    slots: list[_Slot] = []
+    slot: dict[Made, int] = {}
+    for block in sorted(blocks, key=lambda block: -size[id(block)]):
+        born, last = block[0].born, block[-1].last
+        near = range(len(slots) - 1, max(-1, len(slots) - 1 - LOOKED_AT), -1)
+        at = next((i for i in near if slots[i].is_free(born, last)), len(slots))
+        if at == len(slots):
+            slots.append(_Slot())
+        slots[at].take(born, last, bytes_of(block[0].made[1]))
+        slot.update((life.made, at) for life in block)
+    return Plan(slot, tuple(tuple(held.sizes) for held in slots))
+
+
+def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]:
+    """The values that lie in the arena; in one list those of which each is written in the place of
+    the one before.
     """
     ends: dict[int, list[Life]] = {}
-    starts: dict[int, list[Life]] = {}
-    for life in lives(kernels, kept):
-        starts.setdefault(life.born, []).append(life)
+    blocks: list[list[Life]] = []
+    of: dict[Made, list[Life]] = {}
+    found = lives(kernels, kept)
+    for life in found:
         ends.setdefault(life.last, []).append(life)
-    arena = _Arena(number)
-    slot: dict[Made, int] = {}
-    for time, kernel in enumerate(kernels):
-        dying = ends.get(time, [])
-        for life in starts.get(time, ()):
-            giver = next((old for old in dying if _gives(kernel, old, life)), None)
-            if giver is None:
-                slot[life.made] = arena.take(bytes_of(life.made[1]))
-            else:
-                slot[life.made] = slot[giver.made]
-                dying.remove(giver)
-        arena.free += [slot[life.made] for life in dying]
-    return Plan(slot, tuple(map(tuple, arena.slots)))
+    for life in found:
+        dying = ends.get(life.born, [])
+        giver = next((old for old in dying if _gives(kernels[life.born], old, life)), None)
+        if giver is None:
+            blocks.append([])
+        else:
+            dying.remove(giver)
+        of[life.made] = of[giver.made] if giver else blocks[-1]
+        of[life.made].append(life)
+    return blocks
 
 
 def _gives(kernel: Kernel, old: Life, new: Life) -> bool:
@@ -114,30 +136,22 @@ def _gives(kernel: Kernel, old: Life, new: Life) -> bool:
     return fits and old.born < new.born and reads_at_its_index(kernel, gone)
 
 
-class _Arena:
-    """Slots by number: the sizes of what each holds, how large it typically is, which are free."""
+class _Slot:
+    """When a slot is taken, from one kernel to another, and the sizes of what it then holds."""
 
-    def __init__(self, number: Callable[[Dim], int]) -> None:
-        self.number = number
-        self.slots: list[dict[Dim, None]] = []
-        self.typical: list[int] = []
-        self.free: list[int] = []
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.sizes: dict[Dim, None] = {}
 
-    def take(self, size: Dim) -> int:
-        """The free slot that fits best, grown where none is large enough, else a new one."""
-        want = self.number(size)
-        best = min(self.free, key=lambda i: _misfit(self.typical[i], want), default=None)
-        if best is None:
-            best = len(self.slots)
-            self.slots.append({})
-            self.typical.append(0)
-        else:
-            self.free.remove(best)
-        self.slots[best][size] = None
-        self.typical[best] = max(self.typical[best], want)
-        return best
+    def is_free(self, born: int, last: int) -> bool:
+        """Whether it is, from one time to another."""
+        before = bisect_right(self.starts, last)
+        return before == 0 or self.ends[before - 1] < born
 
-
-def _misfit(room: int, want: int) -> tuple[bool, int]:
-    """How badly a slot fits: too small comes after too large, and either by how much."""
-    return room < want, abs(room - want)
+    def take(self, born: int, last: int, size: Dim) -> None:
+        """Hold something of a size meanwhile."""
+        at = bisect_right(self.starts, born)
+        self.starts.insert(at, born)
+        self.ends.insert(at, last)
+        self.sizes[size] = None

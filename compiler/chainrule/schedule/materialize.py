@@ -6,6 +6,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, rebuild
 from chainrule.ops.build import copy
+from chainrule.ops.cast import widens
 from chainrule.schedule.reading import storage
 
 #: Views and cheap operations that may be worked out again at each place that reads them.
@@ -40,12 +41,18 @@ def _operand(reader: Node, number: int, node: Node) -> Node:
     if not by_index and reader.op.role not in ("contract", "nest"):
         return node
     base = node
-    while base.op.role == "view" and len(base.inputs) == 1 and not base.op.indexed:
+    while _is_read_through(base):
         base = base.inputs[0]
     if by_index:
         return copy(node) if base.op.role in ("view", "light") else node
     # one number everywhere, or an index, is as well written into the loops
     return copy(node) if base.op.role == "light" or (base.op.indexed and base.inputs) else node
+
+
+def _is_read_through(node: Node) -> bool:
+    """Whether a node is one operand's elements elsewhere, or bfloat16 ones as float32."""
+    moved = node.op.role == "view" and len(node.inputs) == 1 and not node.op.indexed
+    return moved or (node.op.role == "light" and widens(node))
 
 
 def _output(node: Node, changed: set[Node]) -> Node:

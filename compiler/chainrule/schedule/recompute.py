@@ -126,9 +126,11 @@ class _Search:
             for node in kernel.reads
             if node in self.early
         }
-        self.wanted = self.last_wanted()
+        # when a value may be read for the last time, by what computes others again too
+        self.wanted = {n: life.last for n, life in self.early.items()}
         small = sum(self.size.values()) // SMALL
-        self.fixed = {n for n in self.early if self.size[n] <= small or not self.can_again(n)}
+        self.fixed = {n for n in self.early if self.size[n] <= small}
+        self.settle()
         self.costly = {n for n in self.early if self.is_costly(n)}
 
     def tried(self, kernels: Sequence[Kernel], flops: int) -> _Attempt:
@@ -146,15 +148,17 @@ class _Search:
             change[life.last + 1] -= size
         return list(accumulate(change[:-1]))
 
-    def last_wanted(self) -> dict[Node, int]:
-        """When a value may be read for the last time, by what computes others again too."""
-        wanted = {n: life.last for n, life in self.early.items()}
+    def settle(self) -> None:
+        """Find until when values are wanted, and what is kept in any case, from the turn back: who
+        is never computed again asks for nothing then.
+        """
         for kernel in reversed(self.kernels[: self.turn + 1]):
-            last = max((wanted[n] for n in kernel.writes if n in wanted), default=-1)
+            mine = [n for n in kernel.writes if n in self.early]
+            self.fixed.update(n for n in mine if not self.can_again(n))
+            last = max((self.wanted[n] for n in mine if n not in self.fixed), default=-1)
             for node in kernel.reads:
-                if node in wanted:
-                    wanted[node] = max(wanted[node], last)
-        return wanted
+                if node in self.early:
+                    self.wanted[node] = max(self.wanted[node], last)
 
     def can_again(self, node: Node) -> bool:
         """Whether a value's kernel may run a second time: no loop, and all its leaves unchanged."""

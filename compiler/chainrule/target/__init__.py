@@ -13,7 +13,8 @@ class Target:
 
     `level` names the instruction set; `triple`, `cpu` and `features` are what LLVM is told (the cpu
     is a generic level, never a product); `vector_bytes` and `vector_registers` are its widest
-    vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared.
+    vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared;
+    `pairs` that it adds the products of two pairs of bfloat16 in one instruction.
     """
 
     level: str
@@ -23,6 +24,7 @@ class Target:
     vector_bytes: int
     vector_registers: int
     fma: bool
+    pairs: bool = False
 
     @property
     def arch(self) -> str:
@@ -47,10 +49,12 @@ class Target:
 _X86 = "x86_64-unknown-linux-gnu"
 _ARM = "aarch64-unknown-linux-gnu"
 
-#: the x86-64 levels are those of the System V psABI supplement, section "Micro-Architecture Levels"
+#: the x86-64 levels are those of the System V psABI supplement, section "Micro-Architecture
+#: Levels"; what follows a + is there besides
 TARGETS = {
     t.level: t
     for t in (
+        Target("x86-64-v4+bf16", _X86, "x86-64-v4", "+avx512bf16", 64, 32, True, pairs=True),
         Target("x86-64-v4", _X86, "x86-64-v4", "", 64, 32, True),
         Target("x86-64-v3", _X86, "x86-64-v3", "", 32, 16, True),
         Target("x86-64-v2", _X86, "x86-64-v2", "", 16, 16, False),
@@ -64,6 +68,7 @@ LEVEL_FEATURES = {
     "x86-64-v2": ("cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3"),
     "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
     "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    "x86-64-v4+bf16": ("avx512bf16",),
 }
 
 

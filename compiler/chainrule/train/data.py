@@ -11,6 +11,7 @@ import numpy as np
 
 from chainrule.errors import FeedError
 from chainrule.lang.tensor import Tensor
+from chainrule.nn.numbers import check
 from chainrule.train.problem import INPUT, WEIGHT, target_name
 
 Array = np.ndarray[Any, Any]
@@ -128,7 +129,12 @@ def weighed(data: Table, classes: Mapping[Any, float] | None) -> Table:
         raise FeedError("class_weight needs labels that are one class number a row")
     factor = np.ones(len(labels), np.float32)
     for label, weight in classes.items():
-        factor[labels == label] = weight
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+            raise FeedError(
+                f"class_weight has a weight for {label!r}, which is no class number",
+                f"labels are {labels.dtype}: {{0: 1.0, 1: 2.0}}",
+            )
+        factor[labels == label] = check(f"class_weight[{label}]", weight)
     own = factor if data.weight is None else factor * data.weight
     return replace(data, weight=_weights(own, len(labels)))
 

@@ -70,7 +70,7 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, and a budget for the arena
+#: many threads there may be, the products' precision, and a budget for the arena
 MakeEngine = Callable[
     [
         Graph,
@@ -80,6 +80,7 @@ MakeEngine = Callable[
         Storage,
         bool,
         int | None,
+        str | None,
         Budget | None,
     ],
     Engine,
@@ -98,6 +99,7 @@ class NativeEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
         budget: Budget | None,
     ) -> None:
         self.compiled = driver.build(
@@ -108,6 +110,7 @@ class NativeEngine:
             finite=[0] if trains else [],
             epochs=trains,
             threads=threads,
+            precision=precision,
             budget=budget,
         )
         manifest = self.compiled.manifest
@@ -173,9 +176,11 @@ class ReferenceEngine:
         storage: Storage,
         trains: bool,
         threads: int | None,
+        precision: str | None,
         budget: Budget | None,
     ) -> None:
-        self.graph, self.inputs, self.kept = graph, tuple(inputs), tuple(kept)
+        self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
+        self.kept = tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
         self.binder = Binder(
             [_data(n, i) for i, n in enumerate(inputs)],

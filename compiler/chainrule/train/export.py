@@ -83,6 +83,7 @@ def export(
     wanted: Export,
     plan: StepPlan,
     outputs: Sequence[Node],
+    precision: str | None,
     state: Mapping[str, Array],
     folder: str | os.PathLike[str],
 ) -> Artifact:
@@ -94,7 +95,7 @@ def export(
 
     @lru_cache(maxsize=4)
     def lowered(target: Target) -> dict[str, driver.Lowered]:
-        return {name: g.lower(target) for name, g in graphs.items()}
+        return {name: g.lower(target, precision) for name, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
         units = {n: Unit(low.calls, low.manifest) for n, low in lowered(target).items()}
@@ -135,7 +136,12 @@ def export(
 def _on_host(target: Target) -> Target:
     """This machine, as a target that computes the same bits."""
     here = host_target()
-    return replace(here, fma=target.fma) if here.fma else here
+    if target.pairs and not here.pairs:
+        raise CompileError(
+            f"this machine can't compute what {target.level} does, so the self-test has no result",
+            'export it on one that can, or for "x86-64-v4"',
+        )
+    return replace(here, fma=target.fma and here.fma, pairs=target.pairs)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ class _Function:
     names: tuple[str, ...]
     trains: bool = False
 
-    def lower(self, target: Target) -> driver.Lowered:
+    def lower(self, target: Target, precision: str | None) -> driver.Lowered:
+        """What the graph is for a target."""
         return driver.lower(
             self.graph,
             target,
@@ -156,6 +163,7 @@ class _Function:
             kept=self.kept,
             outputs=self.names,
             finite=[0] if self.trains else [],
+            precision=precision,
         )
 
 

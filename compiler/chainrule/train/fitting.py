@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,10 +204,18 @@ class Fit:
             columns = dict(zip(self.names, partial.columns, strict=True))
             state |= {f"{PARTIAL}{n}": c for n, c in columns.items()}
             state[f"{PARTIAL}rows'"] = partial.rows
-        for i, callback in enumerate(self.callbacks):
+        for name, callback in self._by_name():
             own = callback.state_dict()
-            state |= {f"{CALLBACK}{i}.{n}": np.asarray(a) for n, a in own.items()}
+            state |= {f"{CALLBACK}{name}.{n}": np.asarray(a) for n, a in own.items()}
         return state
+
+    def _by_name(self) -> Iterator[tuple[str, Callback]]:
+        """Callbacks by their kind and number in it: others may come and go between two runs."""
+        counts: Counter[str] = Counter()
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            counts[kind] += 1
+            yield f"{kind}{counts[kind]}", callback
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Go on from where a checkpoint stood. Raises ArtifactError where it says no such thing."""
@@ -229,8 +238,8 @@ class Fit:
                 raise ArtifactError(f"the checkpoint of an epoch under way has no {missing[0]}")
             columns = tuple(partial[n] for n in self.names)
             self._parts = [Logs(columns, partial["rows'"])]
-        for i, callback in enumerate(self.callbacks):
-            own = _below(state, f"{CALLBACK}{i}.")
+        for name, callback in self._by_name():
+            own = _below(state, f"{CALLBACK}{name}.")
             if own:
                 self._resumed.append((callback, own))
 

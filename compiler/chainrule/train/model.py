@@ -66,8 +66,13 @@ class Model:
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
-        if not callable(net):
+        if not callable(net) or isinstance(net, type):
             raise CompileError(f"a net is a layer or a function of Tensors, not {net!r}")
+        if regularizer is not None and not callable(regularizer):
+            raise CompileError(
+                f"a regularizer is a function of the list of parameters, not {regularizer!r}",
+                "such as lambda weights: cr.regularizers.l2(weights, 1e-4)",
+            )
         check_options(backend, threads, precision)
         self.net = net
         self.optimizer = Adam(1e-3) if optimizer is None else named.optimizer(optimizer)
@@ -221,6 +226,11 @@ class Model:
     def _renew(self, weighted: bool) -> None:
         """Make the step, with the state of the one before."""
         before, problem = self._step, self._known()
+        if problem.trained == ():
+            raise CompileError(
+                "every parameter of the net is frozen: there is nothing to train",
+                "net.unfreeze(); cr.compile computes what a net gives, without training",
+            )
         self._step = training_step(
             problem.minimised(weighted),
             self.optimizer,
@@ -400,8 +410,13 @@ class Model:
         return {label(n): state[label(n)] for n in (*plan.parameters, *plan.states)}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Put values in the places of parameters and states, by name. Raises ArtifactError."""
-        self.step.load_state_dict({**self.step.state_dict(), **weights})
+        """Put values in the places of parameters and states, by name.
+
+        Numbers of another width are converted. Raises ArtifactError for what does not fit.
+        """
+        own = self.step.state_dict()
+        given = {n: _like(own[n], a) if n in own else a for n, a in weights.items()}
+        self.step.load_state_dict({**own, **given})
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and where a training under way stands, to a file."""
@@ -444,6 +459,14 @@ class Model:
         arrays = {**self.step.state_dict(), **stored.described(self, strict=True)}
         options = {n: self._options[n] for n in ("backend", "threads")}
         return stored.from_arrays, (type(self), arrays, self.optimizer, options)
+
+
+def _like(own: Array, given: Any) -> Array:
+    """A value in the element type of what it replaces, where it is of that kind."""
+    array = np.asarray(given)
+    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
+        return array
+    return array.astype(own.dtype, copy=False)
 
 
 def _no_net(*inputs: Tensor, **named_inputs: Tensor) -> Tensor:

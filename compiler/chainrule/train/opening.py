@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from chainrule.errors import FeedError
+from chainrule.nn.numbers import check
 from chainrule.train.data import Table, is_mapped, minibatch, weighed
 from chainrule.train.problem import Problem
 from chainrule.train.source import OneByOne, Source, Whole, by_rows
@@ -19,8 +20,7 @@ def split(data: Table, part: float, given: Any) -> tuple[Table, Any]:
         return data, given
     if given is not None:
         raise FeedError("validation_data and validation_split can't both be given")
-    if isinstance(part, bool) or not 0 < part < 1:
-        raise FeedError(f"validation_split is a part from 0 to below 1, not {part!r}")
+    part = check("validation_split", part, below=1.0)
     first = int(data.rows * (1 - part))
     if not 0 < first < data.rows:
         raise FeedError(f"{part} of {data.rows} rows leaves nothing to train on, or to validate")

@@ -8,6 +8,8 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
+from chainrule.errors import ChainruleError, user_location
+
 T = TypeVar("T")
 _AHEAD = 2
 #: seconds after which a thread looks whether it is still wanted; and that its end is waited for
@@ -42,6 +44,8 @@ class Prefetch(Generic[T]):
             return made
         self._over = ("end", None)
         if kind == "error":
+            if isinstance(value, ChainruleError) and value.where is None:
+                value.where = user_location()  # the other thread has no line of the user's
             raise value
         raise StopIteration
 

@@ -20,6 +20,8 @@ from chainrule.lang import functions as f
 from chainrule.lang.derive import flatten, rebuilt
 from chainrule.lang.leaves import input as input_leaf
 from chainrule.lang.tensor import Tensor
+from chainrule.nn import losses
+from chainrule.nn.layer import Layer
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -185,10 +187,27 @@ def _predicted(
     net: Callable[..., Any], types: Mapping[str, TensorType], alone: bool
 ) -> tuple[dict[str, Tensor], Any]:
     leaves = {n: input_leaf(n, t.shape, dtype=t.dtype) for n, t in types.items()}
+    if not alone:
+        _check_names(net, leaves)
     prediction = net(*leaves.values()) if alone else net(**leaves)
     if not flatten(prediction):
         raise CompileError(f"a net gives a Tensor, or several, not {prediction!r}")
     return leaves, prediction
+
+
+def _check_names(net: Callable[..., Any], given: Mapping[str, Tensor]) -> None:
+    """Raise FeedError unless a net takes just inputs of these names."""
+    try:
+        signature = inspect.signature(net.forward if isinstance(net, Layer) else net)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise FeedError(
+            f"the net can't be called on inputs called {', '.join(given)}: {error}",
+            f"it takes {', '.join(signature.parameters) or 'nothing'}: data is a dict by those",
+        ) from None
 
 
 def _lost(
@@ -233,6 +252,8 @@ def _by_rows(loss: Callable[..., Tensor], value: Tensor, given: tuple[Any, ...])
         if "reduction" not in _options(loss):
             return None
         value = _tensor("the loss", loss, given, reduction="none")
+        if loss in losses.ROW_SUMS:
+            value = f.sum(value, axis=-1)
     if not value.ndim or value.shape[0] != Size.symbol(ROWS):
         return None
     return f.mean(value, axis=tuple(range(1, value.ndim))) if value.ndim > 1 else value

@@ -81,8 +81,10 @@ def training_step(
     is updated, by Tensor or by name; `share` is a step whose parameters and states this one uses
     where both have them. `seed`, from 0 to 2**64 - 1, decides initial values, shuffling and what
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
-    every CPU that this process may use: the bits are the same for each number of them. Loss,
-    metrics and updates are as in training (dropout), `outputs` as in inference.
+    every CPU that this process may use: the bits are the same for each number of them. With
+    `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32,
+    with "bfloat16x3" each factor is two bfloat16: near float32; parameters and optimizer stay
+    float32. Loss, metrics and updates are as in training (dropout), `outputs` as in inference.
 
     An `ensemble` of so many members is trained on the same minibatches, member i with the seed
     `seed` + i: parameters, losses and predictions have members along a first axis.
@@ -108,7 +110,7 @@ def training_step(
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
     budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
     members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
-    return TrainingStep(plan, outputs, share, backend, seed, threads, budget, members)
+    return TrainingStep(plan, outputs, share, backend, seed, threads, precision, budget, members)
 
 
 class TrainingStep:
@@ -125,11 +127,12 @@ class TrainingStep:
         backend: str,
         seed: int,
         threads: int | None,
+        precision: str | None = None,
         budget: Budget | None = None,
         members: Ensemble | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._threads, self._members = threads, members
+        self._threads, self._precision, self._members = threads, precision, members
         kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
         self._epoch = 0
         self._order: tuple[tuple[int, int], int, Array] | None = None
@@ -157,7 +160,7 @@ class TrainingStep:
         graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
         self._engine = make(
-            graph, plan.inputs, kept, plan.names, self._storage, True, threads, budget
+            graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget
         )
 
     def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
@@ -382,7 +385,9 @@ class TrainingStep:
             kept = [self._members.leaf(n) for n in kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(graph, inputs, kept, names, self._storage, False, self._threads, None)
+        return make(
+            graph, inputs, kept, names, self._storage, False, self._threads, self._precision, None
+        )
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -554,7 +559,8 @@ class TrainingStep:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism)  # fmt: skip
-        return export(chosen, self._plan, nodes_of(self._outputs), self.state_dict(), folder)
+        outputs, kept = nodes_of(self._outputs), self.state_dict()
+        return export(chosen, self._plan, outputs, self._precision, kept, folder)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
+from reprlib import repr as short
 from typing import Any
 
 from chainrule import driver
@@ -153,7 +155,18 @@ def _rules(
     return {w: rules[places[_label(w)]] for w in slopes}
 
 
+def _check_kept(optimizer: Optimizer) -> None:
+    """Refuse a rule whose own __init__ takes a rate and forgets it: it would train with another."""
+    kind = type(optimizer)
+    if "lr" in signature(kind).parameters and "lr" not in getattr(optimizer, "__dict__", "lr"):
+        raise CompileError(
+            f"{kind.__name__} takes lr and does not keep it: it would train with {optimizer.lr}",
+            "call super().__init__(lr) in its __init__",
+        )
+
+
 def _rule(optimizer: Optimizer, prefix: str, kept: _Kept, t: Tensor) -> _Rule:
+    _check_kept(optimizer)
     schedule = schedule_of(optimizer.lr)
     base = kept.number(prefix + RATE, schedule.base, FROM_ZERO)
     assert base.leaf is not None
@@ -216,7 +229,10 @@ def _begins(optimizer: Optimizer, w: Tensor) -> Mapping[str, Tensor]:
         raise CompileError(f"{rule}.init gives a dict of Tensors by name, not {begins!r}")
     for name, begin in begins.items():
         if not isinstance(name, str) or not isinstance(begin, Tensor):
-            raise CompileError(f"{rule}.init gives Tensors by name, not {name!r}: {begin!r}")
+            raise CompileError(
+                f"{rule}.init gives Tensors by name, not {name!r}: {short(begin)}",
+                "cr.zeros_like(w) is such a Tensor, cr.constant(array) makes one of an array",
+            )
         others = [n for n in driver.leaves_of([begin.node]) if n is not w.node]
         if others:
             raise CompileError(

@@ -11,6 +11,7 @@ they, or a product with them, would be denormal count as 0 (see `quiet`), since 
 would otherwise spend its days among denormals, where processors are slow.
 """
 
+from chainrule.errors import CompileError
 from chainrule.nn.lookup import by_name
 from chainrule.nn.optim.adam import Adam, AdamW, NAdam
 from chainrule.nn.optim.adaptive import Adadelta, Adagrad, RMSprop
@@ -75,4 +76,7 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
+    if isinstance(optimizer, type):
+        kind = optimizer.__name__
+        raise CompileError(f"{kind} is a class of optimizers", f"make one: {kind}(1e-3)")
     return by_name("optimizer", BY_NAME, optimizer)()

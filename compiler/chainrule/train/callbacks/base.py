@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainrule.errors import CompileError
+from chainrule.nn.numbers import check
 
 if TYPE_CHECKING:
     from chainrule.train.model import Model
@@ -72,7 +73,7 @@ class Monitor(Callback):
         rising = ("acc", "auc", "f1", "precision", "recall", "r2")
         up = mode == "max" or (mode == "auto" and any(w in monitor for w in rising))
         self.monitor, self._sign = monitor, 1.0 if up else -1.0
-        self.min_delta = abs(float(min_delta))
+        self.min_delta = abs(check("min_delta", min_delta, least=-math.inf))
         self.best, self.wait = -self._sign * math.inf, 0
 
     def on_train_begin(self, logs: Logs) -> None:

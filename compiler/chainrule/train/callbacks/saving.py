@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from string import Formatter
 
 import numpy as np
 
 from chainrule.errors import ArtifactError, FeedError
 from chainrule.train.callbacks.base import Array, Logs, Monitor
+
+#: what stands for a number in a path: no folder, and none above
+_FIELD = r"[^/\\]*[^/\\.]"
 
 
 class Checkpoint(Monitor):
@@ -80,4 +85,15 @@ class Checkpoint(Monitor):
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         super().load_state_dict(state)
         names = state["written"].tobytes().decode()
-        self._written = names.split("\0") if names else []
+        # a file names what `keep` deletes: only what this path makes is its to name
+        made = re.compile(_pattern(self.path), re.DOTALL)
+        self._written = [n for n in names.split("\0") if n and made.fullmatch(n)]
+
+
+def _pattern(path: str) -> str:
+    """The regular expression of the files that a path with fields makes."""
+    try:
+        parts = list(Formatter().parse(path))
+    except ValueError:
+        return "(?!)"
+    return "".join(re.escape(text) + ("" if name is None else _FIELD) for text, name, _, _ in parts)

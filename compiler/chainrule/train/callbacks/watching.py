@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from chainrule.errors import FeedError
+from chainrule.nn.numbers import check, check_int
 from chainrule.train.callbacks.base import Array, Callback, Logs, Monitor
 
 
@@ -28,7 +28,8 @@ class EarlyStopping(Monitor):
         restore_best_weights: bool = False,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        self.patience, self.restore_best_weights = int(patience), restore_best_weights
+        self.patience = check_int("patience", patience, least=0)
+        self.restore_best_weights = restore_best_weights
         self.stopped_epoch: int | None = None
         self.best_epoch = 0
         self._weights: dict[str, Array] = {}
@@ -94,10 +95,10 @@ class ReduceLROnPlateau(Monitor):
         min_lr: float = 0.0,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        if not 0 < factor < 1:
-            raise FeedError(f"factor is above 0 and below 1, not {factor!r}")
-        self.factor, self.patience = float(factor), int(patience)
-        self.cooldown, self.min_lr, self._cooling = int(cooldown), float(min_lr), 0
+        self.factor = check("factor", factor, above=0.0, below=1.0)
+        self.patience = check_int("patience", patience, least=0)
+        self.cooldown = check_int("cooldown", cooldown, least=0)
+        self.min_lr, self._cooling = check("min_lr", min_lr), 0
 
     def on_train_begin(self, logs: Logs) -> None:
         super().on_train_begin(logs)

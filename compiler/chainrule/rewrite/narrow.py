@@ -1,0 +1,91 @@
+"""Products of float32 tensors whose factors are bfloat16: what `precision=` asks for.
+
+A factor is rounded to nearest, ties to even; products of two bfloat16 are exact in float32, and are
+added up there. Everything else, parameters and optimizer too, stays float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chainrule.ir import provenance
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node, apply, rebuild
+from chainrule.ir.types import bfloat16, float32
+from chainrule.ops import build
+from chainrule.ops.cast import Cast, cast, widens
+from chainrule.ops.contract import Contract
+
+
+def narrow_products(graph: Graph) -> Graph:
+    """Factors in float32 disappear from products; the same rounded to bfloat16 appear."""
+    return _over_products(graph, lambda op, x, y: apply(op, _rounded(x), _rounded(y)))
+
+
+def split_products(graph: Graph) -> Graph:
+    """Products of float32 factors disappear; those of their upper and lower parts in bfloat16,
+    added up, appear: x is about its rounding, and the rounding of what that leaves.
+
+    Two bfloat16 hold 17 bits, so each factor errs by 2**-17 of itself at most. The product of the
+    lower parts, at most 2**-16 of the whole, counts as well: without it the errors could be twice
+    as large. Where the upper parts' sum is not finite it is the result, as what inf leaves is NaN.
+    """
+    return _over_products(graph, _split)
+
+
+#: what each precision makes of a graph
+PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
+    "bfloat16": narrow_products,
+    "bfloat16x3": split_products,
+}
+
+
+def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -> Graph:
+    if not any(_is_product(node) for node in graph.nodes):
+        return graph
+    memo: dict[Node, Node] = {}
+    for node in graph.nodes:
+        inputs = [memo[i] for i in node.inputs]
+        if isinstance(node.op, Contract) and _is_product(node):
+            with provenance.derived_from(node):
+                new = made(node.op, *inputs)
+        else:
+            new = rebuild(node, inputs)
+        memo[node] = provenance.inherit(new, node)
+    return graph.with_roots([memo[r] for r in graph.roots])
+
+
+def _is_product(node: Node) -> bool:
+    return isinstance(node.op, Contract) and node.dtype == float32
+
+
+def _rounded(x: Node) -> Node:
+    """`x` rounded to bfloat16, as float32. What only moves elements moves rounded ones."""
+    if widens(x):
+        return x
+    moves: list[Node] = []
+    while x.op.role in ("view", "alias") and len(x.inputs) == 1 and x.inputs[0].dtype == float32:
+        moves.append(x)
+        x = x.inputs[0]
+    narrow = x.inputs[0] if widens(x) else cast(x, bfloat16)
+    for move in reversed(moves):
+        narrow = rebuild(move, [narrow])
+    return apply(Cast(float32, role="light"), narrow)
+
+
+def _split(op: Contract, x: Node, y: Node) -> Node:
+    upper, *rest = [apply(op, a, b) for a in _parts(x) for b in _parts(y)]
+    if not rest:
+        return upper
+    lower = rest[-1]
+    for product in reversed(rest[:-1]):
+        lower = build.call("add", product, lower)
+    return build.call(
+        "where", build.call("isfinite", upper), build.call("add", upper, lower), upper
+    )
+
+
+def _parts(x: Node) -> list[Node]:
+    """`x` rounded to bfloat16, and the rounding of what is left then, if anything is."""
+    upper = _rounded(x)
+    return [x] if upper is x else [upper, _rounded(build.call("sub", x, upper))]
