@@ -152,6 +152,14 @@ def train() -> None:
 
 
 @look
+def export() -> None:
+    from chainrule.export import is_identifier, targets_of
+
+    (target,) = targets_of("wasm32", None, None, strict=False)
+    assert target.format == "Wasm" and is_identifier("net") and not is_identifier("int")
+
+
+@look
 def cli() -> None:
     from chainrule.cli.doctor import TOLERANCE, self_test
 

@@ -33,3 +33,7 @@ class NonFiniteError(RuntimeFault, ArithmeticError):
     ) -> None:
         super().__init__(what, *details)
         self.named, self.place, self.number = named, place, number
+
+
+class ArtifactError(RuntimeFault, OSError):
+    """A file that is damaged, of another kind, or for another machine."""

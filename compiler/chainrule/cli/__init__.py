@@ -1,4 +1,4 @@
-"""The command line: `chainrule demo`, `explain`, `bench` and `doctor`."""
+"""The command line: `chainrule demo`, `explain`, `export`, `inspect`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from chainrule.cli import demo as demos
 from chainrule.cli import doctor as doctors
 from chainrule.cli import explain as explanations
+from chainrule.cli import export as exports
 from chainrule.cli.bench import report as benches
 from chainrule.cli.page import Page, told
 from chainrule.errors import ChainruleError
@@ -94,6 +95,50 @@ def bench(**asked: Any) -> None:
     missing, fails, or is silent for five minutes.
     """
     benches.run(benches.Asked(**asked))
+
+
+@cli.command()
+@click.argument("source", metavar="FILE.py[:NAME]")
+@click.option(
+    "--target", default="host", show_default=True, help="A triple; levels of x86-64, by commas."
+)
+@click.option(
+    "--out",
+    default=".",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the files go.",
+)
+@click.option("--name", help="What functions begin with; left out, the file's name.")
+@click.option("--formats", metavar="A,B", help="Such as o,a,so,h; left out, all of the target's.")
+@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--max-size", "max_sizes", metavar="NAME=N", multiple=True, help="Bound a size.")
+@click.option(
+    "--determinism", type=click.Choice(["default", "strict"]), default="default", show_default=True
+)
+def export(
+    source: str,
+    target: str,
+    out: Path,
+    name: str | None,
+    formats: str | None,
+    max_batch: int,
+    max_sizes: tuple[str, ...],
+    determinism: str,
+) -> None:
+    """Write a training step as a kernel with a C interface, for this machine or another.
+
+    NAME is a training step or a model in the file; left out, the only one there, or the one called
+    step. The file is a Python program, and it is run: export only files you trust.
+    """
+    exports.run(Page(), source, target, out, name, formats, max_batch, max_sizes, determinism)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def inspect(file: Path) -> None:
+    """Show what a kernel holds and needs: FILE is any file of an export, its manifest beside it."""
+    exports.inspect(Page(), file)
 
 
 @cli.command()

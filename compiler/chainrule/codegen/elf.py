@@ -27,13 +27,15 @@ class Section(NamedTuple):
 
 
 def sections(data: bytes) -> list[Section]:
-    """The section headers of a little-endian 64-bit ELF object."""
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("not a little-endian 64-bit ELF object")
-    start, size, count = struct.unpack_from("<Q10xHH", data, 40)
-    return [
-        Section(*struct.unpack_from("<IIQQQQIIQQ", data, start + i * size)) for i in range(count)
-    ]
+    """The section headers of a little-endian ELF object."""
+    if data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] != 1:
+        raise ValueError("not a little-endian ELF object")
+    wide = data[4] == 2
+    start, size, count = struct.unpack_from(
+        "<Q10xHH" if wide else "<I10xHH", data, 40 if wide else 32
+    )
+    row = "<IIQQQQIIQQ" if wide else "<IIIIIIIIII"
+    return [Section(*struct.unpack_from(row, data, start + i * size)) for i in range(count)]
 
 
 def code_size(data: bytes) -> int:
@@ -50,7 +52,8 @@ def undefined_symbols(data: bytes) -> list[str]:
             continue
         names = table[s.link].offset
         for at in range(s.offset + s.entry, s.offset + s.size, s.entry):
-            name, _, _, section = struct.unpack_from("<IBBH", data, at)
+            (name,) = struct.unpack_from("<I", data, at)
+            (section,) = struct.unpack_from("<H", data, at + (6 if data[4] == 2 else 14))
             if section == _UNDEFINED and name:
                 found.append(data[names + name : data.index(b"\0", names + name)].decode())
     return sorted(found)

@@ -30,11 +30,11 @@ class Entry:
         self.loops: list[str] = []  # the slice that each loop around here has come to
         self.checked: dict[int, bool] = {}
 
-    def function(self, order: Sequence[Step]) -> str:
-        """The text of the whole function."""
+    def function(self, order: Sequence[Step], name: str = "i32 @step") -> str:
+        """The text of the whole function, called `alone` where parts may share it."""
         self.read_sizes()
         self.steps(order)
-        name = "internal i32 @alone" if self.shared else "i32 @step"
+        name = "internal i32 @alone" if self.shared else name
         head = [f"define {name}(ptr %table, ptr %sizes) #1 {{", "entry:"]
         return "\n".join([*head, *self.lines, "  ret i32 0", "}"])
 
@@ -117,7 +117,7 @@ class Entry:
         """The pointer to where a buffer starts now."""
         entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
         at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
-        pointer = self.value(f"load ptr, ptr {at}, align 8")
+        pointer = self.value(f"load ptr, ptr {at}")
         for loop, size in moves:
             by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
             pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
@@ -159,13 +159,13 @@ class PartEntry(Entry):
     code by then, all do.
     """
 
-    def function(self, order: Sequence[Step]) -> str:
+    def function(self, order: Sequence[Step], name: str = "void @part") -> str:
         """The text of the whole function."""
         self.read_sizes()
         self.read_part([c for c in calls_in(order) if id(c.program) in self.shared])
         self.turn, self.stage, self.single = 0, 0, False
         self.steps(order)
-        head = "define internal void @part(ptr %table, ptr %sizes, i64 %part, ptr %team) #1 {"
+        head = f"define internal {name}(ptr %table, ptr %sizes, i64 %part, ptr %team) #1 {{"
         return "\n".join([head, "entry:", *self.lines, "  ret void", "}"])
 
     def read_part(self, calls: Sequence[Call]) -> None:

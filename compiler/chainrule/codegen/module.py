@@ -40,24 +40,7 @@ def emit_module(
     finds, see codegen.team, codegen.entry and codegen.trial.
     """
     shared = frozenset(id(c.program) for c, _ in shared_calls(order)) if threads else frozenset()
-    names: dict[str, str] = {}
-    known: dict[int, str] = {}
-    texts: list[str] = []
-    declarations: set[str] = set()
-    calls = calls_in(order)
-    for i, call in enumerate(calls):
-        _check_call(call, sizes)
-        name = known.get(id(call.program))
-        if name is None:
-            key = signature(call.program)
-            if key not in names:
-                names[key] = f"kernel{i}"
-                text, needed = emit_function(
-                    call.program, names[key], target, id(call.program) in shared
-                )
-                texts.append(text)
-                declarations |= needed
-            known[id(call.program)] = names[key]
+    texts, known, declarations = emit_functions(order, sizes, target, shared)
     texts.append(Entry(known, sizes, shared).function(order))
     if shared:
         texts += [PartEntry(known, sizes, shared).function(order), team_functions(target)]
@@ -66,8 +49,42 @@ def emit_module(
         texts += [run_loop(), direct_call()]
     if epochs or any(not isinstance(step, Call) for step in order):
         texts.append(COPY_FUNCTION)
-    parts = [*texts, *sorted(declarations), _attributes(target), ""]
+    parts = [*texts, *sorted(declarations), attributes(target), ""]
     return "\n\n".join([f'target triple = "{target.triple}"', *parts])
+
+
+def emit_functions(
+    order: Sequence[Step],
+    sizes: Sequence[str],
+    target: Target,
+    shared: frozenset[int] = frozenset(),
+    prefix: str = "",
+    names: dict[str, str] | None = None,
+) -> tuple[list[str], dict[int, str], set[str]]:
+    """One function for each distinct program of a step, their names, and what they declare.
+
+    Names go by the identity of programs and begin with `prefix`; those of `shared` programs take a
+    part's parameters. `names` are functions that are there already, by signature; new ones are
+    added to it.
+    """
+    names = {} if names is None else names
+    known: dict[int, str] = {}
+    texts: list[str] = []
+    declarations: set[str] = set()
+    for i, call in enumerate(calls_in(order)):
+        _check_call(call, sizes)
+        name = known.get(id(call.program))
+        if name is None:
+            key = signature(call.program)
+            if key not in names:
+                names[key] = f"{prefix}kernel{i}"
+                text, needed = emit_function(
+                    call.program, names[key], target, id(call.program) in shared
+                )
+                texts.append(text)
+                declarations |= needed
+            known[id(call.program)] = names[key]
+    return texts, known, declarations
 
 
 def shared_calls(order: Sequence[Step], times: Dim = 1) -> list[tuple[Call, Dim]]:
@@ -88,7 +105,8 @@ def _may_share(program: Program) -> bool:
     return not isinstance(work, int) or work >= CALL_WORK
 
 
-def _attributes(target: Target) -> str:
+def attributes(target: Target) -> str:
+    """What is said of kernels, #0, and of what calls them, #1."""
     width = target.vector_bytes * 8
     words = f'nounwind noinline "no-builtins" "prefer-vector-width"="{width}"'
     return f'attributes #0 = {{ {words} }}\nattributes #1 = {{ nounwind "no-builtins" }}'

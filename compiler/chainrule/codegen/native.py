@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from chainrule.codegen.elf import code_size, undefined_symbols
+from chainrule.codegen.formats import code_size, undefined_symbols
 from chainrule.errors import CompileError
 from chainrule.target import Target
 
@@ -39,7 +39,7 @@ class NativeObject:
     @cached_property
     def asm(self) -> str:
         """The same code as assembly text; made when asked for."""
-        return str(_machine(self.target).emit_assembly(_parsed(self.llvm)))
+        return assembly(self)
 
 
 class Loaded:
@@ -76,9 +76,19 @@ def compile_object(llvm: str, target: Target) -> NativeObject:
     return NativeObject(data, lambda: llvm, target)
 
 
+def assembly(native: NativeObject) -> str:
+    """The code of an object as assembly text, compiled once more for it."""
+    return str(_machine(native.target).emit_assembly(_parsed(native.llvm)))
+
+
 def load(native: NativeObject) -> Loaded:
     """The object's functions, ready to be called."""
     return Loaded(native)
+
+
+def data_layout(target: Target) -> str:
+    """How types lie in memory there, as modules of LLVM say it."""
+    return str(_machine(target).target_data)
 
 
 def _parsed(llvm: str) -> Any:

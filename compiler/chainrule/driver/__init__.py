@@ -1,6 +1,7 @@
 """The driver: all levels of the compiler in order, what it did, and programs to call."""
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
+from chainrule.driver.lower import Lowered, lower
 from chainrule.driver.program import narrowed, program, raise_ours
 from chainrule.driver.report import LEVELS, Report, report, show
 from chainrule.driver.sizes import sizes_of
@@ -9,9 +10,11 @@ __all__ = [
     "LEVELS",
     "PASSES",
     "Compiled",
+    "Lowered",
     "Report",
     "build",
     "leaves_of",
+    "lower",
     "narrowed",
     "program",
     "raise_ours",

@@ -255,6 +255,26 @@ def draw(init: object, shape: Sequence[int], dtype: np.dtype[Any], seed: int, in
     return _affine(philox.uniform(seed, 0, number, shape, dtype), how.high - how.low, how.low)
 
 
+def rule(init: object, shape: Sequence[int]) -> tuple[str, float, float] | Array:
+    """How numbers begin, for code that draws them: distribution, scale and shift, or the numbers.
+
+    The distribution is "uniform", "normal", "truncated", the normal one within 2 deviations; a
+    number is scale · drawn + shift. Or it is "orthogonal", of length `scale`. Raises FeedError.
+    """
+    how = resolve(init)
+    if isinstance(how, np.ndarray):
+        return how
+    if isinstance(how, Constant):
+        return np.asarray(how.value)
+    if isinstance(how, Scaled):
+        how = _unscaled(how, shape)
+    if isinstance(how, Uniform):
+        return "uniform", how.high - how.low, how.low
+    if isinstance(how, Orthogonal):
+        return "orthogonal", how.gain, 0.0
+    return "normal" if isinstance(how, Normal) else "truncated", how.std, how.mean
+
+
 def _truncated(shape: Sequence[int], dtype: np.dtype[Any], seed: int, number: int) -> Array:
     """Normal numbers within [-2, 2]: those beyond are drawn again, as those of the next step."""
     drawn = philox.normal(seed, 0, number, shape, dtype)

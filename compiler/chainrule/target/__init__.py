@@ -26,6 +26,21 @@ class Target:
     fma: bool
     pairs: bool = False
 
+    @property
+    def arch(self) -> str:
+        """What the triple begins with: the processor's family."""
+        return self.triple.split("-")[0]
+
+    @property
+    def format(self) -> str:
+        """What object files are: ELF, COFF, Mach-O or Wasm."""
+        if self.arch.startswith("wasm"):
+            return "Wasm"
+        if "windows" in self.triple and not self.triple.endswith("-elf"):
+            return "COFF"
+        apple = any(word in self.triple for word in ("apple", "darwin", "macos"))
+        return "Mach-O" if apple and not self.triple.endswith("-elf") else "ELF"
+
     def registers_of(self, itemsize: int, lanes: int) -> int:
         """How many registers a vector of so many elements takes."""
         return max(1, -(-lanes * itemsize // self.vector_bytes))

@@ -42,7 +42,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
 
     target = os.path.realpath(_path(path))  # a link goes on pointing at the newest
     folder = os.path.dirname(target)
-    data = _encode(tensors)
+    data = encode(tensors)
     temporary = None
     try:
         if os.path.exists(target) and not os.path.isfile(target):
@@ -97,7 +97,8 @@ def _sync_directory(folder: str) -> None:
             os.close(handle)
 
 
-def _encode(tensors: Mapping[str, Array]) -> bytes:
+def encode(tensors: Mapping[str, Array]) -> bytes:
+    """The bytes of a file of tensors."""
     import json
 
     entries: dict[str, Any] = {}

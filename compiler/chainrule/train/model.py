@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import ChainruleError, CompileError, FeedError
+from chainrule.export import Artifact
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.lang.derive import rebuilt
 from chainrule.lang.inspect import explain
@@ -430,6 +431,10 @@ class Model:
         derivative that is a Python function.
         """
         checkpoint.write(path, {**self.step.state_dict(), **stored.described(self, strict=True)})
+
+    def export(self, folder: str | os.PathLike[str], name: str = "net", **options: Any) -> Artifact:
+        """Write the model's training step as a kernel with a C interface: `TrainingStep.export`."""
+        return self.step.export(folder, name, **options)
 
     @classmethod
     def load(

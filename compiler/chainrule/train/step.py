@@ -18,6 +18,7 @@ from chainrule.errors import (
     FeedError,
     NonFiniteError,
 )
+from chainrule.export import Artifact
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
@@ -29,6 +30,7 @@ from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES, Engine, cut_rows
 from chainrule.train.ensemble import Ensemble, check_ensemble, members_first
+from chainrule.train.export import Export, export
 from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
@@ -530,6 +532,35 @@ class TrainingStep:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file, whole or not at all. Raises ArtifactError."""
         checkpoint.write(path, self.state_dict())
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        name: str = "net",
+        target: str | Sequence[str] = "host",
+        formats: Sequence[str] | None = None,
+        max_batch: int = 64,
+        max_sizes: Mapping[str, int] | None = None,
+        *,
+        cpu: str | None = None,
+        features: str | None = None,
+        determinism: str = "default",
+    ) -> Artifact:
+        """Write the step as a kernel with a C interface, which needs nothing besides.
+
+        `target` is "host", a level of x86-64 ("x86-64-v3") or several, one kernel holding them all,
+        or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
+        for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
+        them. With determinism "strict" no multiply-add is fused, and every target has the same
+        bits. docs/export.md tells of the files; by default there are those that the target has.
+        Raises CompileError and ArtifactError.
+        """
+        if self._members is not None:
+            raise CompileError("an ensemble can't be exported yet", "export a step of one net")
+        chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
+                        determinism)  # fmt: skip
+        outputs, kept = nodes_of(self._outputs), self.state_dict()
+        return export(chosen, self._plan, outputs, self._precision, kept, folder)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""

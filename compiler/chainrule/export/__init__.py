@@ -1,0 +1,30 @@
+"""Training steps as self-contained kernels with a C interface, for this machine and others."""
+
+from chainrule.export.artifact import Artifact, about, check_formats, formats_of, write_kernel
+from chainrule.export.kernel import Kernel, compile_kernel
+from chainrule.export.model import Drawn, Given, Kept, Model, Number, Same, Size, Unit, Variant
+from chainrule.export.names import is_identifier
+from chainrule.export.state import state_bytes
+from chainrule.export.targets import targets_of
+
+__all__ = [
+    "Artifact",
+    "Drawn",
+    "Given",
+    "Kept",
+    "Kernel",
+    "Model",
+    "Number",
+    "Same",
+    "Size",
+    "Unit",
+    "Variant",
+    "about",
+    "check_formats",
+    "compile_kernel",
+    "formats_of",
+    "is_identifier",
+    "state_bytes",
+    "targets_of",
+    "write_kernel",
+]

@@ -1,0 +1,99 @@
+"""What 32-bit ARM has no instructions for: divisions of 64 bits, and floats of such integers.
+
+Code that needs them calls the functions that the Run-time ABI for the Arm Architecture names
+(section 4); here they are, so that nothing besides the kernel is needed. Sizes are what is divided.
+"""
+
+from __future__ import annotations
+
+WIDE_INTEGERS = """
+define internal arm_aapcscc { i64, i64 } @__aeabi_uldivmod(i64 %over, i64 %under) #0 {
+entry:
+  br label %head
+head:
+  %i = phi i64 [64, %entry], [%next, %body]
+  %rest = phi i64 [0, %entry], [%left, %body]
+  %whole = phi i64 [0, %entry], [%more, %body]
+  %going = icmp ne i64 %i, 0
+  br i1 %going, label %body, label %done
+body:
+  %next = sub i64 %i, 1
+  %shifted = lshr i64 %over, %next
+  %bit = and i64 %shifted, 1
+  %twice = shl i64 %rest, 1
+  %now = or i64 %twice, %bit
+  %top = lshr i64 %rest, 63
+  %over64 = icmp ne i64 %top, 0
+  %reaches = icmp uge i64 %now, %under
+  %takes = or i1 %over64, %reaches
+  %less = sub i64 %now, %under
+  %left = select i1 %takes, i64 %less, i64 %now
+  %doubled = shl i64 %whole, 1
+  %unit = zext i1 %takes to i64
+  %more = or i64 %doubled, %unit
+  br label %head
+done:
+  %one = insertvalue { i64, i64 } poison, i64 %whole, 0
+  %both = insertvalue { i64, i64 } %one, i64 %rest, 1
+  ret { i64, i64 } %both
+}
+
+define internal arm_aapcscc { i64, i64 } @__aeabi_ldivmod(i64 %over, i64 %under) #0 {
+entry:
+  %over_low = icmp slt i64 %over, 0
+  %under_low = icmp slt i64 %under, 0
+  %over_minus = sub i64 0, %over
+  %under_minus = sub i64 0, %under
+  %a = select i1 %over_low, i64 %over_minus, i64 %over
+  %b = select i1 %under_low, i64 %under_minus, i64 %under
+  %both = call arm_aapcscc { i64, i64 } @__aeabi_uldivmod(i64 %a, i64 %b)
+  %whole = extractvalue { i64, i64 } %both, 0
+  %rest = extractvalue { i64, i64 } %both, 1
+  %differ = xor i1 %over_low, %under_low
+  %whole_minus = sub i64 0, %whole
+  %rest_minus = sub i64 0, %rest
+  %quotient = select i1 %differ, i64 %whole_minus, i64 %whole
+  %remainder = select i1 %over_low, i64 %rest_minus, i64 %rest
+  %one = insertvalue { i64, i64 } poison, i64 %quotient, 0
+  %result = insertvalue { i64, i64 } %one, i64 %remainder, 1
+  ret { i64, i64 } %result
+}
+
+define internal arm_aapcscc float @__aeabi_ul2f(i64 %x) #0 {
+entry:
+  %none = icmp eq i64 %x, 0
+  br i1 %none, label %zero, label %some
+zero:
+  ret float 0.0
+some:
+  %empty = call i64 @llvm.ctlz.i64(i64 %x, i1 true)
+  %full = shl i64 %x, %empty
+  %high = lshr i64 %full, 40
+  %low = and i64 %full, 1099511627775
+  %above = icmp ugt i64 %low, 549755813888
+  %half = icmp eq i64 %low, 549755813888
+  %odd = trunc i64 %high to i1
+  %tie = and i1 %half, %odd
+  %up = or i1 %above, %tie
+  %unit = zext i1 %up to i64
+  %rounded = add i64 %high, %unit
+  %scale = sub i64 189, %empty
+  %exponent = shl i64 %scale, 23
+  %bits = add i64 %exponent, %rounded
+  %word = trunc i64 %bits to i32
+  %number = bitcast i32 %word to float
+  ret float %number
+}
+
+define internal arm_aapcscc float @__aeabi_l2f(i64 %x) #0 {
+entry:
+  %low = icmp slt i64 %x, 0
+  %minus = sub i64 0, %x
+  %size = select i1 %low, i64 %minus, i64 %x
+  %number = call arm_aapcscc float @__aeabi_ul2f(i64 %size)
+  %negative = fneg float %number
+  %result = select i1 %low, float %negative, float %number
+  ret float %result
+}
+
+declare i64 @llvm.ctlz.i64(i64, i1)"""

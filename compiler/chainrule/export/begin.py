@@ -1,0 +1,82 @@
+"""How tensors begin, natively: programs in the grammar of loops, the bits those of lang.init."""
+
+from __future__ import annotations
+
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Get,
+    IndexValue,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Program,
+    Set,
+    Store,
+    Value,
+)
+from chainrule.ir.size import Size
+from chainrule.ir.types import DType, bool_, uint32, uint64
+from chainrule.ops.philox import UNIT, WORDS
+
+#: a normal number beyond 2 deviations is drawn again so often: that the last one still is has a
+#: probability below 1e-32 (0.0455 to the power of 24)
+REDRAWS = 24
+_FUNCTION = {
+    "uniform": "uniform_of_words",
+    "normal": "normal_of_words",
+    "truncated": "normal_of_words",
+    "orthogonal": "normal_of_words",
+}
+
+
+def drawing(distribution: str, of: DType) -> Program:
+    """scale · number + shift for each of `n` elements.
+
+    Its buffers: the seed; the number of the draw, a uint32; scale and shift, in the type that `of`
+    is drawn in; what is filled.
+    """
+    wide = of.wide
+    seed, number = Buffer("seed", uint64, 1), Buffer("number", uint32, 1)
+    line = Buffer("line", wide, 2)
+    n, i = Size.symbol("n"), Size.symbol("i")
+    out = Buffer("out", of, n)
+    key = Load(seed, 0)
+
+    def drawn(step: Value) -> Value:
+        where = IndexValue(i, uint64)
+        draw = Apply("cast", (Load(number, 0),), uint64)
+        counter = (where, _high(where), step, draw, key, _high(key))
+        function = _FUNCTION[distribution]
+        words = tuple(
+            Apply("cast", (Apply(f"philox_{w}", counter, uint64),), uint32)
+            for w in range(WORDS[function][wide.name])
+        )
+        return Apply(function, (*words, Literal(UNIT[wide.name], wide)), wide)
+
+    def stored(value: Value) -> Store:
+        scaled = Apply("add", (Apply("mul", (value, Load(line, 0)), wide), Load(line, 1)), wide)
+        return Store(out, i, scaled if wide == of else Apply("cast", (scaled,), of))
+
+    first = drawn(Literal(0, uint64))
+    buffers = (seed, number, line, out)
+    name = f"begin_{distribution}_{of}"
+    if distribution != "truncated":
+        return Program(name, buffers, ("n",), (Loop("i", n, (stored(first),), "vector"),))
+    cell = Local("t", wide)
+    again = drawn(IndexValue(Size.symbol("r") + 1, uint64))
+    beyond = Apply("gt", (Apply("abs", (Get(cell),), wide), Literal(2.0, wide)), bool_)
+    redraw = Set(cell, (), Apply("where", (beyond, again, Get(cell)), wide))
+    body = (
+        cell,
+        Set(cell, (), first),
+        Loop("r", REDRAWS, (redraw,)),
+        stored(Get(cell)),
+    )
+    return Program(name, buffers, ("n",), (Loop("i", n, body),))
+
+
+def _high(value: Value) -> Value:
+    """The high word of a uint64."""
+    return Apply("lshr", (value, Literal(32, uint64)), uint64)

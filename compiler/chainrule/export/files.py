@@ -1,0 +1,137 @@
+"""Files of an export: archives, linking, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from chainrule.errors import ArtifactError, CompileError
+from chainrule.target import Target
+
+
+def archive(member: str, data: bytes, symbols: Sequence[str]) -> bytes:
+    """A static library of one object: the ar format, with the index of symbols that linkers read.
+
+    System V's variant, as GNU ar and LLVM write it; dates and owners are 0, so that equal input
+    gives equal bytes.
+    """
+    names = b"".join(s.encode() + b"\0" for s in symbols)
+    index_size = 4 + 4 * len(symbols) + len(names)
+    index_size += index_size % 2
+    long = f"{member}/"
+    table = b""
+    if len(long) > 16:
+        table = f"{member}/\n".encode()
+        table += b"\n" * (len(table) % 2)
+        long = "/0"
+    start = 8 + 60 + index_size + (60 + len(table) if table else 0)
+    offsets = start.to_bytes(4, "big") * len(symbols)
+    index = len(symbols).to_bytes(4, "big") + offsets + names
+    parts = [b"!<arch>\n", _member("/", index + b"\0" * (index_size - len(index)))]
+    if table:
+        parts.append(_member("//", table))
+    parts.append(_member(long, data))
+    return b"".join(parts)
+
+
+def _member(name: str, data: bytes) -> bytes:
+    head = f"{name:<16}{0:<12}{0:<6}{0:<6}{644:<8}{len(data):<10}`\n".encode()
+    return head + data + (b"\n" if len(data) % 2 else b"")
+
+
+#: what a linker is told besides: nothing of the system's goes in
+_ELF = ("-shared", "-nostdlib", "-Wl,--build-id=none", "-Wl,-z,noexecstack")
+
+
+def link(obj: bytes, name: str, target: Target, symbols: Sequence[str], native: bool) -> bytes:
+    """A shared library, or a WebAssembly module. Raises CompileError where no linker is found."""
+    import subprocess
+    import tempfile
+
+    commands = _linkers(target, name, symbols, native)
+    if not commands:
+        raise CompileError(
+            f"no linker for {target.triple} is found here: cc, ld.lld or the ziglang package",
+            'pip install ziglang, or leave it out: formats=("o", "a", "h")',
+        )
+    with tempfile.TemporaryDirectory(prefix="chainrule-") as folder:
+        source, result = Path(folder, f"{name}.o"), Path(folder, "linked")
+        source.write_bytes(obj)
+        said = ""
+        for command in commands:
+            run = subprocess.run(
+                [*command, str(source), "-o", str(result)], capture_output=True, text=True
+            )
+            if run.returncode == 0:
+                return result.read_bytes()
+            said = run.stderr.strip() or f"{command[0]} ended with {run.returncode}"
+    raise CompileError(f"the linker refuses the code for {target.triple}", *said.splitlines()[:5])
+
+
+def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) -> list[list[str]]:
+    """Commands that link for a target, the most usual first; the object and -o follow."""
+    import shutil
+    import sys
+    from importlib.util import find_spec
+
+    zig = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []
+    if target.arch == "wasm32":
+        exports = [f"--export={s}" for s in (*symbols, "__heap_base")]
+        words = ["--no-entry", "--strip-all", "--export-memory", "-z", "stack-size=65536"]
+        tools = [[t] for t in (shutil.which("wasm-ld"),) if t] + (
+            [[*zig, "wasm-ld"]] if zig else []
+        )
+        return [[*tool, *words, *exports] for tool in tools]
+    if target.format != "ELF":
+        return []
+    found = []
+    compilers = [shutil.which(f"{target.arch}-linux-gnu-gcc")]
+    if native:
+        compilers = [shutil.which("cc"), shutil.which("gcc"), shutil.which("clang")]
+    found += [[c, *_ELF, f"-Wl,-soname,{name}.so"] for c in compilers if c]
+    plain = ["-shared", "--build-id=none", "-z", "noexecstack", "-soname", f"{name}.so"]
+    lld = shutil.which("ld.lld")
+    found += [[lld, *plain]] if lld else []
+    found += [[*zig, "ld.lld", *plain]] if zig else []
+    return found
+
+
+def write(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> dict[str, Path]:
+    """Put files into a folder, which is made; each is the old one or the new one at every moment.
+
+    Raises ArtifactError where that can't be.
+    """
+    try:
+        where = Path(os.fsdecode(folder))
+        where.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"can't make the folder {folder!r}: {reason}") from None
+    return {name: _write(where / name, data) for name, data in files.items()}
+
+
+def _write(path: Path, data: bytes) -> Path:
+    import tempfile
+
+    temporary = None
+    try:
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path} is there already, and is no file")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".export.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(
+            f"can't write {path}: {error.strerror or error}", f"it needs {len(data)} bytes"
+        ) from None
+    finally:
+        if temporary is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+    return path

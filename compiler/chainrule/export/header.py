@@ -1,0 +1,187 @@
+"""The C header of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from chainrule.export import minibatches
+from chainrule.export.codes import checks_of, faults
+from chainrule.export.extras import FIXED, number_parameter
+from chainrule.export.interface import STATE, Interface, Parameter
+from chainrule.export.model import ABI, ALIGN, Model, Number
+from chainrule.export.selftest import memory_bytes
+from chainrule_runtime.manifest import show
+
+_SAID = {
+    "state_bytes": "Bytes of a state: parameters, optimizer, step count, seed; no pointers inside.",
+    "init": "Begin: initial values, drawn from the seed. Any seed is good.",
+    "save": "Put the state into n bytes, NAME_STATE_BYTES at least, with a checksum.",
+    "load": "Go on from what save wrote, here or on another machine; else the state is untouched.",
+    "tensors": "How many tensors a state holds.",
+    "tensor": "The number of a tensor, by the name it has in the model; -1 where there is none.",
+    "tensor_name": "The name of a tensor; NULL where there is none.",
+    "tensor_bytes": "The bytes of a tensor; 0 where there is none.",
+    "get": "Copy a tensor out of the state; n is exactly its bytes.",
+    "set": "Copy a tensor into the state; n is exactly its bytes.",
+    "describe": "The kernel's manifest, as JSON.",
+    "strerror": "What a code means, in words; never NULL.",
+    "step": "One step on a minibatch: forward, backward and update. The loss is that before the"
+    " update; what comes after it may be NULL.",
+    "predict": "The outputs, as in inference.",
+    "loss": "The loss, as in inference; nothing is changed.",
+    "workspace_bytes": "Bytes of workspace that a call needs; 0 for sizes that it does not take.",
+    "selftest": "Run on made-up data and compare with the compiler's own machine, bit for bit."
+    " Needs NAME_SELFTEST_BYTES, aligned as a state.",
+    "selftest_bytes": "Bytes of memory that the self-test takes.",
+}
+
+
+def header(model: Model, certificate: Mapping[str, Any]) -> str:
+    """The text of NAME.h."""
+    interface, name = Interface(model), model.name
+    upper = name.upper()
+    constants = [
+        ("ABI", str(ABI)),
+        ("ALIGN", str(ALIGN)),
+        ("STATE_BYTES", str(model.state_bytes)),
+        ("SELFTEST_BYTES", str(memory_bytes(model))),
+    ]
+    bounds = [(f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes]
+    workspace = "WORKSPACE_BYTES" if not model.sizes else "MAX_WORKSPACE_BYTES"
+    bounds.append((workspace, str(certificate["workspace_bytes"])))
+    tensors = [
+        (f"TENSOR_{interface.tensors[t.name]}", f"{i}", _tensor(t.name, t.dtype.name, t.shape))
+        for i, t in enumerate(model.kept)
+    ]
+    codes = checks_of([u.manifest for u in model.units.values()])
+    errors = [(f.name, str(f.code), f.text) for f in faults(codes)]
+    lines = [
+        f"/* {name}: a training step as a self-contained kernel, for {certificate['target']}.",
+        "   Every buffer is the caller's: nothing is allocated, nothing is kept between calls but",
+        "   in the state, and no other library is needed. States and workspaces begin at a",
+        f"   multiple of {upper}_ALIGN bytes. Any thread may call any function, as long as no two",
+        "   use one state or one workspace at once. A function that returns an int32_t gives 0 or",
+        "   one of the codes below, and has changed nothing then.",
+        "",
+        *_about(certificate),
+        "*/",
+        f"#ifndef {upper}_H",
+        f"#define {upper}_H",
+        "",
+        "#include <stddef.h>",
+        "#include <stdint.h>",
+        "",
+        *(f"#define {upper}_{key} {value}" for key, value in (*constants, *bounds)),
+        "",
+        "/* tensors of the state, by number */",
+        *(f"#define {upper}_{k} {v} /* {_safe(text)} */" for k, v, text in tensors),
+        "",
+        "/* codes */",
+        *(
+            f"#define {upper}_{k} {v} /* {_safe(text.replace('NAME', upper))} */"
+            for k, v, text in errors
+        ),
+        "",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+        "",
+        *_functions(model, interface),
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def declarations(
+    model: Model, interface: Interface
+) -> list[tuple[str, str, Sequence[Parameter], str]]:
+    """Every function: result, name without the prefix, parameters, what it does."""
+    units = [("int32_t", u, interface.unit(u), _SAID[u]) for u in model.units]
+    fixed = [(r, n, p, _SAID[n]) for n, (r, p) in FIXED.items()]
+    work = interface.size_parameters(model.sizes)
+    by_name = {t.name: t for t in model.kept}
+    setters = [
+        (
+            "int32_t",
+            f"set_{interface.numbers[n.called]}",
+            (*STATE, number_parameter(n, by_name[n.kept])),
+            f"Change {_said(n)}, which steps from now on use.",
+        )
+        for n in model.numbers
+    ]
+    memory = (Parameter("memory", "void *"), Parameter("bytes", "size_t"))
+    more = [
+        ("size_t", "workspace_bytes", work, _SAID["workspace_bytes"]),
+        ("size_t", "selftest_bytes", (), _SAID["selftest_bytes"]),
+        ("int32_t", "selftest", memory, _SAID["selftest"]),
+    ]
+    several = []
+    if model.sliced:
+        several = [
+            ("size_t", "steps_workspace_bytes", work, minibatches.SAID["steps_workspace_bytes"]),
+            (
+                "int32_t",
+                "steps",
+                minibatches.steps_parameters(model, interface),
+                minibatches.SAID["steps"],
+            ),
+            ("int32_t", "shuffle", minibatches.SHUFFLE_PARAMETERS, minibatches.SAID["shuffle"]),
+        ]
+    return [*fixed, *more, *units, *several, *setters]
+
+
+def _said(number: Number) -> str:
+    return f"what {number.name} lacks of 1" if number.complement else f"the {number.name}"
+
+
+def _functions(model: Model, interface: Interface) -> Iterable[str]:
+    for result, name, parameters, said in declarations(model, interface):
+        yield f"/* {said.replace('NAME', model.name.upper())} */"
+        listed = ", ".join(_declared(p) for p in parameters) or "void"
+        space = "" if result.endswith("*") else " "
+        yield from _wrapped(f"{result}{space}{model.name}_{name}({listed});")
+        yield ""
+
+
+def _declared(parameter: Parameter) -> str:
+    space = "" if parameter.kind.endswith("*") else " "
+    text = f"{parameter.kind}{space}{parameter.name}"
+    if parameter.tensor is not None:
+        shape = ", ".join(map(show, parameter.tensor.shape))
+        text += f" /* [{_safe(shape)}] */" if shape else ""
+    return text
+
+
+def _wrapped(text: str) -> list[str]:
+    lines, rest = [], text
+    while len(rest) > 100 and ", " in rest[:100]:
+        at = rest.rindex(", ", 0, 100) + 1
+        lines.append(rest[:at])
+        rest = "    " + rest[at:].lstrip()
+    return [*lines, rest]
+
+
+def _tensor(name: str, dtype: str, shape: Sequence[int]) -> str:
+    return f"{name}: {dtype}{list(shape)}"
+
+
+def _about(certificate: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"   state      {certificate['state_bytes']} bytes",
+        f"   workspace  {certificate['workspace_bytes']} bytes at most",
+        f"   stack      {certificate['stack_bytes']} bytes at most, beside what a caller has",
+        f"   code       {certificate['code_bytes']} bytes",
+        f"   a step     {certificate['flops']} floating-point operations",
+    ]
+    lines += ["", "   The gradients, as the step computes them:", ""]
+    return lines + [f"     {_safe(line)}" for line in certificate["mathematics"].splitlines()]
+
+
+def _safe(text: str) -> str:
+    """Text that ends no comment and begins none."""
+    return text.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")

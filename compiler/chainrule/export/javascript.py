@@ -1,0 +1,300 @@
+"""A kernel in a web page or in Node: an ES module around NAME.wasm, and its types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from chainrule.export.interface import Interface
+from chainrule.export.model import Model
+from chainrule_runtime.manifest import DimData
+
+_ARRAY = {
+    "float32": "Float32Array", "float64": "Float64Array", "int8": "Int8Array",
+    "int16": "Int16Array", "int32": "Int32Array", "int64": "BigInt64Array",
+    "uint8": "Uint8Array", "uint16": "Uint16Array", "uint32": "Uint32Array",
+    "uint64": "BigUint64Array", "bool": "Uint8Array", "bfloat16": "Uint16Array",
+}  # fmt: skip
+
+
+def module(model: Model) -> str:
+    """The text of NAME.js."""
+    interface = Interface(model)
+    wide = {n.kept for n in model.numbers}
+    text = _MODULE.replace("$NAME", model.name).replace("$CLASS", class_name(model))
+    text = text.replace("$UNITS", "\n".join(_units(model, interface)))
+    setters = [
+        f"  set {_camel(interface.numbers[n.called])}(value) {{\n"
+        f'    this.#call("set_{interface.numbers[n.called]}", ...this.#own(), value);\n  }}'
+        for n in model.numbers
+        if n.kept in wide
+    ]
+    return text.replace("$SETTERS", "\n".join(setters))
+
+
+def class_name(model: Model) -> str:
+    """What the class is called: `digits` is a `Digits`."""
+    return model.name[0].upper() + model.name[1:]
+
+
+def types(model: Model) -> str:
+    """The text of NAME.d.ts."""
+    interface = Interface(model)
+    lines = [
+        f"/** {model.name}: a training step, compiled to WebAssembly. */",
+        f"export declare class {class_name(model)} {{",
+        "  /** Compile the module: its bytes, or where they are; by default beside this file. */",
+        f"  static load(source?: URL | Response | BufferSource): Promise<{class_name(model)}>;",
+        "  /** Begin: initial values, drawn from a seed from 0 to 2**64 - 1. */",
+        "  init(seed?: number | bigint): void;",
+    ]
+    said = {
+        "step": "One step on a minibatch; the loss before the update.",
+        "predict": "What the model gives for inputs.",
+        "loss": "The loss as in inference; nothing is changed.",
+    }
+    for name, unit in model.units.items():
+        feeds = "; ".join(
+            f"{interface.feeds[t.name]}: {_ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
+        )
+        sizes = "".join(f"; {interface.sizes[s.name]}?: number" for s in interface.sizes_of(unit))
+        result = "number"
+        if name == "predict":
+            outputs = unit.manifest.outputs
+            of = [f"{interface.outputs[t.name]}: {_ARRAY[t.dtype]}" for t in outputs]
+            result = _ARRAY[outputs[0].dtype] if len(outputs) == 1 else f"{{ {'; '.join(of)} }}"
+        lines += [f"  /** {said[name]} */", f"  {name}(feeds: {{ {feeds}{sizes} }}): {result};"]
+    for number in model.numbers:
+        lines.append(f"  set {_camel(interface.numbers[number.called])}(value: number);")
+    lines += [
+        "  /** A tensor of the state, by the name it has in the model: a copy of its bytes. */",
+        "  get(name: string): Uint8Array;",
+        "  set(name: string, bytes: ArrayBufferView): void;",
+        "  /** The state, which load takes again, here or on any other machine. */",
+        "  save(): Uint8Array;",
+        "  load(bytes: Uint8Array): void;",
+        "  /** Throws unless this machine computes what the compiler's did, bit for bit. */",
+        "  selftest(): void;",
+        "  /** The kernel's manifest. */",
+        "  describe(): any;",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_(\w)", lambda m: m[1].upper(), name)
+
+
+def _number(dim: DimData, names: dict[str, str]) -> str:
+    """A size as an expression in JavaScript."""
+    if isinstance(dim, int):
+        return str(dim)
+    terms = []
+    for coefficient, factors in dim["terms"]:
+        parts = [str(coefficient)] if coefficient != 1 or not factors else []
+        for factor in factors:
+            if isinstance(factor, str):
+                parts.append(names[factor])
+                continue
+            kind, over, under = factor
+            a, b = f"({_number(over, names)})", f"({_number(under, names)})"
+            parts.append(
+                f"Math.floor({a} / {b})" if kind == "//" else f"((({a} % {b}) + {b}) % {b})"
+            )
+        terms.append(" * ".join(parts))
+    return " + ".join(terms) or "0"
+
+
+def _units(model: Model, interface: Interface) -> Iterator[str]:
+    for name, unit in model.units.items():
+        sizes = interface.sizes_of(unit)
+        names = interface.sizes
+        feeds = [interface.feeds[t.name] for t in unit.manifest.feeds]
+        yield f"  {name}(feeds) {{"
+        yield f'    this.#check(feeds, {feeds!r}, "{name}");'
+        for size in sizes:
+            # the first input that has it alone along an axis tells a size
+            told = "undefined"
+            for t in unit.manifest.feeds:
+                alone = {"terms": [[1, [size.name]]]}
+                if alone in t.shape:
+                    others = " * ".join(f"({_number(d, names)})" for d in t.shape if d != alone)
+                    if all(isinstance(d, int) for d in t.shape if d != alone):
+                        told = f"feeds.{interface.feeds[t.name]}.length / ({others or 1})"
+                        break
+            yield f"    const {names[size.name]} = feeds.{names[size.name]} ?? {told};"
+        every = ", ".join(names[s.name] if s in sizes else "1" for s in model.sizes)
+        yield f"    const room = this.#room({every});"
+        yield "    const place = this.#begin(room);"
+        arguments = []
+        for t in unit.manifest.feeds:
+            count = " * ".join(f"({_number(d, names)})" for d in t.shape) or "1"
+            own = interface.feeds[t.name]
+            put = f'place.put({_ARRAY[t.dtype]}, feeds.{own}, {count}, "{own}")'
+            yield f"    const in_{own} = {put};"
+            arguments.append(f"in_{own}")
+        for t in unit.manifest.outputs:
+            count = " * ".join(f"({_number(d, names)})" for d in t.shape) or "1"
+            room = f"place.room({_ARRAY[t.dtype]}, {count})"
+            yield f"    const out_{interface.outputs[t.name]} = {room};"
+            arguments.append(f"out_{interface.outputs[t.name]}")
+        listed = ", ".join([*(names[s.name] for s in sizes), *arguments])
+        yield f'    this.#call("{name}", ...this.#own(), this.#workspace, room, {listed});'
+        results = [(interface.outputs[t.name], _ARRAY[t.dtype]) for t in unit.manifest.outputs]
+        if name == "predict" and len(results) > 1:
+            parts = [f"{own}: this.#copy({kind}, out_{own})" for own, kind in results]
+            yield f"    return {{ {', '.join(parts)} }};"
+        else:
+            own, kind = results[0]
+            yield f"    return this.#copy({kind}, out_{own}){'' if name == 'predict' else '[0]'};"
+        yield "  }"
+        yield ""
+
+
+_MODULE = """\
+// $NAME: a training step, compiled to WebAssembly. Nothing is imported and nothing is fetched
+// but $NAME.wasm; all memory is the module's own.
+
+const ALIGN = 64;
+const up = (n) => Math.ceil(n / ALIGN) * ALIGN;
+
+export class $CLASS {
+  #wasm;
+  #state;
+  #bytes;
+  #workspace;
+  #sizes = new Map();
+
+  static async load(source = new URL("$NAME.wasm", import.meta.url)) {
+    if (source instanceof URL) source = await fetch(source);
+    if (typeof Response !== "undefined" && source instanceof Response) {
+      source = await source.arrayBuffer();
+    }
+    const { instance } = await WebAssembly.instantiate(source, {});
+    return new $CLASS(instance);
+  }
+
+  constructor(instance) {
+    this.#wasm = instance.exports;
+    this.#bytes = this.#wasm.$NAME_state_bytes();
+    this.#state = up(this.#wasm.__heap_base.value);
+    this.#workspace = this.#state + up(this.#bytes);
+    this.init();
+  }
+
+  init(seed = 0) {
+    this.#grow(this.#workspace);
+    this.#call("init", ...this.#own(), BigInt(seed));
+  }
+
+$UNITS
+$SETTERS
+
+  get(name) {
+    const index = this.#index(name);
+    const size = this.#wasm.$NAME_tensor_bytes(index);
+    const at = this.#begin(0).room(Uint8Array, size);
+    this.#call("get", ...this.#own(), index, at, size);
+    return this.#copy(Uint8Array, at, size);
+  }
+
+  set(name, bytes) {
+    const index = this.#index(name);
+    const data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const at = this.#begin(0).put(Uint8Array, data, data.length, name);
+    this.#call("set", ...this.#own(), index, at, data.length);
+  }
+
+  save() {
+    const at = this.#begin(0).room(Uint8Array, this.#bytes);
+    this.#call("save", ...this.#own(), at, this.#bytes);
+    return this.#copy(Uint8Array, at, this.#bytes);
+  }
+
+  load(bytes) {
+    const at = this.#begin(0).put(Uint8Array, bytes, bytes.length, "the state");
+    this.#call("load", ...this.#own(), at, bytes.length);
+  }
+
+  selftest() {
+    const size = this.#wasm.$NAME_selftest_bytes();
+    this.#call("selftest", this.#begin(0).room(Uint8Array, size), size);
+  }
+
+  describe() {
+    return JSON.parse(this.#text(this.#wasm.$NAME_describe()));
+  }
+
+  #own() {
+    return [this.#state, this.#bytes];
+  }
+
+  #room(...sizes) {
+    const whole = sizes.every((n) => Number.isSafeInteger(n) && n > 0 && n < 2 ** 31);
+    const room = whole ? this.#wasm.$NAME_workspace_bytes(...sizes) >>> 0 : 0;
+    if (room === 0) throw new RangeError(`$NAME does not take the sizes ${sizes}`);
+    return room;
+  }
+
+  #index(name) {
+    const data = new TextEncoder().encode(name + "\\0");
+    const index = this.#wasm.$NAME_tensor(this.#begin(0).put(Uint8Array, data, data.length, name));
+    if (index < 0) throw new RangeError(`no tensor is called ${name}`);
+    return index;
+  }
+
+  #check(feeds, names, what) {
+    for (const name of names) {
+      if (feeds?.[name]?.length === undefined) {
+        throw new TypeError(`${what} needs the array ${name}`);
+      }
+    }
+  }
+
+  // memory behind the workspace, for one call
+  #begin(room) {
+    let end = this.#workspace + up(room);
+    this.#sizes.clear();
+    const take = (kind, count) => {
+      const at = end;
+      end += up(count * kind.BYTES_PER_ELEMENT);
+      this.#grow(end);
+      this.#sizes.set(at, count);
+      return at;
+    };
+    return {
+      room: take,
+      put: (kind, data, count, name) => {
+        if (data.length !== count) {
+          throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
+        }
+        const at = take(kind, count);
+        new kind(this.#wasm.memory.buffer, at, count).set(data);
+        return at;
+      },
+    };
+  }
+
+  #grow(end) {
+    const memory = this.#wasm.memory;
+    const missing = end - memory.buffer.byteLength;
+    if (missing > 0) memory.grow(Math.ceil(missing / 65536));
+  }
+
+  #copy(kind, at, count = this.#sizes.get(at)) {
+    return new kind(this.#wasm.memory.buffer, at, count).slice();
+  }
+
+  #text(at) {
+    const bytes = new Uint8Array(this.#wasm.memory.buffer);
+    return new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)));
+  }
+
+  #call(name, ...args) {
+    const code = this.#wasm[`$NAME_${name}`](...args);
+    if (code !== 0) throw new Error(this.#text(this.#wasm.$NAME_strerror(code)));
+  }
+}
+"""

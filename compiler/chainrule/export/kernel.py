@@ -1,0 +1,102 @@
+"""A model to machine code: the module, its object, and the golden digests of its self-test."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from chainrule.codegen import formats
+from chainrule.codegen.cache import key_of, object_cache
+from chainrule.codegen.native import (
+    NativeObject,
+    compile_object,
+    data_layout,
+    load,
+)
+from chainrule.errors import CompileError
+from chainrule.export.model import ALIGN, Model, Variant
+from chainrule.export.module import ModuleText
+from chainrule.export.selftest import SEED, memory_bytes
+from chainrule.export.units import Placed
+from chainrule.target import Target
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A model compiled: its LLVM text and its object file, and the target of what both begin in."""
+
+    model: Model
+    target: Target
+    llvm: str = field(repr=False)
+    native: NativeObject = field(repr=False)
+
+
+def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kernel:
+    """Compile a model; `on_host` gives a variant lowered for this machine, with the same bits.
+
+    Raises CompileError, also where a size does not fit the target.
+    """
+    base = base_target(model)
+    layout = data_layout(base)
+    bits = 32 if "p:32:32" in layout else 64
+    _check_room(model, bits)
+    goldens: dict[tuple[bool, bool], int] = {}
+    for variant in model.variants:
+        rounds = variant.target.fma, variant.target.pairs  # all that decides which bits
+        if rounds not in goldens:
+            goldens[rounds] = _golden(replace(model, variants=(on_host(variant),), about={}))
+    each = [goldens[v.target.fma, v.target.pairs] for v in model.variants]
+    text = ModuleText(model, bits, each).text(layout)
+    return Kernel(model, base, text, compile_object(text, base))
+
+
+def base_target(model: Model) -> Target:
+    """What the functions that no variant has of its own are compiled for: each variant's least."""
+    first = model.variants[0].target
+    if first.level.startswith("x86-64") or first.level == "generic":
+        return replace(first, cpu="x86-64", features="", vector_bytes=16, vector_registers=16)
+    return first
+
+
+def _check_room(model: Model, bits: int) -> None:
+    most = model.most()
+    units = [Placed(u.manifest).bytes(most) for v in model.variants for u in v.units.values()]
+    total = max(memory_bytes(model), model.state_bytes + max(units))
+    if total >= 2 ** (bits - 1):
+        raise CompileError(
+            f"the kernel would work in {total} bytes, more than addresses of {bits} bits can tell",
+            "export it with smaller max_sizes",
+        )
+
+
+def _golden(model: Model) -> int:
+    """The digest that the self-test has here, on the machine that compiles."""
+    base = base_target(model)
+    text = ModuleText(replace(model, name="here"), 64, [0]).text(data_layout(base))
+    for kind, name in (("i64", "golden"), ("void", "begin")):
+        text = text.replace(f"define internal {kind} @{name}(", f"define {kind} @{name}(")
+    loaded = load(_kept_object(text, base))
+    memory = (ctypes.c_char * (memory_bytes(model) + ALIGN))()
+    start = -(-ctypes.addressof(memory) // ALIGN) * ALIGN
+    begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64)
+    golden = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
+    begin(loaded.address("begin"))(start, 0, SEED)
+    return int(golden(loaded.address("golden"))(start))
+
+
+def _kept_object(text: str, target: Target) -> NativeObject:
+    """The object of a module: the one that was kept, or a new one."""
+    cache, key = object_cache(), key_of([text])
+    data = cache.get(key) if cache else None
+    if data is not None:
+        return NativeObject(data, lambda: text, target, cached=True)
+    native = compile_object(text, target)
+    if cache:
+        cache.put(key, native.object)
+    return native
+
+
+def code_size(kernel: Kernel) -> int:
+    """Bytes of machine code."""
+    return formats.code_size(kernel.native.object)

@@ -1,0 +1,349 @@
+"""Many steps in one call, and the order of rows: what TrainingStep.run does, for C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chainrule.export.codes import CODE
+from chainrule.export.interface import STATE, WORKSPACE, Interface, Parameter
+from chainrule.export.model import ALIGN, AT_EPOCH, Model
+from chainrule.export.text import Code
+from chainrule.ops import philox
+from chainrule_runtime.manifest import Tensor, element_type
+
+if TYPE_CHECKING:
+    from chainrule.export.module import ModuleText
+
+SAID = {
+    "steps": "One epoch: a step for each minibatch of the rows, the last one smaller where they do"
+    " not divide. The rows are taken as `order` numbers them, or as they stand where it is NULL."
+    " losses is NULL or has room for one number a step. done, which may be NULL, is how many steps"
+    " were made, also where the next one failed.",
+    "steps_workspace_bytes": "Bytes of workspace that steps needs: those of a step, and room for"
+    " the rows of a minibatch.",
+    "shuffle": "Put the rows' order of the next epoch into order[0] to order[rows - 1], and"
+    " count the epoch. order has room for 2 * rows words. The order is that of the compiler's own"
+    " shuffling, from the seed.",
+}
+
+SHUFFLE_PARAMETERS = (
+    *STATE,
+    Parameter("order", "uint64_t *"),
+    Parameter("words", "size_t"),
+    Parameter("rows", "size_t"),
+)
+
+
+def batch_size_of(model: Model) -> str:
+    """The symbolic size that minibatches have."""
+    return model.sizes[0].name
+
+
+def _data(model: Model) -> list[Tensor]:
+    return list(model.units["step"].manifest.feeds)
+
+
+def steps_parameters(model: Model, interface: Interface) -> list[Parameter]:
+    """The parameters of `NAME_steps`."""
+    unit = model.units["step"]
+    sizes = interface.size_parameters(model.sizes)
+    loss = interface.output_parameters(unit, optional=False)[0]
+    return [
+        *STATE,
+        *WORKSPACE,
+        Parameter("rows", "size_t"),
+        *sizes,
+        Parameter("order", "const uint64_t *"),
+        *interface.feed_parameters(unit),
+        Parameter("losses", loss.kind),
+        Parameter("done", "size_t *"),
+    ]
+
+
+def functions(module: ModuleText) -> list[str]:
+    """`NAME_steps`, `NAME_steps_workspace_bytes` and `NAME_shuffle`, where data has rows."""
+    if not module.model.sliced:
+        return []
+    return [_workspace(module), _steps(module), _shuffle(module), _word()]
+
+
+def _row_bytes(module: ModuleText, code: Code, tensor: Tensor) -> str:
+    sizes = {s.name: f"%{module.interface.sizes[s.name]}" for s in module.model.sizes}
+    total = str(element_type(tensor.dtype).itemsize)
+    for dim in tensor.shape[1:]:
+        total = code.value(f"mul i64 {total}, {code.number(dim, sizes)}")
+    return total
+
+
+def _staging(module: ModuleText, code: Code) -> tuple[list[str], str]:
+    """Where the rows of each sliced input go, from the workspace's end on, and how much that is."""
+    model = module.model
+    batch = f"%{module.interface.sizes[batch_size_of(model)]}"
+    at, starts = str(ALIGN), []
+    for tensor in _data(model):
+        if tensor.name in model.sliced:
+            starts.append(at)
+            bytes_ = code.value(f"mul i64 {batch}, {_row_bytes(module, code, tensor)}")
+            more = code.value(f"add i64 {bytes_}, {ALIGN - 1}")
+            at = code.value(f"add i64 {at}, {code.value(f'and i64 {more}, {-ALIGN}')}")
+    return starts, at
+
+
+def _workspace(module: ModuleText) -> str:
+    model = module.model
+    parameters = module.interface.size_parameters(model.sizes)
+    code = module.head("steps_workspace_bytes", parameters, module.size)
+    listed = ", ".join(f"{module.size} %{_given(module, p)}" for p in parameters)
+    base = code.value(f"call {module.size} @{model.name}_workspace_bytes({listed})")
+    code.leave_if(code.value(f"icmp eq {module.size} {base}, 0"), f"{module.size} 0")
+    _, more = _staging(module, code)
+    return code.text(f"{module.size} {_sum(module, code, base, more)}")
+
+
+def _given(module: ModuleText, parameter: Parameter) -> str:
+    return parameter.name if module.size == "i64" else f"{parameter.name}.size"
+
+
+def _sum(module: ModuleText, code: Code, base: str, more: str) -> str:
+    return code.value(f"add {module.size} {base}, {module.narrow(code, more)}")
+
+
+def _steps(module: ModuleText) -> str:
+    """The loop: for each minibatch its rows, pointed at or gathered, and one step."""
+    model, interface = module.model, module.interface
+    unit = model.units["step"]
+    size, name = module.size, model.name
+    code = module.head("steps", steps_parameters(model, interface))
+    there = code.value("icmp ne ptr %done, null")
+    code.when(there, lambda: code.store(size, "0", "%done", align=4))
+    module.check_unit(code, unit)
+    feeds = interface.feed_parameters(unit)
+    module.check_pointers(code, feeds)
+    batch = interface.sizes[batch_size_of(model)]
+    code.leave_if(code.value("icmp eq i64 %rows, 0"), f"i32 {CODE['ERROR_SIZE']}")
+    listed = [f"%{_given(module, p)}" for p in interface.size_parameters(model.sizes)]
+    arguments = ", ".join(f"{size} {s}" for s in listed)
+    need = code.value(f"call {size} @{name}_steps_workspace_bytes({arguments})")
+    have = "%workspace_bytes" if size == "i64" else "%workspace_bytes.size"
+    small = code.value(f"icmp ult {size} {have}, {need}")
+    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
+    ordered = code.value("icmp ne ptr %order, null")
+    code.when(ordered, lambda: _check_order(code))
+    base = code.value(f"call {size} @{name}_workspace_bytes({arguments})")
+    wide = base if size == "i64" else code.value(f"zext {size} {base} to i64")
+    starts, _ = _staging(module, code)
+    loss_at = code.at("%workspace", wide)
+    begin = code.at("%workspace", wide)
+    places = [code.at(begin, s) for s in starts]
+    above = code.value("sub i64 %rows, 1")
+    count = code.value(f"add i64 {code.value(f'udiv i64 {above}, %{batch}')}, 1")
+    item = element_type(unit.manifest.outputs[0].dtype).itemsize
+
+    def step(k: str) -> None:
+        row = code.value(f"mul i64 {k}, %{batch}")
+        rest = code.value(f"sub i64 %rows, {row}")
+        short = code.value(f"icmp ult i64 {rest}, %{batch}")
+        now = code.value(f"select i1 {short}, i64 {rest}, i64 %{batch}")
+        pointers, sliced = [], 0
+        for parameter in feeds:
+            assert parameter.tensor is not None
+            if parameter.tensor.name not in model.sliced:
+                pointers.append(f"%{parameter.name}")
+                continue
+            bytes_ = _row_bytes(module, code, parameter.tensor)
+            place, source = places[sliced], f"%{parameter.name}"
+            sliced += 1
+            window = code.at(source, code.value(f"mul i64 {row}, {bytes_}"))
+
+            def gather(source: str = source, place: str = place, bytes_: str = bytes_) -> None:
+                def one(r: str) -> None:
+                    at = code.value(f"add i64 {row}, {r}")
+                    number = code.load("i64", "%order", code.value(f"shl i64 {at}, 3"))
+                    origin = code.at(source, code.value(f"mul i64 {number}, {bytes_}"))
+                    target = code.at(place, code.value(f"mul i64 {r}, {bytes_}"))
+                    code.do(f"call void @copy(ptr {target}, ptr {origin}, i64 {bytes_})")
+
+                code.loop(now, one)
+
+            code.when(ordered, gather)
+            pointers.append(code.value(f"select i1 {ordered}, ptr {place}, ptr {window}"))
+        own = {batch: module.narrow(code, now)}
+        sizes = [
+            own.get(p.name, f"%{_given(module, p)}")
+            for p in interface.size_parameters(interface.sizes_of(unit))
+        ]
+        outputs = [f"ptr {loss_at}", *["ptr null"] * (len(unit.manifest.outputs) - 1)]
+        given = ", ".join(
+            [
+                f"ptr %state, {size} {_plain(module, 'state_bytes')}",
+                f"ptr %workspace, {size} {base}",
+                *(f"{size} {s}" for s in sizes),
+                *(f"ptr {p}" for p in pointers),
+                *outputs,
+            ]
+        )
+        code.guard(f"@{name}_step({given})")
+        wanted = code.value("icmp ne ptr %losses, null")
+        kind = f"i{8 * item}"
+
+        def log() -> None:
+            at = code.value(f"mul i64 {k}, {item}")
+            code.store(kind, code.load(kind, loss_at, align=item), "%losses", at, align=item)
+
+        code.when(wanted, log)
+        made = module.narrow(code, code.value(f"add i64 {k}, 1"))
+        code.when(there, lambda: code.store(size, made, "%done", align=4))
+
+    code.loop(count, step)
+    return code.text("i32 0")
+
+
+def _plain(module: ModuleText, name: str) -> str:
+    return f"%{name}" if module.size == "i64" else f"%{name}.size"
+
+
+def _check_order(code: Code) -> None:
+    """Leave where a number of the order is no row."""
+    code.guard("@check_pointer(ptr %order, i64 7)")
+
+    def check(i: str) -> None:
+        number = code.load("i64", "%order", code.value(f"shl i64 {i}, 3"))
+        code.leave_if(code.value(f"icmp uge i64 {number}, %rows"), f"i32 {CODE['ERROR_VALUE']}")
+
+    code.loop("%rows", check)
+
+
+def _word() -> str:
+    """`i64 @shuffle_word(seed, epoch, row)`: what rows are sorted by, two words of Philox."""
+    code = Code("internal i64 @shuffle_word(i64 %seed, i64 %epoch, i64 %row) #0")
+    low = "4294967295"
+    a, b = code.value(f"and i64 %row, {low}"), code.value("lshr i64 %row, 32")
+    c, d = "%epoch", str(philox.SHUFFLE_DRAW)
+    k, m = code.value(f"and i64 %seed, {low}"), code.value("lshr i64 %seed, 32")
+    for _ in range(philox.ROUNDS):
+        p = code.value(f"mul i64 {a}, {philox._MULTIPLIERS[0]}")
+        q = code.value(f"mul i64 {c}, {philox._MULTIPLIERS[1]}")
+        a = code.value(f"xor i64 {code.value(f'lshr i64 {q}, 32')}, {b}")
+        a, b = code.value(f"xor i64 {a}, {k}"), code.value(f"and i64 {q}, {low}")
+        c = code.value(f"xor i64 {code.value(f'lshr i64 {p}, 32')}, {d}")
+        c, d = code.value(f"xor i64 {c}, {m}"), code.value(f"and i64 {p}, {low}")
+        k = code.value(f"and i64 {code.value(f'add i64 {k}, {philox._WEYL[0]}')}, {low}")
+        m = code.value(f"and i64 {code.value(f'add i64 {m}, {philox._WEYL[1]}')}, {low}")
+    high = code.value(f"shl i64 {a}, 32")
+    return code.text(f"i64 {code.value(f'or i64 {high}, {b}')}")
+
+
+def _shuffle(module: ModuleText) -> str:
+    """Heapsort of (word, row) pairs (Williams, Algorithm 232, CACM 1964): no stack, no luck."""
+    model = module.model
+    code = module.head("shuffle", SHUFFLE_PARAMETERS)
+    code.guard("@check_state(ptr %state, i64 %state_bytes)")
+    code.guard("@check_pointer(ptr %order, i64 7)")
+    code.leave_if(code.value("icmp ugt i64 %rows, 4294967295"), f"i32 {CODE['ERROR_SIZE']}")
+    twice = code.value("shl i64 %rows, 1")
+    small = code.value(f"icmp ult i64 %words, {twice}")
+    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
+    seed = code.load("i64", "%state", model.offsets[model.seed])
+    epoch = code.load("i64", "%state", AT_EPOCH)
+    last = code.value(f"icmp ugt i64 {epoch}, 4294967295")
+    code.leave_if(last, f"i32 {CODE['ERROR_VALUE']}")
+    keys = code.at("%order", code.value("shl i64 %rows, 3"))
+
+    def fill(i: str) -> None:
+        word = code.value(f"call i64 @shuffle_word(i64 {seed}, i64 {epoch}, i64 {i})")
+        at = code.value(f"shl i64 {i}, 3")
+        code.store("i64", word, keys, at)
+        code.store("i64", i, "%order", at)
+
+    code.loop("%rows", fill)
+    code.do(f"call void @sort(ptr {keys}, ptr %order, i64 %rows)")
+    code.store("i64", code.value(f"add i64 {epoch}, 1"), "%state", AT_EPOCH)
+    return code.text("i32 0") + "\n\n" + _SORT
+
+
+#: the pairs of a key and a row, ascending; equal keys by row
+_SORT = """define internal i1 @before(ptr %keys, ptr %rows, i64 %a, i64 %b) #0 {
+entry:
+  %ka = getelementptr i64, ptr %keys, i64 %a
+  %kb = getelementptr i64, ptr %keys, i64 %b
+  %x = load i64, ptr %ka, align 8
+  %y = load i64, ptr %kb, align 8
+  %ra = getelementptr i64, ptr %rows, i64 %a
+  %rb = getelementptr i64, ptr %rows, i64 %b
+  %p = load i64, ptr %ra, align 8
+  %q = load i64, ptr %rb, align 8
+  %less = icmp ult i64 %x, %y
+  %same = icmp eq i64 %x, %y
+  %first = icmp ult i64 %p, %q
+  %tie = and i1 %same, %first
+  %result = or i1 %less, %tie
+  ret i1 %result
+}
+
+define internal void @swap(ptr %words, i64 %a, i64 %b) #0 {
+entry:
+  %pa = getelementptr i64, ptr %words, i64 %a
+  %pb = getelementptr i64, ptr %words, i64 %b
+  %x = load i64, ptr %pa, align 8
+  %y = load i64, ptr %pb, align 8
+  store i64 %y, ptr %pa, align 8
+  store i64 %x, ptr %pb, align 8
+  ret void
+}
+
+define internal void @sink(ptr %keys, ptr %rows, i64 %start, i64 %end) #0 {
+entry:
+  br label %head
+head:
+  %at = phi i64 [%start, %entry], [%child, %down]
+  %twice = shl i64 %at, 1
+  %left = add i64 %twice, 1
+  %inside = icmp ult i64 %left, %end
+  br i1 %inside, label %choose, label %done
+choose:
+  %right = add i64 %left, 1
+  %has_right = icmp ult i64 %right, %end
+  br i1 %has_right, label %both, label %one
+both:
+  %smaller = call i1 @before(ptr %keys, ptr %rows, i64 %left, i64 %right)
+  %greater = select i1 %smaller, i64 %right, i64 %left
+  br label %one
+one:
+  %child = phi i64 [%left, %choose], [%greater, %both]
+  %must = call i1 @before(ptr %keys, ptr %rows, i64 %at, i64 %child)
+  br i1 %must, label %down, label %done
+down:
+  call void @swap(ptr %keys, i64 %at, i64 %child)
+  call void @swap(ptr %rows, i64 %at, i64 %child)
+  br label %head
+done:
+  ret void
+}
+
+define internal void @sort(ptr %keys, ptr %rows, i64 %n) #0 {
+entry:
+  %half = lshr i64 %n, 1
+  br label %build
+build:
+  %i = phi i64 [%half, %entry], [%i_next, %build_one]
+  %more = icmp ugt i64 %i, 0
+  br i1 %more, label %build_one, label %drain_start
+build_one:
+  %i_next = sub i64 %i, 1
+  call void @sink(ptr %keys, ptr %rows, i64 %i_next, i64 %n)
+  br label %build
+drain_start:
+  br label %drain
+drain:
+  %end = phi i64 [%n, %drain_start], [%last, %drain_one]
+  %several = icmp ugt i64 %end, 1
+  br i1 %several, label %drain_one, label %done
+drain_one:
+  %last = sub i64 %end, 1
+  call void @swap(ptr %keys, i64 0, i64 %last)
+  call void @swap(ptr %rows, i64 0, i64 %last)
+  call void @sink(ptr %keys, ptr %rows, i64 0, i64 %last)
+  br label %drain
+done:
+  ret void
+}"""

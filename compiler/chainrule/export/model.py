@@ -1,0 +1,172 @@
+"""What is exported, as data: the tensors that live between calls, how they begin, and the units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.codegen.steps import Step
+from chainrule.ir.types import DType
+from chainrule.target import Target
+from chainrule_runtime.manifest import Manifest, evaluate
+
+Array = np.ndarray[Any, Any]
+
+#: the version of the C interface and of the bytes of a state; a state of another one is refused
+ABI = 1
+#: every block and every tensor in it begins at a multiple of so many bytes
+ALIGN = 64
+#: what a state begins with: magic, version, variant, model, size, epochs begun, checksum
+HEAD = 64
+MAGIC = int.from_bytes(b"CHAINRUL", "little")
+AT_ABI, AT_VARIANT, AT_MODEL, AT_SIZE, AT_EPOCH, AT_CHECKSUM = 8, 12, 16, 24, 32, 40
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Begins as scale · number + shift, of the draw of that number and of a `distribution`.
+
+    That is "uniform", "normal", "truncated", the normal one within 2 deviations, or "orthogonal":
+    normal numbers made orthogonal, of length `scale`.
+    """
+
+    distribution: str
+    number: int
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Given:
+    """Begins as these numbers; as one number, where it is the same everywhere."""
+
+    array: Array
+
+
+@dataclass(frozen=True)
+class Same:
+    """Begins as another tensor of the state does."""
+
+    name: str
+
+
+Begin = Drawn | Given | Same
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tensor of the state: a "parameter", a "state" or the "optimizer"'s own."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    role: str
+    begin: Begin
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes these are."""
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Number:
+    """A hyper-parameter that may change between steps, and the scalar of the state that holds it.
+
+    `called` is what functions call it; `low` and `high` are what is asked of it, an LLVM comparison
+    and a bound each. With `complement` the state holds what the number lacks of 1, and that is what
+    is set: a float of 0.999 would say it less well.
+    """
+
+    name: str
+    called: str
+    kept: str
+    low: tuple[str, float] = ("oge", 0.0)
+    high: tuple[str, float] = ("olt", math.inf)
+    complement: bool = False
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One native function of a kernel, lowered for one target: its calls, and its buffers."""
+
+    calls: tuple[Step, ...] = field(repr=False)
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The units of a kernel by name, for one target."""
+
+    target: Target
+    units: Mapping[str, Unit]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A symbolic size, and the largest it may be."""
+
+    name: str
+    most: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A training step as it is exported.
+
+    `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
+    `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
+    the manifest tells besides.
+    """
+
+    name: str
+    digest: int
+    kept: tuple[Kept, ...]
+    seed: str
+    numbers: tuple[Number, ...]
+    sizes: tuple[Size, ...]
+    sliced: frozenset[str]
+    variants: tuple[Variant, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """The units as the first variant has them: feeds and outputs are the same in all."""
+        return self.variants[0].units
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each tensor lies in the state."""
+        found, at = {}, HEAD
+        for tensor in self.kept:
+            found[tensor.name] = at
+            at += round_up(tensor.bytes)
+        return found
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state."""
+        return HEAD + sum(round_up(t.bytes) for t in self.kept)
+
+    def most(self) -> dict[str, int]:
+        """The largest sizes."""
+        return {s.name: s.most for s in self.sizes}
+
+
+def round_up(size: int) -> int:
+    """The next multiple of ALIGN."""
+    return -(-size // ALIGN) * ALIGN
+
+
+def fits(manifests: Sequence[Manifest], sizes: Mapping[str, int]) -> bool:
+    """Whether sizes meet what every one of them asks for."""
+    return all(evaluate(d, sizes) > 0 for m in manifests for d in m.nonempty)

@@ -1,0 +1,256 @@
+"""A kernel as one LLVM module: the units of each variant, and the C interface over them.
+
+Nothing here is written but what the caller gives: there are no globals besides constants, no calls
+of anything outside, and no frame holds more than a few registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chainrule.codegen.epoch import COPY_FUNCTION
+from chainrule.codegen.module import attributes
+from chainrule.export import checks, extras, starting
+from chainrule.export.arm import WIDE_INTEGERS
+from chainrule.export.codes import CODE, checks_of, faults
+from chainrule.export.interface import Interface, Parameter
+from chainrule.export.model import AT_VARIANT, Model, Unit
+from chainrule.export.processor import processor
+from chainrule.export.text import Code, constant
+from chainrule.export.units import UnitText
+from chainrule_runtime.manifest import element_type
+
+
+class Data:
+    """The constants of a module: equal bytes are one global."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, str] = {}
+
+    def __call__(self, data: bytes) -> str:
+        return self.names.setdefault(data, f"data{len(self.names)}")
+
+    def texts(self) -> list[str]:
+        """The globals."""
+        return [constant(name, data or b"\0") for data, name in self.names.items()]
+
+
+class ModuleText:
+    """Writes the module of a model; `goldens` are the self-test's digests, one for each variant."""
+
+    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[int]) -> None:
+        self.goldens = goldens
+        self.model, self.interface = model, Interface(model)
+        self.size = f"i{pointer_bits}"
+        self.data = Data()
+        self.codes = checks_of([u.manifest for u in model.units.values()])
+        self.offsets = model.offsets
+
+    def text(self, layout: str) -> str:
+        """The whole module, for a target of that data layout."""
+        parts: list[str] = []
+        declared: set[str] = set()
+        attribute = 1
+        kinds = [_baseline(self.model)]
+        for number, variant in enumerate(self.model.variants):
+            names: dict[str, str] = {}
+            of_variant: list[str] = []
+            for unit_name, unit in variant.units.items():
+                unit_text = self.unit_text(number, unit_name, unit)
+                texts, needed = unit_text.kernels(names)
+                of_variant += [*texts, unit_text.bytes(), unit_text.run()]
+                declared |= needed
+            texts, needed = starting.functions(self.model, number, variant.target, self.data)
+            of_variant += texts
+            declared |= needed
+            # #0 are kernels, #1 is what calls them
+            numbered = [
+                t.replace(" #0 {", f" #{attribute} {{").replace(" #1 {", f" #{attribute + 1} {{")
+                for t in of_variant
+            ]
+            parts += numbered
+            kinds += _attributes_of(self.model, number)
+            attribute += 2
+        parts.append(COPY_FUNCTION)
+        parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
+        parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
+        parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
+        if self.model.variants[0].target.arch.startswith(("arm", "thumb")):
+            parts.append(WIDE_INTEGERS)
+        groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
+        triple = self.model.variants[0].target.triple
+        head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']
+        body = [
+            *head,
+            *self.data.texts(),
+            *parts,
+            *sorted(declared | declared_sqrt(parts)),
+            *groups,
+            "",
+        ]
+        return "\n\n".join(body)
+
+    def unit_text(self, number: int, name: str, unit: Unit) -> UnitText:
+        """The writer of one unit of one variant."""
+        target = self.model.variants[number].target
+        return UnitText(
+            f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data
+        )
+
+    # the exported functions of units
+
+    def head(self, name: str, parameters: Sequence[Parameter], result: str = "i32") -> Code:
+        """A function that others call, with its sizes widened to i64."""
+        shown = ", ".join(f"{self.kind(p)} %{_raw(p, self.size)}" for p in parameters)
+        code = Code(f"dso_local {result} @{self.model.name}_{name}({shown}) #0")
+        for parameter in parameters:
+            if parameter.kind == "size_t" and self.size != "i64":
+                code.do(f"%{parameter.name} = zext {self.size} %{parameter.name}.size to i64")
+        return code
+
+    def kind(self, parameter: Parameter) -> str:
+        """The LLVM type of a parameter."""
+        if "*" in parameter.kind:
+            return "ptr"
+        fixed = {"size_t": self.size, "float": "float", "double": "double"}
+        return fixed.get(parameter.kind) or f"i{int(parameter.kind.strip('uint_'))}"
+
+    def units(self) -> list[str]:
+        """The function for each unit, and the one that says how much workspace they need."""
+        return [self.workspace_bytes(), *(self.run_unit(name) for name in self.model.units)]
+
+    def workspace_bytes(self) -> str:
+        """`size_t NAME_workspace_bytes(sizes)`: 0 for sizes that the kernel does not take."""
+        code = self.head(
+            "workspace_bytes", self.interface.size_parameters(self.model.sizes), self.size
+        )
+        for size in self.model.sizes:
+            code.leave_if(self.out_of_range(code, size.name), f"{self.size} 0")
+        most = "0"
+        for number, variant in enumerate(self.model.variants):
+            for name, unit in variant.units.items():
+                most = code.maximum(most, self.needed(code, number, name, unit))
+        return code.text(f"{self.size} {self.narrow(code, most)}")
+
+    def needed(self, code: Code, number: int, name: str, unit: Unit) -> str:
+        """The bytes of workspace of a unit, as an i64."""
+        return code.value(f"call i64 @v{number}.{name}.bytes({self.size_arguments(unit)})")
+
+    def size_arguments(self, unit: Unit) -> str:
+        """The sizes of a unit as arguments of functions of ours."""
+        sizes = self.interface.sizes_of(unit)
+        return ", ".join(f"i64 %{self.interface.sizes[s.name]}" for s in sizes)
+
+    def narrow(self, code: Code, value: str) -> str:
+        """An i64 as a size_t."""
+        return value if self.size == "i64" else code.value(f"trunc i64 {value} to {self.size}")
+
+    def out_of_range(self, code: Code, size: str) -> str:
+        """Whether a symbolic size is 0 or above the largest."""
+        (most,) = [s.most for s in self.model.sizes if s.name == size]
+        below = code.value(f"sub i64 %{self.interface.sizes[size]}, 1")
+        return code.value(f"icmp uge i64 {below}, {most}")
+
+    def check_unit(self, code: Code, unit: Unit) -> None:
+        """Leave where sizes, state or workspace are not what a unit needs."""
+        bad = f"i32 {CODE['ERROR_SIZE']}"
+        for size in self.interface.sizes_of(unit):
+            code.leave_if(self.out_of_range(code, size.name), bad)
+        known = {s.name: f"%{self.interface.sizes[s.name]}" for s in self.model.sizes}
+        for dim in unit.manifest.nonempty:
+            if isinstance(dim, dict):
+                number = code.number(dim, known)
+                code.leave_if(code.value(f"icmp slt i64 {number}, 1"), bad)
+        code.guard("@check_state(ptr %state, i64 %state_bytes)")
+        code.guard(f"@check_pointer(ptr %workspace, i64 {63})")
+
+    def check_pointers(self, code: Code, parameters: Sequence[Parameter]) -> None:
+        """Leave where data is null or is not aligned to its elements."""
+        for parameter in parameters:
+            assert parameter.tensor is not None
+            mask = element_type(parameter.tensor.dtype).itemsize - 1
+            call = f"@check_pointer(ptr %{parameter.name}, i64 {mask})"
+            if not parameter.optional:
+                code.guard(call)
+                continue
+            there = code.value(f"icmp ne ptr %{parameter.name}, null")
+            code.when(there, lambda call=call: code.guard(call))  # type: ignore[misc]
+
+    def run_unit(self, name: str) -> str:
+        """The function that runs a unit: checks, then the state's variant of it."""
+        unit = self.model.units[name]
+        code = self.head(name, self.interface.unit(name))
+        self.check_unit(code, unit)
+        outputs = self.interface.output_parameters(unit, optional=name == "step")
+        feeds = self.interface.feed_parameters(unit)
+        self.check_pointers(code, [*feeds, *outputs])
+        pointers = [f"ptr %{p.name}" for p in (*feeds, *outputs)]
+        sizes = [self.size_arguments(unit)] if unit.manifest.sizes else []
+
+        def run(number: int) -> str:
+            self.check_room(code, number, name, unit)
+            arguments = ", ".join(["ptr %state", "ptr %workspace", *sizes, *pointers])
+            return code.value(f"call i32 @v{number}.{name}({arguments})")
+
+        return code.text(f"i32 {self.by_variant(code, run)}")
+
+    def check_room(self, code: Code, number: int, name: str, unit: Unit, more: str = "0") -> None:
+        """Leave where the workspace is smaller than a unit needs, and `more`."""
+        needed = code.value(f"add i64 {self.needed(code, number, name, unit)}, {more}")
+        small = code.value(f"icmp ult i64 %workspace_bytes, {needed}")
+        code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
+
+    def by_variant(self, code: Code, run: Callable[[int], str]) -> str:
+        """What `run` gives for the variant that the state was begun for."""
+        if len(self.model.variants) == 1:
+            return run(0)
+        chosen = code.load("i32", "%state", AT_VARIANT, align=4)
+        for number in range(len(self.model.variants)):
+            this = code.value(f"icmp eq i32 {chosen}, {number}")
+            then, following = code.label(), code.label()
+            code.do(f"br i1 {this}, label %{then}, label %{following}")
+            code.open(then)
+            code.do(f"ret i32 {run(number)}")
+            code.open(following)
+        return str(CODE["ERROR_STATE"])
+
+    def faults(self) -> list[tuple[int, str]]:
+        """Each code and what it means."""
+        name = self.model.name
+        return [(f.code, f.text.replace("NAME", name)) for f in faults(self.codes)]
+
+
+def declared_sqrt(parts: Sequence[str]) -> set[str]:
+    """What functions of the interface use of LLVM's: square roots, one instruction each."""
+    found = {"float": "f32", "double": "f64"}
+    return {
+        f"declare {kind} @llvm.sqrt.{short}({kind})"
+        for kind, short in found.items()
+        if any(f"@llvm.sqrt.{short}(" in part for part in parts)
+    }
+
+
+def _raw(parameter: Parameter, size: str) -> str:
+    """What a parameter is called before it is widened."""
+    return (
+        f"{parameter.name}.size" if parameter.kind == "size_t" and size != "i64" else parameter.name
+    )
+
+
+def _baseline(model: Model) -> str:
+    """The attributes of what runs on every machine of the triple."""
+    return 'nounwind noinline "no-builtins"'
+
+
+def _attributes_of(model: Model, number: int) -> list[str]:
+    """The attributes of a variant's kernels and of what calls them, as words."""
+    target = model.variants[number].target
+    found = []
+    for line in attributes(target).splitlines():
+        words = line[line.index("{") + 1 : line.rindex("}")].strip()
+        if len(model.variants) > 1 or target.level != "generic":
+            words += f' "target-cpu"="{target.cpu}"'
+            if target.features:
+                words += f' "target-features"="{target.features}"'
+        found.append(words)
+    return found

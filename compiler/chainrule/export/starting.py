@@ -1,0 +1,204 @@
+"""Natively: how a state begins, and how it is kept: init, save, load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from chainrule.codegen.function import emit_function
+from chainrule.export.begin import drawing
+from chainrule.export.checks import signed
+from chainrule.export.codes import CODE
+from chainrule.export.model import (
+    ABI,
+    AT_ABI,
+    AT_CHECKSUM,
+    AT_MODEL,
+    AT_SIZE,
+    AT_VARIANT,
+    HEAD,
+    MAGIC,
+    Drawn,
+    Given,
+    Kept,
+    Model,
+    Same,
+)
+from chainrule.export.orthogonal import orthonormal
+from chainrule.export.text import Code, number_text
+from chainrule.ir.types import float32
+from chainrule.target import Target
+
+Data = Callable[[bytes], str]
+
+
+def functions(model: Model, number: int, target: Target, data: Data) -> tuple[list[str], set[str]]:
+    """`void @vN.begin(state)`, which fills a state that has its seed, and what it calls."""
+    texts: list[str] = []
+    declared: set[str] = set()
+    names: dict[object, str] = {}
+    code = Code(f"internal void @v{number}.begin(ptr %state) #1")
+    seed = code.at("%state", model.offsets[model.seed])
+    for tensor in model.kept:
+        if not isinstance(tensor.begin, Drawn) or not tensor.elements:
+            continue
+        key = tensor.begin.distribution, tensor.dtype
+        if key not in names:
+            program = drawing(*key)
+            names[key] = f"v{number}.{program.name}"
+            text, needed = emit_function(program, names[key], target)
+            texts.append(text)
+            declared |= needed
+        draw = data(np.uint32(tensor.begin.number).tobytes())
+        straight = tensor.begin.distribution == "orthogonal"
+        scale = 1.0 if straight else tensor.begin.scale
+        wide = tensor.dtype.wide.numpy
+        line = data(np.array([scale, tensor.begin.shift], wide).tobytes())
+        out = code.at("%state", model.offsets[tensor.name])
+        code.do(
+            f"%d{len(code.lines)} = call i32 @{names[key]}(ptr {seed}, ptr @{draw}, ptr @{line}, "
+            f"ptr {out}, i64 {tensor.elements})"
+        )
+        if straight:
+            _straighten(code, tensor, out, tensor.begin.scale)
+    _fill_the_rest(code, model, data)
+    return [*texts, code.text("void")], declared
+
+
+def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
+    """Make the rows or the columns orthogonal, whichever are fewer."""
+    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    count, length, step, stride = columns, rows, 1, columns
+    if rows < columns:
+        count, length, step, stride = rows, columns, columns, 1
+    kind = "float" if tensor.dtype == float32 else "double"
+    code.do(
+        f"call void @orthonormal_{kind}(ptr {out}, i64 {count}, i64 {length}, i64 {step}, "
+        f"i64 {stride}, {kind} {number_text(gain, kind)})"
+    )
+
+
+def _fill_the_rest(code: Code, model: Model, data: Data) -> None:
+    """Constants, and tensors that begin as others do, which are there by now."""
+    late: list[Kept] = []
+    for tensor in model.kept:
+        if isinstance(tensor.begin, Same):
+            late.append(tensor)
+        elif isinstance(tensor.begin, Given) and tensor.elements:
+            _fill(code, model, tensor, tensor.begin, data)
+    for tensor in late:
+        assert isinstance(tensor.begin, Same)
+        source = code.at("%state", model.offsets[tensor.begin.name])
+        target = code.at("%state", model.offsets[tensor.name])
+        code.do(f"call void @copy(ptr {target}, ptr {source}, i64 {tensor.bytes})")
+
+
+def _fill(code: Code, model: Model, tensor: Kept, begin: Given, data: Data) -> None:
+    bytes_ = np.ascontiguousarray(begin.array, tensor.dtype.numpy).tobytes()
+    item = tensor.dtype.itemsize
+    if not any(bytes_):
+        return  # the state was cleared
+    out = code.at("%state", model.offsets[tensor.name])
+    if bytes_ != bytes_[:item] * (len(bytes_) // item):
+        code.do(f"call void @copy(ptr {out}, ptr @{data(bytes_)}, i64 {len(bytes_)})")
+        return
+    kind = f"i{8 * item}"
+    word = int.from_bytes(bytes_[:item], "little", signed=True)
+
+    def store(i: str) -> None:
+        at = code.value(f"mul i64 {i}, {item}")
+        code.store(kind, str(word), out, at, align=item)
+
+    code.loop(str(tensor.elements), store)
+
+
+def common(model: Model, data: Data) -> list[str]:
+    """`@clear`, and what begins a state once it is known which variant."""
+    straight = {
+        "float" if t.dtype == float32 else "double"
+        for t in model.kept
+        if isinstance(t.begin, Drawn) and t.begin.distribution == "orthogonal"
+    }
+    return [_clear(), _begin(model), *map(orthonormal, sorted(straight))]
+
+
+def _clear() -> str:
+    """`void @clear(to, bytes)`: zeros, a multiple of 8 bytes of them."""
+    code = Code("internal void @clear(ptr %to, i64 %bytes) #0")
+    words = code.value("lshr i64 %bytes, 3")
+
+    def store(i: str) -> None:
+        code.store("i64", "0", "%to", code.value(f"shl i64 {i}, 3"))
+
+    code.loop(words, store)
+    return code.text("void")
+
+
+def _begin(model: Model) -> str:
+    """`void @begin(state, variant, seed)`: a whole new state."""
+    code = Code("internal void @begin(ptr %state, i32 %variant, i64 %seed) #0")
+    code.do(f"call void @clear(ptr %state, i64 {model.state_bytes})")
+    write_head(code, model)
+    code.store("i32", "%variant", "%state", AT_VARIANT, align=4)
+    code.store("i64", "%seed", "%state", model.offsets[model.seed])
+    for number in range(len(model.variants)):
+        this = code.value(f"icmp eq i32 %variant, {number}")
+        code.when(this, lambda n=number: code.do(f"call void @v{n}.begin(ptr %state)"))  # type: ignore[misc]
+    return code.text("void")
+
+
+def write_head(code: Code, model: Model) -> None:
+    """What a state of this model begins with, where all else is 0."""
+    code.store("i64", str(MAGIC), "%state", 0)
+    code.store("i32", str(ABI), "%state", AT_ABI, align=4)
+    code.store("i64", str(signed(model.digest)), "%state", AT_MODEL)
+    code.store("i64", str(model.state_bytes), "%state", AT_SIZE)
+
+
+def init(code: Code) -> str:
+    """The body of `NAME_init`."""
+    code.guard("@check_block(ptr %state, i64 %state_bytes)")
+    variant = chosen(code)
+    code.do(f"call void @begin(ptr %state, i32 {variant}, i64 %seed)")
+    return code.text("i32 0")
+
+
+def chosen(code: Code) -> str:
+    """The variant for this processor, or leave."""
+    where = code.local("i32", 4)
+    code.guard(f"@processor(ptr {where})")
+    return code.load("i32", where, align=4)
+
+
+def save(code: Code, model: Model) -> str:
+    """The body of `NAME_save`: the state's bytes, with their checksum, at any address."""
+    code.guard("@check_state(ptr %state, i64 %state_bytes)")
+    code.guard("@check_pointer(ptr %bytes, i64 0)")
+    small = code.value(f"icmp ult i64 %n, {model.state_bytes}")
+    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
+    code.do(f"call void @copy(ptr %bytes, ptr %state, i64 {model.state_bytes})")
+    code.store("i32", "0", "%bytes", AT_VARIANT, align=1)
+    total = code.value(f"call i64 @digest(ptr %bytes, i64 {model.state_bytes})")
+    code.store("i64", total, "%bytes", AT_CHECKSUM, align=1)
+    return code.text("i32 0")
+
+
+def load(code: Code, model: Model) -> str:
+    """The body of `NAME_load`: everything is looked at before the state is touched."""
+    code.guard("@check_block(ptr %state, i64 %state_bytes)")
+    code.guard("@check_pointer(ptr %bytes, i64 0)")
+    code.leave_if(code.value(f"icmp ult i64 %n, {HEAD}"), f"i32 {CODE['ERROR_ROOM']}")
+    code.guard("@check_head(ptr %bytes)")
+    small = code.value(f"icmp ult i64 %n, {model.state_bytes}")
+    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
+    total = code.value(f"call i64 @digest(ptr %bytes, i64 {model.state_bytes})")
+    wanted = code.load("i64", "%bytes", AT_CHECKSUM, align=1)
+    other = code.value(f"icmp ne i64 {total}, {wanted}")
+    code.leave_if(other, f"i32 {CODE['ERROR_DAMAGED']}")
+    variant = chosen(code)
+    code.do(f"call void @copy(ptr %state, ptr %bytes, i64 {model.state_bytes})")
+    code.store("i32", variant, "%state", AT_VARIANT, align=4)
+    code.store("i64", "0", "%state", AT_CHECKSUM)
+    return code.text("i32 0")

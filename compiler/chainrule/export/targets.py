@@ -1,0 +1,93 @@
+"""What a kernel can be exported for: names and triples, as the targets of its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chainrule.codegen.host import host_target
+from chainrule.errors import CompileError
+from chainrule.target import TARGETS, Target
+
+_LINUX = "unknown-linux-gnu"
+#: what code for an architecture is compiled for where nothing else is said. Machines without wide
+#: vectors are told so: 4 bytes are one float.
+ARCHITECTURES = {
+    "aarch64": TARGETS["aarch64"],
+    "riscv64": Target(
+        "riscv64", f"riscv64-{_LINUX}", "generic-rv64", "+m,+a,+f,+d,+c", 4, 32, True
+    ),
+    "wasm32": Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", 16, 16, False),
+    # NEON would flush denormals on 32-bit ARM, so floats are computed one by one there
+    "armv7": Target(
+        "armv7", "armv7-unknown-linux-gnueabihf", "generic", "+vfp3,-neon,-d32", 4, 16, False
+    ),
+    "thumbv7em": Target("thumbv7em", "thumbv7em-none-eabihf", "cortex-m4", "", 4, 16, False),
+}
+_SPELLINGS = {
+    "arm64": "aarch64",
+    "amd64": "x86_64",
+    "wasm": "wasm32",
+    "arm": "armv7",
+    "armv7a": "armv7",
+}
+_SYSTEMS = ("linux", "none", "windows", "macos", "darwin", "freebsd", "wasi")
+#: the variants of a kernel for any x86-64 machine, the best first
+PORTABLE = ("x86-64-v4", "x86-64-v3", "generic")
+#: every level of x86-64, the best first
+LEVELS = tuple(t.level for t in TARGETS.values() if t.arch == "x86_64")
+
+
+def targets_of(
+    target: str | Sequence[str], cpu: str | None, features: str | None, strict: bool
+) -> tuple[Target, ...]:
+    """The targets of the variants, the best first. Raises CompileError.
+
+    `target` is "host", a level of x86-64 or several, or an LLVM triple; `cpu` and `features` are
+    LLVM's words for a triple. With `strict` no multiply-add is fused anywhere.
+    """
+    if isinstance(target, str):
+        found = _named(target)
+    else:
+        names = list(target)
+        if not names or not all(isinstance(n, str) and n in LEVELS for n in names):
+            raise CompileError(
+                f"several targets in one kernel are levels of x86-64, not {target!r}",
+                f"such as {PORTABLE}",
+            )
+        order = list(TARGETS)
+        found = tuple(TARGETS[n] for n in sorted(dict.fromkeys(names), key=order.index))
+    if cpu is not None or features is not None:
+        if target == "host":
+            raise CompileError("cpu and features are for other machines", "name a triple as target")
+        found = (
+            replace(found[0], cpu=cpu or found[0].cpu, features=features or found[0].features),
+        )
+    return tuple(replace(t, fma=False, pairs=False) for t in found) if strict else found
+
+
+def _named(name: str) -> tuple[Target, ...]:
+    if name == "host":
+        return (host_target(),)
+    if name in TARGETS:
+        return (TARGETS[name],)
+    arch, *rest = name.split("-")
+    arch = _SPELLINGS.get(arch, arch)
+    if rest and rest[0] in _SYSTEMS:
+        rest = ["unknown", *rest]  # the vendor, which is usually left out; LLVM misreads it then
+    triple = "-".join([arch, *rest])
+    if arch == "x86_64":
+        triple = triple if rest else f"x86_64-{_LINUX}"
+        return tuple(replace(TARGETS[level], triple=triple) for level in PORTABLE)
+    family = (
+        arch
+        if arch in ARCHITECTURES
+        else next((a for a in ARCHITECTURES if arch.startswith(a)), "")
+    )
+    if not family:
+        known = ", ".join(["host", *TARGETS, "x86_64", *ARCHITECTURES])
+        raise CompileError(
+            f"no target is called {name!r}", f"there are {known}, and triples of them"
+        )
+    known_target = ARCHITECTURES[family]
+    return (replace(known_target, triple=triple) if rest else known_target,)

@@ -1,0 +1,186 @@
+"""A unit as LLVM text: its kernels, the table of addresses, the call, and the bytes it works in.
+
+A workspace begins with the table and the sizes, which native code of ours is called with; results
+that may not be written yet, and the slots of the arena, follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chainrule.codegen.entry import Entry
+from chainrule.codegen.module import emit_functions
+from chainrule.codegen.steps import Call
+from chainrule.export.codes import own_code
+from chainrule.export.interface import Interface, Parameter
+from chainrule.export.model import ALIGN, Unit, round_up
+from chainrule.export.text import Code
+from chainrule.target import Target
+from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
+
+
+def output_bytes(tensor: Tensor, sizes: dict[str, int]) -> int:
+    """Bytes of a tensor at given sizes."""
+    bytes_ = element_type(tensor.dtype).itemsize
+    for dim in tensor.shape:
+        bytes_ *= evaluate(dim, sizes)
+    return bytes_
+
+
+class Placed:
+    """Where each buffer of a unit lies: an argument, a part of the state, data, or workspace."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.table_bytes = round_up(8 * manifest.places)
+        self.head = self.table_bytes + round_up(8 * max(1, len(manifest.sizes)))
+        given = {t.place for t in (*manifest.feeds, *manifest.kept)}
+        given |= {t.place for t, _ in manifest.constants}
+        #: outputs that have a buffer in the workspace until the call has come to its end
+        self.held: list[Tensor] = []
+        #: outputs that native code writes where the caller wants them
+        self.direct: list[Tensor] = []
+        for tensor in manifest.outputs:
+            if tensor.place in given:
+                continue
+            given.add(tensor.place)
+            late = bool(manifest.checks) or not tensor.shape
+            (self.held if late else self.direct).append(tensor)
+
+    def bytes(self, sizes: dict[str, int]) -> int:
+        """Bytes of workspace at given sizes."""
+        slots = (max([0, *(evaluate(d, sizes) for d in s)]) for s in self.manifest.arena)
+        held = (output_bytes(t, sizes) for t in self.held)
+        return self.head + sum(round_up(b) for b in (*held, *slots))
+
+
+class UnitText:
+    """Writes the functions of one unit of one variant."""
+
+    def __init__(
+        self,
+        name: str,
+        unit: Unit,
+        target: Target,
+        interface: Interface,
+        offsets: dict[str, int],
+        codes: dict[str, int],
+        data: Callable[[bytes], str],
+    ) -> None:
+        self.name, self.unit, self.target = name, unit, target
+        self.interface, self.offsets, self.codes, self.data = interface, offsets, codes, data
+        self.manifest, self.placed = unit.manifest, Placed(unit.manifest)
+        self.sizes = interface.sizes_of(unit)
+        self.size_of = {s.name: f"%{interface.sizes[s.name]}" for s in self.sizes}
+
+    def kernels(self, names: dict[str, str]) -> tuple[list[str], set[str]]:
+        """The functions that compute, and one that calls them in order; what they declare."""
+        texts, known, declared = emit_functions(
+            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
+        )
+        entry = Entry(known, self.manifest.sizes).function(
+            self.unit.calls, f"internal i32 @{self.name}.code"
+        )
+        return [*texts, entry], declared
+
+    @property
+    def copies(self) -> bool:
+        """Whether the calls use @copy."""
+        return any(not isinstance(step, Call) for step in self.unit.calls)
+
+    def bytes(self) -> str:
+        """`i64 @NAME.bytes(sizes)`: how much workspace there must be."""
+        code = Code(f"internal i64 @{self.name}.bytes({self._size_parameters()}) #0")
+        return code.text(f"i64 {self._slots(code)[-1]}")
+
+    def _size_parameters(self) -> str:
+        return ", ".join(f"i64 {s}" for s in self.size_of.values())
+
+    def _slots(self, code: Code) -> list[str]:
+        """Where each held output and each slot begins, and where the last one ends."""
+        at = str(self.placed.head)
+        starts = [at]
+        for bytes_ in (
+            *(self.bytes_of(code, t) for t in self.placed.held),
+            *(self._slot(code, slot) for slot in self.manifest.arena),
+        ):
+            at = code.value(f"add i64 {at}, {self._rounded(code, bytes_)}")
+            starts.append(at)
+        return starts
+
+    def _slot(self, code: Code, slot: Sequence[object]) -> str:
+        most = "0"
+        for dim in slot:
+            most = code.maximum(most, code.number(dim, self.size_of))  # type: ignore[arg-type]
+        return most
+
+    def _rounded(self, code: Code, bytes_: str) -> str:
+        more = code.value(f"add i64 {bytes_}, {ALIGN - 1}")
+        return code.value(f"and i64 {more}, {-ALIGN}")
+
+    def bytes_of(self, code: Code, tensor: Tensor) -> str:
+        """The bytes of a tensor, as an i64."""
+        total = str(element_type(tensor.dtype).itemsize)
+        for dim in tensor.shape:
+            total = code.value(f"mul i64 {total}, {code.number(dim, self.size_of)}")
+        return total
+
+    def run(self) -> str:
+        """`i32 @NAME(state, workspace, sizes, feeds, outputs)`: one call on what is checked."""
+        feeds = self.interface.feed_parameters(self.unit)
+        outputs = self.interface.output_parameters(self.unit, optional=False)
+        parameters = ["ptr %state", "ptr %workspace"]
+        parameters += [f"i64 {s}" for s in self.size_of.values()]
+        parameters += [f"ptr %{p.name}" for p in (*feeds, *outputs)]
+        code = Code(f"internal i32 @{self.name}({', '.join(parameters)}) #0")
+        places = self._places(code, feeds, outputs)
+        for place, pointer in sorted(places.items()):
+            entry = code.value(f"getelementptr ptr, ptr %workspace, i64 {place}")
+            code.do(f"store ptr {pointer}, ptr {entry}")
+        sizes = code.at("%workspace", self.placed.table_bytes)
+        for i, size in enumerate(self.manifest.sizes):
+            code.store("i64", self.size_of[size], sizes, 8 * i)
+        result = code.value(f"call i32 @{self.name}.code(ptr %workspace, ptr {sizes})")
+        for check in self.manifest.checks:
+            bad = code.value(f"icmp eq i32 {result}, {check.code}")
+            code.leave_if(bad, f"i32 {own_code(check, self.codes)}")
+        direct = {t.name for t in self.placed.direct}
+        for parameter in outputs:
+            if parameter.tensor is not None and parameter.tensor.name not in direct:
+                self._give(code, parameter, parameter.tensor, places[parameter.tensor.place])
+        return code.text("i32 0")
+
+    def _give(self, code: Code, parameter: Parameter, tensor: Tensor, pointer: str) -> None:
+        """Copy a result to where it is wanted, unless that is nowhere."""
+        wanted = code.value(f"icmp ne ptr %{parameter.name}, null")
+
+        def copy() -> None:
+            bytes_ = self.bytes_of(code, tensor)
+            code.do(f"call void @copy(ptr %{parameter.name}, ptr {pointer}, i64 {bytes_})")
+
+        code.when(wanted, copy)
+
+    def _places(
+        self, code: Code, feeds: Sequence[Parameter], outputs: Sequence[Parameter]
+    ) -> dict[int, str]:
+        """The pointer for each place of the table."""
+        found: dict[int, str] = {}
+        for parameter in feeds:
+            assert parameter.tensor is not None
+            found[parameter.tensor.place] = f"%{parameter.name}"
+        for tensor in self.manifest.kept:
+            found[tensor.place] = code.at("%state", self.offsets[tensor.name])
+        for tensor, array in self.manifest.constants:
+            found[tensor.place] = f"@{self.data(array.tobytes())}"
+        starts = [code.at("%workspace", start) for start in self._slots(code)[:-1]]
+        for tensor, start in zip(self.placed.held, starts, strict=False):
+            found[tensor.place] = start
+        slots = starts[len(self.placed.held) :]
+        for place, slot in self.manifest.temporaries:
+            found[place] = slots[slot]
+        direct = {t.name for t in self.placed.direct}
+        for parameter in outputs:
+            assert parameter.tensor is not None
+            if parameter.tensor.name in direct:
+                found[parameter.tensor.place] = f"%{parameter.name}"
+        return found

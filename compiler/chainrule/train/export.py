@@ -1,0 +1,294 @@
+"""A training step as a model to export: its graphs lowered, how its state begins, its state now."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from chainrule import driver
+from chainrule.codegen.host import host_target
+from chainrule.errors import CompileError, FeedError
+from chainrule.export import (
+    Artifact,
+    Drawn,
+    Given,
+    Kept,
+    Model,
+    Number,
+    Same,
+    Size,
+    Unit,
+    Variant,
+    about,
+    check_formats,
+    compile_kernel,
+    formats_of,
+    is_identifier,
+    state_bytes,
+    targets_of,
+    write_kernel,
+)
+from chainrule.ir import provenance
+from chainrule.ir.evaluate import evaluate
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
+from chainrule.ir.size import symbols_of
+from chainrule.lang import init as initial
+from chainrule.lang.tensor import Tensor
+from chainrule.ops import philox
+from chainrule.ops.source import Leaf
+from chainrule.show.graph import graph_text
+from chainrule.show.text import texts
+from chainrule.target import Target
+from chainrule.train import checkpoint
+from chainrule.train.plan import EPOCH, SEED, StepPlan, label, rows_of
+from chainrule.train.state import static
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is asked for: the arguments of TrainingStep.export."""
+
+    name: str
+    target: str | Sequence[str]
+    formats: Sequence[str] | None
+    max_batch: int
+    max_sizes: Mapping[str, int]
+    cpu: str | None
+    features: str | None
+    determinism: str
+
+    def check(self) -> None:
+        """Raise CompileError for a name that C does not take, and options that there are not."""
+        if not isinstance(self.name, str) or not is_identifier(self.name):
+            raise CompileError(
+                f"functions in C can't be called {self.name!r}_step",
+                "a name is letters, digits and single underscores, and begins with a letter",
+            )
+        if self.determinism not in ("default", "strict"):
+            raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
+        if self.formats is not None:
+            check_formats(self.formats)
+
+
+def export(
+    wanted: Export,
+    plan: StepPlan,
+    outputs: Sequence[Node],
+    precision: str | None,
+    state: Mapping[str, Array],
+    folder: str | os.PathLike[str],
+) -> Artifact:
+    """Lower, compile and write a step. Raises CompileError and ArtifactError."""
+    wanted.check()
+    strict = wanted.determinism == "strict"
+    targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
+    graphs = _graphs(plan, outputs)
+
+    @lru_cache(maxsize=4)
+    def lowered(target: Target) -> dict[str, driver.Lowered]:
+        return {name: g.lower(target, precision) for name, g in graphs.items()}
+
+    def variant(target: Target) -> Variant:
+        units = {n: Unit(low.calls, low.manifest) for n, low in lowered(target).items()}
+        return Variant(target, units)
+
+    variants = tuple(map(variant, targets))
+    model = Model(
+        wanted.name,
+        _digest(plan, graphs),
+        tuple(_kept(plan, state)),
+        SEED,
+        tuple(_numbers(plan)),
+        tuple(_sizes(plan, graphs, wanted)),
+        _sliced(plan),
+        variants,
+        {},
+    )
+    told = {
+        "determinism": wanted.determinism,
+        "flops": {n: low.flops for n, low in lowered(targets[0]).items()}["step"],
+        "ops": {
+            n: [[op.op.name for op in k.nodes] for k in low.kernels]
+            for n, low in lowered(targets[0]).items()
+        },
+        "gradients": {label(w): str(Tensor(g)) for w, g in plan.gradients.items()},
+        "mathematics": texts(list(plan.gradients.values())),
+    }
+    model = replace(model, about=about(model, told))
+    kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
+    extra = {
+        "safetensors": checkpoint.encode(state),
+        "state": state_bytes(model, state, int(state[EPOCH])),
+    }
+    formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
+    return write_kernel(kernel, folder, formats, extra, native=wanted.target == "host")
+
+
+def _on_host(target: Target) -> Target:
+    """This machine, as a target that computes the same bits."""
+    here = host_target()
+    if target.pairs and not here.pairs:
+        raise CompileError(
+            f"this machine can't compute what {target.level} does, so the self-test has no result",
+            'export it on one that can, or for "x86-64-v4"',
+        )
+    return replace(here, fma=target.fma and here.fma, pairs=target.pairs)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A graph with its inputs, what it keeps, and what its outputs are called."""
+
+    graph: Graph
+    inputs: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    names: tuple[str, ...]
+    trains: bool = False
+
+    def lower(self, target: Target, precision: str | None) -> driver.Lowered:
+        """What the graph is for a target."""
+        return driver.lower(
+            self.graph,
+            target,
+            feeds=self.inputs,
+            kept=self.kept,
+            outputs=self.names,
+            finite=[0] if self.trains else [],
+            precision=precision,
+        )
+
+
+def _graphs(plan: StepPlan, outputs: Sequence[Node]) -> dict[str, _Function]:
+    """The functions of a kernel: step, loss, and predict where there is something to predict."""
+    found = {"step": _Function(plan.graph, plan.inputs, plan.kept, plan.names, trains=True)}
+    if outputs:
+        names: list[str] = []
+        for i, node in enumerate(outputs):
+            name = provenance.name_of(node) or f"output{i}"
+            while name in names:
+                name += "_"
+            names.append(name)
+        found["predict"] = _inferred(plan, outputs, names)
+    found["loss"] = _inferred(plan, [plan.loss], ["loss"])
+    return found
+
+
+def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:
+    graph = plan.predicted(outputs)
+    leaves = driver.leaves_of(graph.outputs)
+    kept = tuple(n for n in leaves if n in plan.kept)
+    inputs = tuple(n for n in leaves if n not in plan.kept)
+    return _Function(graph, inputs, kept, tuple(names))
+
+
+def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> list[Size]:
+    """The symbolic sizes in order of first appearance, each with the largest it may be."""
+    inputs = dict.fromkeys(n for g in graphs.values() for n in g.inputs)
+    names = dict.fromkeys(s for n in inputs for d in n.type.shape for s in sorted(symbols_of(d)))
+    unknown = [n for n in wanted.max_sizes if n not in names]
+    if unknown:
+        raise CompileError(
+            f"max_sizes names {unknown[0]!r}, which is no size of this model",
+            f"its symbolic sizes are {', '.join(names) or 'none'}",
+        )
+    rows = str(rows_of(plan.inputs))
+    found = []
+    for name in names:
+        most = wanted.max_sizes.get(name, wanted.max_batch if name == rows else None)
+        if most is None:
+            raise CompileError(
+                f"nothing bounds the size {name}", f"max_sizes={{{name!r}: 128}}, for example"
+            )
+        if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
+            raise CompileError(f"the largest {name} is an int from 1 on, not {most!r}")
+        if most >= 2**31:
+            raise CompileError(f"the largest {name} is below 2**31, not {most}")
+        found.append(Size(name, int(most)))
+    return found
+
+
+def _sliced(plan: StepPlan) -> frozenset[str]:
+    """The inputs that minibatches are cut from: those whose axis 0 is the first symbolic size."""
+    rows = rows_of(plan.inputs)
+    cut = (n for n in plan.inputs if n.type.shape and n.type.shape[0] == rows)
+    return frozenset(map(label, cut)) if rows is not None else frozenset()
+
+
+def _digest(plan: StepPlan, graphs: Mapping[str, _Function]) -> int:
+    """64 bits that tell one model from another, whatever file it stands in."""
+    import hashlib
+
+    parts = [re.sub(r"(?m)\s*#.*$", "", graph_text(g.graph)) for g in graphs.values()]
+    parts += [f"{label(n)} {n.type}" for n in plan.kept]
+    text = "\n".join(parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _numbers(plan: StepPlan) -> Iterator[Number]:
+    """The hyper-parameters that may change, and what is asked of what the state holds of each."""
+    for name, number in plan.optimizer.hyperparameters.items():
+        if number.leaf is None:
+            continue
+        kept, range_ = label(number.leaf), number.range
+        called = kept.removeprefix("optimizer.")
+        low = ("oge", range_.least) if range_.above is None else ("ogt", range_.above)
+        high = "olt", range_.below
+        if range_.decay:  # from 0 to below 1; what is lacking of 1 from above 0 to 1
+            low, high = ("ogt", 1.0 - range_.below), ("ole", 1.0 - range_.least)
+        yield Number(name, called, kept, low, high, range_.decay)
+
+
+def _kept(plan: StepPlan, state: Mapping[str, Array]) -> list[Kept]:
+    """What lives between calls, and how it begins."""
+    own = (*plan.parameters, *plan.states)
+    found = []
+    for node in plan.kept:
+        of, shape = node.type.dtype, static(node)
+        if node in own:
+            role = "parameter" if node in plan.parameters else "state"
+            begin: Drawn | Given | Same = _begin(node, own.index(node))
+        else:
+            role = "optimizer"
+            begin = _slot(plan, node) if node in plan.optimizer.slots else Given(state[label(node)])
+            if node in (plan.seed, plan.optimizer.count):
+                begin = Given(np.zeros((), of.numpy))
+        found.append(Kept(label(node), of, shape, role, begin))
+    return found
+
+
+def _begin(node: Node, index: int) -> Drawn | Given:
+    assert isinstance(node.op, Leaf)
+    shape = static(node)
+    try:
+        how = initial.rule(node.op.init, shape)
+    except FeedError as error:
+        raise CompileError(f"{label(node)}: {error.what}", *error.details) from None
+    if isinstance(how, np.ndarray):
+        wide = np.array(np.broadcast_to(how, shape), node.type.dtype.wide.numpy)
+        return Given(wide.astype(node.type.dtype.numpy))
+    distribution, scale, shift = how
+    if distribution == "orthogonal" and node.type.dtype.wide != node.type.dtype:
+        raise CompileError(f"{label(node)}: an orthogonal beginning is float32 or float64")
+    return Drawn(distribution, philox.INITIAL_DRAWS + index, scale, shift)
+
+
+def _slot(plan: StepPlan, slot: Node) -> Given | Same:
+    """How what an optimizer remembers begins: as a constant, or as the parameter does."""
+    w, value = plan.optimizer.slots[slot]
+    if value is w:
+        return Same(label(w))
+    if w in driver.leaves_of([value]):
+        raise CompileError(
+            f"{label(slot)} begins as a function of {label(w)}, which an export can't compute yet"
+        )
+    (array,) = evaluate([value], {})
+    return Given(np.broadcast_to(array, static(slot)))

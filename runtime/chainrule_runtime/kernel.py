@@ -1,0 +1,342 @@
+"""An exported kernel in Python: `load` and the functions of its C interface as methods."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from chainrule_runtime import artifact
+from chainrule_runtime.errors import ArtifactError, FeedError, NonFiniteError, RuntimeFault
+from chainrule_runtime.feeds import Binder
+from chainrule_runtime.manifest import Tensor, element_type, evaluate
+from chainrule_runtime.memory import Array, Lock, address, aligned
+
+_ROOM = 3
+_FINITE = 12
+#: codes that tell of a state or of bytes, not of what is fed
+_STATES = range(5, 10)
+_NUMBERS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
+
+
+def load(path: str | os.PathLike[str]) -> Kernel:
+    """The kernel in a shared library that `step.export` wrote, `NAME.json` beside it.
+
+    The file is verified before it is mapped. Raises ArtifactError for one that is damaged, not of
+    this kind, or for another machine.
+    """
+    library, manifest = artifact.read(path)
+    return Kernel(artifact.mapped(os.fsdecode(path), library), manifest, os.fsdecode(path))
+
+
+class Kernel:
+    """A training step that was compiled elsewhere: its state, and the memory it works in.
+
+    Made by `load`. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, library: ctypes.CDLL, manifest: Mapping[str, Any], source: str) -> None:
+        import json
+
+        self._library, self.name = library, str(manifest["name"])
+        self._lock = Lock()
+        describe = self._function("describe", ctypes.c_char_p)
+        own = json.loads(describe().decode("utf-8"))
+        if any(manifest.get(key) != value for key, value in own.items()):
+            raise ArtifactError(f"the manifest beside {source} tells of another kernel")
+        #: what the kernel tells of itself: sizes, tensors, functions, gradients
+        self.about: dict[str, Any] = own
+        self._strerror = self._function("strerror", ctypes.c_char_p)
+        self._bytes = int(own["state_bytes"])
+        self._state = aligned(self._bytes)
+        self._workspace = aligned(0)
+        self._functions = {
+            name: _Function(name, data, own["sizes"]) for name, data in own["functions"].items()
+        }
+        self._tensors = {t["name"]: (i, t) for i, t in enumerate(own["tensors"])}
+        self._epochs_native = own["rows"] is not None
+        #: the metrics of the last step, by name
+        self.metrics: dict[str, float] = {}
+
+    def _function(self, name: str, result: Any = ctypes.c_int32) -> Any:
+        found = getattr(self._library, f"{self.name}_{name}")
+        found.restype = result
+        return found
+
+    # training
+
+    def init(self, seed: int = 0) -> None:
+        """Begin: initial values drawn from a seed, an int from 0 to 2**64 - 1."""
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise FeedError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
+        with self._lock.guard:
+            self._call("init", *self._state_arguments(), ctypes.c_uint64(seed))
+
+    def step(self, /, **feeds: Any) -> float:
+        """One step on a minibatch; the loss before the update. Raises FeedError, NonFiniteError."""
+        loss, *others = self._run("step", feeds)
+        names = [t.name for t in self._functions["step"].outputs[1:]]
+        self.metrics = {n: a.item() for n, a in zip(names, others, strict=True)}
+        return float(loss) + 0.0
+
+    def predict(self, /, **feeds: Any) -> Any:
+        """What the model gives for inputs: an array, or where there are several, a dict of them."""
+        if "predict" not in self._functions:
+            raise RuntimeFault("this kernel predicts nothing", "training_step(..., outputs=z)")
+        results = self._run("predict", feeds)
+        outputs = self._functions["predict"].outputs
+        if len(results) == 1:
+            return results[0]
+        return {t.name: a for t, a in zip(outputs, results, strict=True)}
+
+    def loss(self, /, **feeds: Any) -> float:
+        """The loss as in inference; nothing is changed."""
+        return float(self._run("loss", feeds)[0]) + 0.0
+
+    def run(
+        self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
+    ) -> Array:
+        """Whole epochs of minibatches, one native call each; the loss of each step.
+
+        Where a step fails, those before it are made. Raises FeedError and NonFiniteError.
+        """
+        function = self._functions["step"]
+        if not self._epochs_native:
+            raise RuntimeFault("this kernel's inputs have no rows to cut minibatches from")
+        arrays = function.binder.arrays(data)
+        rows, sizes = self._cut(function, arrays, batch_size)
+        order = np.zeros(2 * rows, np.uint64)
+        steps = -(-rows // sizes[self.about["rows"]])
+        kind = element_type(function.outputs[0].dtype)
+        losses = np.zeros((epochs, steps), kind)
+        given = [ctypes.c_size_t(sizes[n]) for n in self.about["sizes"]]
+        done = ctypes.c_size_t(0)
+        with self._lock.guard:
+            room = self._function("steps_workspace_bytes", ctypes.c_size_t)(*given)
+            self._reserve(room)
+            for epoch in range(epochs):
+                if shuffle:
+                    self._call(
+                        "shuffle", *self._state_arguments(), ctypes.c_void_p(address(order)),
+                        ctypes.c_size_t(order.size), ctypes.c_size_t(rows),
+                    )  # fmt: skip
+                self._call(
+                    "steps", *self._state_arguments(), *self._workspace_arguments(),
+                    ctypes.c_size_t(rows), *given,
+                    ctypes.c_void_p(address(order) if shuffle else None),
+                    *(ctypes.c_void_p(address(a)) for a in arrays),
+                    ctypes.c_void_p(address(losses[epoch])), ctypes.byref(done),
+                )  # fmt: skip
+        return losses.reshape(-1) + 0.0
+
+    def _cut(
+        self, function: _Function, arrays: Sequence[Array], batch_size: int
+    ) -> tuple[int, dict[str, int]]:
+        """The number of rows, and the sizes of a whole minibatch."""
+        sliced, rows_name = self.about["sliced"], self.about["rows"]
+        named = list(zip(function.binder.names, arrays, strict=True))
+        counts = {len(a) for n, a in named if n in sliced and a.ndim}
+        if len(counts) != 1 or 0 in counts:
+            raise FeedError(f"{', '.join(sliced)} have one number of rows, not {sorted(counts)}")
+        (rows,) = counts
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise FeedError(f"batch_size is an int from 1 on, not {batch_size!r}")
+        batch = min(rows, batch_size)
+        shapes = [(batch, *a.shape[1:]) if n in sliced else a.shape for n, a in named]
+        sizes = function.binder.sizes(shapes)
+        function.check_sizes(sizes)
+        return rows, {rows_name: batch, **sizes}
+
+    def _run(self, name: str, feeds: Mapping[str, Any]) -> list[Array]:
+        function = self._functions[name]
+        arrays = function.binder.arrays(feeds)
+        sizes = function.binder.sizes([a.shape for a in arrays])
+        function.check_sizes(sizes)
+        given = [ctypes.c_size_t(sizes[n]) for n in function.sizes]
+        outputs = [
+            np.zeros(tuple(evaluate(d, sizes) for d in t.shape), element_type(t.dtype))
+            for t in function.outputs
+        ]
+        with self._lock.guard:
+            self._reserve(self._room(sizes))
+            self._call(
+                name, *self._state_arguments(), *self._workspace_arguments(), *given,
+                *(ctypes.c_void_p(address(a)) for a in (*arrays, *outputs)),
+            )  # fmt: skip
+        return outputs
+
+    def _room(self, sizes: Mapping[str, int]) -> int:
+        """The workspace for sizes; those that a function has not are as small as can be."""
+        given = [ctypes.c_size_t(sizes.get(n, 1)) for n in self.about["sizes"]]
+        return int(self._function("workspace_bytes", ctypes.c_size_t)(*given))
+
+    def _reserve(self, size: int) -> None:
+        if self._workspace.nbytes < size:
+            self._workspace = aligned(size)
+
+    def _state_arguments(self) -> tuple[Any, ...]:
+        return ctypes.c_void_p(address(self._state)), ctypes.c_size_t(self._bytes)
+
+    def _workspace_arguments(self) -> tuple[Any, ...]:
+        size = self._workspace.nbytes
+        return ctypes.c_void_p(address(self._workspace)), ctypes.c_size_t(size)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        """One function, or the error that its code stands for."""
+        code = self._function(name)(*arguments)
+        if not code:
+            return
+        said = self._strerror(ctypes.c_int32(code)).decode("utf-8")
+        if code == _FINITE:
+            raise NonFiniteError(said)
+        if code in _STATES:
+            raise ArtifactError(said)
+        raise FeedError(said) if code > _ROOM else RuntimeFault(said)
+
+    # what it knows
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of what the state holds: parameters, states, then the optimizer's own."""
+        return tuple(self._tensors)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Copies of the parameters by name."""
+        return {n: self.get(n) for n, (_, t) in self._tensors.items() if t["role"] == "parameter"}
+
+    def get(self, name: str) -> Array:
+        """A copy of a tensor of the state. Raises FeedError for a name that there is not."""
+        index, tensor = self._tensor(name)
+        array = np.zeros(tuple(tensor["shape"]), element_type(tensor["dtype"]))
+        with self._lock.guard:
+            self._call(
+                "get", *self._state_arguments(), ctypes.c_int32(index),
+                ctypes.c_void_p(address(array)), ctypes.c_size_t(array.nbytes),
+            )  # fmt: skip
+        return array
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a tensor of the state. Raises FeedError for what does not fit it."""
+        index, tensor = self._tensor(name)
+        shape = tuple(tensor["shape"])
+        binder = Binder([Tensor(name, tensor["dtype"], shape, 0)], ())
+        arrays = binder.arrays({name: value})
+        binder.sizes([a.shape for a in arrays])
+        with self._lock.guard:
+            self._call(
+                "set", *self._state_arguments(), ctypes.c_int32(index),
+                ctypes.c_void_p(address(arrays[0])), ctypes.c_size_t(arrays[0].nbytes),
+            )  # fmt: skip
+
+    def _tensor(self, name: str) -> tuple[int, dict[str, Any]]:
+        if name not in self._tensors:
+            raise FeedError(f"no tensor is called {name!r}", f"there are {', '.join(self.tensors)}")
+        found: tuple[int, dict[str, Any]] = self._tensors[name]
+        return found
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, which may change between steps."""
+        return self.number("learning_rate")
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.set_number("learning_rate", value)
+
+    def number(self, name: str) -> float:
+        """A hyper-parameter of the optimizer."""
+        kept = self.get(self._number(name)["tensor"])
+        value = float(str(kept[()]))  # the shortest number that is this one in its type: 0.001
+        return 1.0 - value if self._number(name)["complement"] else value
+
+    def set_number(self, name: str, value: float) -> None:
+        """Change a hyper-parameter. Raises FeedError for a number out of its range."""
+        number = self._number(name)
+        kind = self._tensor(number["tensor"])[1]["dtype"]
+        given = 1.0 - value if number["complement"] else value
+        with self._lock.guard:
+            self._call(number["function"], *self._state_arguments(), _NUMBERS[kind](given))
+
+    def _number(self, name: str) -> dict[str, Any]:
+        found = [n for n in self.about["numbers"] if n["name"] == name]
+        if not found:
+            known = ", ".join(n["name"] for n in self.about["numbers"])
+            raise FeedError(f"no hyper-parameter is called {name!r}", f"there is {known}")
+        number: dict[str, Any] = found[0]
+        return number
+
+    def selftest(self) -> None:
+        """Raise RuntimeFault unless this machine computes what the compiler's did, bit for bit."""
+        memory = aligned(int(self.about["selftest_bytes"]))
+        place = ctypes.c_void_p(address(memory))
+        self._call("selftest", place, ctypes.c_size_t(memory.nbytes))
+
+    # keeping it
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file, whole or not at all. Raises ArtifactError."""
+        import tempfile
+
+        with self._lock.guard:
+            data = np.zeros(self._bytes, np.uint8)
+            place = ctypes.c_void_p(address(data))
+            self._call("save", *self._state_arguments(), place, ctypes.c_size_t(self._bytes))
+        target = os.path.realpath(os.fsdecode(path))
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".state.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            raise ArtifactError(f"can't write {target}: {error.strerror or error}") from None
+        finally:
+            if temporary is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file of `save` or an export. Raises ArtifactError, changing nothing."""
+        try:
+            data = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise ArtifactError(f"can't read {os.fsdecode(path)}: {error}") from None
+        if data.size != self._bytes:
+            raise ArtifactError(
+                f"{os.fsdecode(path)} has {data.size} bytes, a state of this kernel {self._bytes}"
+            )
+        with self._lock.guard:
+            place = ctypes.c_void_p(address(data))
+            self._call("load", *self._state_arguments(), place, ctypes.c_size_t(data.size))
+
+
+class _Function:
+    """What a function of the interface takes and gives, as the kernel tells."""
+
+    def __init__(self, name: str, data: Mapping[str, Any], most: Mapping[str, int]) -> None:
+        self.name, self.sizes, self.most = name, list(data["sizes"]), most
+        self.outputs = [_tensor(t) for t in data["outputs"]]
+        rows = [{"terms": [[1, [s]]]} for s in self.sizes]
+        self.binder = Binder(
+            [_tensor(t) for t in data["inputs"]], self.sizes, [*data["nonempty"], *rows]
+        )
+
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Raise FeedError for a size above what the kernel was exported for."""
+        for name in self.sizes:
+            if sizes[name] > self.most[name]:
+                raise FeedError(
+                    f"{name} is {sizes[name]}, this kernel takes {self.most[name]} at most",
+                    f"export it with max_sizes={{{name!r}: {sizes[name]}}}",
+                )
+
+
+def _tensor(data: Mapping[str, Any]) -> Tensor:
+    return Tensor(data["name"], data["dtype"], tuple(data["shape"]), 0)

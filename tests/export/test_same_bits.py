@@ -1,0 +1,106 @@
+"""An exported kernel computes what the compiled step does, bit for bit, on one machine."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import chainrule_runtime
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """One SHA-256 of tensors by name."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()
+
+
+def states(net, kernel: chainrule_runtime.Kernel) -> tuple[str, str]:
+    """The digests of what both keep, the count of epochs apart, which a kernel keeps elsewhere."""
+    theirs = net.step.state_dict()
+    theirs.pop("training.epoch")
+    return digest({n: kernel.get(n) for n in kernel.tensors}), digest(theirs)
+
+
+def test_a_hundred_steps(net) -> None:
+    kernel = net.kernel()
+    for i in range(100):
+        batch = net.batch(i, 17 if i % 3 else 32)
+        assert kernel.step(**batch) == net.step(**batch), f"step {i}"
+        assert kernel.metrics == net.step.metrics
+    ours, theirs = states(net, kernel)
+    assert ours == theirs
+    batch = net.batch(200, 9)
+    inputs = {"x": batch["x"]}
+    assert np.array_equal(kernel.predict(**inputs), net.step.predict(**inputs))
+    assert states(net, kernel)[0] == ours, "predict changed the state"
+
+
+def test_initial_values_are_drawn_natively(net) -> None:
+    """From the seed alone; an orthogonal matrix is another one than LAPACK's, as good."""
+    kernel = net.kernel()
+    kernel.init(net.step.seed)
+    for name in kernel.tensors:
+        ours, theirs = kernel.get(name), net.step.state_dict()[name]
+        if name.endswith("state_weight") and not name.startswith("optimizer"):
+            # rows of 28 elements: each inner product is off by some roundings of 2**-24
+            assert np.abs(ours @ ours.T - np.eye(len(ours))).max() < 28 * 2.0**-24
+        else:
+            assert ours.tobytes() == theirs.tobytes(), name
+    before = {n: kernel.get(n) for n in kernel.tensors}
+    kernel.init(net.step.seed + 1)
+    assert digest({n: kernel.get(n) for n in kernel.tensors}) != digest(before)
+
+
+def test_whole_epochs_shuffled_alike(digits_net) -> None:
+    kernel, step = digits_net.kernel(), digits_net.step
+    data = digits_net.batch(0, 301)
+    losses = [kernel.run(batch_size=32, epochs=2, **data) for _ in range(2)]
+    wanted = [step.run(batch_size=32, epochs=2, **data) for _ in range(2)]
+    assert np.array_equal(losses, wanted)
+    plain = kernel.run(batch_size=32, shuffle=False, **data)
+    assert np.array_equal(plain, step.run(batch_size=32, shuffle=False, **data))
+    ours, theirs = states(digits_net, kernel)
+    assert ours == theirs
+
+
+def test_a_state_goes_on_where_it_was_saved(net, tmp_path) -> None:
+    kernel, path = net.kernel(), tmp_path / "state"
+    for i in range(3):
+        kernel.step(**net.batch(i, 8))
+    kernel.save(path)
+    wanted = [kernel.step(**net.batch(i, 8)) for i in range(3, 6)]
+    other = net.kernel()
+    other.load(path)
+    assert [other.step(**net.batch(i, 8)) for i in range(3, 6)] == wanted
+
+
+def test_the_learning_rate_may_change(digits_net) -> None:
+    kernel, step = digits_net.kernel(), digits_net.step
+    assert kernel.learning_rate == step.learning_rate
+    kernel.learning_rate = step.learning_rate = 3e-3
+    for i in range(3):
+        batch = digits_net.batch(i, 16)
+        assert kernel.step(**batch) == step(**batch)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(chainrule_runtime.FeedError):
+            kernel.learning_rate = bad
+    assert kernel.learning_rate == 3e-3
+
+
+def test_the_self_test_passes_here(net) -> None:
+    net.kernel().selftest()
+
+
+def test_tensors_are_set_and_got(digits_net) -> None:
+    kernel = digits_net.kernel()
+    value = np.arange(10, dtype=np.float32)
+    kernel.set("b2", value)
+    assert np.array_equal(kernel.parameters["b2"], value)
+    with pytest.raises(chainrule_runtime.FeedError, match="no tensor"):
+        kernel.get("b3")
+    with pytest.raises(chainrule_runtime.FeedError):
+        kernel.set("b2", value[:9])
