@@ -134,7 +134,7 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int) -> None:
     [
         {"tiles.CHAINS": 2},
         {"tiles.CHAINS": 16},
-        {"contract.PACKING_ROWS": 1 << 20},
+        {"contract.CONFLICT_ROWS": 1, "contract.PAGE": 8},
         {"contract.BLOCK": 8, "contract.BLOCK_ROWS": 16, "contract.BLOCK_PANELS": 1},
         {"contract.BLOCK": 28, "contract.BLOCK_PANELS": 1},
     ],

@@ -34,9 +34,8 @@ from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
 from chainrule.loops.walk import postorder
 from chainrule.target import Target
 
-#: rows of the result below which packing a strided b, or one whose rows evict each other, costs
-#: more than it gives
-PACKING_ROWS, CONFLICT_ROWS = 4, 128
+#: rows of the result below which packing a b whose rows evict each other costs more than it gives
+CONFLICT_ROWS = 128
 PAGE = 4096
 #: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
 #: are copied together at a time, if so many panels then read them
@@ -49,12 +48,10 @@ _M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs"
 
 def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
-    known = c.m if isinstance(c.m, int) else None
-    if known is not None and known < PACKING_ROWS:
-        return 0
+    many = isinstance(c.m, int) and c.m >= CONFLICT_ROWS
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
     strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
-    if strided or (known is not None and known >= CONFLICT_ROWS and any(map(_conflicts, loads))):
+    if strided or (many and any(map(_conflicts, loads))):
         return c.k * ((c.n + LANES - 1) // LANES * LANES)
     return 0
 
