@@ -29,6 +29,8 @@ COURSE = {
     "cnn": "A convolutional net",
     "uncertainty": "Regression with uncertainty",
     "vae": "A variational autoencoder",
+    "lstm_text": "A recurrent net that writes",
+    "gpt": "A small GPT",
     "reinforce": "A policy gradient",
     "adversarial": "Adversarial images",
 }
@@ -39,11 +41,11 @@ ASKED = {"cnn": ({"seeds": 10}, "cnn.png 10")}
 HEAD = """\
 # Gallery
 
-The nets of an introductory course, each in one short file that trains within seconds and needs no
-network: what it is, a gradient that it was trained by, as it printed it, and what came of it. This
-page and its pictures are written by `python docs/gallery.py`; tests run every example, and hold the
-page's gradients to what is derived and its figures to bounds. [Gradients](gradients.md) has those
-of many more, one by one.
+The nets of an introductory course, each in one short file that trains within seconds, those that
+write within a minute or two, and needs no network: what it is, a gradient that it was trained by,
+as it printed it, and what came of it. This page and its pictures are written by
+`python docs/gallery.py`; tests run every example, and hold the page's gradients to what is derived
+and its figures to bounds. [Gradients](gradients.md) has those of many more, one by one.
 
 The examples need the extras that draw and that bring data: `pip install -e '.[plot,sklearn]'`.
 """

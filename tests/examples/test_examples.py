@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+#: what takes long runs for a moment; tests/examples/test_texts.py sees whether it learns
+SHORT = {"gpt": ["--steps", "10"], "lstm_text": ["--steps", "10"]}
 SHELVES = [str(EXAMPLES.parent / shelf) for shelf in ("compiler", "runtime")]
 
 
@@ -26,9 +28,8 @@ PATHS = [
 def test_it_runs_from_anywhere(path: Path, tmp_path: Path) -> None:
     code = f"import sys, runpy; sys.path[:0] = {SHELVES!r}; "
     code += f"runpy.run_path({str(path)!r}, run_name='__main__')"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", code, *SHORT.get(path.stem, [])]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"\d", ran.stdout.splitlines()[-1])
 

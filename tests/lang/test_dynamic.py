@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.errors import ChainruleError, FeedError
+from chainrule.ir.size import substitute
 
 BACKENDS = ["cpu", "reference"]
 
@@ -170,6 +172,43 @@ def test_a_cache_is_written_in_place() -> None:
     )
     (line,) = [k for k in step.show("kernels").splitlines() if "64, 8]" in k and "writes" in k]
     assert line.endswith("into cache")
+    (kernel,) = [k for k in step.report().kernels if k.writes == ("cache",)]
+    assert kernel.bytes == 2 * 8 * 4, "a row is read, and written"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_loop_carries_is_written_in_place(seed: int, threads: int) -> None:
+    """Parts of any size put where integers say, too small and too large ones too, as NumPy does."""
+    rng = np.random.default_rng(seed)
+    sizes = tuple(int(n) for n in rng.integers(1, 6, 3))
+    part = tuple(int(rng.integers(1, n + 1)) for n in sizes)
+    x, at = cr.input("x", sizes), cr.input("at", ("steps", 3), dtype="int32")
+    rows = cr.input("rows", ("steps", *part))
+    final, seen = cr.scan(
+        lambda h, now: (
+            cr.dynamic_update_slice(h, now[0] + h[:1, :1, :1], now[1]),
+            cr.sum(h),
+        ),
+        x,
+        (rows, at),
+    )
+    feeds: dict[str, Any] = {
+        "x": rng.normal(size=sizes).astype("f4"),
+        "at": rng.integers(-7, 8, (5, 3)).astype("i4"),
+        "rows": rng.normal(size=(5, *part)).astype("f4"),
+    }
+    fn = cr.compile([final, seen], threads=threads)
+    (kernel,) = [k for k in fn.report().kernels if k.ops == ("dynamic_update_slice",)]
+    assert substitute(kernel.bytes, {"steps": 5}) == 5 * 2 * 4 * math.prod(part), "a part a step"
+    h, sums = feeds["x"].copy(), []
+    for row, starts in zip(feeds["rows"], feeds["at"], strict=True):
+        sums.append(h.sum())
+        h[place(starts.tolist(), part, sizes)] = row + h[0, 0, 0]
+    got = fn(**feeds)
+    np.testing.assert_array_equal(got[0], h)
+    # float32: sums of up to 125 numbers, in another order than NumPy's
+    np.testing.assert_allclose(got[1], sums, rtol=1e-4, atol=1e-4)
 
 
 X = cr.input("x", ("batch", 5))

@@ -397,6 +397,16 @@ def test_what_does_not_fit_is_refused(make: Any, error: type[Exception], text: s
         make()
 
 
+def test_zeros_that_two_nets_begin_with_do_not_make_them_one() -> None:
+    nets = []
+    for _ in range(2):
+        x = cr.input("x", ("batch", 3, 5))
+        zeros = cr.zeros((x.shape[0], 4))  # the same node each time
+        lstm = cr.nn.LSTM(4)
+        nets.append((lstm, lstm(x, (zeros, zeros))))
+    assert [lstm.name for lstm, _ in nets] == ["lstm1", "lstm1"]
+
+
 def test_a_name_is_of_a_parameter_or_of_a_state() -> None:
     class Both(cr.nn.Layer):
         def forward(self, x: cr.Tensor) -> cr.Tensor:

@@ -18,7 +18,7 @@ def test_the_page_shows_what_its_code_prints() -> None:
     names: dict[str, object] = {}
     page = PAGE.read_text(encoding="utf-8")
     blocks = _BLOCK.findall(page)
-    assert len(blocks) == page.count("```python") == 5
+    assert len(blocks) == page.count("```python") == 6
     for code, shown in blocks:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(code, "layers.py", "exec"), names)

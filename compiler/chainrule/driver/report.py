@@ -269,6 +269,8 @@ def _moved(kernel: Kernel) -> Dim:
     Of a loop those that it copies itself: what it carries, as it begins and as each step does.
     """
     op = kernel.anchor.op
+    if kernel.patch is not None:
+        return 2 * bytes_of(kernel.patch)
     if not isinstance(op, Scan):
         return _sum(map(bytes_of, {*kernel.reads, *kernel.writes}))
     body = op.body_of_step

@@ -67,6 +67,7 @@ class Op:
     * `repeats` the axes along which a view only repeats; `flops` how much it computes
     * `body`    element `index` of the result as a scalar `Value`, reading its inputs
     * `nest`    or, where an element is not a function of its index: loops that write the result
+    * `patch`   of one that `patches` its first operand: loops that do so in place
     * `content` all that decides what it computes, as text, by which compiled code is kept
     * `bodies`  graphs that are part of it; `family`, `pull`, `narrow`: of an op of several results
     * `notation` how it prints; `words` how that is read back, where it is written as a function
@@ -85,6 +86,8 @@ class Op:
     indexed: bool = False
     #: operands that must lie in memory because they are read at places known only at run time
     buffered: tuple[int, ...] = ()
+    #: the operand that the result differs by from the first one, as a part of it; see `patch`
+    patches: int | None = None
     #: what its result is called where it has no name: z for sums and products, h for activations
     letter: str = "t"
     #: whether it is above 0 just where its operand is, so that a sign can be read off either
@@ -182,6 +185,10 @@ class Op:
         raise NotImplementedError
 
     def nest(self, types: Types, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
+        raise NotImplementedError
+
+    def patch(self, types: Types, result: Reader, *inputs: Reader) -> Stmts:
+        """Where the result lies in the first operand's memory: loops that write what differs."""
         raise NotImplementedError
 
     def workspace(self, types: Types) -> tuple[tuple[DType, Dim], ...]:

@@ -6,21 +6,29 @@ from chainrule.ir.loop import Apply, Check, IndexValue, Literal, Load, Note, Sto
 from chainrule.ir.node import Index, Stmts, for_each, within
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.builder import Builder, is_straight, vectors
-from chainrule.loops.parts import split_outermost
+from chainrule.loops.parts import shared_nest, split_outermost
 from chainrule.ops.layout import ravel
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Test
 
 
 def map_loops(b: Builder) -> Stmts:
-    """Every element by itself."""
+    """Every element by itself; of what is patched in place, those that differ."""
     nodes = b.kernel.nodes
+    if b.kernel.patch is not None:
+        return _patch_loops(b)
 
     def body(index: Index) -> Stmts:
         return (*b.compute(nodes, index, bool(index)), *b.store(nodes, index))
 
     nest = vectors(b.kernel.space, is_straight(nodes, b.kernel), body)
     return split_outermost(nest, len(b.kernel.space))
+
+
+def _patch_loops(b: Builder) -> Stmts:
+    node = b.kernel.anchor
+    types, readers = [i.type for i in node.inputs], [b.reader(i) for i in node.inputs]
+    return shared_nest(node.op.patch(types, readers[0], *readers), len(b.kernel.space))
 
 
 def copy_loops(b: Builder) -> Stmts:

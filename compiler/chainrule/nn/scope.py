@@ -87,10 +87,18 @@ def scope_of(nodes: Sequence[Node]) -> Scope:
 
 
 def remember(nodes: Iterable[Node], scope: Scope) -> None:
-    """Note that what layers make of these nodes is named in a scope."""
+    """Note that what layers make of these nodes is named in a scope.
+
+    Not of what comes from no input, such as zeros, which other nets may have too.
+    """
     for node in nodes:
-        if not (isinstance(node.op, Leaf) and node.op.kind in ("parameter", "state")):
+        if any(map(_is_scoped, walk([node], stop=_scopes.__contains__))):
             _scopes.setdefault(node, scope)
+
+
+def _is_scoped(node: Node) -> bool:
+    given = isinstance(node.op, Leaf) and node.op.kind not in ("parameter", "state")
+    return given or node in _scopes
 
 
 def kind_of(cls: type) -> str:

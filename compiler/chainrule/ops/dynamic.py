@@ -14,8 +14,19 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
-from chainrule.ir.loop import Apply, IndexValue, Literal, Load, Value
-from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply
+from chainrule.ir.loop import Apply, IndexValue, Literal, Load, Store, Value
+from chainrule.ir.node import (
+    Array,
+    Index,
+    Node,
+    Op,
+    Reader,
+    Sample,
+    Stmts,
+    Types,
+    apply,
+    for_each,
+)
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, known
 from chainrule.ir.types import TensorType, bool_, float64, int32, int64
@@ -168,12 +179,13 @@ class DynamicSlice(Op):
 class DynamicUpdateSlice(Op):
     """The first operand with the second, of shape `part`, put where the others, scalars, say.
 
-    Where the first is a leaf that this updates, it is done in place.
+    Where the first is a leaf that this updates, or what a loop carries, the part alone is written.
     """
 
     name = "dynamic_update_slice"
     moves = True
     buffered = (1,)
+    patches = 1
     part: Shape
     domain = (-4.0, 4.0)
 
@@ -226,6 +238,16 @@ class DynamicUpdateSlice(Op):
             return new
         hit = reduce(lambda a, b: Apply("and_", (a, b), bool_), inside)
         return Apply("where", (hit, new, old), out.dtype)
+
+    def patch(self, types: Types, result: Reader, *inputs: Reader) -> Stmts:
+        _, update, *starts = inputs
+        moves = _starts(types[0].shape, self.part, starts)
+
+        def put(index: Index) -> Stmts:
+            to = _moved(result, index, moves)
+            return (Store(to.buffer, to.offset, update(index), to.index, to.stride),)
+
+        return for_each(self.part, put)
 
     def notation(self, *inputs: Node) -> Notation:
         # zeros are written with their shape, which nothing beside them says

@@ -65,6 +65,14 @@ class Kernel:
         return self.nodes[0]
 
     @property
+    def patch(self) -> Node | None:
+        """What it puts into memory that holds the rest of its result, where that is all it does."""
+        node = self.anchor
+        if node.op.patches is None or len(self.nodes) > 1 or node not in self.writes:
+            return None
+        return node.inputs[node.op.patches] if self.writes[node] is node.inputs[0] else None
+
+    @property
     def rows(self) -> Shape:
         """The axes of `space` that are not folded."""
         return self.space[: len(self.space) - self.inner]

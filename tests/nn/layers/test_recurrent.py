@@ -92,6 +92,38 @@ def test_the_last_h_of_ragged_rows(held: Any, kind: str) -> None:
     h.to_numpy(state[0], 1e-12)
 
 
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_step_at_a_time(held: Any, kind: str, looped: bool) -> None:
+    """As where text is written: a step a call, the state handed on; in a loop of one's own too."""
+    x, v = data(time=6)
+    layer = LAYERS[kind](4, return_state=True)
+    count = 2 if kind == "lstm" else 1
+    zeros = tuple(cr.zeros((x.shape[0], 4), dtype="float64") for _ in range(count))
+    state: Any = zeros if kind == "lstm" else zeros[0]
+    if looped:
+
+        def step(state: Any, now: cr.Tensor) -> Any:
+            out, state = layer(cr.expand_dims(now, axis=1), state)
+            return state, out
+
+        state, stack = cr.scan(step, state, cr.permute_dims(x, (1, 0, 2)))
+        out = cr.permute_dims(stack, (1, 0, 2))
+    else:
+        outs = []
+        for t in range(6):
+            one, state = layer(x[:, t : t + 1], state)
+            outs.append(cr.expand_dims(one, axis=1))
+        out = cr.concat(outs, axis=1)
+    h = held([out, *(state if kind == "lstm" else [state])], layer, x=v)
+    w = lambda n: h.values[f"{kind}1.{n}"]  # noqa: E731
+    hs, now = [], [np.zeros((3, 4))] * len(zeros)
+    for t in range(6):
+        now = STEPS[kind](v[:, t], now, w)
+        hs.append(now[0])
+    h.to_numpy([np.stack(hs, axis=1), *now], 1e-12)
+
+
 def torch_weights(kind: str, t: Any, count: int) -> dict[str, Any]:
     """The parameters of PyTorch's layer, from ours by name."""
     torch = pytest.importorskip("torch")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import CompileError, DTypeError, FeedError, ShapeError
 from chainrule.nn import (
     Dense,
     Embedding,
@@ -16,6 +16,7 @@ from chainrule.nn import (
     LayerNorm,
     LearnedPositions,
     MultiHeadAttention,
+    SinusoidalPositions,
     TransformerBlock,
 )
 
@@ -183,6 +184,76 @@ def test_dropout_is_off_in_inference_and_on_in_training(held: Any) -> None:
     assert not np.allclose(trained(x=v, **feeds), want)
 
 
+def test_attention_with_a_cache_is_attention_without(held: Any) -> None:
+    """Three positions at once, then one, then one: the formula's rows, over the whole sequence."""
+    x, v = data(time=5)
+    layer = MultiHeadAttention(2, causal=True)
+    layer(x)
+    cache, outs = layer.cache(x.shape[0], 7), []
+    for first, end in ((0, 3), (3, 4), (4, 5)):
+        out, cache = layer(x[:, first:end], cache=cache, position=first)
+        outs.append(out)
+    h = held(cr.concat(outs, axis=1), layer, x=v)
+    h.to_numpy(attention(h.values, 2, v, v, v, np.tri(5) > 0), 1e-12)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_block_with_a_cache_in_a_loop(norm_first: bool, masked: bool) -> None:
+    """One compiled loop, a position a step, gives what all positions at once give."""
+    x, v = data(time=5)
+    mask = cr.input("mask", ("batch", 5), dtype="bool") if masked else None
+    block = TransformerBlock(2, 8, causal=True, norm_first=norm_first)
+    whole = block(x, mask)
+
+    def step(carry: Any, now: cr.Tensor) -> Any:
+        cache, position = carry
+        out, cache = block(cr.expand_dims(now, axis=1), mask=mask, cache=cache, position=position)
+        return (cache, position + 1), out[:, 0]
+
+    begin = (block.cache(x.shape[0], 5), cr.constant(0, dtype="int32"))
+    _, outs = cr.scan(step, begin, cr.permute_dims(x, (1, 0, 2)))
+    fn = cr.compile([whole, cr.permute_dims(outs, (1, 0, 2))])
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.normal(size=t.shape) for n, t in block.parameters.items()}
+    want, got = fn(x=v, **({"mask": MASK} if masked else {}), **feeds)
+    # the same sums in the same order, of which those with what is not yet seen add zeros
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [4, "time"])
+def test_positions_go_on_where_they_are_told(length: Any) -> None:
+    x, at = cr.input("x", (2, length, 6)), cr.input("at", (), dtype="int32")
+    learned, waves = LearnedPositions(7), SinusoidalPositions()
+    fn = cr.compile([learned(x, at), waves(x, at), waves(cr.zeros((1, 7, 6)))])
+    v = np.random.default_rng(1).normal(size=(2, 4, 6)).astype("f4")
+    w = np.random.default_rng(2).normal(size=(7, 6)).astype("f4")
+    got = fn(x=v, at=3, **{"learned_positions1.weight": w})
+    np.testing.assert_array_equal(got[0], v + w[3:7])
+    np.testing.assert_array_equal(got[1], v + got[2][0, 3:7])
+    with pytest.raises(FeedError, match=r"outside \[0, 7\)"):
+        fn(x=v, at=4, **{"learned_positions1.weight": w})
+    with pytest.raises(DTypeError, match="a position is one integer"):
+        waves(x, 0.5)
+
+
+def test_a_cache_that_is_full_is_refused() -> None:
+    x, at = cr.input("x", (1, 1, 6), dtype="float64"), cr.input("at", (), dtype="int32")
+    layer = MultiHeadAttention(2, causal=True)
+    with pytest.raises(CompileError, match="no tensor called"):
+        layer.cache(1, 4)
+    layer(x)
+    out, cache = layer(x, cache=layer.cache(1, 4), position=at)
+    fn = cr.compile([out, *cache])
+    feeds = {n: np.ones(t.shape) for n, t in layer.parameters.items()}
+    keys = fn(x=np.ones((1, 1, 6)), at=3, **feeds)[1]
+    assert (keys[..., 3] == 7).all()
+    assert not keys[..., :3].any()
+    for wrong in (4, -1):
+        with pytest.raises(FeedError, match=r"outside \[0, 4\)"):
+            fn(x=np.ones((1, 1, 6)), at=wrong, **feeds)
+
+
 class GPT(Layer):
     """Tokens in, logits of the next token out, one embedding for both."""
 
@@ -227,6 +298,13 @@ def test_a_small_gpt_learns_to_repeat() -> None:
         (lambda x: MultiHeadAttention(2)(x[0]), ShapeError, "takes a tensor of rank 3"),
         (lambda x: MultiHeadAttention(2)(x, mask=x[:, :, 0]), DTypeError, "mask of bools"),
         (lambda x: MultiHeadAttention(2)(x, mask=x[:, 0] > 0), ShapeError, r"\(batch, keys\)"),
+        (lambda x: MultiHeadAttention(2)(x, cache=(x, x)), ShapeError, "cache is causal"),
+        (lambda x: TransformerBlock(2, causal=True)(x, cache=x), ShapeError, "a pair of keys"),
+        (
+            lambda x: MultiHeadAttention(2, causal=True)(x, cache=(x, x)),
+            ShapeError,
+            r"f64\[batch, 2, 3, length\] and f64\[batch, 2, length, 3\]",
+        ),
         (lambda x: TransformerBlock(2, 0), ShapeError, "hidden"),
         (lambda x: TransformerBlock(2)(Dense(6)(x[0])), ShapeError, "TransformerBlock takes"),
     ],
@@ -234,3 +312,17 @@ def test_a_small_gpt_learns_to_repeat() -> None:
 def test_what_does_not_fit_is_refused(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call(data()[0])
+
+
+def test_equal_blocks_share_their_code() -> None:
+    """A net twice as deep has the same native functions, and calls them more often."""
+    reports = []
+    for blocks in (2, 4):
+        x = cr.input("x", ("n", 11), dtype="int32")
+        net = GPT(8, 32, 11, blocks, 4)
+        loss = cr.losses.cross_entropy(net(x)[:, :-1], x[:, 1:])
+        reports.append(cr.training_step(loss, cr.optim.AdamW(1e-3), threads=1).report())
+    small, large = reports
+    assert len(large.kernels) > 1.5 * len(small.kernels)
+    assert large.functions == small.functions
+    assert large.code_size < 1.25 * small.code_size  # the calls, a few bytes for each operand

@@ -6,6 +6,7 @@ import math
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import apply
+from chainrule.ir.size import Dim
 from chainrule.lang import creation, init
 from chainrule.lang import functions as f
 from chainrule.lang.manipulation import stack
@@ -67,7 +68,8 @@ class Embedding(Layer):
 class SinusoidalPositions(Layer):
     """x + p over (..., time, width), with p[t, 2i] = sin(t/base^(2i/width)), p[t, 2i+1] the cosine.
 
-    Vaswani et al. (arXiv:1706.03762), section 3.5; nothing is learned.
+    Vaswani et al. (arXiv:1706.03762), section 3.5; nothing is learned. x may begin at another
+    `position` than 0, an integer or a Tensor of one.
     """
 
     def __init__(self, base: float = 10000.0, *, name: str | None = None) -> None:
@@ -76,11 +78,11 @@ class SinusoidalPositions(Layer):
             raise ShapeError(f"SinusoidalPositions: base is a number above 1, not {base!r}")
         self.base = float(base)
 
-    def forward(self, x: TensorLike) -> Tensor:
+    def forward(self, x: TensorLike, position: TensorLike = 0) -> Tensor:
         x = floats(x, "SinusoidalPositions", least=2)
         width = known(x, -1, "SinusoidalPositions")
         rates = [self.base ** (-2 * i / width) for i in range((width + 1) // 2)]
-        time = f.expand_dims(creation.arange(x.shape[-2]).astype(x.dtype.wide), axis=1)
+        time = f.expand_dims(_places(x.shape[-2], position).astype(x.dtype.wide), axis=1)
         angle = time * creation.asarray(rates, dtype=x.dtype.wide)
         waves = stack([f.sin(angle), f.cos(angle)], axis=-1)
         table = f.reshape(waves, (x.shape[-2], 2 * len(rates)))
@@ -91,7 +93,8 @@ class LearnedPositions(Layer):
     """x + weight[:time] over (..., time, width): a learned row for each of `positions` places.
 
     `weight` is (positions, width), normal with standard deviation 0.02 by default. A longer x is a
-    ShapeError, or where its length is not known before, a FeedError when called.
+    ShapeError, or where its length is not known before, a FeedError when called. x may begin at
+    another `position`, an integer or a Tensor of one.
     """
 
     def __init__(
@@ -101,13 +104,22 @@ class LearnedPositions(Layer):
         self.positions = count("LearnedPositions: positions", positions)
         self.weight_init = init.normal(0.0, 0.02) if weight_init is None else weight_init
 
-    def forward(self, x: TensorLike) -> Tensor:
+    def forward(self, x: TensorLike, position: TensorLike = 0) -> Tensor:
         x = floats(x, "LearnedPositions", least=2)
         width, time = known(x, -1, "LearnedPositions"), x.shape[-2]
         weight = self.parameter("weight", (self.positions, width), self.weight_init)
         if isinstance(time, int):
             if time > self.positions:
                 raise ShapeError(f"LearnedPositions has {self.positions} places, not {x.type}")
-            return x + weight[:time]
-        at = creation.arange(time)
+            if isinstance(position, int) and position == 0:
+                return x + weight[:time]
+        at = _places(time, position)
         return x + Tensor(apply(Take(0, 1, None), weight.node, at.node))
+
+
+def _places(time: Dim, position: TensorLike) -> Tensor:
+    """The places of `time` steps from a position on."""
+    at = Tensor(as_node(position))
+    if at.ndim or not at.dtype.is_integer:
+        raise DTypeError(f"a position is one integer, not {at.type}")
+    return creation.arange(time) + at

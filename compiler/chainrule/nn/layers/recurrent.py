@@ -101,6 +101,9 @@ class _Recurrent(Layer):
             return after, h if self.return_sequences else None
 
         steps = None if seen is None else f.permute_dims(seen, (1, 0))
+        if x.shape[1] == 1:  # one step is no loop
+            state, h = step(begin, (z[0], None if steps is None else steps[0]))
+            return state, None if h is None else f.expand_dims(h, axis=1)
         state, hs = scan(step, begin, (z, steps), reverse=reverse)
         return state, None if hs is None else f.permute_dims(hs, (1, 0, 2))
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from chainrule.errors import DTypeError, ShapeError
-from chainrule.ir.size import Dim
+from chainrule.ir.node import apply
+from chainrule.ir.size import Dim, Size
+from chainrule.lang import creation, normalization, random
 from chainrule.lang import functions as f
-from chainrule.lang import normalization, random
+from chainrule.lang.dynamic import dynamic_update_slice
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn.activations import Activation
 from chainrule.nn.layer import Layer
 from chainrule.nn.layers.dense import Dropout, activated, checked, count, floats, known
 from chainrule.nn.layers.norm import LayerNorm
 from chainrule.ops.attention import Attention
+from chainrule.ops.index import Take
+
+#: keys and values of what came before
+Cache = tuple[Tensor, Tensor]
 
 
 class _Projection(Layer):
@@ -35,6 +43,10 @@ class MultiHeadAttention(Layer):
     transposed. With `causal` query i sees keys 0 to i. A `mask` of bools, (batch, m) or
     (batch, n, m), is True where a key may be seen; that of PyTorch's layer is the other way round.
     `dropout` is that of the weights. Raises ShapeError and DTypeError.
+
+    With a `cache`, the keys and values of what came before, the query holds what comes next, from
+    `position` on, an integer or a Tensor of one: the result is a pair, of the output and the cache
+    with these keys and values put in. An empty one is `cache(batch, length)`.
     """
 
     kind = "attention"
@@ -62,8 +74,15 @@ class MultiHeadAttention(Layer):
         key: TensorLike | None = None,
         value: TensorLike | None = None,
         mask: TensorLike | None = None,
-    ) -> Tensor:
+        cache: Cache | None = None,
+        position: TensorLike = 0,
+    ) -> Any:
         query = floats(query, "MultiHeadAttention", least=3, most=3)
+        if cache is not None and (key is not None or not self.causal):
+            raise ShapeError(
+                "MultiHeadAttention with a cache is causal, and keys are the query's own",
+                "MultiHeadAttention(heads, causal=True)(x, cache=cache, position=n)",
+            )
         key = query if key is None else floats(key, "MultiHeadAttention", least=3, most=3)
         value = key if value is None else floats(value, "MultiHeadAttention", least=3, most=3)
         width = known(query, 2, "MultiHeadAttention")
@@ -80,14 +99,35 @@ class MultiHeadAttention(Layer):
                 ("v", self.value, value),
             )
         )
-        seen = None if mask is None else _seen(mask, query.shape[1], key)
+        causal, past = self.causal, None
+        if cache is not None:
+            cache, past = _extended(cache, k, v, position)
+            causal, k, v = False, cache[0].mT, cache[1]
+        seen = None if mask is None else _seen(mask, query.shape[1], (key.shape[0], k.shape[2]))
+        if past is not None:
+            seen = past if seen is None else seen & past
         if self.dropout:
-            h = self._with_dropout(q, k, v, seen)
+            h = self._with_dropout(q, k, v, causal, seen)
         else:
-            h = normalization.attention(q, k, v, self.causal, seen)
+            h = normalization.attention(q, k, v, causal, seen)
         together = f.permute_dims(h, (0, 2, 1, 3))
         out: Tensor = self.output(f.reshape(together, query.shape), width)
-        return out
+        return out if cache is None else (out, cache)
+
+    def cache(self, batch: Dim, length: Dim) -> Cache:
+        """An empty cache, keys and values, for `length` positions of so many rows.
+
+        Keys are zeros (batch, heads, width / heads, length), one beside another for a query to meet
+        many at a time, values (batch, heads, length, width / heads). Raises CompileError before the
+        first call, when the width is not known.
+        """
+        weight = self.query["weight"]
+        size = weight.shape[1] // self.heads
+        keys, values = (
+            f.zeros((batch, self.heads, *shape), dtype=weight.dtype)
+            for shape in ((size, length), (length, size))
+        )
+        return keys, values
 
     def _parted(self, x: Tensor) -> Tensor:
         """(batch, time, width) as (batch, heads, time, width / heads)."""
@@ -96,28 +136,54 @@ class MultiHeadAttention(Layer):
         parts = f.reshape(x, (batch, time, self.heads, width // self.heads))
         return f.permute_dims(parts, (0, 2, 1, 3))
 
-    def _with_dropout(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    def _with_dropout(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, seen: Tensor | None
+    ) -> Tensor:
         shape = (*q.shape[:-1], k.shape[-2])
         masks = [] if seen is None else [f.broadcast_to(seen, shape).node]
-        weights = Attention(self.causal).weights(q.node, k.node, v.node, *masks)
+        weights = Attention(causal).weights(q.node, k.node, v.node, *masks)
         return random.dropout(Tensor(weights), self.dropout) @ v
 
 
-def _seen(mask: TensorLike, queries: Dim, key: Tensor) -> Tensor:
-    """A mask for every head: (batch, 1, n or 1, m)."""
+def _extended(cache: Cache, k: Tensor, v: Tensor, position: TensorLike) -> tuple[Cache, Tensor]:
+    """The cache with keys and values put in from a position on, and which of it each query sees.
+
+    The position is looked up among those from which all fit, which refuses others when called.
+    """
+    if not isinstance(cache, (tuple, list)) or len(cache) != 2:
+        raise ShapeError(f"a cache is a pair of keys and values, not {cache!r}")
+    keys, values = (Tensor(as_node(t)) for t in cache)
+    length = values.shape[2] if values.ndim == 4 else Size.symbol("length")
+    batch, heads, new, width = k.shape
+    wanted = [k.type.with_shape((batch, heads, *s)) for s in ((width, length), (length, width))]
+    if [keys.type, values.type] != wanted:
+        shown = " and ".join(map(str, wanted))
+        raise ShapeError(f"a cache holds {shown}, not {keys.type} and {values.type}")
+    at = Tensor(as_node(position))
+    if at.ndim or not at.dtype.is_integer:
+        raise DTypeError(f"a position is one integer, not {at.type}")
+    fitting = creation.arange(length - new + 1)
+    at = Tensor(apply(Take(0, 0, None), fitting.node, at.node))
+    keys = dynamic_update_slice(keys, k.mT, (0, 0, 0, at))
+    values = dynamic_update_slice(values, v, (0, 0, at, 0))
+    column, row = creation.arange(length), f.expand_dims(creation.arange(new), axis=1)
+    return (keys, values), column <= at + row
+
+
+def _seen(mask: TensorLike, queries: Dim, keys: tuple[Dim, Dim]) -> Tensor:
+    """A mask for every head: (batch, 1, n or 1, m), for the keys (batch, m)."""
     seen = Tensor(as_node(mask))
     if not seen.dtype.is_bool:
         raise DTypeError(
             f"MultiHeadAttention takes a mask of bools, True where a key is seen, not {seen.type}",
             "compare: ids != 0",
         )
-    batch, keys = key.shape[:2]
-    if seen.shape == (batch, keys):
+    if seen.shape == keys:
         seen = f.expand_dims(seen, axis=1)
-    elif seen.shape != (batch, queries, keys):
+    elif seen.shape != (keys[0], queries, keys[1]):
         raise ShapeError(
             f"MultiHeadAttention takes a mask (batch, keys) or (batch, queries, keys), "
-            f"not {seen.type}: keys are {key.type}"
+            f"not {seen.type}: (batch, keys) is ({keys[0]}, {keys[1]})"
         )
     return f.expand_dims(seen, axis=1)
 
@@ -129,8 +195,8 @@ class TransformerBlock(Layer):
     feed is down(activation(up(x))) (Xiong et al., arXiv:2002.04745); with `norm_first=False` after
     each sum, as in Vaswani et al. (arXiv:1706.03762). `hidden` is the width between `up` and
     `down`, by default four times that of x (batch, time, width). `dropout` is that of attention's
-    weights, of what is added and of what `down` reads; `causal` and `mask` are as in
-    MultiHeadAttention. The same as PyTorch's TransformerEncoderLayer.
+    weights, of what is added and of what `down` reads; `causal`, `mask`, `cache` and `position` are
+    as in MultiHeadAttention. The same as PyTorch's TransformerEncoderLayer.
     """
 
     kind = "block"
@@ -157,17 +223,29 @@ class TransformerBlock(Layer):
         self.attention = MultiHeadAttention(heads, causal, dropout, use_bias, weight_init)
         self.up, self.down = (_Projection(bool(use_bias), weight_init) for _ in range(2))
 
-    def forward(self, x: TensorLike, mask: TensorLike | None = None) -> Tensor:
+    def forward(
+        self,
+        x: TensorLike,
+        mask: TensorLike | None = None,
+        cache: Cache | None = None,
+        position: TensorLike = 0,
+    ) -> Any:
         h = floats(x, "TransformerBlock", least=3, most=3)
+        read = self.norm1(h) if self.norm_first else h
+        seen = self.attention(read, mask=mask, cache=cache, position=position)
+        if cache is not None:
+            seen, cache = seen
+        h = h + random.dropout(seen, self.dropout)
         if self.norm_first:
-            h = h + self._attend(self.norm1(h), mask)
-            return h + self._feed(self.norm2(h))
-        h = self.norm1(h + self._attend(h, mask))
-        out: Tensor = self.norm2(h + self._feed(h))
-        return out
+            out = h + self._feed(self.norm2(h))
+        else:
+            h = self.norm1(h)
+            out = self.norm2(h + self._feed(h))
+        return out if cache is None else (out, cache)
 
-    def _attend(self, x: Tensor, mask: TensorLike | None) -> Tensor:
-        return random.dropout(self.attention(x, mask=mask), self.dropout)
+    def cache(self, batch: Dim, length: Dim) -> Cache:
+        """An empty cache for `length` positions of so many rows: that of its attention."""
+        return self.attention.cache(batch, length)
 
     def _feed(self, x: Tensor) -> Tensor:
         width = known(x, 2, "TransformerBlock")
