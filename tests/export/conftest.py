@@ -94,13 +94,23 @@ class Exported:
         return kernel
 
 
+def require_linker() -> None:
+    """Skip what needs a shared library where nothing makes one."""
+    if not any(map(shutil.which, LINKERS)):
+        pytest.skip(f"no linker is here: {', '.join(LINKERS)}")
+
+
+@pytest.fixture
+def linker() -> None:
+    require_linker()
+
+
 _exported: dict[str, Artifact] = {}
 
 
 def exported(name: str, folder: Path) -> Exported:
     """A net of NETS as it begins; the kernel is compiled once."""
-    if not any(map(shutil.which, LINKERS)):
-        pytest.skip(f"no linker is here: {', '.join(LINKERS)}")
+    require_linker()
     step, batch = NETS[name]()
     if name not in _exported:
         _exported[name] = step.export(folder, name=name, formats=FORMATS, max_batch=32)

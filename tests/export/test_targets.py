@@ -223,7 +223,7 @@ def test_what_can_not_be_exported(wrong: dict[str, Any], tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_several_levels_in_one_kernel(tmp_path: Path) -> None:
+def test_several_levels_in_one_kernel(linker: None, tmp_path: Path) -> None:
     """The self-test runs each that this machine has, and compares it with golden digests."""
     import chainrule_runtime
 

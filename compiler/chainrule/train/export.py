@@ -47,7 +47,7 @@ from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target
 from chainrule.train import checkpoint
-from chainrule.train.plan import EPOCH, SEED, StepPlan, label, rows_of
+from chainrule.train.plan import EPOCH, SEED, StepPlan, label, nodes_of, rows_of
 from chainrule.train.state import static
 
 Array = np.ndarray[Any, Any]
@@ -82,7 +82,7 @@ class Export:
 def export(
     wanted: Export,
     plan: StepPlan,
-    outputs: Sequence[Node],
+    outputs: Any,
     precision: str | None,
     state: Mapping[str, Array],
     folder: str | os.PathLike[str],
@@ -167,19 +167,27 @@ class _Function:
         )
 
 
-def _graphs(plan: StepPlan, outputs: Sequence[Node]) -> dict[str, _Function]:
+def _graphs(plan: StepPlan, outputs: Any) -> dict[str, _Function]:
     """The functions of a kernel: step, loss, and predict where there is something to predict."""
+    nodes = nodes_of(outputs)
     found = {"step": _Function(plan.graph, plan.inputs, plan.kept, plan.names, trains=True)}
-    if outputs:
-        names: list[str] = []
-        for i, node in enumerate(outputs):
-            name = provenance.name_of(node) or f"output{i}"
-            while name in names:
-                name += "_"
-            names.append(name)
-        found["predict"] = _inferred(plan, outputs, names)
+    if nodes:
+        found["predict"] = _inferred(plan, nodes, _names(outputs, nodes))
     found["loss"] = _inferred(plan, [plan.loss], ["loss"])
     return found
+
+
+def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
+    """What outputs are called, no two alike: the keys of a dict of them, or their own names."""
+    own = [provenance.name_of(n) or f"output{i}" for i, n in enumerate(nodes)]
+    if isinstance(outputs, Mapping) and len(outputs) == len(nodes):
+        own = list(map(str, outputs))
+    names: list[str] = []
+    for name in own:
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:

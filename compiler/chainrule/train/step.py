@@ -559,8 +559,8 @@ class TrainingStep:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism)  # fmt: skip
-        outputs, kept = nodes_of(self._outputs), self.state_dict()
-        return export(chosen, self._plan, outputs, self._precision, kept, folder)
+        kept = self.state_dict()
+        return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
