@@ -16,6 +16,7 @@ from chainrule.lang.derive import rebuilt
 from chainrule.lang.inspect import explain
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
+from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Adam, Optimizer
 from chainrule.train import checkpoint, named, stored
 from chainrule.train.callbacks.base import Callback
@@ -30,7 +31,7 @@ from chainrule.train.progress import progress
 from chainrule.train.scoring import ROWS, Scorer, arrays_of, whole
 from chainrule.train.source import Source, read
 from chainrule.train.state import of_step
-from chainrule.train.step import TrainingStep, check_count, training_step
+from chainrule.train.step import TrainingStep, training_step
 from chainrule.train.summary import Summary, summarize
 
 Array = np.ndarray[Any, Any]
@@ -293,9 +294,9 @@ class Model:
         finite step. Ctrl-C comes through at the end of a step.
         """
         self._check_optimizer()
-        epochs = check_count("epochs", epochs, 0)
-        initial_epoch = check_count("initial_epoch", initial_epoch, 0)
-        batch_size, hooks = check_count("batch_size", batch_size, 1), _callbacks(callbacks)
+        epochs = check_int("epochs", epochs, 0)
+        initial_epoch = check_int("initial_epoch", initial_epoch, 0)
+        batch_size, hooks = check_int("batch_size", batch_size, 1), _callbacks(callbacks)
         shown = progress(verbose)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
@@ -380,7 +381,7 @@ class Model:
 
         `averaged` predicts with the moving averages of the parameters: the optimizer's `ema`.
         """
-        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        size = ROWS if batch_size is None else check_int("batch_size", batch_size, 1)
         tables = list(gathered(x)) if is_batches(x, None) else [table(x)]
         if self._problem is None:
             self._build(tables[0], False, False)
@@ -396,7 +397,7 @@ class Model:
         Predictions are made `batch_size` rows at a time and gathered. `x` alone may give
         minibatches, as in `fit`.
         """
-        size = ROWS if batch_size is None else check_count("batch_size", batch_size, 1)
+        size = ROWS if batch_size is None else check_int("batch_size", batch_size, 1)
         tables = list(gathered(x)) if is_batches(x, y) else [table(x, y, sample_weight)]
         if self._problem is None:
             self._build(tables[0], tables[0].target is not None, False)

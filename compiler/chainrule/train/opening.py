@@ -7,11 +7,11 @@ from itertools import chain
 from typing import Any
 
 from chainrule.errors import FeedError
-from chainrule.nn.numbers import check
+from chainrule.nn.numbers import check, check_int
 from chainrule.train.data import Table, is_mapped, minibatch, weighed
 from chainrule.train.problem import Problem
 from chainrule.train.source import OneByOne, Source, Whole, by_rows
-from chainrule.train.step import TrainingStep, check_count
+from chainrule.train.step import TrainingStep
 
 
 def split(data: Table, part: float, given: Any) -> tuple[Table, Any]:
@@ -49,7 +49,7 @@ def of_batches(
 ) -> Source:
     """Minibatches that are given; the first tells what the step is to be like."""
     if steps is not None:
-        check_count("steps_per_epoch", steps, 1)
+        check_int("steps_per_epoch", steps, 1)
     items = iter(given)
     once = items is given
     if once and steps is None and epochs > 1:

@@ -11,9 +11,10 @@ import numpy as np
 from chainrule.errors import FeedError
 from chainrule.ops import philox
 from chainrule.train.data import Table, minibatch, weighed
+from chainrule.train.epochs import Bound
 from chainrule.train.plan import label
 from chainrule.train.prefetch import Prefetch
-from chainrule.train.step import Bound, TrainingStep
+from chainrule.train.step import TrainingStep
 
 Array = np.ndarray[Any, Any]
 

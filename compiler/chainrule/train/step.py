@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -19,17 +18,17 @@ from chainrule.errors import (
     NonFiniteError,
 )
 from chainrule.export import Artifact
-from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
 from chainrule.lang.options import check_budget, check_options, check_seed
 from chainrule.lang.tensor import Tensor
+from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.ops import philox
 from chainrule.schedule.recompute import Budget
 from chainrule.train import checkpoint, state
-from chainrule.train.engine import ENGINES, Engine, cut_rows
-from chainrule.train.ensemble import Ensemble, check_ensemble, members_first
+from chainrule.train.engine import ENGINES
+from chainrule.train.ensemble import Ensemble, check_ensemble
+from chainrule.train.epochs import Bound, Epochs
 from chainrule.train.export import Export, export
 from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
@@ -40,22 +39,13 @@ from chainrule.train.plan import (
     nodes_of,
     plan_step,
 )
+from chainrule.train.predictor import Predictor
 from chainrule.train.updates import RATE, STEP
-from chainrule_runtime import Lock, Minibatches, RuntimeFault, Storage
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
+from chainrule_runtime import RuntimeFault, Storage
 
 Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
-#: one native call takes as many epochs as have so many rows together, and at least one
-_ROW_LIMIT = 2**16
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Data in the element types of a step's inputs, and how it is cut into minibatches."""
-
-    arrays: list[Array]
-    cut: Minibatches
 
 
 @uncollected
@@ -132,14 +122,9 @@ class TrainingStep:
         members: Ensemble | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._threads, self._precision, self._members = threads, precision, members
+        self._precision, self._members = precision, members
         kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
-        self._epoch = 0
-        self._order: tuple[tuple[int, int], int, Array] | None = None
-        self._turn = Lock()  # one run after another: each counts its epochs
-        self._last_cut: tuple[tuple[int, list[tuple[int, ...]]], Minibatches] | None = None
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        self._predictors: dict[bool, Engine] = {}  # with averages or not
         lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
         tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in kept]
         try:
@@ -161,6 +146,10 @@ class TrainingStep:
         make = ENGINES[backend]
         self._engine = make(
             graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget
+        )
+        self._epochs = Epochs(plan, self._engine, self._storage, members)
+        self._predictor = Predictor(
+            plan, outputs, self._storage, members, backend, threads, precision
         )
 
     def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
@@ -214,8 +203,8 @@ class TrainingStep:
         Ctrl-C comes through at the end of a step.
         """
         self._check_run_names()
-        batch_size = check_count("batch_size", batch_size, 1)
-        epochs = check_count("epochs", epochs, 0)
+        batch_size = check_int("batch_size", batch_size, 1)
+        epochs = check_int("epochs", epochs, 0)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
         bound = self.bind(data, batch_size)
@@ -226,12 +215,9 @@ class TrainingStep:
     def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
         """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
         try:
-            arrays = self._engine.binder.arrays(data)
-            cut = self._cut(arrays, batch_size)
-            self._engine.check(arrays, cut)
+            return self._epochs.bind(data, batch_size)
         except RuntimeFault as fault:
             self._raise(fault)
-        return Bound(arrays, cut)
 
     def advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
         """Steps `first` to `last` - 1; the loss of each, then each metric.
@@ -240,45 +226,13 @@ class TrainingStep:
         `first` is not 0. Raises what `run` does.
         """
         try:
-            with self._turn.guard:
-                return self._advance(data, first, last, shuffle)
+            return self._epochs.advance(data, first, last, shuffle)
         except RuntimeFault as fault:
             self._raise(fault)
 
-    def _advance(self, data: Bound, first: int, last: int, shuffle: bool) -> list[Array]:
-        """Native calls of some epochs each; an epoch that was begun counts, whatever ended it."""
-        cut, parts = data.cut, list[Sequence[Array]]()
-        group = max(1, _ROW_LIMIT // cut.rows)
-        begin = self._epoch - (first > 0)
-        while first < last:
-            epoch, at = divmod(first, cut.steps)
-            stop = min(last - epoch * cut.steps, group * cut.steps)
-            order = self._orders(begin + epoch, -(-stop // cut.steps), cut) if shuffle else None
-            before = self.steps
-            try:
-                outcome = self._engine.loop(data.arrays, cut, at, stop, order)
-            except BaseException:
-                self._epoch = begin + epoch + -(-(at + self.steps - before) // cut.steps)
-                raise
-            self._epoch = begin + epoch + -(-(at + outcome.steps) // cut.steps)
-            if outcome.fault is not None:
-                raise outcome.fault
-            parts.append(outcome.logs)
-            first += stop - at
-        if len(parts) == 1:
-            return list(parts[0])
-        each = () if self._members is None else (self._members.count,)
-        kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
-        return [
-            np.concatenate([np.empty((0, *each), kind), *(logs[i] for logs in parts)])
-            for i, kind in enumerate(kinds)
-        ]
-
     def minibatch(self, data: Bound, epoch: int, at: int, shuffle: bool) -> dict[str, Array]:
         """What step `at`, counted from the beginning of epoch number `epoch`, is fed."""
-        number, at = divmod(at, data.cut.steps)
-        order = self._orders(epoch + number, 1, data.cut) if shuffle else None
-        arrays = data.cut.minibatch(data.arrays, at, order)
+        arrays = self._epochs.minibatch(data, epoch, at, shuffle)
         return dict(zip(self._engine.binder.names, arrays, strict=True))
 
     def converted(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -291,33 +245,8 @@ class TrainingStep:
 
     def begin_epoch(self, goes_on: bool = False) -> int:
         """Count an epoch of minibatches that come one by one, unless it `goes_on`; its number."""
-        self._epoch += not goes_on
-        return self._epoch - 1
-
-    def _orders(self, first: int, epochs: int, cut: Minibatches) -> Array:
-        """The orders of rows in some epochs.
-
-        They are drawn for twice as many epochs each time that those at hand are used up: drawing
-        many together is faster, and a lone epoch need not wait for more.
-        """
-        kind = (self.seed, cut.rows)
-        if self._order is not None and self._order[0] == kind:
-            begin, orders = self._order[1:]
-            if begin <= first and first + epochs <= begin + len(orders):
-                return orders[first - begin : first - begin + epochs]
-            more = 2 * len(orders) if first == begin + len(orders) else 1
-        else:
-            more = 1
-        count = max(epochs, min(more, _ROW_LIMIT // cut.rows, 2**32 - first))
-        self._order = kind, first, philox.permutations(self.seed, first, count, cut.rows)
-        return self._order[2][:epochs]
-
-    def _cut(self, arrays: Sequence[Array], batch_size: int) -> Minibatches:
-        """How the data is cut into minibatches."""
-        form = batch_size, [a.shape for a in arrays]
-        if self._last_cut is None or self._last_cut[0] != form:
-            self._last_cut = form, cut_rows(self._plan.inputs, arrays, batch_size)
-        return self._last_cut[1]
+        self._epochs.begun += not goes_on
+        return self._epochs.begun - 1
 
     def _check_run_names(self) -> None:
         clash = [label(n) for n in self._plan.inputs if label(n) in _RUN_OPTIONS]
@@ -351,43 +280,13 @@ class TrainingStep:
 
     def predict(self, /, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
-        return self._predict(False, feeds)
+        return self._predictor(False, feeds)
 
     def predict_averaged(self, /, **feeds: Any) -> Any:
         """`predict` with the moving averages of the parameters (the optimizer's `ema`) for them."""
         if not self._plan.optimizer.averages:
             raise CompileError("no averages are kept of these parameters", "Adam(..., ema=0.999)")
-        return self._predict(True, feeds)
-
-    def _predict(self, averaged: bool, feeds: Mapping[str, Any]) -> Any:
-        if self._outputs is None:
-            raise CompileError(
-                "this step has no outputs to predict", "training_step(..., outputs=z)"
-            )
-        if averaged not in self._predictors:
-            self._predictors[averaged] = self._make_predictor(averaged)
-        try:
-            results = iter(self._predictors[averaged].call(feeds))
-        except RuntimeFault as fault:
-            driver.raise_ours(fault)
-        if self._members is not None:
-            results = map(members_first, results)
-        return _like(self._outputs, results)
-
-    def _make_predictor(self, averaged: bool) -> Engine:
-        nodes = nodes_of(self._outputs)
-        graph = self._plan.predicted(nodes, averaged)
-        leaves = driver.leaves_of(graph.outputs)
-        kept = [n for n in leaves if n in self._plan.kept]
-        inputs = [n for n in leaves if n not in self._plan.kept]
-        if self._members is not None:
-            graph = self._members.graph(graph, kept)
-            kept = [self._members.leaf(n) for n in kept]
-        names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
-        make = ENGINES[self._backend]
-        return make(
-            graph, inputs, kept, names, self._storage, False, self._threads, self._precision, None
-        )
+        return self._predictor(True, feeds)
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -433,7 +332,7 @@ class TrainingStep:
     @property
     def epochs(self) -> int:
         """How many epochs were begun: the number of the next."""
-        return self._epoch
+        return self._epochs.begun
 
     @property
     def loss(self) -> Tensor:
@@ -499,7 +398,7 @@ class TrainingStep:
                     made[name] = np.array(array, order="C")
                 else:
                     np.copyto(made[name], array)
-        made[EPOCH] = np.array(self._epoch, np.int64)
+        made[EPOCH] = np.array(self._epochs.begun, np.int64)
         return made
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
@@ -520,7 +419,7 @@ class TrainingStep:
         with self._alone():
             for name, array in self._arrays.items():
                 array[...] = given[name]
-            self._epoch = int(given[EPOCH])
+            self._epochs.begun = int(given[EPOCH])
 
     def _alone(self) -> AbstractContextManager[object]:
         """What to hold while nothing else may use the storage."""
@@ -565,20 +464,3 @@ class TrainingStep:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
         self.load_state_dict(state.of_step(checkpoint.read(path)))
-
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """The value as an int. Raises FeedError unless it is one from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise FeedError(f"{name} is an int from {least} on, not {value!r}")
-    return int(value)
-
-
-def _like(structure: Any, results: Iterator[Array]) -> Any:
-    """The arrays in the structure of the Tensors they are of."""
-    if isinstance(structure, dict):
-        return {k: _like(v, results) for k, v in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        parts = [_like(v, results) for v in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
-    return next(results)
