@@ -414,3 +414,15 @@ def test_a_name_is_of_a_parameter_or_of_a_state() -> None:
 
     with pytest.raises(CompileError, match="its a is a parameter, not a state"):
         Both()(cr.input("x", ("batch", 4)))
+
+
+@pytest.mark.parametrize("make", ["parameter", "state"])
+@pytest.mark.parametrize("name", [3, None, ["w"]])
+def test_the_name_of_a_parameter_is_text(make: str, name: Any) -> None:
+    class Odd(cr.nn.Layer):
+        def forward(self, x: cr.Tensor) -> cr.Tensor:
+            w: cr.Tensor = getattr(self, make)(name, (4,))
+            return x * w
+
+    with pytest.raises(ShapeError, match=f"the name of a {make} is text, not"):
+        Odd()(inputs())

@@ -155,6 +155,8 @@ def test_auc_at_its_ends(backend: str) -> None:
     assert value(m.auc, -p, y, backend) == 0.0
     assert value(m.auc, p * 0, y, backend) == 0.5
     assert math.isnan(value(m.auc, p, y * 0, backend))
+    assert math.isnan(value(m.auc, np.array([0, np.nan, 1, 2]), y, backend))
+    assert value(m.auc, np.array([-np.inf, 0, 1, np.inf]), y, backend) == 1.0
 
 
 def test_auc_is_exact_of_many_rows() -> None:

@@ -246,6 +246,9 @@ def test_checkpoints_are_kept_as_told(tmp_path: Path) -> None:
     ]:
         with pytest.raises(error, match=text):
             Checkpoint(steps, **options)
+    for made in (Checkpoint, CSVLog, JSONLog, TensorBoard):
+        with pytest.raises(FeedError, match="is a path, not 3"):
+            made(3)
     with pytest.raises(ArtifactError, match="can't be filled in"):
         make().fit(X, Y, callbacks=[Checkpoint(str(tmp_path / "{nothing}"))])
     with pytest.raises(ArtifactError, match="can't write"):

@@ -231,3 +231,17 @@ def test_an_update_takes_no_kernel_of_its_own(optimizer: optim.Optimizer) -> Non
     plain, step = (training_step(loss, o) for o in (optim.SGD(0.1), optimizer))
     assert len(step.report().kernels) == len(plain.report().kernels)
     assert not [k for k in step.report().kernels if k.form == "map" and {"w", "v"} & {*k.writes}]
+
+
+def test_numbers_are_in_range_in_the_type_that_holds_them(backend: str) -> None:
+    """1e-50 is a float64; in float32, whose smallest number is 1.4e-45, it is 0."""
+    assert make(optim.SGD(1e-50), backend=backend).learning_rate == 1e-50
+    with pytest.raises(FeedError, match=r"learning_rate 1e-50 is 0 as float32"):
+        make(optim.SGD(1e-50), "float32", backend=backend)
+    with pytest.raises(FeedError, match=r"momentum 0\.9999999999 is 1\.0 as float32"):
+        make(optim.SGD(0.1, 0.9999999999), "float32", backend=backend)
+    # kept as what it lacks of 1, which float32 can hold
+    assert make(optim.Adam(betas=(0.9, 0.9999999999)), "float32", backend=backend)
+    step = make(optim.SGD(0.1), "float32", backend=backend, ensemble=2)
+    step.learning_rate = [0.1, 1e-50]  # who lowers it step by step may come to 0
+    np.testing.assert_array_equal(step.learning_rate, [0.1, 0.0])

@@ -375,6 +375,7 @@ def test_nan_is_found_with_its_place() -> None:
 def test_names_that_are_none() -> None:
     for options, text in [
         ({"loss": "cross_entrpy"}, "cross_entropy"),
+        ({"loss": "sparse_categorical_crossentropy"}, "here it is cross_entropy"),
         ({"metrics": ["acuracy"]}, "accuracy"),
         ({"optimizer": "adm"}, "adam"),
         ({"metrics": ["accuracy", "accuracy"]}, "two numbers"),
@@ -449,6 +450,8 @@ def test_weights_of_another_width_are_converted() -> None:
     for wrong in (np.zeros(8, complex), np.zeros(7), "b1"):
         with pytest.raises(ArtifactError, match="b1"):
             model.set_weights({"b1": wrong})
+    with pytest.raises(ArtifactError, match="dict of arrays by name, not NoneType"):
+        model.set_weights(None)  # type: ignore[arg-type]
 
 
 def test_a_net_that_is_frozen_whole() -> None:
@@ -459,5 +462,25 @@ def test_a_net_that_is_frozen_whole() -> None:
     with pytest.raises(CompileError, match=r"(?s)is frozen.*unfreeze"):
         model.fit(X, Y)
     assert model.predict(X).shape == (70, 3)
+    layer.unfreeze()
+    assert model.fit(X, Y).history["loss"]
+
+
+def test_a_net_that_was_frozen_before_it_saw_data() -> None:
+    """It predicts, is scored and is saved as any other; only training is refused."""
+    layer = cr.nn.Dense(3)
+    layer.freeze()
+    model = cr.Model(layer, metrics=["accuracy"], threads=1)
+    z = model.predict(X)
+    # predictions are float32 sums of 6 products of numbers near 1
+    w = model.weights()
+    np.testing.assert_allclose(z, X @ w["dense1.weight"] + w["dense1.bias"], atol=1e-5)
+    # a float32 share: right to its last digit
+    right = np.mean(z.argmax(axis=1) == Y)
+    assert model.evaluate(X, Y)["accuracy"] == pytest.approx(right, rel=1e-6)
+    for train in (model.fit, model.partial_fit):
+        with pytest.raises(CompileError, match="is frozen"):
+            train(X, Y)  # type: ignore[operator]
+    assert all((model.weights()[n] == w[n]).all() for n in w)
     layer.unfreeze()
     assert model.fit(X, Y).history["loss"]

@@ -131,6 +131,8 @@ class Layer:
     def _keep(
         self, make: Callable[..., Tensor], name: str, shape: Any, init: Any, dtype: object
     ) -> Tensor:
+        if not isinstance(name, str):
+            raise ShapeError(f"{self!r}: the name of a {make.__name__} is text, not {name!r}")
         record = self._record
         known = record.tensors.get(name)
         if known is None:

@@ -329,11 +329,13 @@ BY_NAME: dict[str, Loss] = {
     "cosine_similarity": cosine_similarity,
     "poisson_nll": poisson_nll,
 }
+#: what others call a loss by a name that is nearer to that of another one
+_ELSEWHERE = {"sparse_categorical_crossentropy": "cross_entropy"}
 #: those whose mean is over rows, of the sums along the last axis
 ROW_SUMS: frozenset[Loss] = frozenset({kl_divergence})
 
 
 def get(loss: str | Loss) -> Loss:
     """A loss by name; a function comes back as it is. Raises CompileError with near names."""
-    result: Any = loss if callable(loss) else by_name("loss", BY_NAME, loss)
+    result: Any = loss if callable(loss) else by_name("loss", BY_NAME, loss, _ELSEWHERE)
     return result  # type: ignore[no-any-return]

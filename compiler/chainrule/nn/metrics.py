@@ -12,6 +12,7 @@ divides by 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.lang import functions as f
 from chainrule.lang.arguments import one_of
 from chainrule.lang.creation import arange
+from chainrule.lang.elementary import isnan
 from chainrule.lang.manipulation import concat
 from chainrule.lang.searching import argmax, argsort, scatter_add
+from chainrule.lang.statistics import any as any_
 from chainrule.lang.statistics import cumulative_sum
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn import losses
@@ -169,7 +172,7 @@ def auc(prediction: TensorLike, labels: TensorLike) -> Tensor:
     """The area under the ROC curve: how often a 1 is above a 0, where equal ones count half.
 
     Exact, by ranks: Mann & Whitney (Ann. Math. Stat. 18, 1947). Only the order of predictions
-    matters. NaN where all labels are of one class.
+    matters. NaN where all labels are of one class, and where a prediction is NaN.
     """
     p, y = _two_classes("auc", prediction, labels)
     scores = f.reshape(p, (-1,))
@@ -183,7 +186,8 @@ def auc(prediction: TensorLike, labels: TensorLike) -> Tensor:
     none = f.zeros_like(ones)
     up, down = scatter_add(none, group, ones), scatter_add(none, group, 1.0 - ones)
     wins = f.sum(up * (cumulative_sum(down) - 0.5 * down))
-    return (wins / (f.sum(up) * f.sum(down))).astype(_kind(p))
+    area = wins / (f.sum(up) * f.sum(down))
+    return f.where(any_(isnan(p)), math.nan, area).astype(_kind(p))
 
 
 def r2(prediction: TensorLike, target: TensorLike) -> Tensor:

@@ -23,8 +23,8 @@ class Hyperparameters(MutableMapping[str, Any]):
     number for all.
 
     Raises FeedError for a number out of the range that the optimizer's own constructor holds it to,
-    or infinite in the type that the step computes in; for a name that is none; and for one that was
-    0 when the step was made, whose term is not in the step.
+    also once it is rounded to the type that the step computes in; for a name that is none; and for
+    one that was 0 when the step was made, whose term is not in the step.
     """
 
     def __init__(
@@ -65,12 +65,23 @@ class Hyperparameters(MutableMapping[str, Any]):
             if abs(value) > float(np.finfo(array.dtype).max):
                 raise FeedError(f"{name} {value} is infinite as {array.dtype}")
         kept = [1.0 - value if number.range.decay else value for value in values]
+        for value, rounded in zip(values, np.array(kept, array.dtype), strict=True):
+            told = 1.0 - float(rounded) if number.range.decay else float(rounded)
+            try:
+                number.range.check(name, told)
+            except FeedError as error:
+                raise FeedError(
+                    f"{name} {value} is {told} as {array.dtype}: {error.what}"
+                ) from None
         array[...] = kept[0] if members is None else kept
 
     def begin(self) -> None:
-        """Set each to what the optimizer was made with."""
-        for name in self._arrays:
-            self[name] = self._numbers[name].begins
+        """Set each to what the optimizer was made with. FeedError where that rounds to 0."""
+        for name, array in self._arrays.items():
+            begins = self._numbers[name].begins
+            self[name] = begins
+            if begins and not array.all():
+                raise FeedError(f"{name} {begins} is 0 as {array.dtype}")
 
     def problem(self, given: Mapping[str, Array]) -> str | None:
         """What is wrong with the numbers of a state, by the names of their leaves; or None."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import ChainruleError, CompileError, FeedError
+from chainrule.errors import ArtifactError, ChainruleError, CompileError, FeedError
 from chainrule.export import Artifact
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.lang.derive import rebuilt
@@ -119,7 +119,8 @@ class Model:
     def step(self) -> TrainingStep:
         """The compiled training step, which holds the parameters. Raises CompileError before data.
 
-        Weights of rows, given for the first time, make it anew, with the same state.
+        Weights of rows, given for the first time, make it anew, with the same state. Of a net that
+        is frozen whole it is the step that trains everything, which `fit` refuses to call.
         """
         if self._step is None:
             raise CompileError(
@@ -201,6 +202,16 @@ class Model:
             self._renew(weighted)
         return self.step
 
+    def _trainable(self, data: Table, weighted: bool) -> TrainingStep:
+        """The step for data to train on. Raises CompileError where every parameter is frozen."""
+        step = self._build(data, data.target is not None, weighted)
+        if self.problem.trained == ():
+            raise CompileError(
+                "every parameter of the net is frozen: there is nothing to train",
+                "net.unfreeze(); predict and evaluate need no training",
+            )
+        return step
+
     def _fits(self, data: Table) -> bool:
         """Whether labels are of the kind that the model was made for."""
         own, given = self._known().targets, data.targets
@@ -227,17 +238,12 @@ class Model:
     def _renew(self, weighted: bool) -> None:
         """Make the step, with the state of the one before."""
         before, problem = self._step, self._known()
-        if problem.trained == ():
-            raise CompileError(
-                "every parameter of the net is frozen: there is nothing to train",
-                "net.unfreeze(); cr.compile computes what a net gives, without training",
-            )
         self._step = training_step(
             problem.minimised(weighted),
             self.optimizer,
             metrics=problem.metrics,
             outputs=problem.outputs,
-            train=problem.trained,
+            train=problem.trained or None,  # where all is frozen, fit refuses to call it
             seed=self.seed,
             **self._options,
         )
@@ -307,7 +313,7 @@ class Model:
                 raise FeedError("weights and a split need arrays: minibatches bring their weights")
             source = of_batches(
                 x,
-                lambda data: self._build(data, data.target is not None, data.weight is not None),
+                lambda data: self._trainable(data, data.weight is not None),
                 class_weight,
                 steps_per_epoch,
                 epochs - initial_epoch,
@@ -320,7 +326,7 @@ class Model:
             data = with_classes(data, class_weight)
             if check_data:
                 check_finite(data.feeds)
-            step = self._build(data, data.target is not None, data.weight is not None)
+            step = self._trainable(data, data.weight is not None)
             source = of_table(step, self.problem, data, batch_size, bool(shuffle))
         try:
             validate = None
@@ -369,7 +375,7 @@ class Model:
         """One step on one minibatch, for data that streams in; its loss, before the update."""
         self._check_optimizer()
         data = table(x, y, sample_weight)
-        step = self._build(data, y is not None, data.weight is not None or self._weighted)
+        step = self._trainable(data, data.weight is not None or self._weighted)
         if self._weighted and data.weight is None:
             data = table(x, y, np.ones(data.rows, np.float32))
         return float(step(**read(step, data.feeds)))
@@ -415,6 +421,11 @@ class Model:
 
         Numbers of another width are converted. Raises ArtifactError for what does not fit.
         """
+        if not isinstance(weights, Mapping):
+            raise ArtifactError(
+                f"weights are a dict of arrays by name, not {type(weights).__name__}",
+                "such as model.weights() gives",
+            )
         own = self.step.state_dict()
         given = {n: _like(own[n], a) if n in own else a for n, a in weights.items()}
         self.step.load_state_dict({**own, **given})

@@ -116,6 +116,14 @@ class MaxPool(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
+        who, steps = type(self).__name__, kernel if stride is None else stride
+        for what, given, least in (
+            ("kernel", kernel, 1),
+            ("stride", steps, 1),
+            ("padding", padding, 0),
+        ):
+            axes = len(given) if isinstance(given, (tuple, list)) else 1
+            each(f"{who}: {what}", given, axes, least)
         self.kernel, self.stride, self.padding = kernel, stride, padding
 
     def forward(self, x: TensorLike) -> Tensor:

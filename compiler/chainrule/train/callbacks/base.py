@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.errors import CompileError
+from chainrule.errors import CompileError, FeedError
 from chainrule.nn.numbers import check
 
 if TYPE_CHECKING:
@@ -97,3 +98,11 @@ class Monitor(Callback):
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         self.best, self.wait = float(state["best"]), int(state["wait"])
+
+
+def path_of(what: str, path: object) -> str:
+    """A path as text. Raises FeedError for what is none."""
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise FeedError(f"{what} is a path, not {path!r}")
+    return text

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 
-from chainrule.train.callbacks.base import Callback, Logs
+from chainrule.train.callbacks.base import Callback, Logs, path_of
 
 
 class _LineLog(Callback):
@@ -16,7 +16,7 @@ class _LineLog(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = os.fspath(path), append
+        self.path, self.append = path_of("path", path), append
 
     def on_train_begin(self, logs: Logs) -> None:
         lines = self._lines() if self.append or self.model.epoch else []

@@ -10,7 +10,7 @@ from string import Formatter
 import numpy as np
 
 from chainrule.errors import ArtifactError, FeedError
-from chainrule.train.callbacks.base import Array, Logs, Monitor
+from chainrule.train.callbacks.base import Array, Logs, Monitor, path_of
 
 #: what stands for a number in a path: no folder, and none above
 _FIELD = r"[^/\\]*[^/\\.]"
@@ -42,7 +42,7 @@ class Checkpoint(Monitor):
         for name, value, least in (("epochs", epochs, 1), ("steps", steps, 1), ("keep", keep, 1)):
             if value is not None and (type(value) is not int or value < least):
                 raise FeedError(f"{name} is None or an int from {least} on, not {value!r}")
-        self.path = os.fspath(path)
+        self.path = path_of("path", path)
         self.epochs = 1 if epochs is None and steps is None else epochs
         self.every_steps = steps or 0
         self.save_best_only, self.keep = save_best_only, keep

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError
-from chainrule.train.callbacks.base import Array, Callback, Logs
+from chainrule.train.callbacks.base import Array, Callback, Logs, path_of
 
 _BINS = 30
 
@@ -21,7 +21,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str] = "logs", histograms: bool = False) -> None:
-        self.folder, self.histograms = os.fspath(folder), histograms
+        self.folder, self.histograms = path_of("folder", folder), histograms
         self._writer: Any = None
 
     def on_train_begin(self, logs: Logs) -> None:
