@@ -472,6 +472,7 @@ def test_a_net_that_was_frozen_before_it_saw_data() -> None:
     layer.freeze()
     model = cr.Model(layer, metrics=["accuracy"], threads=1)
     z = model.predict(X)
+    assert model.summary().trainable == 0
     # predictions are float32 sums of 6 products of numbers near 1
     w = model.weights()
     np.testing.assert_allclose(z, X @ w["dense1.weight"] + w["dense1.bias"], atol=1e-5)

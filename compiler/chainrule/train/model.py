@@ -20,17 +20,23 @@ from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Adam, Optimizer
 from chainrule.train import checkpoint, named, stored
 from chainrule.train.callbacks.base import Callback
-from chainrule.train.callbacks.saving import Checkpoint
 from chainrule.train.data import Table, check_finite, check_fits, gathered, is_batches, table
 from chainrule.train.data import weighed as with_classes
 from chainrule.train.fitting import Fit, History
-from chainrule.train.opening import of_batches, of_table, split
+from chainrule.train.opening import (
+    callbacks_of,
+    of_batches,
+    of_table,
+    resumed,
+    split,
+    validation_table,
+)
 from chainrule.train.plan import label
 from chainrule.train.problem import Problem, pose, trained_of, type_of
 from chainrule.train.progress import progress
 from chainrule.train.scoring import ROWS, Scorer, arrays_of, whole
 from chainrule.train.source import Source, read
-from chainrule.train.state import of_step
+from chainrule.train.state import like, of_step
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.train.summary import Summary, summarize
 
@@ -192,12 +198,13 @@ class Model:
 
     def _build(self, data: Table, labelled: bool, weighted: bool) -> TrainingStep:
         """The step for data; made anew where labels turn out otherwise, or rows are weighed."""
-        if self._problem is None or (labelled and not self._fits(data)):
+        free = self.net is not _no_net
+        if self._problem is None or (labelled and free and not self._problem.takes(data.targets)):
             self._problem = self._pose(data, labelled)
             self._renew(weighted)
         elif self._step is None or weighted != self._weighted:
             self._renew(weighted)
-        elif self.net is not _no_net and trained_of(self.net) != self._problem.trained:
+        elif free and trained_of(self.net) != self._problem.trained:
             self._problem = replace(self._problem, trained=trained_of(self.net))
             self._renew(weighted)
         return self.step
@@ -211,16 +218,6 @@ class Model:
                 "net.unfreeze(); predict and evaluate need no training",
             )
         return step
-
-    def _fits(self, data: Table) -> bool:
-        """Whether labels are of the kind that the model was made for."""
-        own, given = self._known().targets, data.targets
-        if self.net is _no_net:
-            return True
-        return own.keys() == given.keys() and all(
-            own[n].ndim == a.ndim and own[n].dtype.is_float >= (a.dtype.kind == "f")
-            for n, a in given.items()
-        )
 
     def _pose(self, data: Table, labelled: bool) -> Problem:
         inputs = {n: type_of(n, a, self.dtype) for n, a in data.inputs.items()}
@@ -302,11 +299,11 @@ class Model:
         self._check_optimizer()
         epochs = check_int("epochs", epochs, 0)
         initial_epoch = check_int("initial_epoch", initial_epoch, 0)
-        batch_size, hooks = check_int("batch_size", batch_size, 1), _callbacks(callbacks)
+        batch_size, hooks = check_int("batch_size", batch_size, 1), callbacks_of(callbacks)
         shown = progress(verbose)
         if not isinstance(shuffle, (bool, np.bool_)):
             raise FeedError(f"shuffle is True or False, not {shuffle!r}")
-        state = _resumed(resume, hooks)
+        state = resumed(resume, hooks)
         source: Source
         if is_batches(x, y):
             if sample_weight is not None or validation_split:
@@ -351,17 +348,9 @@ class Model:
             )
 
     def _validation(self, given: Any, check_data: bool) -> Callable[[], dict[str, float]]:
-        if isinstance(given, Table):
-            data = given
-        elif isinstance(given, tuple) and 2 <= len(given) <= 3:
-            data = table(*given)
-        elif is_batches(given, None) and iter(given) is not given:
+        data = validation_table(given)
+        if data is None:
             return lambda: self.evaluate(given)
-        else:
-            raise FeedError(
-                "validation_data is (x, y), (x, y, weights), or minibatches that can be gone "
-                f"through once an epoch, not {type(given).__name__}"
-            )
         if check_data:
             check_finite(data.feeds, "validation data: ")
         try:
@@ -427,7 +416,7 @@ class Model:
                 "such as model.weights() gives",
             )
         own = self.step.state_dict()
-        given = {n: _like(own[n], a) if n in own else a for n, a in weights.items()}
+        given = {n: like(own[n], a) if n in own else a for n, a in weights.items()}
         self.step.load_state_dict({**own, **given})
 
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -473,31 +462,5 @@ class Model:
         return stored.from_arrays, (type(self), arrays, self.optimizer, options)
 
 
-def _like(own: Array, given: Any) -> Array:
-    """A value in the element type of what it replaces, where it is of that kind."""
-    array = np.asarray(given)
-    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
-        return array
-    return array.astype(own.dtype, copy=False)
-
-
 def _no_net(*inputs: Tensor, **named_inputs: Tensor) -> Tensor:
     raise CompileError("a model from a file has no net to call: its expressions are there")
-
-
-def _callbacks(given: Any) -> list[Callback]:
-    hooks = [given] if isinstance(given, Callback) else list(given or ())
-    for hook in hooks:
-        if not isinstance(hook, Callback):
-            raise CompileError(
-                f"a callback is an object of a class made from cr.callbacks.Callback, not {hook!r}"
-            )
-    return hooks
-
-
-def _resumed(path: Any, hooks: Sequence[Callback]) -> dict[str, Array] | None:
-    """The checkpoint to go on from, if there is one. Raises ArtifactError."""
-    if path is not None:
-        return checkpoint.read(path)
-    found = (h.path for h in hooks if isinstance(h, Checkpoint) and h.resume)
-    return next((checkpoint.read(p) for p in found if os.path.exists(p)), None)

@@ -1,17 +1,25 @@
-"""From what users give `fit` to where its steps come from."""
+"""What users give `fit`: its data, where its steps come from, callbacks, a checkpoint to go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from chainrule.errors import FeedError
+import numpy as np
+
+from chainrule.errors import CompileError, FeedError
 from chainrule.nn.numbers import check, check_int
-from chainrule.train.data import Table, is_mapped, minibatch, weighed
+from chainrule.train import checkpoint
+from chainrule.train.callbacks.base import Callback
+from chainrule.train.callbacks.saving import Checkpoint
+from chainrule.train.data import Table, is_batches, is_mapped, minibatch, table, weighed
 from chainrule.train.problem import Problem
 from chainrule.train.source import OneByOne, Source, Whole, by_rows
 from chainrule.train.step import TrainingStep
+
+Array = np.ndarray[Any, Any]
 
 
 def split(data: Table, part: float, given: Any) -> tuple[Table, Any]:
@@ -71,3 +79,39 @@ def of_batches(
 
     weighted = data.weight is not None
     return OneByOne(step, of_epoch, classes, weighted, steps, lasting=once, owns=not once)
+
+
+def validation_table(given: Any) -> Table | None:
+    """Validation data as a table; None for minibatches that can be gone through once an epoch.
+
+    Raises FeedError for anything else.
+    """
+    if isinstance(given, Table):
+        return given
+    if isinstance(given, tuple) and 2 <= len(given) <= 3:
+        return table(*given)
+    if is_batches(given, None) and iter(given) is not given:
+        return None
+    raise FeedError(
+        "validation_data is (x, y), (x, y, weights), or minibatches that can be gone "
+        f"through once an epoch, not {type(given).__name__}"
+    )
+
+
+def callbacks_of(given: Any) -> list[Callback]:
+    """Callbacks as a list: one, several or None. Raises CompileError for what is none."""
+    hooks = [given] if isinstance(given, Callback) else list(given or ())
+    for hook in hooks:
+        if not isinstance(hook, Callback):
+            raise CompileError(
+                f"a callback is an object of a class made from cr.callbacks.Callback, not {hook!r}"
+            )
+    return hooks
+
+
+def resumed(path: Any, hooks: Sequence[Callback]) -> dict[str, Array] | None:
+    """The checkpoint to go on from, if there is one. Raises ArtifactError."""
+    if path is not None:
+        return checkpoint.read(path)
+    found = (h.path for h in hooks if isinstance(h, Checkpoint) and h.resume)
+    return next((checkpoint.read(p) for p in found if os.path.exists(p)), None)

@@ -66,6 +66,14 @@ class Problem:
         leaves = driver.leaves_of(flatten(self.prediction))
         return {n for n, t in self.inputs.items() if t.node in leaves}
 
+    def takes(self, targets: Mapping[str, Array]) -> bool:
+        """Whether labels are of the names, ranks and kinds that this was posed for."""
+        own = self.targets
+        return own.keys() == targets.keys() and all(
+            own[n].ndim == a.ndim and own[n].dtype.is_float >= (a.dtype.kind == "f")
+            for n, a in targets.items()
+        )
+
     def minimised(self, weighted: bool) -> Tensor:
         """What training minimises: with weights the mean over rows of weight · loss, as Keras."""
         loss = self.measured(weighted)

@@ -77,3 +77,11 @@ def check_counts(state: Mapping[str, Array]) -> None:
     steps, epochs = int(state[STEP]), int(state[EPOCH])
     if steps < 0 or not 0 <= epochs < 2**32:
         raise ArtifactError(f"no training is at step {steps} of epoch {epochs}")
+
+
+def like(own: Array, given: Any) -> Array:
+    """A value in the element type of what it replaces, where it is of that kind."""
+    array = np.asarray(given)
+    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
+        return array
+    return array.astype(own.dtype, copy=False)

@@ -73,7 +73,7 @@ def summarize(net: Any, step: TrainingStep, problem: Problem) -> Summary:
     return Summary(
         rows,
         sum(a.size for a in step.parameters.values()),
-        sum(state[label(p)].size for p in plan.gradients),
+        sum(state[label(p)].size for p in plan.gradients if problem.trained != ()),
         sum(state[n].nbytes for n in own),
         sum(a.nbytes for n, a in state.items()),
         _flops(flatten(problem.prediction)),
