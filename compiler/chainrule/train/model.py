@@ -16,6 +16,7 @@ from chainrule.lang.derive import rebuilt
 from chainrule.lang.inspect import explain
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
+from chainrule.nn import losses, optim
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Adam, Optimizer
 from chainrule.train import checkpoint, named, stored
@@ -82,9 +83,9 @@ class Model:
             )
         check_options(backend, threads, precision)
         self.net = net
-        self.optimizer = Adam(1e-3) if optimizer is None else named.optimizer(optimizer)
+        self.optimizer = Adam(1e-3) if optimizer is None else optim.get(optimizer)
         self.seed = check_seed(seed)
-        self._loss, self._measures = named.loss(loss), named.metrics(metrics)
+        self._loss, self._measures = losses.get(loss), named.metrics(metrics)
         self._regularizer = regularizer
         self._options: dict[str, Any] = {
             "backend": backend,

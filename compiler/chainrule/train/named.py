@@ -1,4 +1,4 @@
-"""Losses, metrics and optimizers by the names that a model takes, and optimizers as data."""
+"""Metrics by the names that they are told by, and optimizers as data."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from typing import Any
 
 from chainrule.errors import ArtifactError, CompileError
 from chainrule.lang.tensor import Tensor
-from chainrule.nn import losses, optim
 from chainrule.nn import metrics as measures
+from chainrule.nn import optim
 from chainrule.nn.optim import Optimizer
 from chainrule.nn.schedules import Schedule
 
 Measure = Callable[..., Tensor]
-
-
-def loss(given: Any) -> Measure:
-    """A loss by name, or the function itself. Raises CompileError with the names that are near."""
-    return losses.get(given)
 
 
 def metrics(given: Any) -> dict[str, Measure]:
@@ -37,11 +32,6 @@ def metrics(given: Any) -> dict[str, Measure]:
             )
         found[name] = measures.get(metric)
     return found
-
-
-def optimizer(given: Any) -> Optimizer:
-    """An optimizer by name, or itself. Raises CompileError with the names that are near."""
-    return optim.get(given)
 
 
 def told(given: Optimizer) -> dict[str, Any]:
