@@ -334,7 +334,7 @@ def test_by_name() -> None:
     assert cr.optim.get(own) is own
     with pytest.raises(CompileError, match="no optimizer called 'adma'") as error:
         cr.optim.get("adma")
-    assert "is it adam" in str(error.value)
+    assert "did you mean adam" in str(error.value)
     with pytest.raises(CompileError, match=r"(?s)Adam is a class.*Adam\(1e-3\)"):
         cr.optim.get(cr.optim.Adam)  # type: ignore[arg-type]
 

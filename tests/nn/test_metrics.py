@@ -221,5 +221,5 @@ def test_what_does_not_fit() -> None:
         m.precision(p, y, threshold=math.nan)
     with pytest.raises(CompileError, match="no metric called 'acuracy'") as error:
         m.get("acuracy")
-    assert "is it accuracy" in str(error.value)
+    assert "did you mean accuracy" in str(error.value)
     assert m.get("f1") is m.f1 and m.get(m.auc) is m.auc

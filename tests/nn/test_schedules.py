@@ -232,4 +232,4 @@ def test_by_name() -> None:
     assert s.get("one_cycle") is s.one_cycle
     with pytest.raises(CompileError, match="'cosin'") as error:
         s.get("cosin")
-    assert "is it cosine" in str(error.value)
+    assert "did you mean cosine" in str(error.value)

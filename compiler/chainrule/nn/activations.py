@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from chainrule.errors import CompileError, DTypeError
+from chainrule.errors import DTypeError
 from chainrule.lang import activations as a
 from chainrule.lang import functions as f
 from chainrule.lang.tensor import Tensor
+from chainrule.nn.lookup import by_name
 
 #: a function of Tensors, a layer among them
 Function = Callable[..., Any]
@@ -58,7 +59,7 @@ def activation(given: Activation, who: str = "a layer") -> Function:
     if given is None:
         return linear
     if isinstance(given, str):
-        return BY_NAME.get(given) or _unknown(given, who)
+        return by_name(f"activation (of {who})", BY_NAME, given)
     if isinstance(given, type):
         raise DTypeError(
             f"{who} takes layers and functions, {given.__name__} is a class of them",
@@ -67,13 +68,3 @@ def activation(given: Activation, who: str = "a layer") -> Function:
     if not callable(given):
         raise DTypeError(f"{who} takes an activation by name or as a function, not {given!r}")
     return given
-
-
-def _unknown(name: str, who: str) -> Function:
-    import difflib
-
-    near = difflib.get_close_matches(name, BY_NAME, 3)
-    raise CompileError(
-        f"{who}: there is no activation called {name!r}",
-        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(BY_NAME)}",
-    )

@@ -26,5 +26,5 @@ def by_name(
     if others and name in others:
         raise CompileError(f"there is no {kind} called {name!r}", f"here it is {others[name]}")
     near = get_close_matches(name.lower(), table, n=3, cutoff=0.6)
-    hint = f"is it {' or '.join(near)}?" if near else f"there are {', '.join(table)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(table)}"
     raise CompileError(f"there is no {kind} called {name!r}", hint)
