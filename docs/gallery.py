@@ -41,8 +41,8 @@ ASKED = {"cnn": ({"seeds": 10}, "cnn.png 10")}
 HEAD = """\
 # Gallery
 
-The nets of an introductory course, each in one short file that trains within seconds, those that
-write within a minute or two, and needs no network: what it is, a gradient that it was trained by,
+The nets of an introductory course, each in one short file that needs no network and trains within
+seconds, those that write texts in a minute or two: what it is, a gradient that it was trained by,
 as it printed it, and what came of it. This page and its pictures are written by
 `python docs/gallery.py`; tests run every example, and hold the page's gradients to what is derived
 and its figures to bounds. [Gradients](gradients.md) has those of many more, one by one.
