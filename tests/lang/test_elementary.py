@@ -68,6 +68,8 @@ UNARY: dict[str, tuple[str, Callable[[Array], Any]]] = {
     "relu6": ("real", lambda x: np.clip(x, 0, 6)),
     "leaky_relu": ("real", lambda x: np.where(x > 0, x, 0.01 * x)),
     "elu": ("real", lambda x: np.where(x > 0, x, np.expm1(x))),
+    "celu": ("real", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
+    "hard_tanh": ("real", lambda x: np.clip(x, -1, 1)),
     "selu": (
         "real",
         lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),

@@ -25,7 +25,7 @@ from chainrule.show.text import text, texts
 #: Ops whose text does not say all: arrays, a loop's body, random draws, users' own.
 UNREADABLE = {
     "constant", "elementwise:length", "custom:squared", "scan", "seed", "step", "uniform", "normal",
-    "randint", "bernoulli", "dropout",
+    "randint", "bernoulli", "dropout", "each",
 }  # fmt: skip
 SAMPLES = [
     pytest.param(entry.name, op, types, id=f"{entry.name}-{i}")

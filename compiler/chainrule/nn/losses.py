@@ -145,6 +145,8 @@ def _of_labels(
 ) -> Tensor:
     """The loss of logarithms of probabilities at class numbers."""
     smoothing = _share("label_smoothing", smoothing)
+    if weight is None and ignored is None and not smoothing:
+        return -reduced(f.pick(logs, y), reduction)
     ignored = None if ignored is None else check_int("ignore_index", ignored)
     counts = None if ignored is None else y != ignored
     safe = y if counts is None else f.where(counts, y, f.zeros_like(y))

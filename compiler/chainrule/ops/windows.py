@@ -268,6 +268,7 @@ class Upsample(Op):
 
     role = "view"
     name = "upsample"
+    indexed = True  # no stride leads through it
     sizes: Ints
 
     def infer(self, *inputs: TensorType) -> TensorType:
