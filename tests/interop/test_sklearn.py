@@ -16,11 +16,6 @@ import chainrule as cr
 pytest.importorskip("sklearn")
 
 ROOT = Path(__file__).parents[2]
-#: a minibatch of other rows has another gradient; scikit-learn's own nets fail it likewise
-EXPECTED = {
-    "check_sample_weight_equivalence_on_dense_data": "rows are trained on in minibatches, in which "
-    "a row that stands twice is not a row that weighs twice"
-}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -36,7 +31,7 @@ def test_scikit_learns_own_checks(kind: str, options: dict[str, Any]) -> None:
     from sklearn.utils.estimator_checks import check_estimator
 
     estimator = getattr(cr, kind)(threads=1, **options)
-    results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None)
+    results = check_estimator(estimator, on_fail=None)
     wrong = [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
     assert not wrong
     assert sum(r["status"] == "passed" for r in results) > 40
@@ -71,16 +66,6 @@ def test_several_targets_early_stopping_and_pickle() -> None:
     np.testing.assert_allclose(net.predict(x), y, atol=0.05)  # Adam hovers around the minimum
     again = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(again.predict(x), net.predict(x))
-
-
-def test_weights_matter() -> None:
-    x = np.repeat([[0.0], [1.0]], 40, axis=0)
-    y = np.tile([0, 1], 40)  # nothing to be told apart by
-    heavy = np.where(y == 1, 9.0, 1.0)
-    net = cr.ChainruleClassifier(hidden_layer_sizes=(), epochs=200, learning_rate=0.02, threads=1)
-    share = net.fit(x, y, sample_weight=heavy).predict_proba(x)[:, 1]
-    # the mean loss is least at 9/10; minibatches of other shares move it about that
-    np.testing.assert_allclose(share, 0.9, atol=0.05)
 
 
 def test_scikit_learn_is_not_imported_unasked() -> None:

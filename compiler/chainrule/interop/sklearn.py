@@ -22,7 +22,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as missing:
     raise CompileError(
         "scikit-learn 1.6 or later is not installed", "pip install 'chainrule[sklearn]'"
@@ -38,7 +38,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     `dropout` the rate after each. `optimizer` is a name or one of `cr.optim`; a name may be given
     a `learning_rate`. `early_stopping` holds out `validation_fraction` of the rows, and ends
     training when their loss has not got better for `n_iter_no_change` epochs. `random_state` seeds
-    everything.
+    everything. Weights of rows are for `cr.Model.fit`: scikit-learn asks that a row which weighs
+    twice be one that stands twice, which no training by minibatches gives.
     """
 
     _loss = ""
@@ -91,7 +92,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         net = Sequential([*layers, Dense(outputs)])
         return Model(net, self._loss, rule, seed=int(seed), threads=self.threads)
 
-    def _train(self, x: Array, y: Array, weight: Array | None, outputs: int) -> None:
+    def _train(self, x: Array, y: Array, outputs: int) -> None:
         check_int("epochs", self.epochs, least=1)
         self._mean, self._spread = _centre(x)
         self.model_ = self._make(outputs)
@@ -103,7 +104,6 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             y,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            sample_weight=weight,
             validation_split=self.validation_fraction if self.early_stopping else 0.0,
             callbacks=hooks,
             verbose=self.verbose,
@@ -121,11 +121,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         outputs: Array = self.model_.predict(self._scaled(x))
         return outputs
 
-    def _checked(self, x: Any, y: Any, weight: Any, **options: Any) -> tuple[Array, Array, Any]:
+    def _checked(self, x: Any, y: Any, **options: Any) -> tuple[Array, Array]:
         x, y = validate_data(self, x, y, dtype=np.float64, **options)
-        if weight is not None:
-            weight = _check_sample_weight(weight, x)
-        return x, y, weight
+        return x, y
 
 
 def _centre(x: Array) -> tuple[Array, Array]:
@@ -149,16 +147,16 @@ class ChainruleClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
     _loss = "cross_entropy"
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChainruleClassifier:
+    def fit(self, X: Any, y: Any) -> ChainruleClassifier:
         """Train on rows of features and their classes, which may be any labels."""
-        x, y, weight = self._checked(X, y, sample_weight)
+        x, y = self._checked(X, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes, but the data has one class"
             )
-        self._train(x, codes.astype(np.int32), weight, len(self.classes_))
+        self._train(x, codes.astype(np.int32), len(self.classes_))
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -189,14 +187,14 @@ class ChainruleRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChainruleRegressor:
+    def fit(self, X: Any, y: Any) -> ChainruleRegressor:
         """Train on rows of features and their targets, one number or several a row."""
-        x, y, weight = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
+        x, y = self._checked(X, y, multi_output=True, y_numeric=True)
         self._one = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64)
         self._target_mean, self._target_spread = _centre(targets)
         scaled = ((targets - self._target_mean) / self._target_spread).astype(np.float32)
-        self._train(x, scaled, weight, scaled.shape[1])
+        self._train(x, scaled, scaled.shape[1])
         return self
 
     def predict(self, X: Any) -> Array:
