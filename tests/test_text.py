@@ -47,7 +47,8 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
 
 
 def test_ci_runs_the_readmes_command() -> None:
-    command = "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest\n"
+    install = "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'"
+    command = f"{install} && .venv/bin/pytest -n auto --dist worksteal\n"
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
     assert command in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
