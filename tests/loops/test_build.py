@@ -129,14 +129,19 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int) -> None:
             np.testing.assert_array_equal(part, full[:n], err_msg=f"{n} rows")
 
 
+BLOCKED = {f"contract.{name}": 1 for name in ("NEAR_BYTES", "BLOCKED_ROWS", "BLOCKED_TERMS",
+                                              "BLOCKED_COLUMNS", "BLOCK_BYTES")}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"tiles.CHAINS": 2},
         {"tiles.CHAINS": 16},
-        {"contract.CONFLICT_ROWS": 1, "contract.PAGE": 8},
-        {"contract.BLOCK": 8, "contract.BLOCK_ROWS": 16, "contract.BLOCK_PANELS": 1},
-        {"contract.BLOCK": 28, "contract.BLOCK_PANELS": 1},
+        {"contract.NEAR_BYTES": 8},
+        {**BLOCKED, "contract.BLOCKED_ROWS": 24},
+        {**BLOCKED, "contract.STRETCH": 7},
+        {**BLOCKED, "contract.STRETCH": 28, "contract.BLOCK_BYTES": 2**12},
     ],
 )
 def test_no_choice_of_tiles_changes_a_bit(

@@ -1,14 +1,16 @@
 """The matrix product as a scheduled template: out[m, n] = sum over k of a[m, k] * b[k, n].
 
-Every element of the result is one chain of multiply-adds from 0, k ascending, whatever tiles are
-chosen: the choices below change speed, never bits. A tile of rows x (vectors of LANES columns)
-stays in registers over the whole of k, then the epilogue takes it (Goto and van de Geijn, "Anatomy
-of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008, for tiles and packed panels).
+Every element of the result is one chain of multiply-adds from 0, k ascending, whatever tiles and
+blocks are chosen: the choices below change speed, never bits. A tile of rows x (vectors of LANES
+columns) stays in registers over a sum, then the epilogue takes it. Where b is more than the first
+cache holds and many rows read it, sums come in stretches: a panel of b, as long as a stretch, stays
+in the first cache while rows pass by, and a block of rows in the second while panels do (Goto and
+van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from chainrule.ir.loop import (
@@ -16,182 +18,91 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Buffer,
-    Get,
     IndexValue,
     Literal,
     Load,
-    Local,
     Loop,
-    Set,
     Stmt,
     Store,
     Value,
 )
-from chainrule.ir.size import Dim, Size, coefficient
+from chainrule.ir.node import Stmts
+from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
+from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
 from chainrule.loops.parts import by_one, shared_nest
-from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
-from chainrule.loops.walk import postorder
+from chainrule.loops.tiles import Contraction, Rows, tile_shapes
+from chainrule.loops.walk import at_most, postorder, statements, values_of
 from chainrule.target import Target
 
-#: rows of the result below which packing a b whose rows evict each other costs more than it gives
-CONFLICT_ROWS = 128
-PAGE = 4096
-#: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
-#: are copied together at a time, if so many panels then read them
-BLOCK, BLOCK_ROWS, BLOCK_PANELS = 1024, 64, 4
-#: so many panels are enough for parts to share
-SHARED_PANELS = 4
+#: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
+BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 32, 64, 16, 2**15
+#: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
+#: which stay in the second
+STRETCH, BLOCK_BYTES = 384, 2**19
+#: terms that a stretch has at most: the last has what is left over, too
+MOST_TERMS = STRETCH + LANES
+#: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
+APART = LANES
 
-_M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs")
+_M, _N, _K, _I, _V, _J, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjst")
+Read = Callable[[Dim, Dim], Value]
 
 
 def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
-    many = isinstance(c.m, int) and c.m >= CONFLICT_ROWS
-    loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
-    strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
-    if strided or (many and any(map(_conflicts, loads))):
-        return c.k * ((c.n + LANES - 1) // LANES * LANES)
-    return 0
+    return c.k * _padded(c.n) if is_strided(c) or is_blocked(c) else 0
 
 
-def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:
-    """Elements of workspace that `contraction_loops` wants for long sums: a block of a's rows, one
-    for each part, and all sums so far. None where it wants none.
+def block_sizes(c: Contraction, target: Target) -> tuple[int, Dim]:
+    """Elements of workspace that `contraction_loops` wants for a block of a's rows, copied together
+    where they lie apart, and for its sums; 0 where it wants none.
     """
-    if c.start is not None or not _far_apart(c):
-        return None
-    shapes = tile_shapes(c, target, True)
-    rows = max((_block_tiles(*shape) * shape[0].rows for shape in shapes), default=0)
-    return (BLOCK * rows, c.m * c.n) if rows else None
+    if not is_blocked(c):
+        return 0, 0
+    rows = _block_rows(c, target) + _height(c, target)  # the last has what is left over, too
+    rows = min(rows, c.m) if isinstance(c.m, int) else rows
+    return 0 if _lies_along(c.a(_M, _K)) else rows * _most_terms(c), rows * _apart(c)
 
 
-def slope_along(load: Load, var: str) -> Dim | None:
-    """How far a load moves when a variable grows by 1; None where that differs."""
-    slope = coefficient(load.offset, var)
-    return None if slope is None else slope[0]
+def is_strided(c: Contraction) -> bool:
+    """Whether neighbours in a row of b lie apart."""
+    loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
+    return any(slope_along(load, "n'") not in (0, 1) for load in loads)
 
 
-def _conflicts(load: Load) -> bool:
-    """Whether the rows of a panel lie whole pages apart, so that caches can't hold many of them."""
-    stride = slope_along(load, "k'")
-    return isinstance(stride, int) and stride > 0 and stride * load.dtype.itemsize % PAGE == 0
+def is_blocked(c: Contraction) -> bool:
+    """Whether blocks may be worth it: for many rows, long sums and a b that is large."""
+    if c.start is not None or c.terms or c.inside:
+        return False
+    few = at_most(c.m, BLOCKED_ROWS - 1) or at_most(c.k, BLOCKED_TERMS - 1)
+    narrow = at_most(c.n, BLOCKED_COLUMNS - 1)
+    return not (few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES))
 
 
 def contraction_loops(
     c: Contraction, target: Target, packed: Buffer | None, split: bool = False
-) -> tuple[Stmt, ...]:
-    """The loops of a product; with `packed`, b is copied there first, LANES columns a panel.
+) -> Stmts:
+    """The loops of a product; with `packed`, b may be copied there first, LANES columns a panel.
 
     With `split` the parts of a program share it, inside the groups.
     """
     body = c.before
-    b = c.b
     if split:
         body = tuple(s for nest in c.before for s in shared_nest((nest,), 1))
     between = (Barrier(),) if split else ()
     body += between if body else ()
-    if packed is not None:
-        body += (*_pack(c, packed, split), *between)
-        b = _packed_reader(c, packed)
-    shapes = tile_shapes(c, target, c.tile is not None)
-    direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
-    if c.sums is None:
+    direct = _direct(c, packed, target, split)
+    if c.sums is None or packed is None:
         body += direct
     else:
-        long = _reaches(c.k, BLOCK + 1)
-        body += (Loop("h'", long, _long_sums(c, b, shapes, split)),)
-        body += (Loop("h'", 1 - long, direct),) if long != 1 else ()
+        many = _reaches(c.m, BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)
+        blocks = _blocks(c, packed, target, split)
+        body += blocks if many == 1 else (Loop("h'", many, blocks), Loop("h'", 1 - many, direct))
     body += between if c.groups else ()
     for var, extent in reversed(c.groups):
         body = (Loop(var, extent, body),)
     return body
-
-
-# loops
-
-
-def _far_apart(c: Contraction) -> bool:
-    """Whether a's elements along k lie in lines of their own, and may be more than BLOCK."""
-    loads = [v for v in postorder(c.a(_M, _K)) if isinstance(v, Load)]
-    short = isinstance(c.k, int) and c.k <= BLOCK
-    return not short and any(slope_along(load, "k'") not in (0, 1) for load in loads)
-
-
-def _block_tiles(rows: Rows, columns: Columns) -> int:
-    """How many tiles of one shape make a block, about equal ones; 0 where it is not worth it."""
-    if not isinstance(rows.count, int) or not isinstance(columns.count, int):
-        return 0
-    blocks = -(-rows.count * rows.rows // BLOCK_ROWS)
-    return -(-rows.count // blocks) if columns.count >= BLOCK_PANELS else 0
-
-
-def _long_sums(
-    c: Contraction,
-    b: Callable[[Dim, Dim], Value],
-    shapes: Sequence[tuple[Rows, Columns]],
-    split: bool,
-) -> tuple[Stmt, ...]:
-    """Long sums over a factor whose elements lie far apart: in stretches of k, about equal and at
-    most BLOCK long; in each, a block of tiles after the other, what they read of a copied together
-    first, so that it stays in the second cache while panels of b pass by. What sums have come to
-    waits in workspace.
-    """
-    sums = c.sums
-    assert sums is not None
-    count = (c.k + BLOCK - 1) // BLOCK
-    first, after = c.k * _S // count, c.k * (_S + 1) // count
-    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
-
-    def so_far(m: Dim, n: Dim) -> Value:
-        return Load(sums, m * c.n + n)
-
-    def start(m: Dim, n: Dim) -> Value:
-        return Apply("where", (begun, so_far(m, n), Literal(0, c.dtype)), c.dtype)
-
-    def keep(m: Dim, n: Dim, acc: Value) -> tuple[Stmt, ...]:
-        return (Store(sums, m * c.n + n, acc),)
-
-    def panels(k: Dim, n: Dim) -> Value:
-        return b(first + k, n)
-
-    stretch = replace(
-        c, k=after - first, a=lambda m, k: c.a(m, first + k), start=start, epilogue=keep, tile=None
-    )
-    between = (Barrier(),) if split else ()
-    nests = [s for rows, k in shapes for s in _copied(stretch, panels, rows, k, split)]
-    row = Loop("n'", c.n, c.epilogue(_M, _N, so_far(_M, _N)), "vector")
-    return (Loop("s'", count, (*nests, *between)), Loop("m'", c.m, (row,), split=split))
-
-
-def _copied(
-    c: Contraction,
-    b: Callable[[Dim, Dim], Value],
-    rows: Rows,
-    columns: Columns,
-    split: bool,
-) -> tuple[Stmt, ...]:
-    """One shape of tile in blocks, with a copied for each; every part copies for itself."""
-    block, tiles = c.block, _block_tiles(rows, columns)
-    if not tiles:
-        return _nest(c, b, rows, columns, split)
-    assert block is not None and isinstance(rows.count, int)
-
-    def place(tile: Dim, row: Dim) -> Dim:
-        return (tile * BLOCK + _K) * rows.rows + row
-
-    def some(count: int, start: Dim) -> tuple[Stmt, ...]:
-        read = c.a(start + _V * rows.rows + _J, _K)
-        copy = Loop("j'", rows.rows, (Store(block, place(_V, _J), read),), "vector")
-        copies = Loop("k'", c.k, (Loop("v'", count, (copy,), "unroll"),))
-        near = replace(c, a=lambda m, k: Load(block, place(_M, _I)))
-        return (copies, *_nest(near, b, replace(rows, count=count, start=start), columns, split))
-
-    whole, rest = divmod(rows.count, tiles)
-    size = tiles * rows.rows
-    body: tuple[Stmt, ...] = (Loop("h'", whole, some(tiles, rows.start + _H * size)),)
-    return (*body, *some(rest, rows.start + whole * size)) if rest else body
 
 
 def _reaches(size: Dim, bound: int) -> Dim:
@@ -199,128 +110,190 @@ def _reaches(size: Dim, bound: int) -> Dim:
     return (size // bound + 2**40) // (2**40 + 1)
 
 
-def _nest(
-    c: Contraction,
-    b: Callable[[Dim, Dim], Value],
-    rows: Rows,
-    columns: Columns,
-    split: bool,
-) -> tuple[Stmt, ...]:
-    """One shape of tile over its part of the result: panels outside, so that b stays near."""
-    if rows.count == 0 or columns.count == 0:
-        return ()
-    whole = columns.vectors - (columns.last != LANES)
-    acc = Local("acc", c.dtype, (rows.rows, whole), True)
-    edge = Local("edge", c.dtype, (rows.rows, columns.vectors - whole), True)
-    row = rows.start + _M * rows.rows + _I
-    column = columns.start + _N * (columns.vectors * LANES)
+# loops
 
-    def cell(v: Dim) -> Get:
-        return Get(edge, (_I, 0)) if v == whole else Get(acc, (_I, v))
 
-    def multiply(v: Dim) -> tuple[Stmt, ...]:
-        args = (c.a(row, _K), b(_K, column + v * LANES + _J), cell(v))
-        return (Set(cell(v).local, cell(v).index, Apply("fma", args, c.dtype)),)
+def _direct(c: Contraction, packed: Buffer | None, target: Target, split: bool) -> Stmts:
+    """The whole result in tiles, each over the whole of its sums."""
+    shapes = tile_shapes(c, target, c.tile is not None, is_strided(c))
+    if packed is None or not is_strided(c):
+        return tuple(s for rows, columns in shapes for s in tile_nest(c, c.b, rows, columns, split))
+    near = _packed_reader(c, packed)
+    nests = (s for rows, columns in shapes for s in tile_nest(c, near, rows, columns, split))
+    return (*_pack(c, near, split), *((Barrier(),) if split else ()), *nests)
 
-    def begin(v: Dim) -> tuple[Stmt, ...]:
-        assert c.start is not None
-        return (Set(cell(v).local, cell(v).index, c.start(row, column + v * LANES + _J)),)
 
-    def finish(v: Dim) -> tuple[Stmt, ...]:
-        value = cell(v) if c.tile is None else Load(c.tile, place(v))
-        return c.epilogue(row, column + v * LANES + _J, value)
+def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmts:
+    """The result in blocks of rows, about equal. In each, sums come in stretches, for which b is
+    copied in panels; what they have come to waits in workspace. Then the epilogue takes the block,
+    row after row. The first block copies b's panels for all.
+    """
+    sums, between = c.sums, (Barrier(),) if split else ()
+    assert sums is not None
+    once = isinstance(c.k, int) and c.k <= STRETCH and not _reads_by_row(c)
+    size = _block_rows(c, target)
+    blocks = (c.m + size - 1) // size
+    top, bottom = _cut(c.m, _height(c, target), _T, blocks)
+    count = (c.k + STRETCH - 1) // STRETCH
+    first, after = _cut(c.k, LANES, _S, count)
+    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
 
-    def place(v: Dim) -> Dim:
-        return (_I * columns.vectors + v) * LANES + _J
+    def so_far(m: Dim, n: Dim) -> Value:
+        return Load(sums, m * _apart(c) + n)
 
-    def lay_down(v: Dim) -> tuple[Stmt, ...]:
-        assert c.tile is not None
-        return (Store(c.tile, place(v), cell(v)),)
+    def start(m: Dim, n: Dim) -> Value:
+        return Apply("where", (begun, so_far(m, n), Literal(0, c.dtype)), c.dtype)
 
-    begun = _over_vectors(columns, begin) if c.start else ()
-    laid = _over_vectors(columns, lay_down) if c.tile else ()
-    ending = "serial" if c.tile else "unroll"
-    tile: tuple[Stmt, ...] = (
-        *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
-        *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
-        # row by row, so that an element of a is held no longer than its row takes
-        _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
-        *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
-        Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
+    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
+        return (Store(sums, m * _apart(c) + n, acc),)
+
+    stretch = replace(
+        c,
+        m=bottom - top,
+        k=after - first,
+        a=lambda m, k: c.a(top + m, first + k),
+        b=lambda k, n: c.b(first + k, n),
+        start=None if once else start,
+        epilogue=(lambda m, n, acc: c.epilogue(top + m, n, acc)) if once else keep,
+        tile=None,
     )
-    if c.terms or c.inside:
-        body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
-        for var, extent in reversed(c.inside):
-            body = (Loop(var, extent, body),)
-        return (Loop("m'", rows.count, body),)
-    by_rows = rows_are_more(rows.count, columns.count)
-    across = Loop("m'", rows.count, tile, split=split and by_rows)
-    return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
+    kept = _reaches(blocks, 2)
+    panels = _packed_reader(c, packed, kept, first)
+    copies: Stmts = _pack(stretch, panels, split)
+    if blocks != 1:
+        copies = (Loop("h'", (blocks - _T) // blocks, copies),)
+    nests: Stmts = ()
+    copied: Rows | None = None
+    for shape, columns in tile_shapes(stretch, target, True, True):
+        read, copy = _together(stretch, shape, split) if c.block is not None else (stretch, ())
+        copies += copy if shape != copied else ()
+        copied = shape
+        nests += tile_nest(read, panels, shape, columns, split)
+    copies += between if copies else ()
+    row = Loop("n'", c.n, c.epilogue(top + _M, _N, so_far(_M, _N)), "vector")
+    body: Stmts = (
+        Loop("s'", count, (*copies, *nests, *between)),
+        *((Loop("m'", bottom - top, (row,), split=split), *between) if not once else ()),
+    )
+    return (Loop("t'", blocks, body),)
 
 
-def rows_are_more(rows: Dim, columns: Dim) -> bool:
-    """Whether parts had better share a product's rows of tiles than its panels."""
-    if isinstance(rows, int) and isinstance(columns, int):
-        return rows > columns
-    if isinstance(columns, int):
-        return columns < SHARED_PANELS
-    return isinstance(rows, int) and rows >= SHARED_PANELS
+def _reads_by_row(c: Contraction) -> bool:
+    """Whether the epilogue reads memory that differs from row to row."""
+    stored = statements(c.epilogue(_M, _N, Literal(0, c.dtype)))
+    loads = (v for s in stored for v in postorder(*values_of(s)) if isinstance(v, Load))
+    return any(slope_along(v, "m'") != 0 for v in loads)
 
 
-def _over_terms(c: Contraction, body: Stmt) -> Stmt:
-    for var, extent in reversed(c.terms or (("k'", c.k),)):
-        body = Loop(var, extent, (body,))
-    return body
+def _cut(size: Dim, unit: int, at: Dim, count: Dim) -> tuple[Dim, Dim]:
+    """Where piece `at` of `count` about equal ones begins and ends: whole units, but the last."""
+    if count == 1:
+        return 0, size
+    units = size // unit
+    rest = size % unit * ((at + 1) // count)
+    return units * at // count * unit, units * (at + 1) // count * unit + rest
 
 
-def _clear(local: Local) -> Stmt:
-    rows, vectors = local.shape
-    zero = Set(local, (_I, _V), Literal(0, local.dtype))
-    return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
+def _most_terms(c: Contraction) -> int:
+    return min(c.k, MOST_TERMS) if isinstance(c.k, int) else MOST_TERMS
 
 
-def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
-    """The body for each vector of a panel, the last of which may be narrower."""
-    whole = columns.vectors if columns.last == LANES else columns.vectors - 1
-    out: tuple[Stmt, ...] = ()
-    if whole:
-        out += (Loop("v'", whole, (Loop("j'", LANES, body(_V), "vector"),), "unroll"),)
-    if whole < columns.vectors:
-        out += (Loop("j'", columns.last, body(whole), "vector"),)
-    return out
+def _together(c: Contraction, rows: Rows, split: bool) -> tuple[Contraction, Stmts]:
+    """A product that reads a's rows where they were copied together, and the loops that copy."""
+    block = c.block
+    assert block is not None
+
+    def place(k: Dim, row: Dim) -> Load:
+        return Load(block, (rows.start + _M * rows.rows) * c.k + k * rows.rows + row)
+
+    def square(start: Dim, count: int) -> Stmts:
+        read = c.a(rows.start + _M * rows.rows + _J, start + _I)
+        return (_square(place(start + _I, _J), read, rows.rows, count),)
+
+    def tiles(start: Dim, count: int) -> Stmts:
+        return (Loop("m'", rows.count, square(start, count), split=split),)
+
+    return replace(c, a=lambda m, k: place(k, _I)), _in_squares(c.k, tiles, False)
 
 
-def _packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value]:
-    """Reads b from its panels, at a column whose lane is j'."""
+def _height(c: Contraction, target: Target) -> int:
+    """Rows of the tallest tile."""
+    return tile_shapes(replace(c, m=_M), target, True, True)[0][0].rows
 
-    def read(k: Dim, n: Dim) -> Value:
-        column = n - _J
-        return Load(packed, column * c.k + k * LANES + _J)
+
+def _block_rows(c: Contraction, target: Target) -> int:
+    """How many rows make a block, in whole tiles."""
+    wide = c.n if isinstance(c.n, int) else STRETCH
+    height = _height(c, target)
+    return max(1, BLOCK_BYTES // ((STRETCH + wide) * c.dtype.itemsize * height)) * height
+
+
+def _padded(n: Dim) -> Dim:
+    return (n + LANES - 1) // LANES * LANES
+
+
+def _apart(c: Contraction) -> Dim:
+    return _padded(c.n) + APART
+
+
+def _lies_along(value: Value) -> bool:
+    """Whether what is read lies together along k."""
+    loads = (v for v in postorder(value) if isinstance(v, Load))
+    return all(slope_along(load, "k'") in (0, 1) for load in loads)
+
+
+def _packed_reader(
+    c: Contraction, packed: Buffer, kept: Dim = 1, first: Dim = 0
+) -> Callable[[Dim, Dim], Load]:
+    """Reads b's terms from the one `first` on from its panels, at a column whose lane is j'. Where
+    nothing is `kept` for a second block, a stretch lies where the one before did, which is near.
+    """
+    known = isinstance(c.k, int) and c.k > MOST_TERMS
+    span = MOST_TERMS + (c.k - MOST_TERMS) * kept if known else c.k
+
+    def read(k: Dim, n: Dim) -> Load:
+        return Load(packed, (n - _J) * span + (first * kept + k) * LANES + _J)
 
     return read
 
 
-def _pack(c: Contraction, packed: Buffer, split: bool) -> tuple[Stmt, ...]:
-    """Copy b, LANES columns after LANES columns, in blocks of LANES values of k."""
+def _pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stmts:
+    """Copy b, LANES columns a panel, in squares of LANES: along its rows, or down its columns where
+    they are what lies together.
+    """
+
+    def square(n: Dim, width: Dim, k: Dim, count: int) -> Stmts:
+        return (_square(panels(k + _I, n + _J), c.b(k + _I, n + _J), width, count),)
+
+    def columns(body: Callable[[Dim, Dim], Stmts], shared: bool) -> Stmts:
+        whole = c.n // LANES
+        nest: Stmts = (Loop("n'", whole, body(_N * LANES, LANES), split=shared),)
+        if c.n % LANES == 0:
+            return nest
+        last = body(whole * LANES, c.n % LANES)
+        return (*nest, *(by_one(last) if shared else last))
+
     by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
+    by_n = split and not by_k
+    if is_strided(c):
+        return columns(lambda n, w: _in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
+    return _in_squares(c.k, lambda k, i: columns(lambda n, w: square(n, w, k, i), by_n), by_k)
 
-    def block(column: Dim, width: Dim, start: Dim, count: int) -> Stmt:
-        k = start + _I
-        store = Store(packed, column * c.k + k * LANES + _J, c.b(k, column + _J))
-        return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
-    def panel(column: Dim, width: Dim) -> tuple[Stmt, ...]:
-        blocks = Loop("k'", c.k // LANES, (block(column, width, _K * LANES, LANES),), split=by_k)
-        rest: tuple[Stmt, ...] = ()
-        if not isinstance(c.k, int):
-            single = block(column, width, c.k // LANES * LANES + _K, 1)
-            rest = (Loop("k'", c.k % LANES, (single,)),)
-        elif c.k % LANES:
-            rest = (block(column, width, c.k - c.k % LANES, c.k % LANES),)
-        return (blocks, *(by_one(rest) if by_k and rest else rest))
+def _square(place: Load, read: Value, width: Dim, count: int) -> Stmt:
+    """A copy of so many terms of `width` lanes."""
+    store = Store(place.buffer, place.offset, read)
+    return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
-    whole = Loop("n'", c.n // LANES, panel(_N * LANES, LANES), split=split and not by_k)
-    if c.n % LANES == 0:
-        return (whole,)
-    last = panel(c.n // LANES * LANES, c.n % LANES)
-    return (whole, *(by_one(last) if split and not by_k else last))
+
+def _in_squares(k: Dim, body: Callable[[Dim, int], Stmts], shared: bool) -> Stmts:
+    """Something done for all terms, LANES at a time."""
+    whole = k // LANES
+    nest: Stmts = (Loop("k'", whole, body(_K * LANES, LANES), split=shared),)
+    if k % LANES == 0:
+        return nest
+    if isinstance(k, int):
+        rest = body(whole * LANES, k % LANES)
+    else:
+        rest = (Loop("k'", k % LANES, body(whole * LANES + _K, 1)),)
+    return (*nest, *(by_one(rest) if shared else rest))

@@ -30,7 +30,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float32, int32, int64
-from chainrule.loops.contract import rows_are_more, slope_along
+from chainrule.loops.nest import rows_are_more, slope_along
 from chainrule.loops.parts import by_one
 from chainrule.loops.tiles import Columns, Contraction, Rows
 from chainrule.loops.walk import postorder

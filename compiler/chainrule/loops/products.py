@@ -110,10 +110,10 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    long = None if layout.outer else block_sizes(contraction, b.target)
-    if long is not None:
-        block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
-        contraction = replace(contraction, block=block, sums=sums)
+    near, far = (0, 0) if layout.outer else block_sizes(contraction, b.target)
+    block = b.workspace(node, near, by_group) if near != 0 else None
+    waiting = b.workspace(node, far, by_group) if far != 0 else None
+    contraction = replace(contraction, block=block, sums=waiting)
     size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:

@@ -15,6 +15,8 @@ from chainrule.target import Target
 
 #: fewer chains than this leave the multiply-adds waiting for each other (latency x units)
 CHAINS = 8
+#: what a tile costs beside its rows, in rows, and the fewest rows that it costs as many as
+TILE_COST, LOW = 1.5, 4
 #: operations of epilogue code in one tile; where more rows are worth it, the tile is laid down in
 #: workspace and a loop over its rows takes it from there
 EPILOGUE_OPERATIONS = 640
@@ -30,8 +32,8 @@ class Contraction:
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
-    `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
-    may be loops `inside` those over tiles of rows.
+    `block_sizes`, are for products in blocks. With `terms` a sum is nested loops, not one over k,
+    and there may be loops `inside` those over tiles of rows.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -73,18 +75,21 @@ class Columns:
 
 def tile_size(c: Contraction, target: Target) -> int:
     """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
-    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t)) for t in (False, True))
+    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t, True)) for t in (False, True))
     return tall * LANES if tall > low else 0
 
 
-def tile_shapes(c: Contraction, target: Target, tall: bool) -> list[tuple[Rows, Columns]]:
+def tile_shapes(
+    c: Contraction, target: Target, tall: bool, many: bool
+) -> list[tuple[Rows, Columns]]:
     """The shapes of tile that cover a result."""
-    return [(r, k) for r in _rows(c, target, tall) for k in _columns(c.n, r.vectors)]
+    return [(r, k) for r in _rows(c, target, tall, many) for k in _columns(c.n, r.vectors)]
 
 
-def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
-    """Rows in tiles: for known m of equal height, else of falling powers of two. Only `tall` ones
-    may have more rows than the code of the epilogue should be written out for.
+def _rows(c: Contraction, target: Target, tall: bool, many: bool) -> Iterator[Rows]:
+    """Rows in tiles: for known m of about equal height, else of falling ones, begun with the height
+    that serves `many` rows. Only `tall` ones may have more rows than the code of the epilogue
+    should be written out for.
     """
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
@@ -106,28 +111,31 @@ def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
         if c.m % height:
             yield Rows(c.m % height, 1, c.m - c.m % height, vectors(c.m % height))
         return
-    above = 0
-    for height in _falling(min(most, CHAINS)):
-        rest = c.m % above if above else c.m
-        start = c.m // above * above if above else 0
+    rest: Dim = c.m
+    start: Dim = 0
+    for height in _falling(most, many):
         yield Rows(height, rest // height, start, vectors(height))
-        above = height
+        start, rest = start + rest // height * height, rest % height
 
 
 def _even_height(m: int, most: int) -> int:
-    """The tallest tile that divides m, if it is not much below `most`; else tiles made equal."""
+    """The height at which tiles cost least together: tall, and with few rows left over."""
     if m <= most:
         return max(m, 1)
-    for height in range(most, most // 2, -1):
-        if m % height == 0:
-            return height
-    return -(-m // -(-m // most))
+
+    def cost(height: int) -> tuple[float, bool]:
+        whole, rest = divmod(m, height)
+        left = max(rest, LOW) + TILE_COST if rest else 0
+        return whole * (height + TILE_COST) + left, rest > 0
+
+    return min(range(most, most // 2, -1), key=cost)
 
 
-def _falling(most: int) -> list[int]:
-    """Heights that serve any number of rows: powers of two down to 1; 2 is left out below 4."""
-    powers = [1 << i for i in range(most.bit_length())][::-1]
-    return [p for p in powers if p != 2 or powers[0] == 2]
+def _falling(most: int, many: bool) -> list[int]:
+    """Heights that serve any number of rows."""
+    if most >= CHAINS:
+        return [most // LOW * LOW if many else CHAINS, LOW, 1]
+    return [most, LOW, 1] if most > LOW else [most, 1] if most > 1 else [1]
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
