@@ -160,6 +160,14 @@ def test_no_choice_of_tiles_changes_a_bit(
         np.testing.assert_array_equal(got, expected)
 
 
+def test_a_sum_of_no_terms_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BLOCKED:
+        monkeypatch.setattr(f"chainrule.loops.{name}", 1)
+    a = cr.input("a", ("n", 70))
+    feeds = {"a": np.zeros((0, 70), np.float32)}
+    np.testing.assert_array_equal(cr.compile(a.T @ a)(**feeds), np.zeros((70, 70)))
+
+
 def test_a_known_batch_has_the_bits_of_a_symbolic_one() -> None:
     rng = np.random.default_rng(6)
     feeds = {"a": rng.standard_normal((29, 40)), "w": rng.standard_normal((40, 12))}

@@ -22,6 +22,7 @@ from chainrule.ir.loop import (
     Check,
     Get,
     IndexValue,
+    Let,
     Literal,
     Load,
     Local,
@@ -110,6 +111,9 @@ class _Emitter:
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Loop):
             self.loop(s)
+        elif isinstance(s, Let):
+            number = self.address.number(s.value)
+            self.address.symbols[s.var] = number if number.startswith("%") else int(number)
         elif isinstance(s, Local):
             self.local(s)
         elif isinstance(s, Set):

@@ -2,6 +2,7 @@
 
     Program   name, buffers, sizes, body                      one function
     Stmt      Loop var < extent: body    serial | vector | unroll
+            | Let var = size                                  a name for what is long to work out
             | Local name: dtype[shape]                        registers, or one cell a lane
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
@@ -149,6 +150,14 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class Let:
+    """A name, to the end of the body it stands in, for a number that is not below 0."""
+
+    var: str
+    value: Dim
+
+
+@dataclass(frozen=True)
 class Set:
     """Write a cell of a local."""
 
@@ -188,7 +197,7 @@ class Note:
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | Barrier | Note
+Stmt = Loop | Let | Local | Set | Store | Check | Barrier | Note
 
 
 @dataclass(frozen=True)

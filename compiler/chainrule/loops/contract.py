@@ -19,6 +19,7 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     IndexValue,
+    Let,
     Literal,
     Load,
     Loop,
@@ -31,15 +32,26 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
 from chainrule.loops.parts import by_one, shared_nest
-from chainrule.loops.tiles import Contraction, Rows, tile_shapes
+from chainrule.loops.tiles import (
+    CHAINS,
+    LOW,
+    TALLEST,
+    Contraction,
+    Rows,
+    epilogue_operations,
+    tile_shapes,
+    unrolled_rows,
+)
 from chainrule.loops.walk import at_most, postorder, statements, values_of
 from chainrule.target import Target
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
-BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 32, 64, 16, 2**15
+BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, 2**15
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
+#: operations of an epilogue that may stand in every tile
+LIGHT = 8
 #: terms that a stretch has at most: the last has what is left over, too
 MOST_TERMS = STRETCH + LANES
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
@@ -106,7 +118,11 @@ def contraction_loops(
 
 
 def _reaches(size: Dim, bound: int) -> Dim:
-    """1 for a size from `bound` on, below 2**40, and 0 for a smaller one."""
+    """1 for a size from `bound` on, below 2**40, and 0 for a smaller one; of multiples of a number
+    that is no smaller, always 1, as there is nothing to do for 0 of them.
+    """
+    if isinstance(size, Size) and len(size.terms) == 1 and size.terms[0][1] >= bound:
+        return 1
     return (size // bound + 2**40) // (2**40 + 1)
 
 
@@ -115,12 +131,18 @@ def _reaches(size: Dim, bound: int) -> Dim:
 
 def _direct(c: Contraction, packed: Buffer | None, target: Target, split: bool) -> Stmts:
     """The whole result in tiles, each over the whole of its sums."""
-    shapes = tile_shapes(c, target, c.tile is not None, is_strided(c))
-    if packed is None or not is_strided(c):
-        return tuple(s for rows, columns in shapes for s in tile_nest(c, c.b, rows, columns, split))
-    near = _packed_reader(c, packed)
-    nests = (s for rows, columns in shapes for s in tile_nest(c, near, rows, columns, split))
-    return (*_pack(c, near, split), *((Barrier(),) if split else ()), *nests)
+    strided = is_strided(c)
+    most = TALLEST if strided or isinstance(c.m, int) else CHAINS
+    if c.sums is not None:  # for few rows or terms
+        most = LOW
+    elif c.tile is None:
+        most = min(most, unrolled_rows(c, target))
+    b, copies = c.b, ()
+    if packed is not None and strided:
+        b = _packed_reader(c, packed)
+        copies = (*_pack(c, b, split), *((Barrier(),) if split else ()))
+    shapes = tile_shapes(c, target, most)
+    return (*copies, *(s for shape in shapes for s in tile_nest(c, b, *shape, split)))
 
 
 def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmts:
@@ -130,12 +152,14 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     """
     sums, between = c.sums, (Barrier(),) if split else ()
     assert sums is not None
-    once = isinstance(c.k, int) and c.k <= STRETCH and not _reads_by_row(c)
+    once = isinstance(c.k, int) and c.k <= STRETCH and _is_light(c)
     size = _block_rows(c, target)
-    blocks = (c.m + size - 1) // size
-    top, bottom = _cut(c.m, _height(c, target), _T, blocks)
-    count = (c.k + STRETCH - 1) // STRETCH
-    first, after = _cut(c.k, LANES, _S, count)
+    blocks, of_all = _named("blocks'", (c.m + size - 1) // size)
+    # one at least, as a sum of no terms is 0
+    needed = max(1, -(-c.k // STRETCH)) if isinstance(c.k, int) else c.k // STRETCH + 1
+    count, stretches = _named("stretches'", needed)
+    top, rows, of_block = _cut("top'", "rows'", c.m, _height(c, target), _T, blocks)
+    first, terms, of_stretch = _cut("first'", "terms'", c.k, LANES, _S, count)
     begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
 
     def so_far(m: Dim, n: Dim) -> Value:
@@ -149,8 +173,8 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
 
     stretch = replace(
         c,
-        m=bottom - top,
-        k=after - first,
+        m=rows,
+        k=terms,
         a=lambda m, k: c.a(top + m, first + k),
         b=lambda k, n: c.b(first + k, n),
         start=None if once else start,
@@ -163,35 +187,50 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
     nests: Stmts = ()
-    copied: Rows | None = None
-    for shape, columns in tile_shapes(stretch, target, True, True):
-        read, copy = _together(stretch, shape, split) if c.block is not None else (stretch, ())
-        copies += copy if shape != copied else ()
-        copied = shape
+    for shape, columns in tile_shapes(stretch, target, TALLEST):
+        if shape.rows == 1 and c.m % LOW == 0 and _height(c, target) % LOW == 0:
+            continue
+        read = stretch
+        if c.block is not None and shape.rows > LOW:
+            read, copied = _together(stretch, shape, split)
+            copies += copied if columns.start == 0 else ()
         nests += tile_nest(read, panels, shape, columns, split)
     copies += between if copies else ()
     row = Loop("n'", c.n, c.epilogue(top + _M, _N, so_far(_M, _N)), "vector")
     body: Stmts = (
-        Loop("s'", count, (*copies, *nests, *between)),
-        *((Loop("m'", bottom - top, (row,), split=split), *between) if not once else ()),
+        *of_block,
+        Loop("s'", count, (*of_stretch, *copies, *nests, *between)),
+        *((Loop("m'", rows, (row,), split=split), *between) if not once else ()),
     )
-    return (Loop("t'", blocks, body),)
+    return (*of_all, *stretches, Loop("t'", blocks, body))
 
 
-def _reads_by_row(c: Contraction) -> bool:
-    """Whether the epilogue reads memory that differs from row to row."""
+def _is_light(c: Contraction) -> bool:
+    """Whether the epilogue is little code and reads nothing that differs from row to row."""
     stored = statements(c.epilogue(_M, _N, Literal(0, c.dtype)))
     loads = (v for s in stored for v in postorder(*values_of(s)) if isinstance(v, Load))
-    return any(slope_along(v, "m'") != 0 for v in loads)
+    apart = any(slope_along(v, "m'") != 0 for v in loads)
+    return not apart and epilogue_operations(c.epilogue, c.dtype) <= LIGHT
 
 
-def _cut(size: Dim, unit: int, at: Dim, count: Dim) -> tuple[Dim, Dim]:
-    """Where piece `at` of `count` about equal ones begins and ends: whole units, but the last."""
+def _cut(
+    start: str, length: str, size: Dim, unit: int, at: Dim, count: Dim
+) -> tuple[Dim, Dim, Stmts]:
+    """Where piece `at` of `count` about equal ones begins and how long it is, in whole units but
+    the last, with the names this has.
+    """
     if count == 1:
-        return 0, size
+        return 0, size, ()
     units = size // unit
+    first, begins = _named(start, units * at // count * unit)
     rest = size % unit * ((at + 1) // count)
-    return units * at // count * unit, units * (at + 1) // count * unit + rest
+    long, ends = _named(length, units * (at + 1) // count * unit + rest - first)
+    return first, long, (*begins, *ends)
+
+
+def _named(name: str, value: Dim) -> tuple[Dim, Stmts]:
+    """A size by a name, where it is none yet, and what gives it that."""
+    return (value, ()) if isinstance(value, int) else (Size.symbol(name), (Let(name, value),))
 
 
 def _most_terms(c: Contraction) -> int:
@@ -218,7 +257,7 @@ def _together(c: Contraction, rows: Rows, split: bool) -> tuple[Contraction, Stm
 
 def _height(c: Contraction, target: Target) -> int:
     """Rows of the tallest tile."""
-    return tile_shapes(replace(c, m=_M), target, True, True)[0][0].rows
+    return tile_shapes(replace(c, m=_M), target, TALLEST)[0][0].rows
 
 
 def _block_rows(c: Contraction, target: Target) -> int:

@@ -17,6 +17,7 @@ from chainrule.ir.loop import (
     Check,
     Get,
     IndexValue,
+    Let,
     Literal,
     Load,
     Local,
@@ -97,6 +98,8 @@ class _Machine:
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
+        elif isinstance(s, Let):
+            self.symbols[s.var] = self.index(s.value)
         elif not isinstance(s, Note | Barrier):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 

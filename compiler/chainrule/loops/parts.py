@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from chainrule.ir.loop import LANES, Apply, Load, Loop, Program, Set, Stmt, Store, Value
+from chainrule.ir.loop import LANES, Apply, Let, Load, Loop, Program, Set, Stmt, Store, Value
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, substitute
@@ -65,15 +65,18 @@ def work_of(program: Program) -> Dim:
 
 def _work(body: Iterable[Stmt], vector: bool, unrolled: bool) -> Dim:
     total: Dim = 0
+    named: dict[str, Dim] = {}
     for s in body:
-        if isinstance(s, Loop):
+        if isinstance(s, Let):
+            named[s.var] = substitute(s.value, named)
+        elif isinstance(s, Loop):
             inside = _work(s.body, vector or s.mode == "vector", unrolled or s.mode == "unroll")
             total = total + s.extent * substitute(inside, {s.var: 0})
         elif isinstance(s, Set | Store):
             each = sum(_cost(v, unrolled) for v in postorder(*values_of(s)))
             each += WRITTEN if isinstance(s, Store) else 0
             total = total + (each if vector else each * SCALAR)
-    return total
+    return substitute(total, named)
 
 
 def _cost(value: Value, unrolled: bool) -> int:

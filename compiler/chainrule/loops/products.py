@@ -107,13 +107,13 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         sums = b.workspace(node, sums_size(b.target), True)
         body = pair_loops(contraction, b.target, words, sums, split=not by_group)
         return split_outermost(body, len(layout.groups)) if by_group else body
-    tall = tile_size(contraction, b.target)
-    if tall:
-        contraction = replace(contraction, tile=b.workspace(node, tall, True))
     near, far = (0, 0) if layout.outer else block_sizes(contraction, b.target)
     block = b.workspace(node, near, by_group) if near != 0 else None
     waiting = b.workspace(node, far, by_group) if far != 0 else None
     contraction = replace(contraction, block=block, sums=waiting)
+    tall = tile_size(contraction, b.target) if waiting is None else 0
+    if tall:
+        contraction = replace(contraction, tile=b.workspace(node, tall, True))
     size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:

@@ -11,6 +11,7 @@ from chainrule.ir.loop import (
     Combine,
     Get,
     IndexValue,
+    Let,
     Literal,
     Load,
     Local,
@@ -76,6 +77,11 @@ class _Printer:
             yield f"{indent}barrier"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
+        elif isinstance(s, Let):
+            value = self.dim(s.value)
+            if self.fresh:
+                self.symbols[s.var] = Size.symbol(f"i{self.next()}")
+            yield f"{indent}let {self.dim(Size.symbol(s.var))} = {value}"
         elif isinstance(s, Local):
             shape = f"[{', '.join(map(str, s.shape))}]" if s.shape else ""
             kind = "lanes " if s.lanes else "local "

@@ -17,6 +17,8 @@ from chainrule.target import Target
 CHAINS = 8
 #: what a tile costs beside its rows, in rows, and the fewest rows that it costs as many as
 TILE_COST, LOW = 1.5, 4
+#: rows of a tile at most
+TALLEST = 14
 #: operations of epilogue code in one tile; where more rows are worth it, the tile is laid down in
 #: workspace and a loop over its rows takes it from there
 EPILOGUE_OPERATIONS = 640
@@ -75,29 +77,21 @@ class Columns:
 
 def tile_size(c: Contraction, target: Target) -> int:
     """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
-    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t, True)) for t in (False, True))
+    caps = TALLEST, unrolled_rows(c, target)
+    tall, low = (max(r.rows * r.vectors for r in _rows(c, target, cap)) for cap in caps)
     return tall * LANES if tall > low else 0
 
 
-def tile_shapes(
-    c: Contraction, target: Target, tall: bool, many: bool
-) -> list[tuple[Rows, Columns]]:
-    """The shapes of tile that cover a result."""
-    return [(r, k) for r in _rows(c, target, tall, many) for k in _columns(c.n, r.vectors)]
+def tile_shapes(c: Contraction, target: Target, most: int) -> list[tuple[Rows, Columns]]:
+    """The shapes of tile, of at most so many rows, that cover a result."""
+    return [(r, k) for r in _rows(c, target, most) for k in _columns(c.n, r.vectors)]
 
 
-def _rows(c: Contraction, target: Target, tall: bool, many: bool) -> Iterator[Rows]:
-    """Rows in tiles: for known m of about equal height, else of falling ones, begun with the height
-    that serves `many` rows. Only `tall` ones may have more rows than the code of the epilogue
-    should be written out for.
-    """
-    width = target.registers_of(c.dtype.itemsize, LANES)
-    available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
+def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
+    """Rows in tiles: for known m of about equal height, else of falling ones."""
+    width, available, best = _wide(c, target)
     most = (target.vector_registers - 1 - best * width) // (best * width)
-    most = max(1, min(most, 14))
-    if not tall:
-        most = min(most, _unrolled_rows(c, best))
+    most = max(1, min(most, cap))
 
     def vectors(rows: int) -> int:
         if rows * best * width >= CHAINS:
@@ -113,7 +107,7 @@ def _rows(c: Contraction, target: Target, tall: bool, many: bool) -> Iterator[Ro
         return
     rest: Dim = c.m
     start: Dim = 0
-    for height in _falling(most, many):
+    for height in _falling(most):
         yield Rows(height, rest // height, start, vectors(height))
         start, rest = start + rest // height * height, rest % height
 
@@ -131,11 +125,18 @@ def _even_height(m: int, most: int) -> int:
     return min(range(most, most // 2, -1), key=cost)
 
 
-def _falling(most: int, many: bool) -> list[int]:
+def _falling(most: int) -> list[int]:
     """Heights that serve any number of rows."""
     if most >= CHAINS:
-        return [most // LOW * LOW if many else CHAINS, LOW, 1]
+        return [most // LOW * LOW, LOW, 1]
     return [most, LOW, 1] if most > LOW else [most, 1] if most > 1 else [1]
+
+
+def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
+    """Registers of a vector, vectors of a row of the result, and how many a tile should have."""
+    width = target.registers_of(c.dtype.itemsize, LANES)
+    available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
+    return width, available, min(available, 3 if available == 3 else 2, max(1, 2 // width))
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
@@ -154,8 +155,9 @@ def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
         yield Columns(-(-rest // LANES), 1, whole * width, (rest - 1) % LANES + 1)
 
 
-def _unrolled_rows(c: Contraction, vectors: int) -> int:
+def unrolled_rows(c: Contraction, target: Target) -> int:
     """Rows of a tile whose epilogue is not too much code, row after row."""
+    vectors = _wide(c, target)[2]
     return max(1, EPILOGUE_OPERATIONS // (vectors * epilogue_operations(c.epilogue, c.dtype)))
 
 

@@ -12,6 +12,7 @@ from chainrule.ir.loop import (
     Combine,
     Get,
     IndexValue,
+    Let,
     Load,
     Local,
     Loop,
@@ -129,6 +130,9 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
         if isinstance(s, Loop):
             bound.add(s.var)
             dims.append(s.extent)
+        elif isinstance(s, Let):
+            bound.add(s.var)
+            dims.append(s.value)
         elif isinstance(s, Set):
             dims += s.index
         elif isinstance(s, Store):
