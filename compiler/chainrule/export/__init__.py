@@ -5,7 +5,7 @@ from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import Drawn, Given, Kept, Model, Number, Same, Size, Unit, Variant
 from chainrule.export.names import is_identifier
 from chainrule.export.state import state_bytes
-from chainrule.export.targets import targets_of
+from chainrule.export.targets import is_bare, narrow, targets_of
 
 __all__ = [
     "Artifact",
@@ -23,7 +23,9 @@ __all__ = [
     "check_formats",
     "compile_kernel",
     "formats_of",
+    "is_bare",
     "is_identifier",
+    "narrow",
     "state_bytes",
     "targets_of",
     "write_kernel",

@@ -6,20 +6,23 @@ Code that needs them calls the functions that the Run-time ABI for the Arm Archi
 
 from __future__ import annotations
 
-WIDE_INTEGERS = """
+import re
+
+_TEXT = """
 define internal arm_aapcscc { i64, i64 } @__aeabi_uldivmod(i64 %over, i64 %under) #0 {
 entry:
   br label %head
 head:
-  %i = phi i64 [64, %entry], [%next, %body]
+  %i = phi i32 [64, %entry], [%next, %body]
+  %left_over = phi i64 [%over, %entry], [%moved, %body]
   %rest = phi i64 [0, %entry], [%left, %body]
   %whole = phi i64 [0, %entry], [%more, %body]
-  %going = icmp ne i64 %i, 0
+  %going = icmp ne i32 %i, 0
   br i1 %going, label %body, label %done
 body:
-  %next = sub i64 %i, 1
-  %shifted = lshr i64 %over, %next
-  %bit = and i64 %shifted, 1
+  %next = sub i32 %i, 1
+  %moved = shl i64 %left_over, 1
+  %bit = lshr i64 %left_over, 63
   %twice = shl i64 %rest, 1
   %now = or i64 %twice, %bit
   %top = lshr i64 %rest, 63
@@ -62,12 +65,19 @@ entry:
 define internal arm_aapcscc float @__aeabi_ul2f(i64 %x) #0 {
 entry:
   %none = icmp eq i64 %x, 0
-  br i1 %none, label %zero, label %some
+  br i1 %none, label %zero, label %top
 zero:
   ret float 0.0
-some:
-  %empty = call i64 @llvm.ctlz.i64(i64 %x, i1 true)
-  %full = shl i64 %x, %empty
+top:
+  %full = phi i64 [%x, %entry], [%twice, %shift]
+  %scale = phi i64 [189, %entry], [%less, %shift]
+  %there = icmp slt i64 %full, 0
+  br i1 %there, label %round, label %shift
+shift:
+  %twice = shl i64 %full, 1
+  %less = sub i64 %scale, 1
+  br label %top
+round:
   %high = lshr i64 %full, 40
   %low = and i64 %full, 1099511627775
   %above = icmp ugt i64 %low, 549755813888
@@ -77,7 +87,6 @@ some:
   %up = or i1 %above, %tie
   %unit = zext i1 %up to i64
   %rounded = add i64 %high, %unit
-  %scale = sub i64 189, %empty
   %exponent = shl i64 %scale, 23
   %bits = add i64 %exponent, %rounded
   %word = trunc i64 %bits to i32
@@ -95,5 +104,10 @@ entry:
   %result = select i1 %low, float %negative, float %number
   ret float %result
 }
+"""
 
-declare i64 @llvm.ctlz.i64(i64, i1)"""
+#: the functions by name; they may call those above them
+WIDE_INTEGERS = {
+    text[text.index("@") + 1 : text.index("(")]: text.strip()
+    for text in re.split(r"\n(?=define)", _TEXT.strip())
+}

@@ -20,6 +20,7 @@ from chainrule.export.minibatches import batch_size_of
 from chainrule.export.model import ABI, ALIGN, Model
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bound, frames
+from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
 from chainrule.target import Target
 from chainrule_runtime.manifest import Tensor
@@ -158,7 +159,7 @@ def formats_of(target: Target) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
-    shared = ("so",) if target.format == "ELF" and "-none" not in target.triple else ()
+    shared = ("so",) if target.format == "ELF" and not is_bare(target) else ()
     return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state")
 
 

@@ -13,10 +13,12 @@ from chainrule.codegen.native import (
     compile_object,
     data_layout,
     load,
+    optimized,
 )
 from chainrule.errors import CompileError
+from chainrule.export.arm import WIDE_INTEGERS
 from chainrule.export.model import ALIGN, Model, Variant
-from chainrule.export.module import ModuleText
+from chainrule.export.module import SMALL, ModuleText
 from chainrule.export.selftest import SEED, memory_bytes
 from chainrule.export.units import Placed
 from chainrule.target import Target
@@ -45,10 +47,18 @@ def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kerne
     for variant in model.variants:
         rounds = variant.target.fma, variant.target.pairs  # all that decides which bits
         if rounds not in goldens:
-            goldens[rounds] = _golden(replace(model, variants=(on_host(variant),), about={}))
+            goldens[rounds] = _golden(replace(model, variants=(on_host(variant),), about={}, small=False))
     each = [goldens[v.target.fma, v.target.pairs] for v in model.variants]
-    text = ModuleText(model, bits, each).text(layout)
-    return Kernel(model, base, text, compile_object(text, base))
+    native = _compiled(model, ModuleText(model, bits, each).text(layout), base)
+    return Kernel(model, base, native.llvm, native)
+
+
+def _compiled(model: Model, text: str, base: Target) -> NativeObject:
+    if not model.small:
+        return compile_object(text, base)
+    helpers = WIDE_INTEGERS if base.arch.startswith(("arm", "thumb")) else {}
+    own = {n: t.replace(" #0 {", f" nounwind {SMALL} {{") for n, t in helpers.items()}
+    return compile_object(optimized(text, base), base, own)
 
 
 def base_target(model: Model) -> Target:

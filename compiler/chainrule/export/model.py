@@ -125,7 +125,7 @@ class Model:
 
     `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
     `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
-    the manifest tells besides.
+    the manifest tells besides. A `small` one is written as little code, not as fast code.
     """
 
     name: str
@@ -137,6 +137,7 @@ class Model:
     sliced: frozenset[str]
     variants: tuple[Variant, ...]
     about: Mapping[str, Any]
+    small: bool = False
 
     @property
     def units(self) -> Mapping[str, Unit]:

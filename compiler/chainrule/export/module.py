@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from chainrule.codegen.compact import Compact
 from chainrule.codegen.epoch import COPY_FUNCTION
+from chainrule.codegen.function import emit_function
 from chainrule.codegen.module import attributes
 from chainrule.export import checks, extras, starting
 from chainrule.export.arm import WIDE_INTEGERS
@@ -19,6 +21,29 @@ from chainrule.export.processor import processor
 from chainrule.export.text import Code, constant
 from chainrule.export.units import UnitText
 from chainrule_runtime.manifest import element_type
+
+
+#: what LLVM is told of functions that are to be little code
+SMALL = "minsize optsize"
+#: codegen.epoch.COPY_FUNCTION in a few instructions
+SHORT_COPY = """
+define internal void @copy(ptr %to, ptr %from, i64 %bytes) #0 {
+entry:
+  br label %test
+test:
+  %i = phi i64 [0, %entry], [%next, %body]
+  %more = icmp ult i64 %i, %bytes
+  br i1 %more, label %body, label %done
+body:
+  %source = getelementptr i8, ptr %from, i64 %i
+  %target = getelementptr i8, ptr %to, i64 %i
+  %value = load i8, ptr %source, align 1
+  store i8 %value, ptr %target, align 1
+  %next = add i64 %i, 1
+  br label %test
+done:
+  ret void
+}"""
 
 
 class Data:
@@ -55,13 +80,15 @@ class ModuleText:
         for number, variant in enumerate(self.model.variants):
             names: dict[str, str] = {}
             of_variant: list[str] = []
+            compact = Compact(variant.target, f"v{number}.", self.size)
+            emit = compact.emit if self.model.small else emit_function
             for unit_name, unit in variant.units.items():
                 unit_text = self.unit_text(number, unit_name, unit)
-                texts, needed = unit_text.kernels(names)
+                texts, needed = unit_text.kernels(names, emit)
                 of_variant += [*texts, unit_text.bytes(), unit_text.run()]
                 declared |= needed
-            texts, needed = starting.functions(self.model, number, variant.target, self.data)
-            of_variant += texts
+            texts, needed = starting.functions(self.model, number, variant.target, self.data, emit)
+            of_variant += [*texts, *compact.functions.values()]
             declared |= needed
             # #0 are kernels, #1 is what calls them
             numbered = [
@@ -71,12 +98,12 @@ class ModuleText:
             parts += numbered
             kinds += _attributes_of(self.model, number)
             attribute += 2
-        parts.append(COPY_FUNCTION)
+        parts.append(SHORT_COPY if self.model.small else COPY_FUNCTION)
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
-        if self.model.variants[0].target.arch.startswith(("arm", "thumb")):
-            parts.append(WIDE_INTEGERS)
+        if self.model.variants[0].target.arch.startswith(("arm", "thumb")) and not self.model.small:
+            parts += WIDE_INTEGERS.values()
         groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
         triple = self.model.variants[0].target.triple
         head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']
@@ -239,7 +266,7 @@ def _raw(parameter: Parameter, size: str) -> str:
 
 def _baseline(model: Model) -> str:
     """The attributes of what runs on every machine of the triple."""
-    return 'nounwind noinline "no-builtins"'
+    return f'nounwind {SMALL if model.small else "noinline"} "no-builtins"'
 
 
 def _attributes_of(model: Model, number: int) -> list[str]:
@@ -248,6 +275,8 @@ def _attributes_of(model: Model, number: int) -> list[str]:
     found = []
     for line in attributes(target).splitlines():
         words = line[line.index("{") + 1 : line.rindex("}")].strip()
+        if model.small:
+            words = words.replace("noinline ", "").replace("nounwind", f"nounwind {SMALL}")
         if len(model.variants) > 1 or target.level != "generic":
             words += f' "target-cpu"="{target.cpu}"'
             if target.features:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chainrule.codegen.function import emit_function
+from chainrule.codegen.module import Emit
 from chainrule.export.begin import drawing
 from chainrule.export.checks import signed
 from chainrule.export.codes import CODE
@@ -34,7 +34,9 @@ from chainrule.target import Target
 Data = Callable[[bytes], str]
 
 
-def functions(model: Model, number: int, target: Target, data: Data) -> tuple[list[str], set[str]]:
+def functions(
+    model: Model, number: int, target: Target, data: Data, emit: Emit
+) -> tuple[list[str], set[str]]:
     """`void @vN.begin(state)`, which fills a state that has its seed, and what it calls."""
     texts: list[str] = []
     declared: set[str] = set()
@@ -48,7 +50,7 @@ def functions(model: Model, number: int, target: Target, data: Data) -> tuple[li
         if key not in names:
             program = drawing(*key)
             names[key] = f"v{number}.{program.name}"
-            text, needed = emit_function(program, names[key], target)
+            text, needed = emit(program, names[key], target, False)
             texts.append(text)
             declared |= needed
         draw = data(np.uint32(tensor.begin.number).tobytes())

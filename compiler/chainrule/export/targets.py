@@ -66,6 +66,16 @@ def targets_of(
     return tuple(replace(t, fma=False, pairs=False) for t in found) if strict else found
 
 
+def narrow(target: Target) -> Target:
+    """The target, but as if it had few and narrow registers: what is made for them is short."""
+    return replace(target, vector_bytes=4, vector_registers=16)
+
+
+def is_bare(target: Target) -> bool:
+    """Whether no system runs there."""
+    return "-none" in target.triple
+
+
 def _named(name: str) -> tuple[Target, ...]:
     if name == "host":
         return (host_target(),)

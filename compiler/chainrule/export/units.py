@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from chainrule.codegen.entry import Entry
-from chainrule.codegen.module import emit_functions
+from chainrule.codegen.module import Emit, emit_functions
 from chainrule.codegen.steps import Call
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
@@ -73,11 +73,12 @@ class UnitText:
         self.sizes = interface.sizes_of(unit)
         self.size_of = {s.name: f"%{interface.sizes[s.name]}" for s in self.sizes}
 
-    def kernels(self, names: dict[str, str]) -> tuple[list[str], set[str]]:
+    def kernels(self, names: dict[str, str], emit: Emit) -> tuple[list[str], set[str]]:
         """The functions that compute, and one that calls them in order; what they declare."""
         texts, known, declared = emit_functions(
-            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
-        )
+            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names,
+            emit=emit,
+        )  # fmt: skip
         entry = Entry(known, self.manifest.sizes).function(
             self.unit.calls, f"internal i32 @{self.name}.code"
         )

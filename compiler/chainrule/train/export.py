@@ -29,7 +29,9 @@ from chainrule.export import (
     check_formats,
     compile_kernel,
     formats_of,
+    is_bare,
     is_identifier,
+    narrow,
     state_bytes,
     targets_of,
     write_kernel,
@@ -65,6 +67,7 @@ class Export:
     cpu: str | None
     features: str | None
     determinism: str
+    optimize: str | None
 
     def check(self) -> None:
         """Raise CompileError for a name that C does not take, and options that there are not."""
@@ -75,6 +78,8 @@ class Export:
             )
         if self.determinism not in ("default", "strict"):
             raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
+        if self.optimize not in (None, "speed", "size"):
+            raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
         if self.formats is not None:
             check_formats(self.formats)
 
@@ -91,6 +96,7 @@ def export(
     wanted.check()
     strict = wanted.determinism == "strict"
     targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
+    small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
     graphs = _graphs(plan, outputs)
 
     @lru_cache(maxsize=4)
@@ -98,7 +104,8 @@ def export(
         return {name: g.lower(target, precision) for name, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
-        units = {n: Unit(low.calls, low.manifest) for n, low in lowered(target).items()}
+        shaped = narrow(target) if small else target
+        units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
@@ -112,9 +119,11 @@ def export(
         _sliced(plan),
         variants,
         {},
+        small,
     )
     told = {
         "determinism": wanted.determinism,
+        "optimize": "size" if small else "speed",
         "flops": {n: low.flops for n, low in lowered(targets[0]).items()}["step"],
         "ops": {
             n: [[op.op.name for op in k.nodes] for k in low.kernels]

@@ -1,0 +1,409 @@
+"""A loop program as one short LLVM function: every loop a loop, every local memory of its frame.
+
+The same bits as codegen.function gives, in a fraction of the code: iterations of a vector loop come
+one after the other, lane i % LANES is an element of an array, and longer scalar functions are
+functions of their own. LLVM's passes make registers of what they can afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from chainrule.codegen.registers import Register, element, memory
+from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.errors import CompileError
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Barrier,
+    Check,
+    Get,
+    IndexValue,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Note,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.size import Atom, Dim, Quotient, is_nonnegative
+from chainrule.ir.types import DType, bool_, int64, uint8
+from chainrule.loops.library import listing_of
+from chainrule.loops.walk import postorder, statements, values_of
+from chainrule.target import Target
+
+#: a scalar function of more machine operations is a function of its own
+INLINE = 8
+
+
+class Lines:
+    """Instructions of one function in the order they are written: what ScalarCode writes into."""
+
+    def __init__(self, declarations: set[str]) -> None:
+        self.lines: list[str] = []
+        self.declarations = declarations
+        self.count = 0
+
+    def fresh(self, prefix: str = "%v") -> str:
+        """A name that is not taken."""
+        self.count += 1
+        return f"{prefix}{self.count}"
+
+    def pure(self, text: str, *operands: str) -> str:
+        """The value of an instruction."""
+        name = self.fresh()
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def pinned(self, text: str) -> str:
+        """The same: nothing is moved here."""
+        return self.pure(text)
+
+    def effect(self, text: str) -> None:
+        """An instruction without a value."""
+        self.lines.append(f"  {text}")
+
+    def declare(self, text: str) -> None:
+        """Note an intrinsic the module must declare."""
+        self.declarations.add(f"declare {text}")
+
+
+class Compact:
+    """Writes functions for one target; those that several use are kept in `functions` by name.
+
+    `prefix` begins their names, `word` is the integer that addresses have there.
+    """
+
+    def __init__(self, target: Target, prefix: str, word: str) -> None:
+        self.target, self.prefix, self.word = target, prefix, word
+        self.functions: dict[str, str] = {}
+        self.declarations: set[str] = set()
+
+    def emit(
+        self, program: Program, name: str, target: Target, parts: bool = False
+    ) -> tuple[str, set[str]]:
+        """As codegen.function.emit_function; parts are not for such code."""
+        if parts:
+            raise CompileError("short code is run by one thread")
+        text = _Emitter(self, program).text(name)
+        return text, self.declarations
+
+    def called(self, fn: str, args: list[Register]) -> str:
+        """The name of the function that computes `fn` of such operands."""
+        types = tuple(a.dtype for a in args)
+        name = ".".join([f"{self.prefix}{fn}", *(t.name for t in types)])
+        if name not in self.functions:
+            lines = Lines(self.declarations)
+            given = [Register(f"%a{i}", t) for i, t in enumerate(types)]
+            result = ScalarCode(lines, self.target).recipe(fn, given)  # type: ignore[arg-type]
+            self.functions[name] = _function(name, given, result, lines.lines)
+        return name
+
+    def fold(self, fn: str, of: DType) -> str:
+        """The name of `T @fold(ptr)`: LANES elements in the one fixed tree."""
+        name = f"{self.prefix}fold.{fn}.{of.name}"
+        if name not in self.functions:
+            lines = Lines(self.declarations)
+            kind = memory(of)
+            code = _Scalar(self, lines)
+            a, b = (_element(lines, of, f"%{side}") for side in ("low", "high"))
+            total = _stored(lines, code.apply(fn, (a, b), of))
+            body = [
+                "entry:",
+                f"  %room = alloca [{LANES // 2} x {kind}], align {of.itemsize}",
+                "  br label %level",
+                "level:",
+                f"  %half = phi i32 [{LANES // 2}, %entry], [%next, %done]",
+                "  %from = phi ptr [%cells, %entry], [%room, %done]",
+                "  br label %lane",
+                "lane:",
+                "  %i = phi i32 [0, %level], [%following, %lane]",
+                f"  %low = getelementptr {kind}, ptr %from, i32 %i",
+                "  %j = add i32 %i, %half",
+                f"  %high = getelementptr {kind}, ptr %from, i32 %j",
+                f"  %to = getelementptr {kind}, ptr %room, i32 %i",
+                *lines.lines,
+                f"  store {kind} {total.text}, ptr %to, align {of.itemsize}",
+                "  %following = add i32 %i, 1",
+                "  %more = icmp ult i32 %following, %half",
+                "  br i1 %more, label %lane, label %done",
+                "done:",
+                "  %next = lshr i32 %half, 1",
+                "  %again = icmp ne i32 %next, 0",
+                "  br i1 %again, label %level, label %end",
+                "end:",
+            ]
+            last = Lines(self.declarations)
+            last.count = lines.count
+            result = _element(last, of, "%room")
+            head = f"define internal {result.type} @{name}(ptr %cells) noinline #0 {{"
+            text = [head, *body, *last.lines, f"  ret {result.typed}", "}"]
+            self.functions[name] = "\n".join(text)
+        return name
+
+
+def _function(name: str, given: list[Register], result: Register, lines: list[str]) -> str:
+    listed = ", ".join(a.typed for a in given)
+    head = f"define internal {result.type} @{name}({listed}) noinline memory(none) #0 {{"
+    return "\n".join([head, "entry:", *lines, f"  ret {result.typed}", "}"])
+
+
+def _element(lines: Lines, of: DType, pointer: str) -> Register:
+    """An element of memory as a register."""
+    name = lines.pure(f"load {memory(of)}, ptr {pointer}, align {of.itemsize}")
+    if not of.is_bool:
+        return Register(name, of)
+    return Register(lines.pure(f"icmp ne i8 {name}, 0"), bool_)
+
+
+def _stored(lines: Lines, value: Register) -> Register:
+    """A register as memory holds it."""
+    if not value.dtype.is_bool:
+        return value
+    return Register(lines.pure(f"zext {value.typed} to i8"), uint8)
+
+
+class _Scalar(ScalarCode):
+    """Scalar functions, of which the longer ones are called."""
+
+    def __init__(self, compact: Compact, lines: Lines) -> None:
+        super().__init__(lines, compact.target)  # type: ignore[arg-type]
+        self.compact, self.lines = compact, lines
+
+    def recipe(self, fn: str, args: Iterable[Register]) -> Register:
+        given = list(args)
+        _, listing = listing_of(fn, tuple(a.dtype for a in given))
+        if len(listing.steps) <= INLINE:
+            return super().recipe(fn, given)
+        name = self.compact.called(fn, given)
+        kind = element(listing.dtype)
+        text = f"call {kind} @{name}({', '.join(a.typed for a in given)})"
+        return Register(self.lines.pure(text), listing.dtype)
+
+
+class _Emitter:
+    """One program."""
+
+    def __init__(self, compact: Compact, program: Program) -> None:
+        self.compact, self.program, self.word = compact, program, compact.word
+        self.lines = Lines(compact.declarations)
+        self.code = _Scalar(compact, self.lines)
+        self.pointers = {b: f"%b{i}" for i, b in enumerate(program.buffers)}
+        self.symbols: dict[str, str] = {}
+        self.frame: list[str] = []
+        self.places: dict[Local, str] = {}
+        self.lane: str | None = None
+
+    def text(self, name: str) -> str:
+        """The whole function, with the parameters of codegen.function."""
+        for i, size in enumerate(self.program.sizes):
+            self.symbols[size] = f"%s{i}"
+            if self.word != "i64":
+                self.symbols[size] = self.lines.pure(f"trunc i64 %s{i} to {self.word}")
+        for s in statements(self.program.body):
+            if isinstance(s, Local) and s not in self.places:
+                self.places[s] = f"%l{len(self.places)}"
+                kind = f"[{self.cells(s)} x {memory(s.dtype)}]"
+                self.frame.append(f"  {self.places[s]} = alloca {kind}, align {s.dtype.itemsize}")
+        self.block(self.program.body)
+        parameters = [f"ptr %b{i}" for i in range(len(self.program.buffers))]
+        parameters += [f"i64 %s{i}" for i in range(len(self.program.sizes))]
+        head = f"define internal i32 @{name}({', '.join(parameters)}) #0 {{"
+        return "\n".join([head, "entry:", *self.frame, *self.lines.lines, "  ret i32 0", "}"])
+
+    @staticmethod
+    def cells(local: Local) -> int:
+        """The elements of a local."""
+        return math.prod(local.shape) * (LANES if local.lanes else 1)
+
+    # statements
+
+    def block(self, body: Iterable[Stmt]) -> None:
+        for s in body:
+            self.statement(s)
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Loop):
+            self.loop(s)
+        elif isinstance(s, Local):
+            self.fill(self.places[s], str(self.cells(s)), s.dtype, constant(0, s.dtype))
+        elif isinstance(s, Set):
+            self.set(s)
+        elif isinstance(s, Store):
+            value, *index = self.values(*values_of(s))
+            if value.dtype != s.buffer.dtype:
+                raise CompileError(f"a {value.dtype} is stored in a buffer of {s.buffer.dtype}")
+            pointer = self.moved(s, index[0] if index else None)
+            self.put(value, pointer, s.buffer.dtype)
+        elif isinstance(s, Check):
+            (condition,) = self.values(s.condition)
+            go_on, leave = self.label(), self.label()
+            self.lines.effect(f"br {condition.typed}, label %{go_on}, label %{leave}")
+            self.open(leave)
+            self.lines.effect(f"ret i32 {s.code}")
+            self.open(go_on)
+        elif not isinstance(s, Note | Barrier):
+            raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def set(self, s: Set) -> None:
+        (value,) = self.values(s.value)
+        if s.local.lanes and self.lane is None:
+            start = self.cell(s.local, s.index, "0")
+            self.fill(start, str(LANES), s.local.dtype, value)
+            return
+        self.put(value, self.cell(s.local, s.index, self.lane), s.local.dtype)
+
+    def put(self, value: Register, pointer: str, of: DType) -> None:
+        kept = _stored(self.lines, value)
+        self.lines.effect(f"store {memory(of)} {kept.text}, ptr {pointer}, align {of.itemsize}")
+
+    def fill(self, start: str, count: str, of: DType, value: Register) -> None:
+        """One value in so many elements."""
+        if count == "1":
+            self.put(value, start, of)
+            return
+
+        def one(i: str) -> None:
+            self.put(value, self.step(start, of, i), of)
+
+        self.counted(count, one)
+
+    def loop(self, loop: Loop) -> None:
+        shadowed, outer = self.symbols.get(loop.var), self.lane
+
+        def body(i: str) -> None:
+            self.symbols[loop.var] = i
+            if loop.mode == "vector":
+                self.lane = self.lines.pure(f"and {self.word} {i}, {LANES - 1}")
+            self.block(loop.body)
+
+        self.counted(self.number(loop.extent), body)
+        self.lane = outer
+        self.symbols.pop(loop.var, None)
+        if shadowed is not None:
+            self.symbols[loop.var] = shadowed
+
+    def counted(self, stop: str, body: Callable[[str], None]) -> None:
+        """`body(i)` for i from 0 to `stop`, which is left out."""
+        if stop == "0":
+            return
+        if stop == "1":
+            body("0")
+            return
+        cell = self.lines.fresh("%i")
+        self.frame.append(f"  {cell} = alloca {self.word}, align 4")
+        head, inside, after = self.label(), self.label(), self.label()
+        self.lines.effect(f"store {self.word} 0, ptr {cell}, align 4")
+        self.lines.effect(f"br label %{head}")
+        self.open(head)
+        i = self.lines.pure(f"load {self.word}, ptr {cell}, align 4")
+        more = self.lines.pure(f"icmp slt {self.word} {i}, {stop}")
+        self.lines.effect(f"br i1 {more}, label %{inside}, label %{after}")
+        self.open(inside)
+        body(i)
+        following = self.lines.pure(f"add nuw nsw {self.word} {i}, 1")
+        self.lines.effect(f"store {self.word} {following}, ptr {cell}, align 4")
+        self.lines.effect(f"br label %{head}")
+        self.open(after)
+
+    def label(self) -> str:
+        return self.lines.fresh("L")
+
+    def open(self, label: str) -> None:
+        self.lines.lines.append(f"{label}:")
+
+    # places and sizes
+
+    def step(self, pointer: str, of: DType, by: str) -> str:
+        return self.lines.pure(f"getelementptr {memory(of)}, ptr {pointer}, {self.word} {by}")
+
+    def cell(self, local: Local, index: tuple[Dim, ...], lane: str | None) -> str:
+        """Where a cell lies, or one lane of it."""
+        place: Dim = 0
+        for i, size in zip(index, local.shape, strict=True):
+            place = place * size + i
+        if not local.lanes:
+            return self.step(self.places[local], local.dtype, self.number(place))
+        if lane is None:
+            raise CompileError(f"{local.name} has lanes: outside a vector loop, combine them")
+        row = self.number(place * LANES)
+        return self.step(self.places[local], local.dtype, self.sum(row, lane))
+
+    def moved(self, access: Load | Store, index: Register | None) -> str:
+        at = self.number(access.offset)
+        of = access.buffer.dtype
+        if index is not None:
+            wide = self.code.cast(index, int64).text
+            if self.word != "i64":
+                wide = self.lines.pure(f"trunc i64 {wide} to {self.word}")
+            by = self.lines.pure(f"mul {self.word} {wide}, {self.number(access.stride)}")
+            at = self.sum(at, by)
+        return self.step(self.pointers[access.buffer], of, at)
+
+    def sum(self, a: str, b: str) -> str:
+        if "0" in (a, b):
+            return b if a == "0" else a
+        return self.lines.pure(f"add {self.word} {a}, {b}")
+
+    def number(self, dim: Dim) -> str:
+        """A size, an extent or an offset."""
+        if isinstance(dim, int):
+            return str(dim)
+        total = "0"
+        for monomial, coefficient in dim.terms:
+            term = ""
+            for factor in (*map(self.atom, monomial), *([str(coefficient)] * (coefficient != 1))):
+                term = self.lines.pure(f"mul {self.word} {term}, {factor}") if term else factor
+            total = self.sum(total, term or "1")
+        return total
+
+    def atom(self, atom: Atom) -> str:
+        if isinstance(atom, str):
+            return self.symbols[atom]
+        over, under = self.number(atom.numerator), self.number(atom.denominator)
+        whole = isinstance(atom, Quotient)
+        if is_nonnegative(atom.numerator):
+            return self.lines.pure(f"{'udiv' if whole else 'urem'} {self.word} {over}, {under}")
+        rest = self.lines.pure(f"srem {self.word} {over}, {under}")
+        below = self.lines.pure(f"icmp slt {self.word} {rest}, 0")  # downward, as in Python
+        if whole:
+            quotient = self.lines.pure(f"sdiv {self.word} {over}, {under}")
+            less = self.lines.pure(f"zext i1 {below} to {self.word}")
+            return self.lines.pure(f"sub {self.word} {quotient}, {less}")
+        more = self.lines.pure(f"select i1 {below}, {self.word} {under}, {self.word} 0")
+        return self.sum(rest, more)
+
+    # values
+
+    def values(self, *roots: Value) -> list[Register]:
+        registers: dict[int, Register] = {}
+        for v in postorder(*roots):
+            registers[id(v)] = self.part(v, registers)
+        return [registers[id(root)] for root in roots]
+
+    def part(self, v: Value, registers: dict[int, Register]) -> Register:
+        if isinstance(v, Apply):
+            return self.code.apply(v.fn, [registers[id(a)] for a in v.args], v.dtype)
+        if isinstance(v, Load):
+            index = registers[id(v.index)] if v.index is not None else None
+            return _element(self.lines, v.dtype, self.moved(v, index))
+        if isinstance(v, Get):
+            return _element(self.lines, v.dtype, self.cell(v.local, v.index, self.lane))
+        if isinstance(v, Literal):
+            return constant(v.value, v.dtype)
+        if isinstance(v, IndexValue):
+            number = self.number(v.index)
+            if self.word != "i64" and number.startswith("%"):
+                number = self.lines.pure(f"sext {self.word} {number} to i64")
+            return self.code.cast(Register(number, int64), v.dtype)
+        start = self.cell(v.local, v.index, "0")
+        kind = element(v.dtype)
+        text = f"call {kind} @{self.compact.fold(v.fn, v.dtype)}(ptr {start})"
+        return Register(self.lines.pure(text), v.dtype)
+
+
