@@ -8,8 +8,9 @@ functions of their own. LLVM's passes make registers of what they can afterwards
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from chainrule.codegen.alike import merged
 from chainrule.codegen.registers import Register, element, memory
 from chainrule.codegen.scalar import ScalarCode, constant
 from chainrule.errors import CompileError
@@ -74,29 +75,42 @@ class Lines:
 
 
 class Compact:
-    """Writes functions for one target; those that several use are kept in `functions` by name.
+    """Writes functions for one target and keeps them in `functions` by name.
 
-    `prefix` begins their names, `word` is the integer that addresses have there.
+    `programs` are all that there will be: what is alike in them is written once. `prefix` begins
+    names, `word` is the integer that addresses have there. `ready` are scalar functions that are
+    had in another way, as text in which $NAME is to be their name.
     """
 
-    def __init__(self, target: Target, prefix: str, word: str) -> None:
-        self.target, self.prefix, self.word = target, prefix, word
+    def __init__(
+        self,
+        programs: Iterable[Program],
+        target: Target,
+        prefix: str,
+        word: str,
+        ready: Mapping[str, str],
+    ) -> None:
+        self.target, self.prefix, self.word, self.ready = target, prefix, word, ready
+        self.alike = merged(programs)
+        self.names: dict[int, str] = {}
         self.functions: dict[str, str] = {}
         self.declarations: set[str] = set()
 
-    def emit(
-        self, program: Program, name: str, target: Target, parts: bool = False
-    ) -> tuple[str, set[str]]:
-        """As codegen.function.emit_function; parts are not for such code."""
-        if parts:
-            raise CompileError("short code is run by one thread")
-        text = _Emitter(self, program).text(name)
-        return text, self.declarations
+    def function(self, program: Program) -> tuple[str, tuple[int, ...]]:
+        """The function of a program: its name, and the numbers it is told after the sizes."""
+        found = self.alike[id(program)]
+        if id(found.program) not in self.names:
+            name = f"{self.prefix}kernel{len(self.names)}"
+            self.names[id(found.program)] = name
+            self.functions[name] = _Emitter(self, found.program).text(name)
+        return self.names[id(found.program)], found.numbers
 
     def called(self, fn: str, args: list[Register]) -> str:
         """The name of the function that computes `fn` of such operands."""
         types = tuple(a.dtype for a in args)
         name = ".".join([f"{self.prefix}{fn}", *(t.name for t in types)])
+        if fn in self.ready:
+            self.functions[name] = self.ready[fn].replace("$NAME", name)
         if name not in self.functions:
             lines = Lines(self.declarations)
             given = [Register(f"%a{i}", t) for i, t in enumerate(types)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chainrule.codegen.direct import direct_call
 from chainrule.codegen.entry import Entry, PartEntry
@@ -22,10 +22,6 @@ from chainrule.target import Target
 #: a call that does less is done by one thread: the others would wait longer than it takes; a step
 #: whose shared calls do less in all wakes nobody (loops.parts.work_of counts)
 CALL_WORK, STEP_WORK = 200_000, 1_000_000
-
-
-#: what writes a program as a function: its text, and what it declares
-Emit = Callable[[Program, str, Target, bool], tuple[str, set[str]]]
 
 
 def emit_module(
@@ -64,13 +60,12 @@ def emit_functions(
     shared: frozenset[int] = frozenset(),
     prefix: str = "",
     names: dict[str, str] | None = None,
-    emit: Emit = emit_function,
 ) -> tuple[list[str], dict[int, str], set[str]]:
     """One function for each distinct program of a step, their names, and what they declare.
 
     Names go by the identity of programs and begin with `prefix`; those of `shared` programs take a
     part's parameters. `names` are functions that are there already, by signature; new ones are
-    added to it. `emit` writes each.
+    added to it.
     """
     names = {} if names is None else names
     known: dict[int, str] = {}
@@ -83,7 +78,9 @@ def emit_functions(
             key = signature(call.program)
             if key not in names:
                 names[key] = f"{prefix}kernel{i}"
-                text, needed = emit(call.program, names[key], target, id(call.program) in shared)
+                text, needed = emit_function(
+                    call.program, names[key], target, id(call.program) in shared
+                )
                 texts.append(text)
                 declarations |= needed
             known[id(call.program)] = names[key]

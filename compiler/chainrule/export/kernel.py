@@ -71,7 +71,7 @@ def base_target(model: Model) -> Target:
 
 def _check_room(model: Model, bits: int) -> None:
     most = model.most()
-    units = [Placed(u.manifest).bytes(most) for v in model.variants for u in v.units.values()]
+    units = [Placed(u.manifest, model.fixed).bytes(most) for v in model.variants for u in v.units.values()]
     total = max(memory_bytes(model), model.state_bytes + max(units))
     if total >= 2 ** (bits - 1):
         raise CompileError(

@@ -64,7 +64,7 @@ def functions(module: ModuleText) -> list[str]:
     """`NAME_steps`, `NAME_steps_workspace_bytes` and `NAME_shuffle`, where data has rows."""
     if not module.model.sliced:
         return []
-    return [_workspace(module), _steps(module), _shuffle(module), _word()]
+    return [_workspace(module), _steps(module), _shuffle(module)]
 
 
 def _row_bytes(module: ModuleText, code: Code, tensor: Tensor) -> str:
@@ -213,26 +213,6 @@ def _check_order(code: Code) -> None:
     code.loop("%rows", check)
 
 
-def _word() -> str:
-    """`i64 @shuffle_word(seed, epoch, row)`: what rows are sorted by, two words of Philox."""
-    code = Code("internal i64 @shuffle_word(i64 %seed, i64 %epoch, i64 %row) #0")
-    low = "4294967295"
-    a, b = code.value(f"and i64 %row, {low}"), code.value("lshr i64 %row, 32")
-    c, d = "%epoch", str(philox.SHUFFLE_DRAW)
-    k, m = code.value(f"and i64 %seed, {low}"), code.value("lshr i64 %seed, 32")
-    for _ in range(philox.ROUNDS):
-        p = code.value(f"mul i64 {a}, {philox._MULTIPLIERS[0]}")
-        q = code.value(f"mul i64 {c}, {philox._MULTIPLIERS[1]}")
-        a = code.value(f"xor i64 {code.value(f'lshr i64 {q}, 32')}, {b}")
-        a, b = code.value(f"xor i64 {a}, {k}"), code.value(f"and i64 {q}, {low}")
-        c = code.value(f"xor i64 {code.value(f'lshr i64 {p}, 32')}, {d}")
-        c, d = code.value(f"xor i64 {c}, {m}"), code.value(f"and i64 {p}, {low}")
-        k = code.value(f"and i64 {code.value(f'add i64 {k}, {philox._WEYL[0]}')}, {low}")
-        m = code.value(f"and i64 {code.value(f'add i64 {m}, {philox._WEYL[1]}')}, {low}")
-    high = code.value(f"shl i64 {a}, 32")
-    return code.text(f"i64 {code.value(f'or i64 {high}, {b}')}")
-
-
 def _shuffle(module: ModuleText) -> str:
     """Heapsort of (word, row) pairs (Williams, Algorithm 232, CACM 1964): no stack, no luck."""
     model = module.model
@@ -250,7 +230,9 @@ def _shuffle(module: ModuleText) -> str:
     keys = code.at("%order", code.value("shl i64 %rows, 3"))
 
     def fill(i: str) -> None:
-        word = code.value(f"call i64 @shuffle_word(i64 {seed}, i64 {epoch}, i64 {i})")
+        row, key = (f"i64 {w}, i64 {code.value(f'lshr i64 {w}, 32')}" for w in (i, seed))
+        counter = f"{row}, i64 {epoch}, i64 {philox.SHUFFLE_DRAW}, {key}"
+        word = code.value(f"call i64 @philox({counter})")
         at = code.value(f"shl i64 {i}, 3")
         code.store("i64", word, keys, at)
         code.store("i64", i, "%order", at)

@@ -145,6 +145,11 @@ class Model:
         return self.variants[0].units
 
     @property
+    def fixed(self) -> dict[str, int] | None:
+        """The sizes that workspace is laid out for in any case; None where each call tells."""
+        return self.most() if self.small else None
+
+    @property
     def offsets(self) -> dict[str, int]:
         """Where each tensor lies in the state."""
         found, at = {}, HEAD

@@ -12,14 +12,17 @@ from chainrule.codegen.compact import Compact
 from chainrule.codegen.epoch import COPY_FUNCTION
 from chainrule.codegen.function import emit_function
 from chainrule.codegen.module import attributes
+from chainrule.codegen.steps import calls_in
 from chainrule.export import checks, extras, starting
 from chainrule.export.arm import WIDE_INTEGERS
 from chainrule.export.codes import CODE, checks_of, faults
 from chainrule.export.interface import Interface, Parameter
-from chainrule.export.model import AT_VARIANT, Model, Unit
+from chainrule.export.model import AT_VARIANT, Model, Unit, Variant
+from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
 from chainrule.export.text import Code, constant
 from chainrule.export.units import UnitText
+from chainrule.ir.types import DType
 from chainrule_runtime.manifest import element_type
 
 
@@ -78,17 +81,8 @@ class ModuleText:
         attribute = 1
         kinds = [_baseline(self.model)]
         for number, variant in enumerate(self.model.variants):
-            names: dict[str, str] = {}
-            of_variant: list[str] = []
-            compact = Compact(variant.target, f"v{number}.", self.size)
-            emit = compact.emit if self.model.small else emit_function
-            for unit_name, unit in variant.units.items():
-                unit_text = self.unit_text(number, unit_name, unit)
-                texts, needed = unit_text.kernels(names, emit)
-                of_variant += [*texts, unit_text.bytes(), unit_text.run()]
-                declared |= needed
-            texts, needed = starting.functions(self.model, number, variant.target, self.data, emit)
-            of_variant += [*texts, *compact.functions.values()]
+            write = self.short if self.model.small else self.fast
+            of_variant, needed = write(number, variant)
             declared |= needed
             # #0 are kernels, #1 is what calls them
             numbered = [
@@ -98,6 +92,8 @@ class ModuleText:
             parts += numbered
             kinds += _attributes_of(self.model, number)
             attribute += 2
+        if self.model.sliced or self.model.small:
+            parts.append(PHILOX)
         parts.append(SHORT_COPY if self.model.small else COPY_FUNCTION)
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
@@ -117,12 +113,46 @@ class ModuleText:
         ]
         return "\n\n".join(body)
 
+    def fast(self, number: int, variant: Variant) -> tuple[list[str], set[str]]:
+        """All functions of a variant, and what they declare."""
+        names: dict[str, str] = {}
+        found: list[str] = []
+        declared: set[str] = set()
+        for unit_name, unit in variant.units.items():
+            unit_text = self.unit_text(number, unit_name, unit)
+            texts, needed = unit_text.kernels(names)
+            found += [*texts, unit_text.bytes(), unit_text.run()]
+            declared |= needed
+        begins: dict[tuple[str, DType], str] = {}
+        for key, program in starting.programs(self.model).items():
+            begins[key] = f"v{number}.{program.name}"
+            text, needed = emit_function(program, begins[key], variant.target)
+            found.append(text)
+            declared |= needed
+        found.append(starting.begin(self.model, number, self.data, begins))
+        return found, declared
+
+    def short(self, number: int, variant: Variant) -> tuple[list[str], set[str]]:
+        """The same in little code."""
+        begin = starting.programs(self.model)
+        calls = [c.program for u in variant.units.values() for c in calls_in(u.calls)]
+        prefix = f"v{number}."
+        compact = Compact([*calls, *begin.values()], variant.target, prefix, self.size, WORDS)
+        found: list[str] = []
+        for unit_name, unit in variant.units.items():
+            unit_text = self.unit_text(number, unit_name, unit)
+            found += [unit_text.short_code(compact), unit_text.bytes(), unit_text.run()]
+        begins = {key: compact.function(program)[0] for key, program in begin.items()}
+        found.append(starting.begin(self.model, number, self.data, begins))
+        return [*found, *compact.functions.values()], compact.declarations
+
     def unit_text(self, number: int, name: str, unit: Unit) -> UnitText:
         """The writer of one unit of one variant."""
         target = self.model.variants[number].target
         return UnitText(
-            f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data
-        )
+            f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data,
+            self.model.fixed,
+        )  # fmt: skip
 
     # the exported functions of units
 

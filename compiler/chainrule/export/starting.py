@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from chainrule.codegen.module import Emit
 from chainrule.export.begin import drawing
 from chainrule.export.checks import signed
 from chainrule.export.codes import CODE
@@ -28,31 +27,27 @@ from chainrule.export.model import (
 )
 from chainrule.export.orthogonal import orthonormal
 from chainrule.export.text import Code, number_text
-from chainrule.ir.types import float32
-from chainrule.target import Target
+from chainrule.ir.loop import Program
+from chainrule.ir.types import DType, float32
 
 Data = Callable[[bytes], str]
 
 
-def functions(
-    model: Model, number: int, target: Target, data: Data, emit: Emit
-) -> tuple[list[str], set[str]]:
-    """`void @vN.begin(state)`, which fills a state that has its seed, and what it calls."""
-    texts: list[str] = []
-    declared: set[str] = set()
-    names: dict[object, str] = {}
+def programs(model: Model) -> dict[tuple[str, DType], Program]:
+    """What draws tensors, by distribution and type."""
+    drawn = [t for t in model.kept if isinstance(t.begin, Drawn) and t.elements]
+    keys = dict.fromkeys((t.begin.distribution, t.dtype) for t in drawn)  # type: ignore[union-attr]
+    return {key: drawing(*key) for key in keys}
+
+
+def begin(model: Model, number: int, data: Data, names: Mapping[tuple[str, DType], str]) -> str:
+    """`void @vN.begin(state)`, which fills a state that has its seed; `names` are of what draws."""
     code = Code(f"internal void @v{number}.begin(ptr %state) #1")
     seed = code.at("%state", model.offsets[model.seed])
     for tensor in model.kept:
         if not isinstance(tensor.begin, Drawn) or not tensor.elements:
             continue
         key = tensor.begin.distribution, tensor.dtype
-        if key not in names:
-            program = drawing(*key)
-            names[key] = f"v{number}.{program.name}"
-            text, needed = emit(program, names[key], target, False)
-            texts.append(text)
-            declared |= needed
         draw = data(np.uint32(tensor.begin.number).tobytes())
         straight = tensor.begin.distribution == "orthogonal"
         scale = 1.0 if straight else tensor.begin.scale
@@ -66,7 +61,7 @@ def functions(
         if straight:
             _straighten(code, tensor, out, tensor.begin.scale)
     _fill_the_rest(code, model, data)
-    return [*texts, code.text("void")], declared
+    return code.text("void")
 
 
 def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:

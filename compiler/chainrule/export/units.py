@@ -6,11 +6,13 @@ that may not be written yet, and the slots of the arena, follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
-from chainrule.codegen.entry import Entry
-from chainrule.codegen.module import Emit, emit_functions
-from chainrule.codegen.steps import Call
+from chainrule.codegen.compact import Compact
+from chainrule.codegen.entry import Entry, ShortEntry
+from chainrule.codegen.module import emit_functions
+from chainrule.codegen.steps import calls_in
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
@@ -19,7 +21,7 @@ from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 
 
-def output_bytes(tensor: Tensor, sizes: dict[str, int]) -> int:
+def output_bytes(tensor: Tensor, sizes: Mapping[str, int]) -> int:
     """Bytes of a tensor at given sizes."""
     bytes_ = element_type(tensor.dtype).itemsize
     for dim in tensor.shape:
@@ -28,12 +30,17 @@ def output_bytes(tensor: Tensor, sizes: dict[str, int]) -> int:
 
 
 class Placed:
-    """Where each buffer of a unit lies: an argument, a part of the state, data, or workspace."""
+    """Where each buffer of a unit lies: an argument, a part of the state, data, or workspace.
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    In little code nothing is worked out that can be known: with sizes that are `fixed`, workspace
+    is laid out for these, whatever the sizes of a call, and holds no table.
+    """
+
+    def __init__(self, manifest: Manifest, fixed: Mapping[str, int] | None = None) -> None:
+        self.manifest, self.fixed = manifest, fixed
         self.table_bytes = round_up(8 * manifest.places)
         self.head = self.table_bytes + round_up(8 * max(1, len(manifest.sizes)))
+        self.head = self.head if fixed is None else 0
         given = {t.place for t in (*manifest.feeds, *manifest.kept)}
         given |= {t.place for t, _ in manifest.constants}
         #: outputs that have a buffer in the workspace until the call has come to its end
@@ -47,11 +54,16 @@ class Placed:
             late = bool(manifest.checks) or not tensor.shape
             (self.held if late else self.direct).append(tensor)
 
-    def bytes(self, sizes: dict[str, int]) -> int:
+    def bytes(self, sizes: Mapping[str, int]) -> int:
         """Bytes of workspace at given sizes."""
-        slots = (max([0, *(evaluate(d, sizes) for d in s)]) for s in self.manifest.arena)
-        held = (output_bytes(t, sizes) for t in self.held)
-        return self.head + sum(round_up(b) for b in (*held, *slots))
+        return self.starts(sizes)[-1]
+
+    def starts(self, sizes: Mapping[str, int]) -> list[int]:
+        """Where each held output and each slot begins, and where the last one ends."""
+        known = sizes if self.fixed is None else self.fixed
+        held = (output_bytes(t, known) for t in self.held)
+        slots = (max([0, *(evaluate(d, known) for d in s)]) for s in self.manifest.arena)
+        return list(accumulate(map(round_up, (*held, *slots)), initial=self.head))
 
 
 class UnitText:
@@ -66,28 +78,31 @@ class UnitText:
         offsets: dict[str, int],
         codes: dict[str, int],
         data: Callable[[bytes], str],
+        fixed: Mapping[str, int] | None,
     ) -> None:
         self.name, self.unit, self.target = name, unit, target
         self.interface, self.offsets, self.codes, self.data = interface, offsets, codes, data
-        self.manifest, self.placed = unit.manifest, Placed(unit.manifest)
+        self.manifest, self.placed = unit.manifest, Placed(unit.manifest, fixed)
         self.sizes = interface.sizes_of(unit)
         self.size_of = {s.name: f"%{interface.sizes[s.name]}" for s in self.sizes}
 
-    def kernels(self, names: dict[str, str], emit: Emit) -> tuple[list[str], set[str]]:
+    def kernels(self, names: dict[str, str]) -> tuple[list[str], set[str]]:
         """The functions that compute, and one that calls them in order; what they declare."""
         texts, known, declared = emit_functions(
-            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names,
-            emit=emit,
-        )  # fmt: skip
-        entry = Entry(known, self.manifest.sizes).function(
-            self.unit.calls, f"internal i32 @{self.name}.code"
+            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
         )
-        return [*texts, entry], declared
+        entry = Entry(known, self.manifest.sizes)
+        return [*texts, entry.function(self.unit.calls, f"internal i32 @{self.name}.code")], declared
 
-    @property
-    def copies(self) -> bool:
-        """Whether the calls use @copy."""
-        return any(not isinstance(step, Call) for step in self.unit.calls)
+    def short_code(self, compact: Compact) -> str:
+        """The one that calls them, where they are short functions that units share."""
+        programs = [call.program for call in calls_in(self.unit.calls)]
+        functions = {id(p): compact.function(p) for p in programs}
+        names = {key: name for key, (name, _) in functions.items()}
+        numbers = {key: told for key, (_, told) in functions.items()}
+        entry = ShortEntry(names, self.manifest.sizes, numbers)
+        head = f"internal i32 @{self.name}.code"
+        return entry.function(self.unit.calls, head, self.manifest.places)
 
     def bytes(self) -> str:
         """`i64 @NAME.bytes(sizes)`: how much workspace there must be."""
@@ -99,6 +114,8 @@ class UnitText:
 
     def _slots(self, code: Code) -> list[str]:
         """Where each held output and each slot begins, and where the last one ends."""
+        if self.placed.fixed is not None:
+            return [str(start) for start in self.placed.starts({})]
         at = str(self.placed.head)
         starts = [at]
         for bytes_ in (
@@ -135,13 +152,7 @@ class UnitText:
         parameters += [f"ptr %{p.name}" for p in (*feeds, *outputs)]
         code = Code(f"internal i32 @{self.name}({', '.join(parameters)}) #0")
         places = self._places(code, feeds, outputs)
-        for place, pointer in sorted(places.items()):
-            entry = code.value(f"getelementptr ptr, ptr %workspace, i64 {place}")
-            code.do(f"store ptr {pointer}, ptr {entry}")
-        sizes = code.at("%workspace", self.placed.table_bytes)
-        for i, size in enumerate(self.manifest.sizes):
-            code.store("i64", self.size_of[size], sizes, 8 * i)
-        result = code.value(f"call i32 @{self.name}.code(ptr %workspace, ptr {sizes})")
+        result = code.value(f"call i32 @{self.name}.code({self._passed(code, places)})")
         for check in self.manifest.checks:
             bad = code.value(f"icmp eq i32 {result}, {check.code}")
             code.leave_if(bad, f"i32 {own_code(check, self.codes)}")
@@ -150,6 +161,19 @@ class UnitText:
             if parameter.tensor is not None and parameter.tensor.name not in direct:
                 self._give(code, parameter, parameter.tensor, places[parameter.tensor.place])
         return code.text("i32 0")
+
+    def _passed(self, code: Code, places: Mapping[int, str]) -> str:
+        """The arguments of the code: the table and the sizes, which are put where they belong."""
+        if self.placed.fixed is not None:
+            pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
+            return ", ".join([*pointers, *(f"i64 {self.size_of[s]}" for s in self.manifest.sizes)])
+        for place, pointer in sorted(places.items()):
+            entry = code.value(f"getelementptr ptr, ptr %workspace, i64 {place}")
+            code.do(f"store ptr {pointer}, ptr {entry}")
+        sizes = code.at("%workspace", self.placed.table_bytes)
+        for i, size in enumerate(self.manifest.sizes):
+            code.store("i64", self.size_of[size], sizes, 8 * i)
+        return f"ptr %workspace, ptr {sizes}"
 
     def _give(self, code: Code, parameter: Parameter, tensor: Tensor, pointer: str) -> None:
         """Copy a result to where it is wanted, unless that is nowhere."""
