@@ -20,7 +20,7 @@ from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import AT_VARIANT, Model, Unit, Variant
 from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
-from chainrule.export.text import Code, constant
+from chainrule.export.text import Code, constant, finished
 from chainrule.export.units import UnitText
 from chainrule.ir.types import DType
 from chainrule_runtime.manifest import element_type
@@ -32,17 +32,18 @@ SMALL = "minsize optsize"
 SHORT_COPY = """
 define internal void @copy(ptr %to, ptr %from, i64 %bytes) #0 {
 entry:
+  %count = trunc i64 %bytes to iw
   br label %test
 test:
-  %i = phi i64 [0, %entry], [%next, %body]
-  %more = icmp ult i64 %i, %bytes
+  %i = phi iw [0, %entry], [%next, %body]
+  %more = icmp ult iw %i, %count
   br i1 %more, label %body, label %done
 body:
-  %source = getelementptr i8, ptr %from, i64 %i
-  %target = getelementptr i8, ptr %to, i64 %i
+  %source = getelementptr i8, ptr %from, iw %i
+  %target = getelementptr i8, ptr %to, iw %i
   %value = load i8, ptr %source, align 1
   store i8 %value, ptr %target, align 1
-  %next = add i64 %i, 1
+  %next = add iw %i, 1
   br label %test
 done:
   ret void
@@ -106,7 +107,7 @@ class ModuleText:
         body = [
             *head,
             *self.data.texts(),
-            *parts,
+            *(finished(part, self.size) for part in parts),
             *sorted(declared | declared_sqrt(parts)),
             *groups,
             "",
@@ -157,19 +158,15 @@ class ModuleText:
     # the exported functions of units
 
     def head(self, name: str, parameters: Sequence[Parameter], result: str = "i32") -> Code:
-        """A function that others call, with its sizes widened to i64."""
-        shown = ", ".join(f"{self.kind(p)} %{_raw(p, self.size)}" for p in parameters)
-        code = Code(f"dso_local {result} @{self.model.name}_{name}({shown}) #0")
-        for parameter in parameters:
-            if parameter.kind == "size_t" and self.size != "i64":
-                code.do(f"%{parameter.name} = zext {self.size} %{parameter.name}.size to i64")
-        return code
+        """A function that others call."""
+        shown = ", ".join(f"{self.kind(p)} %{p.name}" for p in parameters)
+        return Code(f"dso_local {result} @{self.model.name}_{name}({shown}) #0")
 
     def kind(self, parameter: Parameter) -> str:
         """The LLVM type of a parameter."""
         if "*" in parameter.kind:
             return "ptr"
-        fixed = {"size_t": self.size, "float": "float", "double": "double"}
+        fixed = {"size_t": "iw", "float": "float", "double": "double"}
         return fixed.get(parameter.kind) or f"i{int(parameter.kind.strip('uint_'))}"
 
     def units(self) -> list[str]:
@@ -178,35 +175,30 @@ class ModuleText:
 
     def workspace_bytes(self) -> str:
         """`size_t NAME_workspace_bytes(sizes)`: 0 for sizes that the kernel does not take."""
-        code = self.head(
-            "workspace_bytes", self.interface.size_parameters(self.model.sizes), self.size
-        )
+        sizes = self.interface.size_parameters(self.model.sizes)
+        code = self.head("workspace_bytes", sizes, "iw")
         for size in self.model.sizes:
-            code.leave_if(self.out_of_range(code, size.name), f"{self.size} 0")
+            code.leave_if(self.out_of_range(code, size.name), "iw 0")
         most = "0"
         for number, variant in enumerate(self.model.variants):
             for name, unit in variant.units.items():
                 most = code.maximum(most, self.needed(code, number, name, unit))
-        return code.text(f"{self.size} {self.narrow(code, most)}")
+        return code.text(f"iw {most}")
 
     def needed(self, code: Code, number: int, name: str, unit: Unit) -> str:
-        """The bytes of workspace of a unit, as an i64."""
-        return code.value(f"call i64 @v{number}.{name}.bytes({self.size_arguments(unit)})")
+        """The bytes of workspace of a unit, as an iw."""
+        return code.value(f"call iw @v{number}.{name}.bytes({self.size_arguments(unit)})")
 
     def size_arguments(self, unit: Unit) -> str:
         """The sizes of a unit as arguments of functions of ours."""
         sizes = self.interface.sizes_of(unit)
-        return ", ".join(f"i64 %{self.interface.sizes[s.name]}" for s in sizes)
-
-    def narrow(self, code: Code, value: str) -> str:
-        """An i64 as a size_t."""
-        return value if self.size == "i64" else code.value(f"trunc i64 {value} to {self.size}")
+        return ", ".join(f"iw %{self.interface.sizes[s.name]}" for s in sizes)
 
     def out_of_range(self, code: Code, size: str) -> str:
         """Whether a symbolic size is 0 or above the largest."""
         (most,) = [s.most for s in self.model.sizes if s.name == size]
-        below = code.value(f"sub i64 %{self.interface.sizes[size]}, 1")
-        return code.value(f"icmp uge i64 {below}, {most}")
+        below = code.value(f"sub iw %{self.interface.sizes[size]}, 1")
+        return code.value(f"icmp uge iw {below}, {most}")
 
     def check_unit(self, code: Code, unit: Unit) -> None:
         """Leave where sizes, state or workspace are not what a unit needs."""
@@ -217,16 +209,16 @@ class ModuleText:
         for dim in unit.manifest.nonempty:
             if isinstance(dim, dict):
                 number = code.number(dim, known)
-                code.leave_if(code.value(f"icmp slt i64 {number}, 1"), bad)
-        code.guard("@check_state(ptr %state, i64 %state_bytes)")
-        code.guard(f"@check_pointer(ptr %workspace, i64 {63})")
+                code.leave_if(code.value(f"icmp slt iw {number}, 1"), bad)
+        code.guard("@check_state(ptr %state, iw %state_bytes)")
+        code.guard(f"@check_pointer(ptr %workspace, iw {63})")
 
     def check_pointers(self, code: Code, parameters: Sequence[Parameter]) -> None:
         """Leave where data is null or is not aligned to its elements."""
         for parameter in parameters:
             assert parameter.tensor is not None
             mask = element_type(parameter.tensor.dtype).itemsize - 1
-            call = f"@check_pointer(ptr %{parameter.name}, i64 {mask})"
+            call = f"@check_pointer(ptr %{parameter.name}, iw {mask})"
             if not parameter.optional:
                 code.guard(call)
                 continue
@@ -253,8 +245,8 @@ class ModuleText:
 
     def check_room(self, code: Code, number: int, name: str, unit: Unit, more: str = "0") -> None:
         """Leave where the workspace is smaller than a unit needs, and `more`."""
-        needed = code.value(f"add i64 {self.needed(code, number, name, unit)}, {more}")
-        small = code.value(f"icmp ult i64 %workspace_bytes, {needed}")
+        needed = code.value(f"add iw {self.needed(code, number, name, unit)}, {more}")
+        small = code.value(f"icmp ult iw %workspace_bytes, {needed}")
         code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
 
     def by_variant(self, code: Code, run: Callable[[int], str]) -> str:
@@ -285,13 +277,6 @@ def declared_sqrt(parts: Sequence[str]) -> set[str]:
         for kind, short in found.items()
         if any(f"@llvm.sqrt.{short}(" in part for part in parts)
     }
-
-
-def _raw(parameter: Parameter, size: str) -> str:
-    """What a parameter is called before it is widened."""
-    return (
-        f"{parameter.name}.size" if parameter.kind == "size_t" and size != "i64" else parameter.name
-    )
 
 
 def _baseline(model: Model) -> str:

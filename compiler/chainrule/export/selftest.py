@@ -78,11 +78,11 @@ def memory_bytes(model: Model) -> int:
 def functions(module: ModuleText) -> list[str]:
     """`NAME_selftest`, `NAME_selftest_bytes`, and what they share."""
     plan = _Plan(module.model)
-    size = module.head("selftest_bytes", (), module.size)
+    size = module.head("selftest_bytes", (), "iw")
     return [
         _golden(module, plan),
         _selftest(module, plan),
-        size.text(f"{module.size} {plan.bytes}"),
+        size.text(f"iw {plan.bytes}"),
     ]
 
 
@@ -91,26 +91,26 @@ def _golden(module: ModuleText, plan: _Plan) -> str:
     model, name = module.model, module.model.name
     code = Code("internal i64 @golden(ptr %memory) #0")
     state = "%memory"
-    code.do(f"call void @clear(ptr {code.at(state, plan.outputs)}, i64 {plan.outputs_bytes})")
+    code.do(f"call void @clear(ptr {code.at(state, plan.outputs)}, iw {plan.outputs_bytes})")
     bounds = _bounds(model, plan.sizes)
     for tensor, at in plan.feeds.values():
         _make_up(code, tensor, plan, code.at(state, at), bounds.get(tensor.name, (0, 2)))
     codes = "0"
     for unit_name in ("step",) * STEPS + tuple(n for n in model.units if n != "step"):
         unit = model.units[unit_name]
-        arguments = [f"ptr {state}", f"{module.size} {model.state_bytes}"]
-        arguments += [f"ptr {code.at(state, plan.workspace)}", f"{module.size} {plan.need}"]
+        arguments = [f"ptr {state}", f"iw {model.state_bytes}"]
+        arguments += [f"ptr {code.at(state, plan.workspace)}", f"iw {plan.need}"]
         sizes = module.interface.sizes_of(unit)
-        arguments += [f"{module.size} {plan.sizes[s.name]}" for s in sizes]
+        arguments += [f"iw {plan.sizes[s.name]}" for s in sizes]
         pointers = [plan.feeds[t.name][1] for t in unit.manifest.feeds]
         pointers += [plan.places[unit_name, t.name] for t in unit.manifest.outputs]
         arguments += [f"ptr {code.at(state, at)}" for at in pointers]
         result = code.value(f"call i32 @{name}_{unit_name}({', '.join(arguments)})")
         wide = code.value(f"zext i32 {result} to i64")
         codes = code.value(f"add i64 {code.value(f'mul i64 {codes}, 257')}, {wide}")
-    kept = code.value(f"call i64 @digest(ptr {state}, i64 {model.state_bytes})")
+    kept = code.value(f"call i64 @digest(ptr {state}, iw {model.state_bytes})")
     outputs = code.at(state, plan.outputs)
-    given = code.value(f"call i64 @digest(ptr {outputs}, i64 {plan.outputs_bytes})")
+    given = code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})")
     turned = code.value(f"mul i64 {given}, 31")
     both = code.value(f"xor i64 {kept}, {turned}")
     return code.text(f"i64 {code.value(f'add i64 {both}, {codes}')}")
@@ -120,8 +120,8 @@ def _selftest(module: ModuleText, plan: _Plan) -> str:
     model = module.model
     parameters = (Parameter("memory", "void *"), Parameter("bytes", "size_t"))
     code = module.head("selftest", parameters)
-    code.guard("@check_block(ptr %memory, i64 %bytes)")
-    small = code.value(f"icmp ult i64 %bytes, {plan.bytes}")
+    code.guard("@check_block(ptr %memory, iw %bytes)")
+    small = code.value(f"icmp ult iw %bytes, {plan.bytes}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     best = code.local("i32", 4)
     code.guard(f"@processor(ptr {best})")
@@ -161,10 +161,10 @@ def _make_up(code: Code, tensor: Tensor, plan: _Plan, out: str, bounds: tuple[in
     elements = output_bytes(tensor, plan.sizes) // item
 
     def store(i: str) -> None:
-        scaled = code.value(f"add i64 {code.value(f'mul i64 {i}, 1664525')}, 1013904223")
-        word = code.value(f"trunc i64 {scaled} to i32")
+        scaled = code.value(f"add iw {code.value(f'mul iw {i}, 1664525')}, 1013904223")
+        word = code.value(f"trunc iw {scaled} to i32")
         mixed = code.value(f"mul i32 {word}, 1664525")
-        at = code.value(f"mul i64 {i}, {item}")
+        at = code.value(f"mul iw {i}, {item}")
         if kind.is_float:
             signed = code.value(f"ashr i32 {mixed}, 8")  # 24 bits: a float holds them all
             if item < 4:

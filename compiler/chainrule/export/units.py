@@ -105,12 +105,12 @@ class UnitText:
         return entry.function(self.unit.calls, head, self.manifest.places)
 
     def bytes(self) -> str:
-        """`i64 @NAME.bytes(sizes)`: how much workspace there must be."""
-        code = Code(f"internal i64 @{self.name}.bytes({self._size_parameters()}) #0")
-        return code.text(f"i64 {self._slots(code)[-1]}")
+        """`iw @NAME.bytes(sizes)`: how much workspace there must be."""
+        code = Code(f"internal iw @{self.name}.bytes({self._size_parameters()}) #0")
+        return code.text(f"iw {self._slots(code)[-1]}")
 
     def _size_parameters(self) -> str:
-        return ", ".join(f"i64 {s}" for s in self.size_of.values())
+        return ", ".join(f"iw {s}" for s in self.size_of.values())
 
     def _slots(self, code: Code) -> list[str]:
         """Where each held output and each slot begins, and where the last one ends."""
@@ -122,7 +122,7 @@ class UnitText:
             *(self.bytes_of(code, t) for t in self.placed.held),
             *(self._slot(code, slot) for slot in self.manifest.arena),
         ):
-            at = code.value(f"add i64 {at}, {self._rounded(code, bytes_)}")
+            at = code.value(f"add iw {at}, {self._rounded(code, bytes_)}")
             starts.append(at)
         return starts
 
@@ -133,14 +133,14 @@ class UnitText:
         return most
 
     def _rounded(self, code: Code, bytes_: str) -> str:
-        more = code.value(f"add i64 {bytes_}, {ALIGN - 1}")
-        return code.value(f"and i64 {more}, {-ALIGN}")
+        more = code.value(f"add iw {bytes_}, {ALIGN - 1}")
+        return code.value(f"and iw {more}, {-ALIGN}")
 
     def bytes_of(self, code: Code, tensor: Tensor) -> str:
-        """The bytes of a tensor, as an i64."""
+        """The bytes of a tensor, as an iw."""
         total = str(element_type(tensor.dtype).itemsize)
         for dim in tensor.shape:
-            total = code.value(f"mul i64 {total}, {code.number(dim, self.size_of)}")
+            total = code.value(f"mul iw {total}, {code.number(dim, self.size_of)}")
         return total
 
     def run(self) -> str:
@@ -148,7 +148,7 @@ class UnitText:
         feeds = self.interface.feed_parameters(self.unit)
         outputs = self.interface.output_parameters(self.unit, optional=False)
         parameters = ["ptr %state", "ptr %workspace"]
-        parameters += [f"i64 {s}" for s in self.size_of.values()]
+        parameters += [f"iw {s}" for s in self.size_of.values()]
         parameters += [f"ptr %{p.name}" for p in (*feeds, *outputs)]
         code = Code(f"internal i32 @{self.name}({', '.join(parameters)}) #0")
         places = self._places(code, feeds, outputs)
@@ -166,13 +166,14 @@ class UnitText:
         """The arguments of the code: the table and the sizes, which are put where they belong."""
         if self.placed.fixed is not None:
             pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
-            return ", ".join([*pointers, *(f"i64 {self.size_of[s]}" for s in self.manifest.sizes)])
+            sizes = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
+            return ", ".join([*pointers, *(f"i64 {s}" for s in sizes)])
         for place, pointer in sorted(places.items()):
-            entry = code.value(f"getelementptr ptr, ptr %workspace, i64 {place}")
+            entry = code.value(f"getelementptr ptr, ptr %workspace, iw {place}")
             code.do(f"store ptr {pointer}, ptr {entry}")
         sizes = code.at("%workspace", self.placed.table_bytes)
         for i, size in enumerate(self.manifest.sizes):
-            code.store("i64", self.size_of[size], sizes, 8 * i)
+            code.store("i64", code.wide(self.size_of[size]), sizes, 8 * i)
         return f"ptr %workspace, ptr {sizes}"
 
     def _give(self, code: Code, parameter: Parameter, tensor: Tensor, pointer: str) -> None:
@@ -180,8 +181,7 @@ class UnitText:
         wanted = code.value(f"icmp ne ptr %{parameter.name}, null")
 
         def copy() -> None:
-            bytes_ = self.bytes_of(code, tensor)
-            code.do(f"call void @copy(ptr %{parameter.name}, ptr {pointer}, i64 {bytes_})")
+            code.copy(f"%{parameter.name}", pointer, self.bytes_of(code, tensor))
 
         code.when(wanted, copy)
 
