@@ -8,17 +8,19 @@ functions of their own. LLVM's passes make registers of what they can afterwards
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from chainrule.codegen.alike import merged
 from chainrule.codegen.registers import Register, element, memory
-from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.codegen.scalar import constant
+from chainrule.codegen.shared import Lines, Shared, SharedScalars, loaded, stored
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
     Check,
+    Combine,
     Get,
     IndexValue,
     Literal,
@@ -33,53 +35,16 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.size import Atom, Dim, Quotient, is_nonnegative
-from chainrule.ir.types import DType, bool_, int64, uint8
-from chainrule.loops.library import listing_of
+from chainrule.ir.types import DType, int64
 from chainrule.loops.walk import postorder, statements, values_of
 from chainrule.target import Target
 
-#: a scalar function of more machine operations is a function of its own
-INLINE = 8
 
+class Compact(Shared):
+    """Writes the functions of `programs`, and keeps them with all else that they call.
 
-class Lines:
-    """Instructions of one function in the order they are written: what ScalarCode writes into."""
-
-    def __init__(self, declarations: set[str]) -> None:
-        self.lines: list[str] = []
-        self.declarations = declarations
-        self.count = 0
-
-    def fresh(self, prefix: str = "%v") -> str:
-        """A name that is not taken."""
-        self.count += 1
-        return f"{prefix}{self.count}"
-
-    def pure(self, text: str, *operands: str) -> str:
-        """The value of an instruction."""
-        name = self.fresh()
-        self.lines.append(f"  {name} = {text}")
-        return name
-
-    def pinned(self, text: str) -> str:
-        """The same: nothing is moved here."""
-        return self.pure(text)
-
-    def effect(self, text: str) -> None:
-        """An instruction without a value."""
-        self.lines.append(f"  {text}")
-
-    def declare(self, text: str) -> None:
-        """Note an intrinsic the module must declare."""
-        self.declarations.add(f"declare {text}")
-
-
-class Compact:
-    """Writes functions for one target and keeps them in `functions` by name.
-
-    `programs` are all that there will be: what is alike in them is written once. `prefix` begins
-    names, `word` is the integer that addresses have there. `ready` are scalar functions that are
-    had in another way, as text in which $NAME is to be their name.
+    These are all that there will be: what is alike in them is written once. `word` is the integer
+    that addresses have.
     """
 
     def __init__(
@@ -90,11 +55,9 @@ class Compact:
         word: str,
         ready: Mapping[str, str],
     ) -> None:
-        self.target, self.prefix, self.word, self.ready = target, prefix, word, ready
-        self.alike = merged(programs)
+        super().__init__(target, prefix, ready)
+        self.word, self.alike = word, merged(programs)
         self.names: dict[int, str] = {}
-        self.functions: dict[str, str] = {}
-        self.declarations: set[str] = set()
 
     def function(self, program: Program) -> tuple[str, tuple[int, ...]]:
         """The function of a program: its name, and the numbers it is told after the sizes."""
@@ -105,99 +68,26 @@ class Compact:
             self.functions[name] = _Emitter(self, found.program).text(name)
         return self.names[id(found.program)], found.numbers
 
-    def called(self, fn: str, args: list[Register]) -> str:
-        """The name of the function that computes `fn` of such operands."""
-        types = tuple(a.dtype for a in args)
-        name = ".".join([f"{self.prefix}{fn}", *(t.name for t in types)])
-        if fn in self.ready:
-            self.functions[name] = self.ready[fn].replace("$NAME", name)
-        if name not in self.functions:
-            lines = Lines(self.declarations)
-            given = [Register(f"%a{i}", t) for i, t in enumerate(types)]
-            result = ScalarCode(lines, self.target).recipe(fn, given)  # type: ignore[arg-type]
-            self.functions[name] = _function(name, given, result, lines.lines)
-        return name
 
-    def fold(self, fn: str, of: DType) -> str:
-        """The name of `T @fold(ptr)`: LANES elements in the one fixed tree."""
-        name = f"{self.prefix}fold.{fn}.{of.name}"
-        if name not in self.functions:
-            lines = Lines(self.declarations)
-            kind = memory(of)
-            code = _Scalar(self, lines)
-            a, b = (_element(lines, of, f"%{side}") for side in ("low", "high"))
-            total = _stored(lines, code.apply(fn, (a, b), of))
-            body = [
-                "entry:",
-                f"  %room = alloca [{LANES // 2} x {kind}], align {of.itemsize}",
-                "  br label %level",
-                "level:",
-                f"  %half = phi i32 [{LANES // 2}, %entry], [%next, %done]",
-                "  %from = phi ptr [%cells, %entry], [%room, %done]",
-                "  br label %lane",
-                "lane:",
-                "  %i = phi i32 [0, %level], [%following, %lane]",
-                f"  %low = getelementptr {kind}, ptr %from, i32 %i",
-                "  %j = add i32 %i, %half",
-                f"  %high = getelementptr {kind}, ptr %from, i32 %j",
-                f"  %to = getelementptr {kind}, ptr %room, i32 %i",
-                *lines.lines,
-                f"  store {kind} {total.text}, ptr %to, align {of.itemsize}",
-                "  %following = add i32 %i, 1",
-                "  %more = icmp ult i32 %following, %half",
-                "  br i1 %more, label %lane, label %done",
-                "done:",
-                "  %next = lshr i32 %half, 1",
-                "  %again = icmp ne i32 %next, 0",
-                "  br i1 %again, label %level, label %end",
-                "end:",
-            ]
-            last = Lines(self.declarations)
-            last.count = lines.count
-            result = _element(last, of, "%room")
-            head = f"define internal {result.type} @{name}(ptr %cells) noinline #0 {{"
-            text = [head, *body, *last.lines, f"  ret {result.typed}", "}"]
-            self.functions[name] = "\n".join(text)
-        return name
+def _is_set(local: Local, following: Sequence[Stmt]) -> bool:
+    """Whether what follows first of all writes every cell of a local."""
+    for s in following:
+        if isinstance(s, Local | Note):
+            continue
+        shape = list(local.shape)
+        while isinstance(s, Loop) and s.mode == "unroll" and len(s.body) == 1:
+            if not shape or s.extent != shape.pop(0):
+                return False
+            s = s.body[0]
+        if not isinstance(s, Set) or local in map(_read, postorder(s.value)):
+            return False
+        if s.local == local:
+            return not shape
+    return False
 
 
-def _function(name: str, given: list[Register], result: Register, lines: list[str]) -> str:
-    listed = ", ".join(a.typed for a in given)
-    head = f"define internal {result.type} @{name}({listed}) noinline memory(none) #0 {{"
-    return "\n".join([head, "entry:", *lines, f"  ret {result.typed}", "}"])
-
-
-def _element(lines: Lines, of: DType, pointer: str) -> Register:
-    """An element of memory as a register."""
-    name = lines.pure(f"load {memory(of)}, ptr {pointer}, align {of.itemsize}")
-    if not of.is_bool:
-        return Register(name, of)
-    return Register(lines.pure(f"icmp ne i8 {name}, 0"), bool_)
-
-
-def _stored(lines: Lines, value: Register) -> Register:
-    """A register as memory holds it."""
-    if not value.dtype.is_bool:
-        return value
-    return Register(lines.pure(f"zext {value.typed} to i8"), uint8)
-
-
-class _Scalar(ScalarCode):
-    """Scalar functions, of which the longer ones are called."""
-
-    def __init__(self, compact: Compact, lines: Lines) -> None:
-        super().__init__(lines, compact.target)  # type: ignore[arg-type]
-        self.compact, self.lines = compact, lines
-
-    def recipe(self, fn: str, args: Iterable[Register]) -> Register:
-        given = list(args)
-        _, listing = listing_of(fn, tuple(a.dtype for a in given))
-        if len(listing.steps) <= INLINE:
-            return super().recipe(fn, given)
-        name = self.compact.called(fn, given)
-        kind = element(listing.dtype)
-        text = f"call {kind} @{name}({', '.join(a.typed for a in given)})"
-        return Register(self.lines.pure(text), listing.dtype)
+def _read(value: Value) -> Local | None:
+    return value.local if isinstance(value, Get | Combine) else None
 
 
 class _Emitter:
@@ -206,7 +96,7 @@ class _Emitter:
     def __init__(self, compact: Compact, program: Program) -> None:
         self.compact, self.program, self.word = compact, program, compact.word
         self.lines = Lines(compact.declarations)
-        self.code = _Scalar(compact, self.lines)
+        self.code = SharedScalars(compact, self.lines)
         self.pointers = {b: f"%b{i}" for i, b in enumerate(program.buffers)}
         self.symbols: dict[str, str] = {}
         self.frame: list[str] = []
@@ -238,8 +128,10 @@ class _Emitter:
     # statements
 
     def block(self, body: Iterable[Stmt]) -> None:
-        for s in body:
-            self.statement(s)
+        statements_ = list(body)
+        for i, s in enumerate(statements_):
+            if not (isinstance(s, Local) and _is_set(s, statements_[i + 1 :])):
+                self.statement(s)
 
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Loop):
@@ -273,7 +165,7 @@ class _Emitter:
         self.put(value, self.cell(s.local, s.index, self.lane), s.local.dtype)
 
     def put(self, value: Register, pointer: str, of: DType) -> None:
-        kept = _stored(self.lines, value)
+        kept = stored(self.lines, value)
         self.lines.effect(f"store {memory(of)} {kept.text}, ptr {pointer}, align {of.itemsize}")
 
     def fill(self, start: str, count: str, of: DType, value: Register) -> None:
@@ -405,9 +297,9 @@ class _Emitter:
             return self.code.apply(v.fn, [registers[id(a)] for a in v.args], v.dtype)
         if isinstance(v, Load):
             index = registers[id(v.index)] if v.index is not None else None
-            return _element(self.lines, v.dtype, self.moved(v, index))
+            return loaded(self.lines, v.dtype, self.moved(v, index))
         if isinstance(v, Get):
-            return _element(self.lines, v.dtype, self.cell(v.local, v.index, self.lane))
+            return loaded(self.lines, v.dtype, self.cell(v.local, v.index, self.lane))
         if isinstance(v, Literal):
             return constant(v.value, v.dtype)
         if isinstance(v, IndexValue):
@@ -419,5 +311,3 @@ class _Emitter:
         kind = element(v.dtype)
         text = f"call {kind} @{self.compact.fold(v.fn, v.dtype)}(ptr {start})"
         return Register(self.lines.pure(text), v.dtype)
-
-

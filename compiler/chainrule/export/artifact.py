@@ -46,7 +46,9 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
     interface = Interface(model)
     most = model.most()
     workspace = max(
-        Placed(u.manifest, model.fixed).bytes(most) for v in model.variants for u in v.units.values()
+        Placed(u.manifest, model.fixed).bytes(most)
+        for v in model.variants
+        for u in v.units.values()
     )
     codes = checks_of([u.manifest for u in model.units.values()])
 

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chainrule.export import minibatches, selftest, starting
 from chainrule.export.codes import CODE
 from chainrule.export.interface import CONST_STATE, STATE, Interface, Parameter
@@ -49,6 +51,9 @@ def functions(model: Model, interface: Interface, data: Data, module: ModuleText
         code = module.head(name, parameters, kind)
         texts.append(_body(name, code, model, table, module))
     texts += [_setter(model, interface, number, module) for number in model.numbers]
+    by_name = {t.name: t for t in model.kept}
+    kinds = {number_parameter(n, by_name[n.kept]).kind for n in model.numbers}
+    texts += map(_set, sorted(kinds))
     texts += minibatches.functions(module)
     texts += selftest.functions(module)
     return texts
@@ -164,16 +169,27 @@ def _setter(model: Model, interface: Interface, number: Number, module: ModuleTe
     """`NAME_set_learning_rate`, and the like."""
     (kept,) = [t for t in model.kept if t.name == number.kept]
     parameter = number_parameter(number, kept)
-    kind = parameter.kind
+    kind, of = parameter.kind, kept.dtype.numpy
     code = module.head(f"set_{interface.numbers[number.called]}", (*STATE, parameter))
+    (least, low), (most, high) = number.low, number.high
+    first = np.nextafter(of.type(low), of.type(np.inf)) if least == "ogt" else of.type(low)
+    last = np.nextafter(of.type(high), of.type(-np.inf)) if most == "olt" else of.type(high)
+    bounds = ", ".join(f"{kind} {number_text(float(b), kind)}" for b in (first, last))
+    place = f"iw {model.offsets[kept.name]}"
+    code.guard(f"@set_{kind}(ptr %state, iw %state_bytes, {kind} %value, {bounds}, {place})")
+    return code.text("i32 0")
+
+
+def _set(kind: str) -> str:
+    """`i32 @set_KIND(state, state_bytes, value, low, high, offset)`: a number between bounds."""
+    given = f"{kind} %value, {kind} %low, {kind} %high, iw %offset"
+    code = Code(f"internal i32 @set_{kind}(ptr %state, iw %state_bytes, {given}) #0")
     code.guard("@check_state(ptr %state, iw %state_bytes)")
-    low, high = (
-        code.value(f"fcmp {word} {kind} %value, {number_text(bound, kind)}")
-        for word, bound in (number.low, number.high)
-    )
-    good = code.value(f"and i1 {low}, {high}")
+    above = code.value(f"fcmp oge {kind} %value, %low")
+    below = code.value(f"fcmp ole {kind} %value, %high")
+    good = code.value(f"and i1 {above}, {below}")
     code.leave_if(code.value(f"xor i1 {good}, true"), f"i32 {CODE['ERROR_VALUE']}")
-    code.store(kind, "%value", "%state", model.offsets[kept.name])
+    code.store(kind, "%value", "%state", "%offset", align=4)
     return code.text("i32 0")
 
 

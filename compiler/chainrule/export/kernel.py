@@ -16,9 +16,9 @@ from chainrule.codegen.native import (
     optimized,
 )
 from chainrule.errors import CompileError
-from chainrule.export.arm import WIDE_INTEGERS
+from chainrule.export.arm import DIVISIONS
 from chainrule.export.model import ALIGN, Model, Variant
-from chainrule.export.module import SMALL, ModuleText
+from chainrule.export.module import ModuleText, baseline
 from chainrule.export.selftest import SEED, memory_bytes
 from chainrule.export.units import Placed
 from chainrule.target import Target
@@ -47,18 +47,20 @@ def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kerne
     for variant in model.variants:
         rounds = variant.target.fma, variant.target.pairs  # all that decides which bits
         if rounds not in goldens:
-            goldens[rounds] = _golden(replace(model, variants=(on_host(variant),), about={}, small=False))
+            goldens[rounds] = _golden(
+                replace(model, variants=(on_host(variant),), about={}, small=False)
+            )
     each = [goldens[v.target.fma, v.target.pairs] for v in model.variants]
     native = _compiled(model, ModuleText(model, bits, each).text(layout), base)
     return Kernel(model, base, native.llvm, native)
 
 
 def _compiled(model: Model, text: str, base: Target) -> NativeObject:
-    if not model.small:
+    text = optimized(text, base) if model.small else text
+    if not base.arch.startswith(("arm", "thumb")):
         return compile_object(text, base)
-    helpers = WIDE_INTEGERS if base.arch.startswith(("arm", "thumb")) else {}
-    own = {n: t.replace(" #0 {", f" nounwind {SMALL} {{") for n, t in helpers.items()}
-    return compile_object(optimized(text, base), base, own)
+    helpers = {n: t.replace(" #0 {", f" {baseline(model)} {{") for n, t in DIVISIONS.items()}
+    return compile_object(text, base, helpers)
 
 
 def base_target(model: Model) -> Target:
@@ -71,7 +73,11 @@ def base_target(model: Model) -> Target:
 
 def _check_room(model: Model, bits: int) -> None:
     most = model.most()
-    units = [Placed(u.manifest, model.fixed).bytes(most) for v in model.variants for u in v.units.values()]
+    units = [
+        Placed(u.manifest, model.fixed).bytes(most)
+        for v in model.variants
+        for u in v.units.values()
+    ]
     total = max(memory_bytes(model), model.state_bytes + max(units))
     if total >= 2 ** (bits - 1):
         raise CompileError(

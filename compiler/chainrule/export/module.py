@@ -14,17 +14,15 @@ from chainrule.codegen.function import emit_function
 from chainrule.codegen.module import attributes
 from chainrule.codegen.steps import calls_in
 from chainrule.export import checks, extras, starting
-from chainrule.export.arm import WIDE_INTEGERS
 from chainrule.export.codes import CODE, checks_of, faults
 from chainrule.export.interface import Interface, Parameter
-from chainrule.export.model import AT_VARIANT, Model, Unit, Variant
+from chainrule.export.model import ALIGN, AT_VARIANT, Model, Unit, Variant
 from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
-from chainrule.export.text import Code, constant, finished
+from chainrule.export.text import Code, constant, finished, sectioned
 from chainrule.export.units import UnitText
 from chainrule.ir.types import DType
 from chainrule_runtime.manifest import element_type
-
 
 #: what LLVM is told of functions that are to be little code
 SMALL = "minsize optsize"
@@ -59,9 +57,9 @@ class Data:
     def __call__(self, data: bytes) -> str:
         return self.names.setdefault(data, f"data{len(self.names)}")
 
-    def texts(self) -> list[str]:
+    def texts(self, align: int, section: str) -> list[str]:
         """The globals."""
-        return [constant(name, data or b"\0") for data, name in self.names.items()]
+        return [constant(n, data or b"\0", align, section) for data, n in self.names.items()]
 
 
 class ModuleText:
@@ -80,7 +78,7 @@ class ModuleText:
         parts: list[str] = []
         declared: set[str] = set()
         attribute = 1
-        kinds = [_baseline(self.model)]
+        kinds = [baseline(self.model)]
         for number, variant in enumerate(self.model.variants):
             write = self.short if self.model.small else self.fast
             of_variant, needed = write(number, variant)
@@ -99,15 +97,15 @@ class ModuleText:
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
-        if self.model.variants[0].target.arch.startswith(("arm", "thumb")) and not self.model.small:
-            parts += WIDE_INTEGERS.values()
         groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
         triple = self.model.variants[0].target.triple
+        elf = self.model.variants[0].target.format == "ELF"
+        finished_parts = [finished(part, self.size) for part in parts]
         head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']
         body = [
             *head,
-            *self.data.texts(),
-            *(finished(part, self.size) for part in parts),
+            *self.data.texts(8 if self.model.small else ALIGN, ".rodata" if elf else ""),
+            *(sectioned(text) if elf else text for text in finished_parts),
             *sorted(declared | declared_sqrt(parts)),
             *groups,
             "",
@@ -279,7 +277,7 @@ def declared_sqrt(parts: Sequence[str]) -> set[str]:
     }
 
 
-def _baseline(model: Model) -> str:
+def baseline(model: Model) -> str:
     """The attributes of what runs on every machine of the triple."""
     return f'nounwind {SMALL if model.small else "noinline"} "no-builtins"'
 

@@ -49,7 +49,9 @@ class _Plan:
         self.sizes = test_sizes(model)
         self.workspace = model.state_bytes
         need = max(
-            Placed(u.manifest, model.fixed).bytes(self.sizes) for v in model.variants for u in v.units.values()
+            Placed(u.manifest, model.fixed).bytes(self.sizes)
+            for v in model.variants
+            for u in v.units.values()
         )
         at = self.workspace + need
         self.need = need

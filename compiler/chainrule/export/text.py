@@ -152,6 +152,11 @@ def finished(text: str, word: str) -> str:
     return re.sub(r"= (?:zext|trunc) (i\d+) (\S+) to \1\b", r"= add \1 \2, 0", text)
 
 
+def sectioned(text: str) -> str:
+    """Functions, each in a section of its own, so that linkers may leave out what nobody calls."""
+    return re.sub(r"(?m)^(define [^(]*@([\w.$]+)\(.* #\d+) \{$", r'\1 section ".text.\2" {', text)
+
+
 def number_text(value: float, kind: str) -> str:
     """A number as LLVM writes it exactly: the bits of a double, for a float too."""
     if kind == "float":
@@ -159,7 +164,8 @@ def number_text(value: float, kind: str) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
-def constant(name: str, data: bytes, align: int = 64) -> str:
+def constant(name: str, data: bytes, align: int, section: str) -> str:
     """Bytes that are never written, as a global of that name."""
     text = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
-    return f'@{name} = private constant [{len(data)} x i8] c"{text}", align {align}'
+    where = f', section "{section}.{name}"' if section else ""
+    return f'@{name} = private constant [{len(data)} x i8] c"{text}"{where}, align {align}'

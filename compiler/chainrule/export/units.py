@@ -92,7 +92,10 @@ class UnitText:
             self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
         )
         entry = Entry(known, self.manifest.sizes)
-        return [*texts, entry.function(self.unit.calls, f"internal i32 @{self.name}.code")], declared
+        return [
+            *texts,
+            entry.function(self.unit.calls, f"internal i32 @{self.name}.code"),
+        ], declared
 
     def short_code(self, compact: Compact) -> str:
         """The one that calls them, where they are short functions that units share."""
