@@ -116,6 +116,11 @@ def bench(**asked: Any) -> None:
 @click.option(
     "--determinism", type=click.Choice(["default", "strict"]), default="default", show_default=True
 )
+@click.option(
+    "--optimize",
+    type=click.Choice(["speed", "size"]),
+    help="For speed or for little code; without it, microcontrollers get little code.",
+)
 def export(
     source: str,
     target: str,
@@ -125,13 +130,16 @@ def export(
     max_batch: int,
     max_sizes: tuple[str, ...],
     determinism: str,
+    optimize: str | None,
 ) -> None:
     """Write a training step as a kernel with a C interface, for this machine or another.
 
     NAME is a training step or a model in the file; left out, the only one there, or the one called
     step. The file is a Python program, and it is run: export only files you trust.
     """
-    exports.run(Page(), source, target, out, name, formats, max_batch, max_sizes, determinism)
+    exports.run(
+        Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize
+    )
 
 
 @cli.command()

@@ -28,6 +28,7 @@ def run(
     max_batch: int,
     max_sizes: tuple[str, ...],
     determinism: str,
+    optimize: str | None,
 ) -> None:
     """Run the file, export its step and say what was written. Raises ClickException."""
     path, wanted = split(target_file)
@@ -41,6 +42,7 @@ def run(
         max_batch=max_batch,
         max_sizes=bounds,
         determinism=determinism,
+        optimize=optimize,
     )
     show(page, art.certificate)
     page.heading("Files")
@@ -106,7 +108,7 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
     levels = ", ".join(v["level"] for v in told["variants"])
     sizes = ", ".join(f"{n} up to {m}" for n, m in told["sizes"].items()) or "all known"
     rows = [
-        ("code", f"{told['code_bytes']} bytes for {levels}"),
+        ("code", f"{told['code_bytes']} bytes for {levels}, made for {told['optimize']}"),
         ("state", f"{told['state_bytes']} bytes in {len(told['tensors'])} tensors"),
         ("workspace", f"{told['workspace_bytes']} bytes at most"),
         ("stack", f"{told['stack_bytes']} bytes at most"),

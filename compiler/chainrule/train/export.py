@@ -64,7 +64,7 @@ class Export:
     formats: Sequence[str] | None
     max_batch: int
     max_sizes: Mapping[str, int]
-    cpu: str | None
+    cpu: str | Sequence[str] | None
     features: str | None
     determinism: str
     optimize: str | None

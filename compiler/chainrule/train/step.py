@@ -441,7 +441,7 @@ class TrainingStep:
         max_batch: int = 64,
         max_sizes: Mapping[str, int] | None = None,
         *,
-        cpu: str | None = None,
+        cpu: str | Sequence[str] | None = None,
         features: str | None = None,
         determinism: str = "default",
         optimize: str | None = None,
