@@ -2,13 +2,25 @@
 
 from chainrule.export.artifact import Artifact, about, check_formats, formats_of, write_kernel
 from chainrule.export.kernel import Kernel, compile_kernel
-from chainrule.export.model import Drawn, Given, Kept, Model, Number, Same, Size, Unit, Variant
+from chainrule.export.model import (
+    Derivative,
+    Drawn,
+    Given,
+    Kept,
+    Model,
+    Number,
+    Same,
+    Size,
+    Unit,
+    Variant,
+)
 from chainrule.export.names import is_identifier
 from chainrule.export.state import state_bytes
 from chainrule.export.targets import is_bare, narrow, targets_of
 
 __all__ = [
     "Artifact",
+    "Derivative",
     "Drawn",
     "Given",
     "Kept",

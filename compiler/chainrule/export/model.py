@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,10 @@ class Size:
     most: int
 
 
+#: the gradient of each parameter that there is one of, at tensors by name
+Derivative = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
 @dataclass(frozen=True)
 class Model:
     """A training step as it is exported.
@@ -126,6 +130,7 @@ class Model:
     `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
     `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
     the manifest tells besides. A `small` one is written as little code, not as fast code.
+    `derivative` gives the gradient of the loss in inference by the formulas.
     """
 
     name: str
@@ -138,6 +143,7 @@ class Model:
     variants: tuple[Variant, ...]
     about: Mapping[str, Any]
     small: bool = False
+    derivative: Derivative | None = field(default=None, repr=False)
 
     @property
     def units(self) -> Mapping[str, Unit]:

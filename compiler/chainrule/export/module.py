@@ -19,6 +19,7 @@ from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, AT_VARIANT, Model, Unit, Variant
 from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
+from chainrule.export.selftest import Golden
 from chainrule.export.text import Code, constant, finished, sectioned
 from chainrule.export.units import UnitText
 from chainrule.ir.types import DType
@@ -63,9 +64,9 @@ class Data:
 
 
 class ModuleText:
-    """Writes the module of a model; `goldens` are the self-test's digests, one for each variant."""
+    """Writes the module of a model; `goldens` are the self-test's, one for each variant."""
 
-    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[int]) -> None:
+    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[Golden]) -> None:
         self.goldens = goldens
         self.model, self.interface = model, Interface(model)
         self.size = f"i{pointer_bits}"

@@ -16,6 +16,7 @@ from chainrule.codegen.host import host_target
 from chainrule.errors import CompileError, FeedError
 from chainrule.export import (
     Artifact,
+    Derivative,
     Drawn,
     Given,
     Kept,
@@ -42,6 +43,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import symbols_of
 from chainrule.lang import init as initial
+from chainrule.lang.derive import gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops import philox
 from chainrule.ops.source import Leaf
@@ -120,6 +122,7 @@ def export(
         variants,
         {},
         small,
+        _derivative(plan),
     )
     told = {
         "determinism": wanted.determinism,
@@ -197,6 +200,22 @@ def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
             name += "_"
         names.append(name)
     return names
+
+
+def _derivative(plan: StepPlan) -> Derivative:
+    """The gradient of the loss in inference, evaluated in float64."""
+    (loss,) = plan.predicted([plan.loss]).outputs
+    leaves = driver.leaves_of([loss])
+    wrt = [w for w in plan.parameters if w in leaves and w.type.dtype.is_float]
+    slopes = gradients(loss, wrt, unused="zeros")
+    used = [n for n in (*plan.inputs, *plan.kept) if n in driver.leaves_of(slopes)]
+
+    def derivative(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        feeds = {n: arrays[label(n)] for n in used}
+        found = evaluate(slopes, feeds, widen=True)
+        return {label(w): g for w, g in zip(wrt, found, strict=True)}
+
+    return derivative
 
 
 def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:
