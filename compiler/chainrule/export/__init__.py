@@ -15,6 +15,7 @@ from chainrule.export.model import (
     Variant,
 )
 from chainrule.export.names import is_identifier
+from chainrule.export.slices import loss_of
 from chainrule.export.state import state_bytes
 from chainrule.export.targets import is_bare, narrow, targets_of
 
@@ -37,6 +38,7 @@ __all__ = [
     "formats_of",
     "is_bare",
     "is_identifier",
+    "loss_of",
     "narrow",
     "state_bytes",
     "targets_of",

@@ -75,7 +75,7 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
             kind = _llvm(tensor)
             given = code.value(f"fptrunc double {by} to float") if kind == "float" else by
             code.do(f"call void @move_{kind}(ptr {place}, iw {tensor.elements}, {kind} {given})")
-        call_unit(code, module, plan, "loss")
+        call_unit(code, module, plan, "loss", plan.sizes)
         (output,) = model.units["loss"].manifest.outputs
         ends.append(code.load(loss, "%memory", plan.places["loss", output.name]))
     texts = [code.text(f"{loss} {code.value(f'fsub {loss} {ends[0]}, {ends[1]}')}")]

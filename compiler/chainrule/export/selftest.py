@@ -7,6 +7,7 @@ What that machine computed is held to the formulas, see export.differences.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,27 +28,35 @@ if TYPE_CHECKING:
 
 STEPS = 3
 SEED = 1
-#: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 29 rows
+#: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 31 rows
 #: are whole vectors, and tiles of every height; what they need beyond ROOM is tested with fewer.
-_TRIED = (29, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+#: The last step has FEW, if they are sizes too.
+_TRIED = (31, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 ROOM = 1 << 24
+FEW = 5
 
 
 def test_sizes(model: Model) -> dict[str, int]:
     """The symbolic sizes that the self-test runs with."""
-    most = model.most()
-    manifests = [u.manifest for u in model.units.values()]
-    for tried in (*_TRIED, None):
-        sizes = {n: m if tried is None else min(tried, m) for n, m in most.items()}
-        shapes = [d for m in manifests for t in (*m.feeds, *m.outputs) for d in t.shape]
-        if not fits(manifests, sizes) or any(evaluate(d, sizes) < 0 for d in shapes):
+    for tried in _TRIED:
+        sizes = {n: min(tried, m) for n, m in model.most().items()}
+        if not _have_meaning(model, sizes):
             continue
+        manifests = [u.manifest for u in model.units.values()]
         if tried != _TRIED[0] or max(Placed(m).bytes(sizes) for m in manifests) <= ROOM:
             return sizes
+    if _have_meaning(model, model.most()):
+        return model.most()
     raise CompileError(
         "no sizes within max_sizes have a meaning in all of this model",
-        f"they are {', '.join(f'{n} <= {m}' for n, m in most.items())}",
+        f"they are {', '.join(f'{n} <= {m}' for n, m in model.most().items())}",
     )
+
+
+def _have_meaning(model: Model, sizes: Mapping[str, int]) -> bool:
+    manifests = [u.manifest for u in model.units.values()]
+    shapes = [d for m in manifests for t in (*m.feeds, *m.outputs) for d in t.shape]
+    return fits(manifests, sizes) and all(evaluate(d, sizes) >= 0 for d in shapes)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Plan:
 
     def __init__(self, model: Model) -> None:
         self.sizes = test_sizes(model)
+        few = {n: min(FEW, m) for n, m in self.sizes.items()}
+        self.few = few if _have_meaning(model, few) else self.sizes
         self.workspace = model.state_bytes
         need = max(
             Placed(u.manifest, model.fixed).bytes(self.sizes)
@@ -105,13 +116,14 @@ def functions(module: ModuleText) -> list[str]:
     ]
 
 
-def call_unit(code: Code, module: ModuleText, plan: Plan, name: str) -> str:
+def call_unit(
+    code: Code, module: ModuleText, plan: Plan, name: str, sizes: Mapping[str, int | str]
+) -> str:
     """The code that a unit gives on the data that was made up, as an i32."""
     model, unit = module.model, module.model.units[name]
     arguments = [f"ptr %memory, iw {model.state_bytes}"]
     arguments += [f"ptr {code.at('%memory', plan.workspace)}, iw {plan.need}"]
-    sizes = module.interface.sizes_of(unit)
-    arguments += [f"iw {plan.sizes[s.name]}" for s in sizes]
+    arguments += [f"iw {sizes[s.name]}" for s in module.interface.sizes_of(unit)]
     pointers = [plan.feeds[t.name][1] for t in unit.manifest.feeds]
     pointers += [plan.places[name, t.name] for t in unit.manifest.outputs]
     arguments += [f"ptr {code.at('%memory', at)}" for at in pointers]
@@ -124,18 +136,24 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     code = Code("internal i64 @golden(ptr %memory) #0")
     outputs = code.at("%memory", plan.outputs)
     code.do(f"call void @clear(ptr {outputs}, iw {plan.outputs_bytes})")
-    bounds = _bounds(model, plan.sizes)
+    bounds = _bounds(model, plan)
     for tensor, at in plan.feeds.values():
         _make_up(code, tensor, plan, code.at("%memory", at), bounds.get(tensor.name, (0, 2)))
     codes = code.local("i64", 8)
     code.store("i64", "0", codes)
 
-    def run(name: str) -> None:
-        result = code.value(f"zext i32 {call_unit(code, module, plan, name)} to i64")
+    def run(name: str, sizes: Mapping[str, int | str] = plan.sizes) -> None:
+        result = code.value(f"zext i32 {call_unit(code, module, plan, name, sizes)} to i64")
         before = code.value(f"mul i64 {code.load('i64', codes)}, 257")
         code.store("i64", code.value(f"add i64 {before}, {result}"), codes)
 
-    code.loop(str(STEPS), lambda _: run("step"))
+    def step(i: str) -> None:
+        last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
+        pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
+        choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
+        run("step", {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}})
+
+    code.loop(str(STEPS), step)
     for name in model.units:
         if name != "step":
             run(name)
@@ -175,11 +193,13 @@ def _selftest(module: ModuleText, plan: Plan) -> str:
     return code.text("i32 0")
 
 
-def _bounds(model: Model, sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
+def _bounds(model: Model, plan: Plan) -> dict[str, tuple[int, int]]:
     """For inputs of positions, the range that fits every check."""
     found: dict[str, tuple[int, int]] = {}
     for check in (c for u in model.units.values() for c in u.manifest.checks):
-        if check.feed is not None and check.bound is not None:
+        if check.feed is None or check.bound is None:
+            continue
+        for sizes in (plan.sizes, plan.few):
             least, above = evaluate(check.least, sizes), evaluate(check.bound, sizes)
             before = found.get(check.feed, (least, above))
             found[check.feed] = max(least, before[0]), min(above, before[1])

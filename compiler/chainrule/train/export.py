@@ -32,6 +32,7 @@ from chainrule.export import (
     formats_of,
     is_bare,
     is_identifier,
+    loss_of,
     narrow,
     state_bytes,
     targets_of,
@@ -108,6 +109,8 @@ def export(
     def variant(target: Target) -> Variant:
         shaped = narrow(target) if small else target
         units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
+        if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
+            units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
