@@ -32,16 +32,20 @@ def _behind(steps: Sequence[Step], place: int) -> list[Call] | None:
     """In their order, the calls that write a place, and those that write what they read."""
     needed, found = {place}, list[Call]()
     for call in reversed(steps):
-        if not isinstance(call, Call) or not all(isinstance(p, int) for p in call.buffers):
+        if not isinstance(call, Call):
             return None
         written = _written(call)
         if needed & written or (not written and has_check(call.program.body) and found):
             found.append(call)
-            needed |= {p for p in call.buffers if isinstance(p, int)}
+            needed |= set(_entries(call))
     return found[::-1]
 
 
 def _written(call: Call) -> set[int]:
     stored = stored_buffers(call.program.body)
-    places = zip(call.program.buffers, call.buffers, strict=True)
-    return {place for buffer, place in places if buffer in stored and isinstance(place, int)}
+    places = zip(call.program.buffers, _entries(call), strict=True)
+    return {place for buffer, place in places if buffer in stored}
+
+
+def _entries(call: Call) -> list[int]:
+    return [p if isinstance(p, int) else p.entry for p in call.buffers]
