@@ -66,14 +66,15 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
         return []
     from chainrule.export.selftest import call_unit
 
-    code = Code(f"internal {loss} @difference(ptr %memory, double %step) #0")
-    back = code.value("fmul double %step, -2.0")
+    code = Code(f"internal {loss} @difference(ptr %memory, {loss} %step) #0")
+    back = code.value(f"fmul {loss} %step, -2.0")
     ends = []
     for by in ("%step", back):
         for tensor in moved(model):
             place = code.at("%memory", model.offsets[tensor.name])
             kind = _llvm(tensor)
-            given = code.value(f"fptrunc double {by} to float") if kind == "float" else by
+            word = "fptrunc" if loss == "double" else "fpext"
+            given = by if kind == loss else code.value(f"{word} {loss} {by} to {kind}")
             code.do(f"call void @move_{kind}(ptr {place}, iw {tensor.elements}, {kind} {given})")
         call_unit(code, module, plan, "loss", plan.sizes)
         (output,) = model.units["loss"].manifest.outputs
@@ -108,7 +109,7 @@ def is_other(code: Code, model: Model, slope: Slope) -> str:
     """Whether the difference here is not as it should be, as an i1."""
     kind = kind_of(model)
     step, wanted, within = slope.step, slope.difference, slope.within
-    given = f"double {number_text(step, 'double')}"
+    given = f"{kind} {number_text(step, kind)}"
     found = code.value(f"call {kind} @difference(ptr %memory, {given})")
     off = code.value(f"fsub {kind} {found}, {number_text(wanted, kind)}")
     below = code.value(f"fcmp olt {kind} {off}, {number_text(within, kind)}")

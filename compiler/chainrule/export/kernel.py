@@ -122,7 +122,7 @@ def _golden(model: Model) -> Golden:
     of = {"float": ctypes.c_float, "double": ctypes.c_double}.get(kind_of(model))
 
     def difference(step: float) -> float:
-        call = ctypes.CFUNCTYPE(of, ctypes.c_void_p, ctypes.c_double)
+        call = ctypes.CFUNCTYPE(of, ctypes.c_void_p, of)
         begin(loaded.address("begin"))(start, 0, SEED)
         return float(call(loaded.address("difference"))(start, step))
 
