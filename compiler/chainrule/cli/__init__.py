@@ -121,6 +121,13 @@ def bench(**asked: Any) -> None:
     type=click.Choice(["speed", "size"]),
     help="For speed or for little code; without it, microcontrollers get little code.",
 )
+@click.option(
+    "--example",
+    "examples",
+    multiple=True,
+    type=click.Choice(["c", "rust", "js"]),
+    help="Write an example and a self-test program in this language too.",
+)
 def export(
     source: str,
     target: str,
@@ -131,6 +138,7 @@ def export(
     max_sizes: tuple[str, ...],
     determinism: str,
     optimize: str | None,
+    examples: tuple[str, ...],
 ) -> None:
     """Write a training step as a kernel with a C interface, for this machine or another.
 
@@ -138,8 +146,9 @@ def export(
     step. The file is a Python program, and it is run: export only files you trust.
     """
     exports.run(
-        Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize
-    )
+        Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize,
+        examples,
+    )  # fmt: skip
 
 
 @cli.command()

@@ -29,6 +29,7 @@ def run(
     max_sizes: tuple[str, ...],
     determinism: str,
     optimize: str | None,
+    examples: tuple[str, ...],
 ) -> None:
     """Run the file, export its step and say what was written. Raises ClickException."""
     path, wanted = split(target_file)
@@ -43,6 +44,7 @@ def run(
         max_sizes=bounds,
         determinism=determinism,
         optimize=optimize,
+        examples=examples,
     )
     show(page, art.certificate)
     page.heading("Files")

@@ -1,6 +1,13 @@
 """Training steps as self-contained kernels with a C interface, for this machine and others."""
 
-from chainrule.export.artifact import Artifact, about, check_formats, formats_of, write_kernel
+from chainrule.export.artifact import (
+    Artifact,
+    about,
+    check_examples,
+    check_formats,
+    formats_of,
+    write_kernel,
+)
 from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import (
     Derivative,
@@ -33,6 +40,7 @@ __all__ = [
     "Unit",
     "Variant",
     "about",
+    "check_examples",
     "check_formats",
     "compile_kernel",
     "formats_of",

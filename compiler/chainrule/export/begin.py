@@ -32,8 +32,9 @@ _FUNCTION = {
 
 
 def drawing(distribution: str, of: DType) -> Program:
-    """scale · number + shift for each of `n` elements, one by one: it is done once, and in vectors it
-    would be much of the code.
+    """scale · number + shift for each of `n` elements.
+
+    One by one: it is done once, and in vectors it would be much of the code.
 
     Its buffers: the seed; the number of the draw, a uint32; scale and shift, in the type that `of`
     is drawn in; what is filled.

@@ -119,7 +119,7 @@ def _golden(model: Model) -> Golden:
     for tensor, at in plan.feeds.values():
         shape = tuple(evaluate(d, plan.sizes) for d in tensor.shape)
         arrays[tensor.name] = _array(memory, at, element_type(tensor.dtype), shape)
-    of = {"float": ctypes.c_float, "double": ctypes.c_double}.get(kind_of(model))
+    of = ctypes.c_double if kind_of(model) == "double" else ctypes.c_float
 
     def difference(step: float) -> float:
         call = ctypes.CFUNCTYPE(of, ctypes.c_void_p, of)

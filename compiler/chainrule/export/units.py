@@ -169,8 +169,8 @@ class UnitText:
         """The arguments of the code: the table and the sizes, which are put where they belong."""
         if self.placed.fixed is not None:
             pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
-            sizes = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
-            return ", ".join([*pointers, *(f"i64 {s}" for s in sizes)])
+            given = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
+            return ", ".join([*pointers, *(f"i64 {s}" for s in given)])
         for place, pointer in sorted(places.items()):
             entry = code.value(f"getelementptr ptr, ptr %workspace, iw {place}")
             code.do(f"store ptr {pointer}, ptr {entry}")

@@ -27,6 +27,7 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
+    check_examples,
     check_formats,
     compile_kernel,
     formats_of,
@@ -71,6 +72,7 @@ class Export:
     features: str | None
     determinism: str
     optimize: str | None
+    examples: Sequence[str]
 
     def check(self) -> None:
         """Raise CompileError for a name that C does not take, and options that there are not."""
@@ -100,6 +102,7 @@ def export(
     strict = wanted.determinism == "strict"
     targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
     small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
+    check_examples(wanted.examples, targets[0])
     graphs = _graphs(plan, outputs)
 
     @lru_cache(maxsize=4)
@@ -145,7 +148,8 @@ def export(
         "state": state_bytes(model, state, int(state[EPOCH])),
     }
     formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
-    return write_kernel(kernel, folder, formats, extra, native=wanted.target == "host")
+    native = wanted.target == "host"
+    return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
 
 
 def _on_host(target: Target) -> Target:

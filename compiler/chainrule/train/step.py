@@ -445,6 +445,7 @@ class TrainingStep:
         features: str | None = None,
         determinism: str = "default",
         optimize: str | None = None,
+        examples: Sequence[str] = (),
     ) -> Artifact:
         """Write the step as a kernel with a C interface, which needs nothing besides.
 
@@ -453,14 +454,15 @@ class TrainingStep:
         for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
         them. With determinism "strict" no multiply-add is fused, and every target has the same
         bits. `optimize` for "speed" or "size": without a word, microcontrollers get the least code,
-        all others the fastest. docs/export.md tells of the files; by default there are those that
-        the target has.
+        all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an
+        example and a self-test program in. docs/export.md tells of the files; by default there are
+        those that the target has.
         Raises CompileError and ArtifactError.
         """
         if self._members is not None:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
-                        determinism, optimize)  # fmt: skip
+                        determinism, optimize, examples)  # fmt: skip
         kept = self.state_dict()
         return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
 
