@@ -64,8 +64,6 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
     model, loss = module.model, kind_of(module.model)
     if not loss:
         return []
-    from chainrule.export.selftest import call_unit
-
     code = Code(f"internal {loss} @difference(ptr %memory, {loss} %step) #0")
     back = code.value(f"fmul {loss} %step, -2.0")
     ends = []
@@ -76,7 +74,7 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
             word = "fptrunc" if loss == "double" else "fpext"
             given = by if kind == loss else code.value(f"{word} {loss} {by} to {kind}")
             code.do(f"call void @move_{kind}(ptr {place}, iw {tensor.elements}, {kind} {given})")
-        call_unit(code, module, plan, "loss", plan.sizes)
+        plan.call(code, module, "loss", plan.sizes)
         (output,) = model.units["loss"].manifest.outputs
         ends.append(code.load(loss, "%memory", plan.places["loss", output.name]))
     texts = [code.text(f"{loss} {code.value(f'fsub {loss} {ends[0]}, {ends[1]}')}")]

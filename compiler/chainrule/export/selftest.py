@@ -98,6 +98,19 @@ class Plan:
         self.outputs_bytes = at - self.outputs
         self.bytes = at
 
+    def call(
+        self, code: Code, module: ModuleText, name: str, sizes: Mapping[str, int | str]
+    ) -> str:
+        """The code that a unit gives on the data that was made up, as an i32."""
+        model, unit = module.model, module.model.units[name]
+        arguments = [f"ptr %memory, iw {model.state_bytes}"]
+        arguments += [f"ptr {code.at('%memory', self.workspace)}, iw {self.need}"]
+        arguments += [f"iw {sizes[s.name]}" for s in module.interface.sizes_of(unit)]
+        pointers = [self.feeds[t.name][1] for t in unit.manifest.feeds]
+        pointers += [self.places[name, t.name] for t in unit.manifest.outputs]
+        arguments += [f"ptr {code.at('%memory', at)}" for at in pointers]
+        return code.value(f"call i32 @{model.name}_{name}({', '.join(arguments)})")
+
 
 def memory_bytes(model: Model) -> int:
     """Bytes of memory that the self-test takes."""
@@ -116,20 +129,6 @@ def functions(module: ModuleText) -> list[str]:
     ]
 
 
-def call_unit(
-    code: Code, module: ModuleText, plan: Plan, name: str, sizes: Mapping[str, int | str]
-) -> str:
-    """The code that a unit gives on the data that was made up, as an i32."""
-    model, unit = module.model, module.model.units[name]
-    arguments = [f"ptr %memory, iw {model.state_bytes}"]
-    arguments += [f"ptr {code.at('%memory', plan.workspace)}, iw {plan.need}"]
-    arguments += [f"iw {sizes[s.name]}" for s in module.interface.sizes_of(unit)]
-    pointers = [plan.feeds[t.name][1] for t in unit.manifest.feeds]
-    pointers += [plan.places[name, t.name] for t in unit.manifest.outputs]
-    arguments += [f"ptr {code.at('%memory', at)}" for at in pointers]
-    return code.value(f"call i32 @{model.name}_{name}({', '.join(arguments)})")
-
-
 def _golden(module: ModuleText, plan: Plan) -> str:
     """`i64 @golden(memory)`: the digest of what came out of all steps, for the state's variant."""
     model = module.model
@@ -143,7 +142,7 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     code.store("i64", "0", codes)
 
     def run(name: str, sizes: Mapping[str, int | str] = plan.sizes) -> None:
-        result = code.value(f"zext i32 {call_unit(code, module, plan, name, sizes)} to i64")
+        result = code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64")
         before = code.value(f"mul i64 {code.load('i64', codes)}, 257")
         code.store("i64", code.value(f"add i64 {before}, {result}"), codes)
 
