@@ -2,8 +2,8 @@
 
 Modified Gram-Schmidt, twice, which is enough (Giraud, Langou & Rozložník, The loss of orthogonality
 in the Gram-Schmidt orthogonalization process, 2005). No memory besides the matrix is needed, and
-each sum goes in one order, without fused multiply-add: every machine gives the same bits. They are
-not those of lang.init, which asks LAPACK.
+each sum goes in one order, without fused multiply-add: every machine gives the same bits, those of
+lang.init.
 """
 
 from __future__ import annotations
