@@ -126,14 +126,7 @@ enum {{ STEPS = 100 }};
 static _Alignas({upper}_ALIGN) unsigned char state[{upper}_STATE_BYTES];
 static _Alignas({upper}_ALIGN) unsigned char workspace[{_workspace(model)}];
 {_block(lines)}
-
-/* numbers from -1 to 1, the same every time */
-static float made(void) {{
-    static uint32_t word = 1;
-    word = word * 1664525u + 1013904223u;
-    return (float)(word >> 8) / 8388608.0f - 1.0f;
-}}
-
+{_MADE if any("made()" in line for line in fill) else ""}
 int main(void) {{
     int32_t code = {name}_init(state, sizeof state, 0);
     if (code || {name}_workspace_bytes({room}) > sizeof workspace) {{
@@ -153,6 +146,16 @@ int main(void) {{
     printf("loss %g at first, %g after %d steps\\n", (double)first, (double)loss, STEPS);
     return 0;
 }}
+"""
+
+
+_MADE = """
+/* numbers from -1 to 1, the same every time */
+static float made(void) {
+    static uint32_t word = 1;
+    word = word * 1664525u + 1013904223u;
+    return (float)(word >> 8) / 8388608.0f - 1.0f;
+}
 """
 
 
