@@ -192,6 +192,7 @@ def in_child(work: Callable[[], bytes]) -> bytes | None:
     child = os.fork()
     if child == 0:
         os.close(read)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # of a crash nothing needs to be told
         signal.alarm(PATIENCE)
         try:
             with os.fdopen(write, "wb") as pipe:
