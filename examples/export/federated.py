@@ -67,7 +67,9 @@ def main(folder: Path) -> None:
         average(folder, kernel)
         scores = [kernel.predict(x=images[at : at + 64]) for at in range(train, len(images), 64)]
         right = np.mean(np.concatenate(scores).argmax(axis=1) == labels[train:])
-        print(f"round {turn}: {100 * right:.1f} % of {len(images) - train} unseen images read right")
+        print(
+            f"round {turn}: {100 * right:.1f} % of {len(images) - train} unseen images read right"
+        )
 
 
 if __name__ == "__main__":

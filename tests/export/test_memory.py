@@ -27,7 +27,14 @@ def test_no_byte_is_touched_beside_what_is_given(any_net, tmp_path: Path) -> Non
     metrics = ", metric" * (len(step["outputs"]) - 1)
     library = art.files[f"lib{name}.a"]
     words = [f'-DHEADER="{name}.h"', f"-DP={name}", f"-DWIDTH={width}", f"-DCLASSES={classes}"]
-    words += [f"-DMETRICS={metrics}", "-std=gnu11", "-O1", "-Wall", "-Werror", f"-I{library.parent}"]
+    words += [
+        f"-DMETRICS={metrics}",
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        f"-I{library.parent}",
+    ]
     program = tmp_path / "guarded"
     subprocess.run(["cc", *words, SOURCE, library, "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True, check=False)

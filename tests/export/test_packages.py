@@ -97,16 +97,16 @@ def test_cargo_builds_the_crate_offline(folder: Path, tmp_path: Path) -> None:
         "use net::{Error, Net};\n"
         "fn main() {\n"
         "    let mut net = Net::new(0).unwrap();\n"
-        "    assert_eq!(net.step(2, 3, &[0; 5], &[0; 2]), Err(Error::Length(\"t\", 5, 6)));\n"
+        '    assert_eq!(net.step(2, 3, &[0; 5], &[0; 2]), Err(Error::Length("t", 5, 6)));\n'
         "    assert_eq!(net.step(99, 3, &[0; 297], &[0; 99]), Err(Error::Sizes));\n"
-        "    assert!(net.step(2, 3, &[9; 6], &[0; 2]).unwrap_err().to_string().contains(\"t holds\"));\n"
+        '    assert!(net.step(2, 3, &[9; 6], &[0; 2]).unwrap_err().to_string().contains("t holds"));\n'
         "    let saved = net.save().unwrap();\n"
         "    assert_eq!(Net::load(&saved).unwrap().save().unwrap(), saved);\n"
         "    assert!(Net::load(&saved[1..]).is_err());\n"
-        "    let name = \"dense1.weight\";\n"
+        '    let name = "dense1.weight";\n'
         "    let weight = net.get(name).unwrap();\n"
         "    net.set(name, &weight).unwrap();\n"
-        "    assert!(net.get(\"none\").is_err());\n"
+        '    assert!(net.get("none").is_err());\n'
         "    assert_eq!(net.predict(2, 3, &[0; 6]).unwrap().len(), 6);\n"
         "}\n"
     )

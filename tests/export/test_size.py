@@ -31,7 +31,9 @@ def test_the_lectures_net_is_small_on_x86(target: str, lecture_step, tmp_path: P
     assert code_size(art.files["net.o"].read_bytes()) < 10 * 1024
 
 
-@pytest.mark.skipif(not find_spec("ziglang"), reason="nothing links for Cortex-M (pip install ziglang)")
+@pytest.mark.skipif(
+    not find_spec("ziglang"), reason="nothing links for Cortex-M (pip install ziglang)"
+)
 def test_the_lectures_net_is_smaller_on_a_microcontroller(lecture_step, tmp_path: Path) -> None:
     """6 KB of what a program calls that begins, trains and predicts; linkers leave out the rest."""
     formats = ("o", "a", "json")
@@ -44,7 +46,9 @@ def test_the_lectures_net_is_smaller_on_a_microcontroller(lecture_step, tmp_path
     assert code_size(image.read_bytes()) < 6 * 1024
 
 
-@pytest.mark.skipif(not find_spec("ziglang"), reason="no linker for WebAssembly (pip install ziglang)")
+@pytest.mark.skipif(
+    not find_spec("ziglang"), reason="no linker for WebAssembly (pip install ziglang)"
+)
 def test_the_digits_net_is_small_in_a_page(tmp_path: Path) -> None:
     import runpy
 

@@ -281,7 +281,12 @@ def test_strict_is_the_same_on_a_cortex_m4(optimize: str, tmp_path: Path) -> Non
     for target, how in (("thumbv7em-none-eabihf", optimize), ("host", other)):
         folder = tmp_path / target
         small().export(
-            folder, "net", target=target, formats=("o", "a", "h"), determinism="strict", optimize=how
+            folder,
+            "net",
+            target=target,
+            formats=("o", "a", "h"),
+            determinism="strict",
+            optimize=how,
         )
         bare = target != "host"
         tool = [*ZIG[:3], "cc", *BARE, f"-Wl,-T,{SCRIPT_OF_BOARD}"] if bare else ["cc"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chainrule.codegen.native import assembly
+from chainrule.codegen.steps import calls_in
 from chainrule.errors import CompileError
 from chainrule.export import files as filing
 from chainrule.export import javascript, packages, rust
@@ -17,11 +18,12 @@ from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
 from chainrule.export.kernel import Kernel, code_size
 from chainrule.export.minibatches import batch_size_of
-from chainrule.export.model import ABI, ALIGN, Model
+from chainrule.export.model import ABI, ALIGN, Model, Unit
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bound, frames
 from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
+from chainrule.ir.loop import Loop, Stmt
 from chainrule.target import Target
 from chainrule_runtime.manifest import Tensor
 
@@ -136,6 +138,7 @@ def write_kernel(
         "stack_bytes": bound(kernel.llvm, own),
         "largest_frame": max([0, *own.values()]),
         "code_bytes": code_size(kernel),
+        "loops": {name: loops_of(unit) for name, unit in kernel.model.units.items()},
     }
     written = _Files(kernel, certificate, text, native, examples)
     made: dict[str, bytes] = {}
@@ -147,6 +150,18 @@ def write_kernel(
     if "json" in formats:
         made[f"{kernel.model.name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
     return Artifact(kernel.model.name, filing.write(folder, made), certificate)
+
+
+def loops_of(unit: Unit) -> list[list[str]]:
+    """For each call in order its loops, outermost first, with how often each is gone through."""
+    return [list(_loops(call.program.body)) for call in calls_in(unit.calls)]
+
+
+def _loops(body: Iterable[Stmt], depth: int = 0) -> Iterator[str]:
+    for s in body:
+        if isinstance(s, Loop):
+            yield f"{'  ' * depth}{s.var} < {s.extent}"
+            yield from _loops(s.body, depth + 1)
 
 
 @dataclass(frozen=True)
