@@ -64,7 +64,7 @@ setTimeout(() => {
 @needs_zig
 @pytest.mark.skipif(BROWSER is None, reason="no browser (Debian: chromium)")
 def test_the_page_learns_what_is_drawn(tmp_path: Path) -> None:
-    """From a file, with nothing beside it: it has drawn ones right, a curve, and fetched nothing."""
+    """From a file, with nothing beside it: drawn ones are right, and nothing was fetched."""
     python(FOLDER / "digits.py", "--web", tmp_path)
     text = (tmp_path / "digits.html").read_text(encoding="utf-8")
     assert "http" not in text

@@ -275,7 +275,7 @@ SCRIPT_OF_BOARD = Path(__file__).parents[2] / "examples/export/sensor.ld"
 @pytest.mark.skipif(not ZIG or not shutil.which("cc"), reason="no compiler for Cortex-M and here")
 @pytest.mark.parametrize("optimize", ["speed", "size"])
 def test_strict_is_the_same_on_a_cortex_m4(optimize: str, tmp_path: Path) -> None:
-    """A thousand steps and the self-test on a bare processor, and here in the other kind of code."""
+    """A thousand steps and the self-test on a bare processor; here in the other kind of code."""
     said = {}
     other = {"speed": "size", "size": "speed"}[optimize]
     for target, how in (("thumbv7em-none-eabihf", optimize), ("host", other)):
