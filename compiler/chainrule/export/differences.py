@@ -47,10 +47,30 @@ def moved(model: Model) -> list[Kept]:
     return [t for t in model.kept if t.role == "parameter" and t.dtype.name in kinds and t.elements]
 
 
-def signs(count: int) -> Array:
-    """The signs of a parameter's elements."""
-    word = np.arange(count, dtype=np.uint64) * _FACTOR
-    return np.where(word >> _BIT & 1, 1.0, -1.0)
+def runs(model: Model) -> list[list[Kept]]:
+    """The same by runs that lie beside each other and are of one type: each is moved at once."""
+    found: list[list[Kept]] = []
+    places = {t.name: i for i, t in enumerate(model.kept)}
+    for tensor in moved(model):
+        last = found[-1][-1] if found else None
+        beside = last is not None and places[tensor.name] == places[last.name] + 1
+        if last is not None and beside and tensor.dtype == last.dtype:
+            found[-1].append(tensor)
+        else:
+            found.append([tensor])
+    return found
+
+
+def signs(model: Model) -> dict[str, Array]:
+    """The signs of the elements of each parameter, by where they lie in their run."""
+    found = {}
+    for run in runs(model):
+        for tensor in run:
+            first = model.offsets[tensor.name] - model.offsets[run[0].name]
+            places = np.arange(tensor.elements, dtype=np.uint64) + first // tensor.dtype.itemsize
+            word = places.astype(np.uint64) * _FACTOR
+            found[tensor.name] = np.where(word >> _BIT & 1, 1.0, -1.0)
+    return found
 
 
 def kind_of(model: Model) -> str:
@@ -65,20 +85,31 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
     if not loss:
         return []
     code = Code(f"internal {loss} @difference(ptr %memory, {loss} %step) #0")
-    back = code.value(f"fmul {loss} %step, -2.0")
-    ends = []
-    for by in ("%step", back):
-        for tensor in moved(model):
-            place = code.at("%memory", model.offsets[tensor.name])
-            kind = _llvm(tensor)
+    forth, back = code.value(f"fmul {loss} %step, 2.0"), code.value(f"fneg {loss} %step")
+    item = 4 if loss == "float" else 8
+    total = code.local(loss, item)
+    code.store(loss, "0.0", total, align=item)
+    (output,) = model.units["loss"].manifest.outputs
+
+    def end(i: str) -> None:
+        """First all go back, then forth twice as far; the loss before is taken from that after."""
+        first = code.value(f"icmp eq iw {i}, 0")
+        by = code.value(f"select i1 {first}, {loss} {back}, {loss} {forth}")
+        for run in runs(model):
+            start, kind, last = model.offsets[run[0].name], _llvm(run[0]), run[-1]
+            count = (model.offsets[last.name] - start) // last.dtype.itemsize + last.elements
             word = "fptrunc" if loss == "double" else "fpext"
             given = by if kind == loss else code.value(f"{word} {loss} {by} to {kind}")
-            code.do(f"call void @move_{kind}(ptr {place}, iw {tensor.elements}, {kind} {given})")
+            place = code.at("%memory", start)
+            code.do(f"call void @move_{kind}(ptr {place}, iw {count}, {kind} {given})")
         plan.call(code, module, "loss", plan.sizes)
-        (output,) = model.units["loss"].manifest.outputs
-        ends.append(code.load(loss, "%memory", plan.places["loss", output.name]))
-    texts = [code.text(f"{loss} {code.value(f'fsub {loss} {ends[0]}, {ends[1]}')}")]
-    return [*texts, *map(_move, sorted({_llvm(t) for t in moved(model)}))]
+        now = code.load(loss, "%memory", plan.places["loss", output.name], align=item)
+        less = code.value(f"fsub {loss} {now}, {code.load(loss, total, align=item)}")
+        code.store(loss, less, total, align=item)
+
+    code.loop("2", end)
+    text = code.text(f"{loss} {code.load(loss, total, align=item)}")
+    return [text, *map(_move, sorted({_llvm(t) for t in moved(model)}))]
 
 
 def _llvm(tensor: Kept) -> str:
@@ -126,8 +157,9 @@ def chosen(
     if model.derivative is None or not kind_of(model) or not moved(model):
         return None
     gradients = model.derivative(arrays)
+    along = signs(model)
     parts = [
-        (signs(t.elements) * np.asarray(gradients[t.name], np.float64).reshape(-1))
+        along[t.name] * np.asarray(gradients[t.name], np.float64).reshape(-1)
         for t in moved(model)
         if t.name in gradients
     ]
