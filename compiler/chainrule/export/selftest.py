@@ -7,13 +7,15 @@ What that machine computed is held to the formulas, see export.differences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chainrule.errors import CompileError
 from chainrule.export import differences
-from chainrule.export.checks import signed
+from chainrule.export.checks import FACTOR, signed
 from chainrule.export.codes import CODE
 from chainrule.export.differences import Slope
 from chainrule.export.interface import Parameter
@@ -21,17 +23,19 @@ from chainrule.export.model import Model, fits, round_up
 from chainrule.export.text import Code
 from chainrule.export.units import Placed, output_bytes
 from chainrule.ir.types import dtype as dtype_of
-from chainrule_runtime.manifest import Tensor, evaluate
+from chainrule_runtime.manifest import Tensor, element_type, evaluate
 
 if TYPE_CHECKING:
     from chainrule.export.module import ModuleText
 
 STEPS = 3
-SEED = 1
-#: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 31 rows
+#: both words of it count
+SEED = 0x1234567890ABCDEF
+_WORD = "i64"
+#: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 47 rows
 #: are whole vectors, and tiles of every height; what they need beyond ROOM is tested with fewer.
 #: The last step has FEW, if they are sizes too.
-_TRIED = (31, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+_TRIED = (47, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 ROOM = 1 << 24
 FEW = 5
 
@@ -138,30 +142,46 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     bounds = _bounds(model, plan)
     for tensor, at in plan.feeds.values():
         _make_up(code, tensor, plan, code.at("%memory", at), bounds.get(tensor.name, (0, 2)))
-    codes = code.local("i64", 8)
-    code.store("i64", "0", codes)
+    total = code.local("i64", 8)
+    code.store("i64", "0", total)
 
-    def run(name: str, sizes: Mapping[str, int | str] = plan.sizes) -> None:
-        result = code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64")
-        before = code.value(f"mul i64 {code.load('i64', codes)}, 257")
-        code.store("i64", code.value(f"add i64 {before}, {result}"), codes)
+    def add(word: str) -> None:
+        before = code.value(f"mul i64 {code.load('i64', total)}, {FACTOR - (1 << 64)}")
+        code.store("i64", code.value(f"add i64 {before}, {word}"), total)
+
+    def run(name: str, sizes: Mapping[str, int | str]) -> None:
+        add(code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64"))
 
     def step(i: str) -> None:
         last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
         pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
         choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
-        run("step", {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}})
+        sizes = {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}}
+        for name in model.units:
+            run(name, sizes)
+        add(code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})"))
 
     code.loop(str(STEPS), step)
-    for name in model.units:
-        if name != "step":
-            run(name)
+    # what is no label is refused, and changes nothing
+    for tensor, outside, inside in _limits(model, plan):
+        item = element_type(tensor.dtype).itemsize
+        place = code.at("%memory", plan.feeds[tensor.name][1])
+        for wrong in outside:
+            code.store(f"i{8 * item}", str(wrong), place, align=item)
+            run("step", plan.sizes)
+        code.store(f"i{8 * item}", str(inside), place, align=item)
     kept = code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})")
-    given = code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})")
-    turned = code.value(f"mul i64 {given}, 31")
-    both = code.value(f"xor i64 {kept}, {turned}")
-    every = code.load("i64", codes)
-    return code.text(f"i64 {code.value(f'add i64 {both}, {every}')}")
+    return code.text(f"i64 {code.value(f'xor i64 {kept}, {code.load(_WORD, total)}')}")
+
+
+def _limits(model: Model, plan: Plan) -> Iterator[tuple[Tensor, list[int], int]]:
+    """For each input of positions of a step, the numbers next to its range, and one within."""
+    for check in model.units["step"].manifest.checks:
+        if check.feed is not None and check.bound is not None and check.feed in plan.feeds:
+            tensor = plan.feeds[check.feed][0]
+            lowest = np.iinfo(element_type(tensor.dtype)).min
+            least, above = evaluate(check.least, plan.sizes), evaluate(check.bound, plan.sizes)
+            yield tensor, [n for n in (least - 1, above) if n >= lowest], least
 
 
 def _selftest(module: ModuleText, plan: Plan) -> str:
@@ -209,7 +229,7 @@ def _make_up(code: Code, tensor: Tensor, plan: Plan, out: str, bounds: tuple[int
     """Data that is the same everywhere: the high bits of a congruential sequence.
 
     Numerical Recipes' 1664525 and 1013904223 (Press et al., section 7.1). Floats are of several
-    magnitudes, up to 16, so that functions are tried where they differ.
+    magnitudes, from 1/16 to 8, so that functions are tried where they differ.
     """
     kind = dtype_of(tensor.dtype)
     item = kind.itemsize
@@ -229,8 +249,8 @@ def _make_up(code: Code, tensor: Tensor, plan: Plan, out: str, bounds: tuple[int
                 return
             of = "float" if item == 4 else "double"
             real = code.value(f"sitofp i32 {signed} to {of}")
-            even = code.value(f"and i32 {word}, 1792")  # a power of 2 from -23 to -16 in 3 bits
-            power = code.value(f"add i32 {code.value(f'shl i32 {even}, 15')}, {(127 - 23) << 23}")
+            even = code.value(f"and i32 {word}, 1792")  # a power of 2 from -27 to -20 in 3 bits
+            power = code.value(f"add i32 {code.value(f'shl i32 {even}, 15')}, {(127 - 27) << 23}")
             scale = code.value(f"bitcast i32 {power} to float")
             scale = scale if item == 4 else code.value(f"fpext float {scale} to double")
             value = code.value(f"fmul {of} {real}, {scale}")
