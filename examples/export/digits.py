@@ -4,11 +4,13 @@
     cc -O2 -Ibuild examples/export/digits.c build/digits.o -o build/train
     build/train build/digits.bin
 
-With --web it is made for a page instead: python -m http.server, and look at digits.html.
+With --web it is made for a page instead, build/digits.html, which holds all it needs: open it, draw
+digits, and say what they are. There is no server, and nothing is fetched.
 """
 
 from __future__ import annotations
 
+import base64
 import sys
 from pathlib import Path
 
@@ -26,8 +28,27 @@ z = (h @ W2 + b2).named("z")
 step = cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(3e-3), outputs=z)
 
 
-def main(folder: Path, target: str) -> None:
-    art = step.export(folder, name="digits", target=target, max_batch=64)
+def page(folder: Path) -> Path:
+    """Write the page with the kernel, its module and digits to learn from inside."""
+    art = step.export(folder, name="digits", target="wasm32", max_batch=64, optimize="size")
+    data = cr.datasets.digits(held_out=0.2, seed=0)
+    levels = np.rint(data.x_train * 16).astype(np.uint8).reshape(-1, 64)
+    images = np.hstack([levels, data.y_train.astype(np.uint8)[:, None]])
+    text = (Path(__file__).parent / "digits.html").read_text(encoding="utf-8")
+    for place, content in (
+        ("$MODULE", art.files["digits.js"].read_text()),
+        ("$WASM", base64.b64encode(art.files["digits.wasm"].read_bytes()).decode()),
+        ("$IMAGES", base64.b64encode(images.tobytes()).decode()),
+    ):
+        text = text.replace(place, content)
+    path = folder / "digits.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def main(folder: Path) -> None:
+    """Export for this machine, and write the file of digits."""
+    art = step.export(folder, name="digits", max_batch=64)
     data = cr.datasets.digits(held_out=0.2, seed=0)
     # rows for training, rows that it never sees, then the images and what they show
     with open(folder / "digits.bin", "wb") as file:
@@ -42,4 +63,8 @@ def main(folder: Path, target: str) -> None:
 
 if __name__ == "__main__":
     given = [a for a in sys.argv[1:] if a != "--web"]
-    main(Path(given[0] if given else "build"), "wasm32" if "--web" in sys.argv else "host")
+    folder = Path(given[0] if given else "build")
+    if "--web" in sys.argv:
+        print(page(folder))
+    else:
+        main(folder)

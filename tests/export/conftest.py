@@ -105,16 +105,26 @@ def linker() -> None:
     require_linker()
 
 
-_exported: dict[str, Artifact] = {}
+_exported: dict[tuple[str, str], Artifact] = {}
 
 
-def exported(name: str, folder: Path) -> Exported:
+def exported(name: str, folder: Path, optimize: str = "speed") -> Exported:
     """A net of NETS as it begins; the kernel is compiled once."""
     require_linker()
     step, batch = NETS[name]()
-    if name not in _exported:
-        _exported[name] = step.export(folder, name=name, formats=FORMATS, max_batch=32)
-    return Exported(step, batch, _exported[name])
+    key = name, optimize
+    if key not in _exported:
+        options = {"formats": FORMATS, "max_batch": 32, "optimize": optimize}
+        _exported[key] = step.export(folder / optimize, name=name, **options)
+    return Exported(step, batch, _exported[key])
+
+
+def lecture() -> cr.TrainingStep:
+    """The lecture's net: 4-8-3, tanh, cross-entropy, Adam."""
+    x, y = cr.input("x", ("batch", 4)), cr.input("y", ("batch",), dtype="int32")
+    h = cr.tanh(x @ cr.parameter("W1", (4, 8)) + cr.parameter("b1", (8,)))
+    z = h @ cr.parameter("W2", (8, 3)) + cr.parameter("b2", (3,))
+    return cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-2), outputs=z)
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +135,21 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=sorted(NETS))
 def net(request: pytest.FixtureRequest, export_folder: Path) -> Exported:
     return exported(request.param, export_folder)
+
+
+@pytest.fixture(params=[(n, o) for n in sorted(NETS) for o in ("speed", "size")], ids="-".join)
+def any_net(request: pytest.FixtureRequest, export_folder: Path) -> Exported:
+    return exported(request.param[0], export_folder, request.param[1])
+
+
+@pytest.fixture
+def lecture_step() -> cr.TrainingStep:
+    return lecture()
+
+
+@pytest.fixture
+def digits_nets(export_folder: Path) -> Callable[[str], Exported]:
+    return lambda optimize: exported("digits", export_folder, optimize)
 
 
 @pytest.fixture

@@ -213,7 +213,14 @@ def test_the_command_line(tmp_path: Path) -> None:
     seen = CliRunner().invoke(cli, ["inspect", str(out / "digits.o")])
     assert seen.exit_code == 0 and "W1: float32[64, 32]" in seen.output
     assert "dW1 = xᵀ @ dz1" in seen.output
+    assert "k' < 64" in seen.output, "loops are told with their bounds"
+    alone = tmp_path / "alone.bin"
+    alone.write_bytes((out / "digits.o").read_bytes())
+    seen = CliRunner().invoke(cli, ["inspect", str(alone)])
+    assert seen.exit_code == 0 and "dW1 = xᵀ @ dz1" in seen.output
+    alone.write_bytes(b'{"format": "chainrule-kernel"')
     for wrong in (
+        ["inspect", str(alone)],
         ["inspect", str(out / "other.o")],
         ["export", str(FOLDER / "digits.py:z")],
         ["export", source, "--max-size", "batch"],

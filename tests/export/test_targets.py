@@ -263,3 +263,40 @@ def test_an_old_processor_is_told_what_it_lacks(level: str, tmp_path: Path) -> N
     with pytest.raises(subprocess.CalledProcessError) as failed:
         trained(level, "default", tmp_path, OLD)
     assert failed.value.returncode == 4, "train.c leaves with 4 where init gives a code"
+
+
+BARE = ["-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp", "-DBARE"]
+BARE += ["-ffreestanding", "-nostdlib", "-fno-unwind-tables", "-Wl,-e,start"]
+ANYWHERE = Path(__file__).with_name("anywhere.c")
+SCRIPT_OF_BOARD = Path(__file__).parents[2] / "examples/export/sensor.ld"
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-arm") is None, reason="no qemu-system-arm")
+@pytest.mark.skipif(not ZIG or not shutil.which("cc"), reason="no compiler for Cortex-M and here")
+@pytest.mark.parametrize("optimize", ["speed", "size"])
+def test_strict_is_the_same_on_a_cortex_m4(optimize: str, tmp_path: Path) -> None:
+    """A thousand steps and the self-test on a bare processor; here in the other kind of code."""
+    said = {}
+    other = {"speed": "size", "size": "speed"}[optimize]
+    for target, how in (("thumbv7em-none-eabihf", optimize), ("host", other)):
+        folder = tmp_path / target
+        small().export(
+            folder,
+            "net",
+            target=target,
+            formats=("o", "a", "h"),
+            determinism="strict",
+            optimize=how,
+        )
+        bare = target != "host"
+        tool = [*ZIG[:3], "cc", *BARE, f"-Wl,-T,{SCRIPT_OF_BOARD}"] if bare else ["cc"]
+        words = ["-Os", "-Wall", "-Wextra", "-Werror", f"-I{folder}"]
+        subprocess.run(
+            [*tool, *words, ANYWHERE, folder / "libnet.a", "-o", folder / "run"], check=True
+        )
+        machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel"]
+        command = [*(machine if bare else []), folder / "run"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        said[target] = (run.stdout + run.stderr).strip()
+        assert run.returncode == 0, said
+    assert len(set(said.values())) == 1 and len(said["host"]) == 16, said

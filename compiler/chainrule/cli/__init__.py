@@ -116,6 +116,18 @@ def bench(**asked: Any) -> None:
 @click.option(
     "--determinism", type=click.Choice(["default", "strict"]), default="default", show_default=True
 )
+@click.option(
+    "--optimize",
+    type=click.Choice(["speed", "size"]),
+    help="For speed or for little code; without it, microcontrollers get little code.",
+)
+@click.option(
+    "--example",
+    "examples",
+    multiple=True,
+    type=click.Choice(["c", "rust", "js"]),
+    help="Write an example and a self-test program in this language too.",
+)
 def export(
     source: str,
     target: str,
@@ -125,13 +137,18 @@ def export(
     max_batch: int,
     max_sizes: tuple[str, ...],
     determinism: str,
+    optimize: str | None,
+    examples: tuple[str, ...],
 ) -> None:
     """Write a training step as a kernel with a C interface, for this machine or another.
 
     NAME is a training step or a model in the file; left out, the only one there, or the one called
     step. The file is a Python program, and it is run: export only files you trust.
     """
-    exports.run(Page(), source, target, out, name, formats, max_batch, max_sizes, determinism)
+    exports.run(
+        Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize,
+        examples,
+    )  # fmt: skip
 
 
 @cli.command()

@@ -28,6 +28,8 @@ def run(
     max_batch: int,
     max_sizes: tuple[str, ...],
     determinism: str,
+    optimize: str | None,
+    examples: tuple[str, ...],
 ) -> None:
     """Run the file, export its step and say what was written. Raises ClickException."""
     path, wanted = split(target_file)
@@ -41,6 +43,8 @@ def run(
         max_batch=max_batch,
         max_sizes=bounds,
         determinism=determinism,
+        optimize=optimize,
+        examples=examples,
     )
     show(page, art.certificate)
     page.heading("Files")
@@ -84,12 +88,14 @@ def inspect(page: Page, file: Path) -> None:
     stem = file.name.removesuffix(".d.ts")
     beside = [base, file.with_name(f"{stem.removeprefix('lib').partition('.')[0]}.json")]
     path = next((p for p in beside if p.is_file()), None)
-    if path is None:
-        raise click.ClickException(f"there is no manifest {base}")
+    text = embedded(file) if path is None and file.is_file() else None
+    if path is None and text is None:
+        raise click.ClickException(f"there is no manifest {base}, and none in {file}")
+    path = path or file
     if path.stat().st_size > _LARGEST:
         raise click.ClickException(f"{path} is too large for a manifest")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (ValueError, RecursionError, OSError) as error:
         raise click.ClickException(f"{path} can't be read as JSON: {error}") from None
     if not isinstance(told, dict) or told.get("format") != "chainrule-kernel":
@@ -100,16 +106,29 @@ def inspect(page: Page, file: Path) -> None:
         raise click.ClickException(f"{path} is not whole: {error!r}") from None
 
 
+def embedded(file: Path) -> bytes | None:
+    """What NAME_describe gives, of a file of code, which is not run for it; None where it has none.
+
+    Alone it tells of all but what was known after compiling: bytes of code and of the stack.
+    """
+    if file.stat().st_size > _LARGEST:
+        raise click.ClickException(f"{file} is too large for a kernel")
+    data = file.read_bytes()
+    begin = data.find(b'{"format": "chainrule-kernel"')
+    end = data.find(b"\0", begin)
+    return None if begin < 0 or end < 0 else data[begin:end]
+
+
 def show(page: Page, told: Mapping[str, Any]) -> None:
     """The certificate of a kernel."""
     page.heading(f"{told['name']}", f"a training step for {told['target']}, model {told['model']}")
     levels = ", ".join(v["level"] for v in told["variants"])
     sizes = ", ".join(f"{n} up to {m}" for n, m in told["sizes"].items()) or "all known"
     rows = [
-        ("code", f"{told['code_bytes']} bytes for {levels}"),
+        ("code", f"{_known(told, 'code_bytes')} for {levels}, made for {told['optimize']}"),
         ("state", f"{told['state_bytes']} bytes in {len(told['tensors'])} tensors"),
         ("workspace", f"{told['workspace_bytes']} bytes at most"),
-        ("stack", f"{told['stack_bytes']} bytes at most"),
+        ("stack", f"{_known(told, 'stack_bytes')} at most"),
         ("a step", f"{told['flops']} floating-point operations"),
         ("sizes", sizes),
         ("determinism", told["determinism"]),
@@ -120,6 +139,8 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
         inputs = ", ".join(t["name"] for t in function["inputs"])
         outputs = ", ".join(t["name"] for t in function["outputs"])
         page.verbatim(f"{told['name']}_{name}({inputs}) -> {outputs}")
+        for number, loops in enumerate(told.get("loops", {}).get(name, [])):
+            page.verbatim("\n".join([f"  call {number}", *(f"    {line}" for line in loops)]))
     page.heading("State")
     page.verbatim(
         "\n".join(
@@ -128,3 +149,7 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
     )
     page.heading("Gradients")
     page.verbatim(told["mathematics"])
+
+
+def _known(told: Mapping[str, Any], key: str) -> str:
+    return f"{told[key]} bytes" if key in told else "? bytes (the manifest tells)"

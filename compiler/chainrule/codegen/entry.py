@@ -63,7 +63,8 @@ class Entry:
         self.block = label
 
     def call(self, call: Call) -> None:
-        code = self.called(call, f"i64 0, i64 {WHOLE}, i64 0, ptr null")
+        whole = f"i64 0, i64 {WHOLE}, i64 0, ptr null"
+        code = self.called(call, whole if id(call.program) in self.shared else "")
         if self.checks(call):
             good = self.value(f"icmp eq i32 {code}, 0")
             n = self.count
@@ -76,7 +77,7 @@ class Entry:
         # addresses are loaded here, not all at once: few stay in registers
         arguments = [f"ptr {self.address(place)}" for place in call.buffers]
         arguments += [f"i64 %size{self.sizes.index(s)}" for s in call.program.sizes]
-        arguments += [share] if id(call.program) in self.shared else []
+        arguments += [share] if share else []
         return self.value(f"call i32 @{self.names[id(call.program)]}({', '.join(arguments)})")
 
     def checks(self, call: Call) -> bool:
@@ -116,12 +117,16 @@ class Entry:
     def address(self, place: int | Place) -> str:
         """The pointer to where a buffer starts now."""
         entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
-        at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
-        pointer = self.value(f"load ptr, ptr {at}")
+        pointer = self.base(entry)
         for loop, size in moves:
             by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
             pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
         return pointer
+
+    def base(self, entry: int) -> str:
+        """The pointer that stands in the table."""
+        at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
+        return self.value(f"load ptr, ptr {at}")
 
     def number(self, dim: Dim) -> str:
         """A size as an i64."""
@@ -149,6 +154,38 @@ class Entry:
             return self.value(f"sub i64 {whole}, {less}")
         more = self.value(f"select i1 {below}, i64 {under}, i64 0")
         return self.value(f"add i64 {rest}, {more}")
+
+
+class ShortEntry(Entry):
+    """The same as a function that has every pointer and size as a parameter, not in a table.
+
+    `numbers` are what functions are told after the sizes, by the identity of their programs.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        sizes: Sequence[str],
+        numbers: Mapping[int, Sequence[int]],
+    ) -> None:
+        super().__init__(names, sizes)
+        self.numbers = numbers
+
+    def function(self, order: Sequence[Step], name: str = "i32 @step", places: int = 0) -> str:
+        """The text of the whole function."""
+        self.steps(order)
+        listed = [f"ptr %p{i}" for i in range(places)]
+        listed += [f"i64 %size{i}" for i, _ in enumerate(self.sizes)]
+        head = f"define {name}({', '.join(listed)}) #1 {{"
+        return "\n".join([head, "entry:", *self.lines, "  ret i32 0", "}"])
+
+    def called(self, call: Call, share: str) -> str:
+        """The code that a call leaves with."""
+        return super().called(call, ", ".join(f"i64 {n}" for n in self.numbers[id(call.program)]))
+
+    def base(self, entry: int) -> str:
+        """The parameter that stands for an entry of the table."""
+        return f"%p{entry}"
 
 
 class PartEntry(Entry):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -64,16 +64,38 @@ class Loaded:
         return found
 
 
-def compile_object(llvm: str, target: Target) -> NativeObject:
-    """The module as an object file. Raises CompileError if anything outside would be called."""
-    data = bytes(_machine(target).emit_object(_parsed(llvm)))
-    missing = undefined_symbols(data)
+def compile_object(llvm: str, target: Target, helpers: Mapping[str, str] = {}) -> NativeObject:
+    """The module as an object file. Raises CompileError if anything outside would be called.
+
+    `helpers` are functions by name, as LLVM text, that go in where code turns out to call them.
+    """
+    left = dict(helpers)
+    while True:
+        data = bytes(_machine(target).emit_object(_parsed(llvm)))
+        missing = undefined_symbols(data)
+        added = [left.pop(name) for name in list(left)[::-1] if name in missing]
+        if not added:
+            break
+        added += [left.pop(n) for n in list(left) if any(f"@{n}(" in text for text in added)]
+        llvm = "\n\n".join([llvm, *added])
     if missing:
         raise CompileError(
             f"the code for {target.level} calls {', '.join(missing)}",
             "scalar code may use machine operations only; this is a bug of chainrule",
         )
     return NativeObject(data, lambda: llvm, target)
+
+
+def optimized(llvm: str, target: Target) -> str:
+    """The module after LLVM's passes, of which code that was written for its speed needs none."""
+    from llvmlite import binding
+
+    module = _parsed(llvm)
+    options = binding.create_pipeline_tuning_options(speed_level=OPTIMIZATION)
+    options.slp_vectorization = options.loop_vectorization = False
+    builder = binding.create_pass_builder(_machine(target), options)
+    builder.getModulePassManager().run(module, builder)
+    return str(module)
 
 
 def assembly(native: NativeObject) -> str:

@@ -1,14 +1,34 @@
 """Training steps as self-contained kernels with a C interface, for this machine and others."""
 
-from chainrule.export.artifact import Artifact, about, check_formats, formats_of, write_kernel
+from chainrule.export.artifact import (
+    Artifact,
+    about,
+    check_examples,
+    check_formats,
+    formats_of,
+    write_kernel,
+)
 from chainrule.export.kernel import Kernel, compile_kernel
-from chainrule.export.model import Drawn, Given, Kept, Model, Number, Same, Size, Unit, Variant
+from chainrule.export.model import (
+    Derivative,
+    Drawn,
+    Given,
+    Kept,
+    Model,
+    Number,
+    Same,
+    Size,
+    Unit,
+    Variant,
+)
 from chainrule.export.names import is_identifier
+from chainrule.export.slices import loss_of
 from chainrule.export.state import state_bytes
-from chainrule.export.targets import targets_of
+from chainrule.export.targets import is_bare, narrow, targets_of
 
 __all__ = [
     "Artifact",
+    "Derivative",
     "Drawn",
     "Given",
     "Kept",
@@ -20,10 +40,14 @@ __all__ = [
     "Unit",
     "Variant",
     "about",
+    "check_examples",
     "check_formats",
     "compile_kernel",
     "formats_of",
+    "is_bare",
     "is_identifier",
+    "loss_of",
+    "narrow",
     "state_bytes",
     "targets_of",
     "write_kernel",

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chainrule.codegen.native import assembly
+from chainrule.codegen.steps import calls_in
 from chainrule.errors import CompileError
 from chainrule.export import files as filing
-from chainrule.export import javascript
+from chainrule.export import javascript, packages, rust
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
 from chainrule.export.kernel import Kernel, code_size
 from chainrule.export.minibatches import batch_size_of
-from chainrule.export.model import ABI, ALIGN, Model
+from chainrule.export.model import ABI, ALIGN, Model, Unit
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bound, frames
+from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
+from chainrule.ir.loop import Loop, Stmt
 from chainrule.target import Target
 from chainrule_runtime.manifest import Tensor
 
-FORMATS = ("o", "a", "so", "h", "ll", "s", "json", "safetensors", "state", "js", "d.ts")
+FORMATS = (
+    "o", "a", "so", "h", "ll", "s", "json", "safetensors", "state", "js", "d.ts",
+    "cmake", "pc", "rs", "arduino",
+)  # fmt: skip
+#: what a shared library is called, by the format of objects
+SHARED = {"ELF": "so", "COFF": "dll", "Mach-O": "dylib", "Wasm": "wasm"}
+#: what packages are told: a kernel is as old as its interface
+VERSION = f"{ABI}.0.0"
+#: languages that there are examples and self-tests in
+EXAMPLES = ("c", "rust", "js")
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,9 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
     interface = Interface(model)
     most = model.most()
     workspace = max(
-        Placed(u.manifest).bytes(most) for v in model.variants for u in v.units.values()
+        Placed(u.manifest, model.fixed).bytes(most)
+        for v in model.variants
+        for u in v.units.values()
     )
     codes = checks_of([u.manifest for u in model.units.values()])
 
@@ -107,59 +121,126 @@ def write_kernel(
     formats: Collection[str],
     extra: Mapping[str, bytes],
     native: bool,
+    examples: Collection[str] = (),
 ) -> Artifact:
     """Write a kernel in the formats wanted. Raises CompileError and ArtifactError.
 
     `extra` are files made elsewhere, by what follows the name; `native` says that the kernel is for
-    this machine.
+    this machine; of `examples` the languages.
     """
     import hashlib
     import json
 
     check_formats(formats)
-    model, name = kernel.model, kernel.model.name
-    symbols = [f"{name}_{f[1]}" for f in declarations(model, Interface(model))]
     text = assembly(kernel.native)
     own = frames(text, kernel.target.arch)
-    certificate = dict(model.about) | {
+    certificate = dict(kernel.model.about) | {
         "stack_bytes": bound(kernel.llvm, own),
         "largest_frame": max([0, *own.values()]),
         "code_bytes": code_size(kernel),
+        "loops": {name: loops_of(unit) for name, unit in kernel.model.units.items()},
     }
-    data = kernel.native.object
+    written = _Files(kernel, certificate, text, native, examples)
     made: dict[str, bytes] = {}
-    library = {"Wasm": f"{name}.wasm"}.get(kernel.target.format, f"{name}.so")
     for kind in dict.fromkeys(formats):
-        if kind == "o":
-            made[f"{name}.o"] = data
-        elif kind == "a":
-            made[f"lib{name}.a"] = filing.archive(f"{name}.o", data, symbols)
-        elif kind == "so":
-            made[library] = filing.link(data, name, kernel.target, symbols, native)
-        elif kind == "h":
-            made[f"{name}.h"] = header(model, certificate).encode()
-        elif kind == "ll":
-            made[f"{name}.ll"] = kernel.llvm.encode()
-        elif kind == "s":
-            made[f"{name}.s"] = text.encode()
-        elif kind in ("js", "d.ts"):
-            if kernel.target.format != "Wasm":
-                raise CompileError(f'the format "{kind}" is for target="wasm32"')
-            write = javascript.module if kind == "js" else javascript.types
-            made[f"{name}.{kind}"] = write(model).encode()
-    made |= {f"{name}.{kind}": content for kind, content in extra.items() if kind in formats}
+        made |= {f"{kernel.model.name}.{kind}": extra[kind]} if kind in extra else written.of(kind)
+    for language in dict.fromkeys(examples):
+        made |= written.example(language)
     certificate["sha256"] = {n: hashlib.sha256(content).hexdigest() for n, content in made.items()}
     if "json" in formats:
-        made[f"{name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
-    return Artifact(name, filing.write(folder, made), certificate)
+        made[f"{kernel.model.name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
+    return Artifact(kernel.model.name, filing.write(folder, made), certificate)
+
+
+def loops_of(unit: Unit) -> list[list[str]]:
+    """For each call in order its loops, outermost first, with how often each is gone through."""
+    return [list(_loops(call.program.body)) for call in calls_in(unit.calls)]
+
+
+def _loops(body: Iterable[Stmt], depth: int = 0) -> Iterator[str]:
+    for s in body:
+        if isinstance(s, Loop):
+            yield f"{'  ' * depth}{s.var} < {s.extent}"
+            yield from _loops(s.body, depth + 1)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is written of a kernel, by path."""
+
+    kernel: Kernel
+    certificate: Mapping[str, Any]
+    assembly: str
+    native: bool
+    examples: Collection[str]
+
+    def of(self, kind: str) -> dict[str, bytes]:
+        """The files of a format; those of "json" are the certificate, which tells of all others."""
+        kernel, model, target = self.kernel, self.kernel.model, self.kernel.target
+        name, data = model.name, kernel.native.object
+        symbols = [f"{name}_{f[1]}" for f in declarations(model, Interface(model))]
+        page = target.format == "Wasm"
+        if kind in ("js", "d.ts") and not page:
+            raise CompileError(f'the format "{kind}" is for target="wasm32"')
+        if kind == "so":
+            library = filing.link(data, name, target, symbols, self.native)
+            return {f"{name}.{SHARED[target.format]}": library}
+        if kind in ("a", "rs", "arduino"):
+            archive = filing.archive(f"{name}.o", data, symbols)
+            if kind == "rs":
+                return rust.crate(model, VERSION, archive, "rust" in self.examples)
+            if kind == "arduino":
+                text = header(model, self.certificate).encode()
+                return packages.arduino(name, VERSION, target, text, archive)
+            return {f"lib{name}.a": archive}
+        if kind == "o":
+            return {f"{name}.o": data}
+        texts: dict[str, Callable[[], dict[str, str]]] = {
+            "h": lambda: {f"{name}.h": header(model, self.certificate)},
+            "ll": lambda: {f"{name}.ll": kernel.llvm},
+            "s": lambda: {f"{name}.s": self.assembly},
+            "js": lambda: {f"{name}.js": javascript.module(model)},
+            "d.ts": lambda: {f"{name}.d.ts": javascript.types(model)},
+            "cmake": lambda: {f"{name}Config.cmake": packages.cmake(name)},
+            "pc": lambda: {f"{name}.pc": packages.pkg_config(name, VERSION)},
+            "json": lambda: {},
+        }
+        return {path: text.encode() for path, text in texts[kind]().items()}
+
+    def example(self, language: str) -> dict[str, bytes]:
+        """An example and a self-test; those in Rust are of the crate."""
+        model, name = self.kernel.model, self.kernel.model.name
+        texts: dict[str, str] = {}
+        if language == "c":
+            texts = {
+                "example.c": packages.c_example(model),
+                "selftest.c": packages.c_selftest(model),
+            }
+        if language == "js":
+            texts = {"example.mjs": javascript.example(model)}
+            texts["selftest.mjs"] = javascript.selftest(model)
+        return {f"{name}_{ending}": text.encode() for ending, text in texts.items()}
 
 
 def formats_of(target: Target) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
-    shared = ("so",) if target.format == "ELF" and "-none" not in target.triple else ()
-    return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state")
+    if is_bare(target):
+        return ("o", "a", "h", "ll", "json", "safetensors", "state", "arduino")
+    shared = ("so",) if target.format == "ELF" else ()
+    return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state", "cmake", "pc", "rs")
+
+
+def check_examples(examples: Collection[str], target: Target) -> None:
+    """Raise CompileError for languages that there are no examples in, or not for the target."""
+    page = target.format == "Wasm"
+    known = [e for e in EXAMPLES if (e == "js") == page]
+    if isinstance(examples, str) or any(e not in known for e in examples):
+        raise CompileError(
+            f"there are no examples={examples!r} for {target.triple}",
+            f"there are some in {', '.join(known)}: examples=({known[0]!r},)",
+        )
 
 
 def check_formats(formats: Collection[str]) -> None:

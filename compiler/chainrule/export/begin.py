@@ -34,6 +34,8 @@ _FUNCTION = {
 def drawing(distribution: str, of: DType) -> Program:
     """scale · number + shift for each of `n` elements.
 
+    One by one: it is done once, and in vectors it would be much of the code.
+
     Its buffers: the seed; the number of the draw, a uint32; scale and shift, in the type that `of`
     is drawn in; what is filled.
     """
@@ -63,7 +65,7 @@ def drawing(distribution: str, of: DType) -> Program:
     buffers = (seed, number, line, out)
     name = f"begin_{distribution}_{of}"
     if distribution != "truncated":
-        return Program(name, buffers, ("n",), (Loop("i", n, (stored(first),), "vector"),))
+        return Program(name, buffers, ("n",), (Loop("i", n, (stored(first),)),))
     cell = Local("t", wide)
     again = drawn(IndexValue(Size.symbol("r") + 1, uint64))
     beyond = Apply("gt", (Apply("abs", (Get(cell),), wide), Literal(2.0, wide)), bool_)

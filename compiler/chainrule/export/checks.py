@@ -28,20 +28,20 @@ def functions(model: Model) -> list[str]:
 
 def _pointer() -> str:
     """`i32 @check_pointer(pointer, mask)`: neither null nor with bits of the mask set."""
-    code = Code("internal i32 @check_pointer(ptr %pointer, i64 %mask) #0")
+    code = Code("internal i32 @check_pointer(ptr %pointer, iw %mask) #0")
     null = code.value("icmp eq ptr %pointer, null")
     code.leave_if(null, f"i32 {CODE['ERROR_NULL']}")
-    address = code.value("ptrtoint ptr %pointer to i64")
-    low = code.value(f"and i64 {address}, %mask")
-    code.leave_if(code.value(f"icmp ne i64 {low}, 0"), f"i32 {CODE['ERROR_ALIGN']}")
+    address = code.value("ptrtoint ptr %pointer to iw")
+    low = code.value(f"and iw {address}, %mask")
+    code.leave_if(code.value(f"icmp ne iw {low}, 0"), f"i32 {CODE['ERROR_ALIGN']}")
     return code.text("i32 0")
 
 
 def _block(model: Model) -> str:
     """`i32 @check_block(state, bytes)`: a place where a state of this kernel can lie."""
-    code = Code("internal i32 @check_block(ptr %state, i64 %bytes) #0")
-    code.guard(f"@check_pointer(ptr %state, i64 {ALIGN - 1})")
-    small = code.value(f"icmp ult i64 %bytes, {model.state_bytes}")
+    code = Code("internal i32 @check_block(ptr %state, iw %bytes) #0")
+    code.guard(f"@check_pointer(ptr %state, iw {ALIGN - 1})")
+    small = code.value(f"icmp ult iw %bytes, {model.state_bytes}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     return code.text("i32 0")
 
@@ -62,8 +62,8 @@ def _head(model: Model) -> str:
 
 def _state(model: Model) -> str:
     """`i32 @check_state(state, bytes)`: a state of this kernel."""
-    code = Code("internal i32 @check_state(ptr %state, i64 %bytes) #0")
-    code.guard("@check_block(ptr %state, i64 %bytes)")
+    code = Code("internal i32 @check_state(ptr %state, iw %bytes) #0")
+    code.guard("@check_block(ptr %state, iw %bytes)")
     code.guard("@check_head(ptr %state)")
     variant = code.load("i32", "%state", AT_VARIANT, align=4)
     unknown = code.value(f"icmp uge i32 {variant}, {len(model.variants)}")
@@ -76,29 +76,29 @@ def _digest() -> str:
 
     These are fields of a head; what holds no state has other bytes there, which do not count.
     """
-    code = Code("internal i64 @digest(ptr %data, i64 %n) #0")
-    words = code.value("lshr i64 %n, 3")
+    code = Code("internal i64 @digest(ptr %data, iw %n) #0")
+    words = code.value("lshr iw %n, 3")
     # the sum goes from round to round in a phi of its own
     before = code.block
     code.do("br label %head")
     code.open("head")
-    code.do(f"%i = phi i64 [0, %{before}], [%next, %body]")
+    code.do(f"%i = phi iw [0, %{before}], [%next, %body]")
     code.do(f"%sum = phi i64 [{signed(FIRST)}, %{before}], [%shaken, %body]")
-    more = code.value(f"icmp ult i64 %i, {words}")
+    more = code.value(f"icmp ult iw %i, {words}")
     code.do(f"br i1 {more}, label %body, label %done")
     code.open("body")
-    at = code.value("shl i64 %i, 3")
+    at = code.value("shl iw %i, 3")
     word = code.load("i64", "%data", at, align=1)
-    is_variant = code.value(f"icmp eq i64 %i, {AT_ABI // 8}")
+    is_variant = code.value(f"icmp eq iw %i, {AT_ABI // 8}")
     masked = code.value(f"and i64 {word}, {0xFFFFFFFF}")
     word = code.value(f"select i1 {is_variant}, i64 {masked}, i64 {word}")
-    is_sum = code.value(f"icmp eq i64 %i, {AT_CHECKSUM // 8}")
+    is_sum = code.value(f"icmp eq iw %i, {AT_CHECKSUM // 8}")
     word = code.value(f"select i1 {is_sum}, i64 0, i64 {word}")
     mixed = code.value(f"xor i64 %sum, {word}")
     spread = code.value(f"mul i64 {mixed}, {signed(FACTOR)}")
     high = code.value(f"lshr i64 {spread}, {SHIFT}")
     code.do(f"%shaken = xor i64 {spread}, {high}")
-    code.do("%next = add i64 %i, 1")
+    code.do("%next = add iw %i, 1")
     code.do("br label %head")
     code.open("done")
     return code.text("i64 %sum")

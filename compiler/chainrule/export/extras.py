@@ -6,6 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chainrule.export import minibatches, selftest, starting
 from chainrule.export.codes import CODE
 from chainrule.export.interface import CONST_STATE, STATE, Interface, Parameter
@@ -43,22 +45,23 @@ FIXED: dict[str, tuple[str, Sequence[Parameter]]] = {
 def functions(model: Model, interface: Interface, data: Data, module: ModuleText) -> list[str]:
     """All of them, as LLVM text."""
     table = _Tensors(model, data)
-    size = module.size
     texts = []
     for name, (result, parameters) in FIXED.items():
-        kind = {"size_t": size, "int32_t": "i32"}.get(result, "ptr")
+        kind = {"size_t": "iw", "int32_t": "i32"}.get(result, "ptr")
         code = module.head(name, parameters, kind)
         texts.append(_body(name, code, model, table, module))
     texts += [_setter(model, interface, number, module) for number in model.numbers]
+    by_name = {t.name: t for t in model.kept}
+    kinds = {number_parameter(n, by_name[n.kept]).kind for n in model.numbers}
+    texts += map(_set, sorted(kinds))
     texts += minibatches.functions(module)
     texts += selftest.functions(module)
     return texts
 
 
 def _body(name: str, code: Code, model: Model, table: _Tensors, module: ModuleText) -> str:
-    size = module.size
     if name == "state_bytes":
-        return code.text(f"{size} {model.state_bytes}")
+        return code.text(f"iw {model.state_bytes}")
     if name == "init":
         return starting.init(code)
     if name == "save":
@@ -74,8 +77,7 @@ def _body(name: str, code: Code, model: Model, table: _Tensors, module: ModuleTe
     if name == "tensor_bytes":
         known = table.known(code)
         bytes_ = table.number(code, table.sizes)
-        chosen = code.value(f"select i1 {known}, i64 {bytes_}, i64 0")
-        return code.text(f"{size} {module.narrow(code, chosen)}")
+        return code.text(f"iw {code.value(f'select i1 {known}, iw {bytes_}, iw 0')}")
     if name in ("get", "set"):
         return table.move(code, out=name == "get")
     if name == "describe":
@@ -102,12 +104,12 @@ class _Tensors:
         """Whether %index is a tensor's number; %row is it then, and 0 else."""
         known = code.value(f"icmp ult i32 %index, {self.count}")
         safe = code.value(f"select i1 {known}, i32 %index, i32 0")
-        code.do(f"%row = zext i32 {safe} to i64")
+        code.do(f"%row = zext i32 {safe} to iw")
         return known
 
     def number(self, code: Code, table: str, row: str = "%row") -> str:
         """An entry of a table."""
-        return code.load("i64", f"@{table}", code.value(f"shl i64 {row}, 3"))
+        return code.load("iw", f"@{table}", code.value(f"shl iw {row}, 3"))
 
     def name(self, code: Code) -> str:
         """The body of `NAME_tensor_name`: null where there is none."""
@@ -126,7 +128,7 @@ class _Tensors:
             code.do(f"br label %{head}")
             code.open(head)
             i, following = f"%{head}.i", f"%{head}.next"
-            code.do(f"{i} = phi i64 [0, %{before}], [{following}, %{more}]")
+            code.do(f"{i} = phi iw [0, %{before}], [{following}, %{more}]")
             a, b = code.load("i8", mine, i, align=1), code.load("i8", "%name", i, align=1)
             code.do(f"br i1 {code.value(f'icmp eq i8 {a}, {b}')}, label %{same}, label %{differs}")
             code.open(same)
@@ -134,9 +136,9 @@ class _Tensors:
             found = code.label()
             code.do(f"br i1 {end}, label %{found}, label %{more}")
             code.open(found)
-            code.do(f"ret i32 {code.value(f'trunc i64 {row} to i32')}")
+            code.do(f"ret i32 {code.value(f'trunc iw {row} to i32')}")
             code.open(more)
-            code.do(f"{following} = add i64 {i}, 1")
+            code.do(f"{following} = add iw {i}, 1")
             code.do(f"br label %{head}")
             code.open(differs)
 
@@ -145,16 +147,16 @@ class _Tensors:
 
     def move(self, code: Code, out: bool) -> str:
         """The body of `NAME_get` or `NAME_set`."""
-        code.guard("@check_state(ptr %state, i64 %state_bytes)")
+        code.guard("@check_state(ptr %state, iw %state_bytes)")
         buffer = "%out" if out else "%in"
-        code.guard(f"@check_pointer(ptr {buffer}, i64 0)")
+        code.guard(f"@check_pointer(ptr {buffer}, iw 0)")
         bad = f"i32 {CODE['ERROR_NAME']}"
         code.leave_if(code.value(f"xor i1 {self.known(code)}, true"), bad)
         bytes_ = self.number(code, self.sizes)
-        code.leave_if(code.value(f"icmp ne i64 %n, {bytes_}"), bad)
+        code.leave_if(code.value(f"icmp ne iw %n, {bytes_}"), bad)
         place = code.at("%state", self.number(code, self.places))
         to, source = (buffer, place) if out else (place, buffer)
-        code.do(f"call void @copy(ptr {to}, ptr {source}, i64 {bytes_})")
+        code.copy(to, source, bytes_)
         return code.text("i32 0")
 
 
@@ -167,16 +169,27 @@ def _setter(model: Model, interface: Interface, number: Number, module: ModuleTe
     """`NAME_set_learning_rate`, and the like."""
     (kept,) = [t for t in model.kept if t.name == number.kept]
     parameter = number_parameter(number, kept)
-    kind = parameter.kind
+    kind, of = parameter.kind, kept.dtype.numpy
     code = module.head(f"set_{interface.numbers[number.called]}", (*STATE, parameter))
-    code.guard("@check_state(ptr %state, i64 %state_bytes)")
-    low, high = (
-        code.value(f"fcmp {word} {kind} %value, {number_text(bound, kind)}")
-        for word, bound in (number.low, number.high)
-    )
-    good = code.value(f"and i1 {low}, {high}")
+    (least, low), (most, high) = number.low, number.high
+    first = np.nextafter(of.type(low), of.type(np.inf)) if least == "ogt" else of.type(low)
+    last = np.nextafter(of.type(high), of.type(-np.inf)) if most == "olt" else of.type(high)
+    bounds = ", ".join(f"{kind} {number_text(float(b), kind)}" for b in (first, last))
+    place = f"iw {model.offsets[kept.name]}"
+    code.guard(f"@set_{kind}(ptr %state, iw %state_bytes, {kind} %value, {bounds}, {place})")
+    return code.text("i32 0")
+
+
+def _set(kind: str) -> str:
+    """`i32 @set_KIND(state, state_bytes, value, low, high, offset)`: a number between bounds."""
+    given = f"{kind} %value, {kind} %low, {kind} %high, iw %offset"
+    code = Code(f"internal i32 @set_{kind}(ptr %state, iw %state_bytes, {given}) #0")
+    code.guard("@check_state(ptr %state, iw %state_bytes)")
+    above = code.value(f"fcmp oge {kind} %value, %low")
+    below = code.value(f"fcmp ole {kind} %value, %high")
+    good = code.value(f"and i1 {above}, {below}")
     code.leave_if(code.value(f"xor i1 {good}, true"), f"i32 {CODE['ERROR_VALUE']}")
-    code.store(kind, "%value", "%state", model.offsets[kept.name])
+    code.store(kind, "%value", "%state", "%offset", align=4)
     return code.text("i32 0")
 
 

@@ -62,12 +62,16 @@ def link(obj: bytes, name: str, target: Target, symbols: Sequence[str], native: 
         said = ""
         for command in commands:
             run = subprocess.run(
-                [*command, str(source), "-o", str(result)], capture_output=True, text=True
+                [*command, str(source), *_into(target, result)], capture_output=True, text=True
             )
             if run.returncode == 0:
                 return result.read_bytes()
             said = run.stderr.strip() or f"{command[0]} ended with {run.returncode}"
     raise CompileError(f"the linker refuses the code for {target.triple}", *said.splitlines()[:5])
+
+
+def _into(target: Target, result: Path) -> list[str]:
+    return [f"/out:{result}"] if target.format == "COFF" else ["-o", str(result)]
 
 
 def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) -> list[list[str]]:
@@ -84,8 +88,15 @@ def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) ->
             [[*zig, "wasm-ld"]] if zig else []
         )
         return [[*tool, *words, *exports] for tool in tools]
-    if target.format != "ELF":
-        return []
+    if target.format == "COFF":
+        # a mark that C libraries define for code with floats; nothing reads it
+        mark = f"/alternatename:_fltused={symbols[0]}"
+        words = ["/dll", "/noentry", "/nologo", mark, *(f"/export:{s}" for s in symbols)]
+        tools = [[t] for t in (shutil.which("lld-link"),) if t] + [[*zig, "lld-link"]] * bool(zig)
+        return [[*tool, *words] for tool in tools]
+    if target.format == "Mach-O":
+        arch = {"arm64": "aarch64"}.get(target.arch, target.arch)
+        return [[*zig, "cc", "-target", f"{arch}-macos", "-shared"]] * bool(zig)
     found = []
     compilers = [shutil.which(f"{target.arch}-linux-gnu-gcc")]
     if native:
@@ -109,14 +120,15 @@ def write(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> dict[st
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"can't make the folder {folder!r}: {reason}") from None
-    return {name: _write(where / name, data) for name, data in files.items()}
+    return {name: _write(where, name, data) for name, data in files.items()}
 
 
-def _write(path: Path, data: bytes) -> Path:
+def _write(folder: Path, name: str, data: bytes) -> Path:
     import tempfile
 
-    temporary = None
+    path, temporary = folder / name, None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise ArtifactError(f"{path} is there already, and is no file")
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".export.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from chainrule.export.interface import Interface
 from chainrule.export.model import Model
+from chainrule.export.packages import bound_of, elements, smallest
 from chainrule_runtime.manifest import DimData
 
 _ARRAY = {
@@ -151,6 +152,57 @@ def _units(model: Model, interface: Interface) -> Iterator[str]:
             yield f"    return this.#copy({kind}, out_{own}){'' if name == 'predict' else '[0]'};"
         yield "  }"
         yield ""
+
+
+def selftest(model: Model) -> str:
+    """A program that runs the self-test in Node."""
+    text = """\
+// Runs the self-test of $NAME: node $NAME_selftest.mjs
+import fs from "node:fs";
+import { $CLASS } from "./$NAME.js";
+
+const net = await $CLASS.load(fs.readFileSync(new URL("$NAME.wasm", import.meta.url)));
+net.selftest();
+console.log("$NAME: all is well");
+"""
+    return text.replace("$NAME", model.name).replace("$CLASS", class_name(model))
+
+
+def example(model: Model) -> str:
+    """A program that trains on made-up data in Node, to begin one's own with."""
+    interface, sizes = Interface(model), smallest(model)
+    lines, names = [], []
+    for tensor in model.units["step"].manifest.feeds:
+        own, kind = interface.feeds[tensor.name], _ARRAY[tensor.dtype]
+        value = "made()"
+        if not kind.startswith("Float"):
+            wide = "BigInt" if kind.startswith("Big") else ""
+            value = f"{wide}(i % {bound_of(model, tensor, sizes) or 2})"
+        count = elements(tensor, sizes)
+        lines.append(f"const {own} = new {kind}({count}).map((_, i) => {value});")
+        names.append(own)
+    names += [f"{interface.sizes[s]}: {n}" for s, n in sizes.items()]
+    text = """\
+// Trains $NAME on made-up data: put your own in its place. node $NAME_example.mjs
+import fs from "node:fs";
+import { $CLASS } from "./$NAME.js";
+
+let word = 1;
+const made = () => {
+  word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
+  return (word >>> 8) / 8388608 - 1;
+};
+$DATA
+
+const net = await $CLASS.load(fs.readFileSync(new URL("$NAME.wasm", import.meta.url)));
+net.init(0);
+const first = net.step({ $GIVEN });
+let last = first;
+for (let step = 1; step < 100; step++) last = net.step({ $GIVEN });
+console.log(`loss ${first} at first, ${last} after 100 steps`);
+"""
+    text = text.replace("$DATA", "\n".join(lines)).replace("$GIVEN", ", ".join(names))
+    return text.replace("$NAME", model.name).replace("$CLASS", class_name(model))
 
 
 _MODULE = """\

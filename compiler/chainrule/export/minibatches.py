@@ -64,14 +64,14 @@ def functions(module: ModuleText) -> list[str]:
     """`NAME_steps`, `NAME_steps_workspace_bytes` and `NAME_shuffle`, where data has rows."""
     if not module.model.sliced:
         return []
-    return [_workspace(module), _steps(module), _shuffle(module), _word()]
+    return [_workspace(module), _steps(module), _shuffle(module)]
 
 
 def _row_bytes(module: ModuleText, code: Code, tensor: Tensor) -> str:
     sizes = {s.name: f"%{module.interface.sizes[s.name]}" for s in module.model.sizes}
     total = str(element_type(tensor.dtype).itemsize)
     for dim in tensor.shape[1:]:
-        total = code.value(f"mul i64 {total}, {code.number(dim, sizes)}")
+        total = code.value(f"mul iw {total}, {code.number(dim, sizes)}")
     return total
 
 
@@ -83,67 +83,55 @@ def _staging(module: ModuleText, code: Code) -> tuple[list[str], str]:
     for tensor in _data(model):
         if tensor.name in model.sliced:
             starts.append(at)
-            bytes_ = code.value(f"mul i64 {batch}, {_row_bytes(module, code, tensor)}")
-            more = code.value(f"add i64 {bytes_}, {ALIGN - 1}")
-            at = code.value(f"add i64 {at}, {code.value(f'and i64 {more}, {-ALIGN}')}")
+            bytes_ = code.value(f"mul iw {batch}, {_row_bytes(module, code, tensor)}")
+            more = code.value(f"add iw {bytes_}, {ALIGN - 1}")
+            at = code.value(f"add iw {at}, {code.value(f'and iw {more}, {-ALIGN}')}")
     return starts, at
 
 
 def _workspace(module: ModuleText) -> str:
     model = module.model
     parameters = module.interface.size_parameters(model.sizes)
-    code = module.head("steps_workspace_bytes", parameters, module.size)
-    listed = ", ".join(f"{module.size} %{_given(module, p)}" for p in parameters)
-    base = code.value(f"call {module.size} @{model.name}_workspace_bytes({listed})")
-    code.leave_if(code.value(f"icmp eq {module.size} {base}, 0"), f"{module.size} 0")
+    code = module.head("steps_workspace_bytes", parameters, "iw")
+    listed = ", ".join(f"iw %{p.name}" for p in parameters)
+    base = code.value(f"call iw @{model.name}_workspace_bytes({listed})")
+    code.leave_if(code.value(f"icmp eq iw {base}, 0"), "iw 0")
     _, more = _staging(module, code)
-    return code.text(f"{module.size} {_sum(module, code, base, more)}")
-
-
-def _given(module: ModuleText, parameter: Parameter) -> str:
-    return parameter.name if module.size == "i64" else f"{parameter.name}.size"
-
-
-def _sum(module: ModuleText, code: Code, base: str, more: str) -> str:
-    return code.value(f"add {module.size} {base}, {module.narrow(code, more)}")
+    return code.text(f"iw {code.value(f'add iw {base}, {more}')}")
 
 
 def _steps(module: ModuleText) -> str:
     """The loop: for each minibatch its rows, pointed at or gathered, and one step."""
     model, interface = module.model, module.interface
     unit = model.units["step"]
-    size, name = module.size, model.name
+    name = model.name
     code = module.head("steps", steps_parameters(model, interface))
     there = code.value("icmp ne ptr %done, null")
-    code.when(there, lambda: code.store(size, "0", "%done", align=4))
+    code.when(there, lambda: code.store("iw", "0", "%done", align=4))
     module.check_unit(code, unit)
     feeds = interface.feed_parameters(unit)
     module.check_pointers(code, feeds)
     batch = interface.sizes[batch_size_of(model)]
-    code.leave_if(code.value("icmp eq i64 %rows, 0"), f"i32 {CODE['ERROR_SIZE']}")
-    listed = [f"%{_given(module, p)}" for p in interface.size_parameters(model.sizes)]
-    arguments = ", ".join(f"{size} {s}" for s in listed)
-    need = code.value(f"call {size} @{name}_steps_workspace_bytes({arguments})")
-    have = "%workspace_bytes" if size == "i64" else "%workspace_bytes.size"
-    small = code.value(f"icmp ult {size} {have}, {need}")
+    code.leave_if(code.value("icmp eq iw %rows, 0"), f"i32 {CODE['ERROR_SIZE']}")
+    arguments = ", ".join(f"iw %{p.name}" for p in interface.size_parameters(model.sizes))
+    need = code.value(f"call iw @{name}_steps_workspace_bytes({arguments})")
+    small = code.value(f"icmp ult iw %workspace_bytes, {need}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     ordered = code.value("icmp ne ptr %order, null")
     code.when(ordered, lambda: _check_order(code))
-    base = code.value(f"call {size} @{name}_workspace_bytes({arguments})")
-    wide = base if size == "i64" else code.value(f"zext {size} {base} to i64")
+    base = code.value(f"call iw @{name}_workspace_bytes({arguments})")
     starts, _ = _staging(module, code)
-    loss_at = code.at("%workspace", wide)
-    begin = code.at("%workspace", wide)
-    places = [code.at(begin, s) for s in starts]
-    above = code.value("sub i64 %rows, 1")
-    count = code.value(f"add i64 {code.value(f'udiv i64 {above}, %{batch}')}, 1")
+    loss_at = code.at("%workspace", base)
+    places = [code.at(loss_at, s) for s in starts]
+    above = code.value("sub iw %rows, 1")
+    count = code.value(f"add iw {code.value(f'udiv iw {above}, %{batch}')}, 1")
     item = element_type(unit.manifest.outputs[0].dtype).itemsize
 
     def step(k: str) -> None:
-        row = code.value(f"mul i64 {k}, %{batch}")
-        rest = code.value(f"sub i64 %rows, {row}")
-        short = code.value(f"icmp ult i64 {rest}, %{batch}")
-        now = code.value(f"select i1 {short}, i64 {rest}, i64 %{batch}")
+        row = code.value(f"mul iw {k}, %{batch}")
+        rest = code.value(f"sub iw %rows, {row}")
+        short = code.value(f"icmp ult iw {rest}, %{batch}")
+        now = code.value(f"select i1 {short}, iw {rest}, iw %{batch}")
         pointers, sliced = [], 0
         for parameter in feeds:
             assert parameter.tensor is not None
@@ -153,31 +141,28 @@ def _steps(module: ModuleText) -> str:
             bytes_ = _row_bytes(module, code, parameter.tensor)
             place, source = places[sliced], f"%{parameter.name}"
             sliced += 1
-            window = code.at(source, code.value(f"mul i64 {row}, {bytes_}"))
+            window = code.at(source, code.value(f"mul iw {row}, {bytes_}"))
 
             def gather(source: str = source, place: str = place, bytes_: str = bytes_) -> None:
                 def one(r: str) -> None:
-                    at = code.value(f"add i64 {row}, {r}")
-                    number = code.load("i64", "%order", code.value(f"shl i64 {at}, 3"))
-                    origin = code.at(source, code.value(f"mul i64 {number}, {bytes_}"))
-                    target = code.at(place, code.value(f"mul i64 {r}, {bytes_}"))
-                    code.do(f"call void @copy(ptr {target}, ptr {origin}, i64 {bytes_})")
+                    at = code.value(f"add iw {row}, {r}")
+                    number = code.load("iw", "%order", code.value(f"shl iw {at}, 3"))
+                    origin = code.at(source, code.value(f"mul iw {number}, {bytes_}"))
+                    target = code.at(place, code.value(f"mul iw {r}, {bytes_}"))
+                    code.copy(target, origin, bytes_)
 
                 code.loop(now, one)
 
             code.when(ordered, gather)
             pointers.append(code.value(f"select i1 {ordered}, ptr {place}, ptr {window}"))
-        own = {batch: module.narrow(code, now)}
-        sizes = [
-            own.get(p.name, f"%{_given(module, p)}")
-            for p in interface.size_parameters(interface.sizes_of(unit))
-        ]
+        named = [p.name for p in interface.size_parameters(interface.sizes_of(unit))]
+        sizes = [now if n == batch else f"%{n}" for n in named]
         outputs = [f"ptr {loss_at}", *["ptr null"] * (len(unit.manifest.outputs) - 1)]
         given = ", ".join(
             [
-                f"ptr %state, {size} {_plain(module, 'state_bytes')}",
-                f"ptr %workspace, {size} {base}",
-                *(f"{size} {s}" for s in sizes),
+                "ptr %state, iw %state_bytes",
+                f"ptr %workspace, iw {base}",
+                *(f"iw {s}" for s in sizes),
                 *(f"ptr {p}" for p in pointers),
                 *outputs,
             ]
@@ -187,89 +172,70 @@ def _steps(module: ModuleText) -> str:
         kind = f"i{8 * item}"
 
         def log() -> None:
-            at = code.value(f"mul i64 {k}, {item}")
+            at = code.value(f"mul iw {k}, {item}")
             code.store(kind, code.load(kind, loss_at, align=item), "%losses", at, align=item)
 
         code.when(wanted, log)
-        made = module.narrow(code, code.value(f"add i64 {k}, 1"))
-        code.when(there, lambda: code.store(size, made, "%done", align=4))
+        made = code.value(f"add iw {k}, 1")
+        code.when(there, lambda: code.store("iw", made, "%done", align=4))
 
     code.loop(count, step)
     return code.text("i32 0")
 
 
-def _plain(module: ModuleText, name: str) -> str:
-    return f"%{name}" if module.size == "i64" else f"%{name}.size"
-
-
 def _check_order(code: Code) -> None:
     """Leave where a number of the order is no row."""
-    code.guard("@check_pointer(ptr %order, i64 7)")
+    code.guard("@check_pointer(ptr %order, iw 7)")
 
     def check(i: str) -> None:
-        number = code.load("i64", "%order", code.value(f"shl i64 {i}, 3"))
-        code.leave_if(code.value(f"icmp uge i64 {number}, %rows"), f"i32 {CODE['ERROR_VALUE']}")
+        number = code.load("i64", "%order", code.value(f"shl iw {i}, 3"))
+        code.leave_if(code.value(f"icmp uge i64 {number}, {rows}"), f"i32 {CODE['ERROR_VALUE']}")
 
+    rows = code.wide("%rows")
     code.loop("%rows", check)
-
-
-def _word() -> str:
-    """`i64 @shuffle_word(seed, epoch, row)`: what rows are sorted by, two words of Philox."""
-    code = Code("internal i64 @shuffle_word(i64 %seed, i64 %epoch, i64 %row) #0")
-    low = "4294967295"
-    a, b = code.value(f"and i64 %row, {low}"), code.value("lshr i64 %row, 32")
-    c, d = "%epoch", str(philox.SHUFFLE_DRAW)
-    k, m = code.value(f"and i64 %seed, {low}"), code.value("lshr i64 %seed, 32")
-    for _ in range(philox.ROUNDS):
-        p = code.value(f"mul i64 {a}, {philox._MULTIPLIERS[0]}")
-        q = code.value(f"mul i64 {c}, {philox._MULTIPLIERS[1]}")
-        a = code.value(f"xor i64 {code.value(f'lshr i64 {q}, 32')}, {b}")
-        a, b = code.value(f"xor i64 {a}, {k}"), code.value(f"and i64 {q}, {low}")
-        c = code.value(f"xor i64 {code.value(f'lshr i64 {p}, 32')}, {d}")
-        c, d = code.value(f"xor i64 {c}, {m}"), code.value(f"and i64 {p}, {low}")
-        k = code.value(f"and i64 {code.value(f'add i64 {k}, {philox._WEYL[0]}')}, {low}")
-        m = code.value(f"and i64 {code.value(f'add i64 {m}, {philox._WEYL[1]}')}, {low}")
-    high = code.value(f"shl i64 {a}, 32")
-    return code.text(f"i64 {code.value(f'or i64 {high}, {b}')}")
 
 
 def _shuffle(module: ModuleText) -> str:
     """Heapsort of (word, row) pairs (Williams, Algorithm 232, CACM 1964): no stack, no luck."""
     model = module.model
     code = module.head("shuffle", SHUFFLE_PARAMETERS)
-    code.guard("@check_state(ptr %state, i64 %state_bytes)")
-    code.guard("@check_pointer(ptr %order, i64 7)")
-    code.leave_if(code.value("icmp ugt i64 %rows, 4294967295"), f"i32 {CODE['ERROR_SIZE']}")
-    twice = code.value("shl i64 %rows, 1")
-    small = code.value(f"icmp ult i64 %words, {twice}")
+    code.guard("@check_state(ptr %state, iw %state_bytes)")
+    code.guard("@check_pointer(ptr %order, iw 7)")
+    many = code.value(f"icmp ugt i64 {code.wide('%rows')}, 4294967295")
+    code.leave_if(many, f"i32 {CODE['ERROR_SIZE']}")
+    pairs = code.value("lshr iw %words, 1")
+    small = code.value(f"icmp ult iw {pairs}, %rows")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     seed = code.load("i64", "%state", model.offsets[model.seed])
     epoch = code.load("i64", "%state", AT_EPOCH)
     last = code.value(f"icmp ugt i64 {epoch}, 4294967295")
     code.leave_if(last, f"i32 {CODE['ERROR_VALUE']}")
-    keys = code.at("%order", code.value("shl i64 %rows, 3"))
+    keys = code.at("%order", code.value("shl iw %rows, 3"))
 
     def fill(i: str) -> None:
-        word = code.value(f"call i64 @shuffle_word(i64 {seed}, i64 {epoch}, i64 {i})")
-        at = code.value(f"shl i64 {i}, 3")
+        row = code.wide(i)
+        low, key = (f"i64 {w}, i64 {code.value(f'lshr i64 {w}, 32')}" for w in (row, seed))
+        counter = f"{low}, i64 {epoch}, i64 {philox.SHUFFLE_DRAW}, {key}"
+        word = code.value(f"call i64 @philox({counter})")
+        at = code.value(f"shl iw {i}, 3")
         code.store("i64", word, keys, at)
-        code.store("i64", i, "%order", at)
+        code.store("i64", row, "%order", at)
 
     code.loop("%rows", fill)
-    code.do(f"call void @sort(ptr {keys}, ptr %order, i64 %rows)")
+    code.do(f"call void @sort(ptr {keys}, ptr %order, iw %rows)")
     code.store("i64", code.value(f"add i64 {epoch}, 1"), "%state", AT_EPOCH)
     return code.text("i32 0") + "\n\n" + _SORT
 
 
 #: the pairs of a key and a row, ascending; equal keys by row
-_SORT = """define internal i1 @before(ptr %keys, ptr %rows, i64 %a, i64 %b) #0 {
+_SORT = """define internal i1 @before(ptr %keys, ptr %rows, iw %a, iw %b) #0 {
 entry:
-  %ka = getelementptr i64, ptr %keys, i64 %a
-  %kb = getelementptr i64, ptr %keys, i64 %b
+  %ka = getelementptr i64, ptr %keys, iw %a
+  %kb = getelementptr i64, ptr %keys, iw %b
   %x = load i64, ptr %ka, align 8
   %y = load i64, ptr %kb, align 8
-  %ra = getelementptr i64, ptr %rows, i64 %a
-  %rb = getelementptr i64, ptr %rows, i64 %b
+  %ra = getelementptr i64, ptr %rows, iw %a
+  %rb = getelementptr i64, ptr %rows, iw %b
   %p = load i64, ptr %ra, align 8
   %q = load i64, ptr %rb, align 8
   %less = icmp ult i64 %x, %y
@@ -280,10 +246,10 @@ entry:
   ret i1 %result
 }
 
-define internal void @swap(ptr %words, i64 %a, i64 %b) #0 {
+define internal void @swap(ptr %words, iw %a, iw %b) #0 {
 entry:
-  %pa = getelementptr i64, ptr %words, i64 %a
-  %pb = getelementptr i64, ptr %words, i64 %b
+  %pa = getelementptr i64, ptr %words, iw %a
+  %pb = getelementptr i64, ptr %words, iw %b
   %x = load i64, ptr %pa, align 8
   %y = load i64, ptr %pb, align 8
   store i64 %y, ptr %pa, align 8
@@ -291,58 +257,58 @@ entry:
   ret void
 }
 
-define internal void @sink(ptr %keys, ptr %rows, i64 %start, i64 %end) #0 {
+define internal void @sink(ptr %keys, ptr %rows, iw %start, iw %end) #0 {
 entry:
   br label %head
 head:
-  %at = phi i64 [%start, %entry], [%child, %down]
-  %twice = shl i64 %at, 1
-  %left = add i64 %twice, 1
-  %inside = icmp ult i64 %left, %end
+  %at = phi iw [%start, %entry], [%child, %down]
+  %twice = shl iw %at, 1
+  %left = add iw %twice, 1
+  %inside = icmp ult iw %left, %end
   br i1 %inside, label %choose, label %done
 choose:
-  %right = add i64 %left, 1
-  %has_right = icmp ult i64 %right, %end
+  %right = add iw %left, 1
+  %has_right = icmp ult iw %right, %end
   br i1 %has_right, label %both, label %one
 both:
-  %smaller = call i1 @before(ptr %keys, ptr %rows, i64 %left, i64 %right)
-  %greater = select i1 %smaller, i64 %right, i64 %left
+  %smaller = call i1 @before(ptr %keys, ptr %rows, iw %left, iw %right)
+  %greater = select i1 %smaller, iw %right, iw %left
   br label %one
 one:
-  %child = phi i64 [%left, %choose], [%greater, %both]
-  %must = call i1 @before(ptr %keys, ptr %rows, i64 %at, i64 %child)
+  %child = phi iw [%left, %choose], [%greater, %both]
+  %must = call i1 @before(ptr %keys, ptr %rows, iw %at, iw %child)
   br i1 %must, label %down, label %done
 down:
-  call void @swap(ptr %keys, i64 %at, i64 %child)
-  call void @swap(ptr %rows, i64 %at, i64 %child)
+  call void @swap(ptr %keys, iw %at, iw %child)
+  call void @swap(ptr %rows, iw %at, iw %child)
   br label %head
 done:
   ret void
 }
 
-define internal void @sort(ptr %keys, ptr %rows, i64 %n) #0 {
+define internal void @sort(ptr %keys, ptr %rows, iw %n) #0 {
 entry:
-  %half = lshr i64 %n, 1
+  %half = lshr iw %n, 1
   br label %build
 build:
-  %i = phi i64 [%half, %entry], [%i_next, %build_one]
-  %more = icmp ugt i64 %i, 0
+  %i = phi iw [%half, %entry], [%i_next, %build_one]
+  %more = icmp ugt iw %i, 0
   br i1 %more, label %build_one, label %drain_start
 build_one:
-  %i_next = sub i64 %i, 1
-  call void @sink(ptr %keys, ptr %rows, i64 %i_next, i64 %n)
+  %i_next = sub iw %i, 1
+  call void @sink(ptr %keys, ptr %rows, iw %i_next, iw %n)
   br label %build
 drain_start:
   br label %drain
 drain:
-  %end = phi i64 [%n, %drain_start], [%last, %drain_one]
-  %several = icmp ugt i64 %end, 1
+  %end = phi iw [%n, %drain_start], [%last, %drain_one]
+  %several = icmp ugt iw %end, 1
   br i1 %several, label %drain_one, label %done
 drain_one:
-  %last = sub i64 %end, 1
-  call void @swap(ptr %keys, i64 0, i64 %last)
-  call void @swap(ptr %rows, i64 0, i64 %last)
-  call void @sink(ptr %keys, ptr %rows, i64 0, i64 %last)
+  %last = sub iw %end, 1
+  call void @swap(ptr %keys, iw 0, iw %last)
+  call void @swap(ptr %rows, iw 0, iw %last)
+  call void @sink(ptr %keys, ptr %rows, iw 0, iw %last)
   br label %drain
 done:
   ret void

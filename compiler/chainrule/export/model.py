@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,13 +119,18 @@ class Size:
     most: int
 
 
+#: the gradient of each parameter that there is one of, at tensors by name
+Derivative = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
 @dataclass(frozen=True)
 class Model:
     """A training step as it is exported.
 
     `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
     `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
-    the manifest tells besides.
+    the manifest tells besides. A `small` one is written as little code, not as fast code.
+    `derivative` gives the gradient of the loss in inference by the formulas.
     """
 
     name: str
@@ -137,11 +142,18 @@ class Model:
     sliced: frozenset[str]
     variants: tuple[Variant, ...]
     about: Mapping[str, Any]
+    small: bool = False
+    derivative: Derivative | None = field(default=None, repr=False)
 
     @property
     def units(self) -> Mapping[str, Unit]:
         """The units as the first variant has them: feeds and outputs are the same in all."""
         return self.variants[0].units
+
+    @property
+    def fixed(self) -> dict[str, int] | None:
+        """The sizes that workspace is laid out for in any case; None where each call tells."""
+        return self.most() if self.small else None
 
     @property
     def offsets(self) -> dict[str, int]:

@@ -8,17 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from chainrule.codegen.compact import Compact
 from chainrule.codegen.epoch import COPY_FUNCTION
+from chainrule.codegen.function import emit_function
 from chainrule.codegen.module import attributes
+from chainrule.codegen.steps import calls_in
 from chainrule.export import checks, extras, starting
-from chainrule.export.arm import WIDE_INTEGERS
 from chainrule.export.codes import CODE, checks_of, faults
 from chainrule.export.interface import Interface, Parameter
-from chainrule.export.model import AT_VARIANT, Model, Unit
+from chainrule.export.model import ALIGN, AT_VARIANT, Model, Unit, Variant
+from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
-from chainrule.export.text import Code, constant
+from chainrule.export.selftest import Golden
+from chainrule.export.text import Code, constant, finished, sectioned
 from chainrule.export.units import UnitText
+from chainrule.ir.types import DType
 from chainrule_runtime.manifest import element_type
+
+#: what LLVM is told of functions that are to be little code
+SMALL = "minsize optsize"
+#: codegen.epoch.COPY_FUNCTION in a few instructions
+SHORT_COPY = """
+define internal void @copy(ptr %to, ptr %from, i64 %bytes) #0 {
+entry:
+  %count = trunc i64 %bytes to iw
+  br label %test
+test:
+  %i = phi iw [0, %entry], [%next, %body]
+  %more = icmp ult iw %i, %count
+  br i1 %more, label %body, label %done
+body:
+  %source = getelementptr i8, ptr %from, iw %i
+  %target = getelementptr i8, ptr %to, iw %i
+  %value = load i8, ptr %source, align 1
+  store i8 %value, ptr %target, align 1
+  %next = add iw %i, 1
+  br label %test
+done:
+  ret void
+}"""
 
 
 class Data:
@@ -30,15 +58,15 @@ class Data:
     def __call__(self, data: bytes) -> str:
         return self.names.setdefault(data, f"data{len(self.names)}")
 
-    def texts(self) -> list[str]:
+    def texts(self, align: int, section: str) -> list[str]:
         """The globals."""
-        return [constant(name, data or b"\0") for data, name in self.names.items()]
+        return [constant(n, data or b"\0", align, section) for data, n in self.names.items()]
 
 
 class ModuleText:
-    """Writes the module of a model; `goldens` are the self-test's digests, one for each variant."""
+    """Writes the module of a model; `goldens` are the self-test's, one for each variant."""
 
-    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[int]) -> None:
+    def __init__(self, model: Model, pointer_bits: int, goldens: Sequence[Golden]) -> None:
         self.goldens = goldens
         self.model, self.interface = model, Interface(model)
         self.size = f"i{pointer_bits}"
@@ -51,17 +79,10 @@ class ModuleText:
         parts: list[str] = []
         declared: set[str] = set()
         attribute = 1
-        kinds = [_baseline(self.model)]
+        kinds = [baseline(self.model)]
         for number, variant in enumerate(self.model.variants):
-            names: dict[str, str] = {}
-            of_variant: list[str] = []
-            for unit_name, unit in variant.units.items():
-                unit_text = self.unit_text(number, unit_name, unit)
-                texts, needed = unit_text.kernels(names)
-                of_variant += [*texts, unit_text.bytes(), unit_text.run()]
-                declared |= needed
-            texts, needed = starting.functions(self.model, number, variant.target, self.data)
-            of_variant += texts
+            write = self.short if self.model.small else self.fast
+            of_variant, needed = write(number, variant)
             declared |= needed
             # #0 are kernels, #1 is what calls them
             numbered = [
@@ -71,48 +92,80 @@ class ModuleText:
             parts += numbered
             kinds += _attributes_of(self.model, number)
             attribute += 2
-        parts.append(COPY_FUNCTION)
+        if self.model.sliced or self.model.small:
+            parts.append(PHILOX)
+        parts.append(SHORT_COPY if self.model.small else COPY_FUNCTION)
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
-        if self.model.variants[0].target.arch.startswith(("arm", "thumb")):
-            parts.append(WIDE_INTEGERS)
         groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
         triple = self.model.variants[0].target.triple
+        elf = self.model.variants[0].target.format == "ELF"
+        finished_parts = [finished(part, self.size) for part in parts]
         head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']
         body = [
             *head,
-            *self.data.texts(),
-            *parts,
+            *self.data.texts(8 if self.model.small else ALIGN, ".rodata" if elf else ""),
+            *(sectioned(text) if elf else text for text in finished_parts),
             *sorted(declared | declared_sqrt(parts)),
             *groups,
             "",
         ]
         return "\n\n".join(body)
 
+    def fast(self, number: int, variant: Variant) -> tuple[list[str], set[str]]:
+        """All functions of a variant, and what they declare."""
+        names: dict[str, str] = {}
+        found: list[str] = []
+        declared: set[str] = set()
+        for unit_name, unit in variant.units.items():
+            unit_text = self.unit_text(number, unit_name, unit)
+            texts, needed = unit_text.kernels(names)
+            found += [*texts, unit_text.bytes(), unit_text.run()]
+            declared |= needed
+        begins: dict[tuple[str, DType], str] = {}
+        for key, program in starting.programs(self.model).items():
+            begins[key] = f"v{number}.{program.name}"
+            text, needed = emit_function(program, begins[key], variant.target)
+            found.append(text)
+            declared |= needed
+        found.append(starting.begin(self.model, number, self.data, begins))
+        return found, declared
+
+    def short(self, number: int, variant: Variant) -> tuple[list[str], set[str]]:
+        """The same in little code."""
+        begin = starting.programs(self.model)
+        calls = [c.program for u in variant.units.values() for c in calls_in(u.calls)]
+        prefix = f"v{number}."
+        compact = Compact([*calls, *begin.values()], variant.target, prefix, self.size, WORDS)
+        found: list[str] = []
+        for unit_name, unit in variant.units.items():
+            unit_text = self.unit_text(number, unit_name, unit)
+            found += [unit_text.short_code(compact), unit_text.bytes(), unit_text.run()]
+        begins = {key: compact.function(program)[0] for key, program in begin.items()}
+        found.append(starting.begin(self.model, number, self.data, begins))
+        return [*found, *compact.functions.values()], compact.declarations
+
     def unit_text(self, number: int, name: str, unit: Unit) -> UnitText:
         """The writer of one unit of one variant."""
         target = self.model.variants[number].target
         return UnitText(
-            f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data
-        )
+            f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data,
+            self.model.fixed,
+        )  # fmt: skip
 
     # the exported functions of units
 
     def head(self, name: str, parameters: Sequence[Parameter], result: str = "i32") -> Code:
-        """A function that others call, with its sizes widened to i64."""
-        shown = ", ".join(f"{self.kind(p)} %{_raw(p, self.size)}" for p in parameters)
-        code = Code(f"dso_local {result} @{self.model.name}_{name}({shown}) #0")
-        for parameter in parameters:
-            if parameter.kind == "size_t" and self.size != "i64":
-                code.do(f"%{parameter.name} = zext {self.size} %{parameter.name}.size to i64")
-        return code
+        """A function that others call."""
+        shown = ", ".join(f"{self.kind(p)} %{p.name}" for p in parameters)
+        return Code(f"dso_local {result} @{self.model.name}_{name}({shown}) #0")
 
     def kind(self, parameter: Parameter) -> str:
         """The LLVM type of a parameter."""
         if "*" in parameter.kind:
             return "ptr"
-        fixed = {"size_t": self.size, "float": "float", "double": "double"}
+        fixed = {"size_t": "iw", "float": "float", "double": "double"}
         return fixed.get(parameter.kind) or f"i{int(parameter.kind.strip('uint_'))}"
 
     def units(self) -> list[str]:
@@ -121,35 +174,30 @@ class ModuleText:
 
     def workspace_bytes(self) -> str:
         """`size_t NAME_workspace_bytes(sizes)`: 0 for sizes that the kernel does not take."""
-        code = self.head(
-            "workspace_bytes", self.interface.size_parameters(self.model.sizes), self.size
-        )
+        sizes = self.interface.size_parameters(self.model.sizes)
+        code = self.head("workspace_bytes", sizes, "iw")
         for size in self.model.sizes:
-            code.leave_if(self.out_of_range(code, size.name), f"{self.size} 0")
+            code.leave_if(self.out_of_range(code, size.name), "iw 0")
         most = "0"
         for number, variant in enumerate(self.model.variants):
             for name, unit in variant.units.items():
                 most = code.maximum(most, self.needed(code, number, name, unit))
-        return code.text(f"{self.size} {self.narrow(code, most)}")
+        return code.text(f"iw {most}")
 
     def needed(self, code: Code, number: int, name: str, unit: Unit) -> str:
-        """The bytes of workspace of a unit, as an i64."""
-        return code.value(f"call i64 @v{number}.{name}.bytes({self.size_arguments(unit)})")
+        """The bytes of workspace of a unit, as an iw."""
+        return code.value(f"call iw @v{number}.{name}.bytes({self.size_arguments(unit)})")
 
     def size_arguments(self, unit: Unit) -> str:
         """The sizes of a unit as arguments of functions of ours."""
         sizes = self.interface.sizes_of(unit)
-        return ", ".join(f"i64 %{self.interface.sizes[s.name]}" for s in sizes)
-
-    def narrow(self, code: Code, value: str) -> str:
-        """An i64 as a size_t."""
-        return value if self.size == "i64" else code.value(f"trunc i64 {value} to {self.size}")
+        return ", ".join(f"iw %{self.interface.sizes[s.name]}" for s in sizes)
 
     def out_of_range(self, code: Code, size: str) -> str:
         """Whether a symbolic size is 0 or above the largest."""
         (most,) = [s.most for s in self.model.sizes if s.name == size]
-        below = code.value(f"sub i64 %{self.interface.sizes[size]}, 1")
-        return code.value(f"icmp uge i64 {below}, {most}")
+        below = code.value(f"sub iw %{self.interface.sizes[size]}, 1")
+        return code.value(f"icmp uge iw {below}, {most}")
 
     def check_unit(self, code: Code, unit: Unit) -> None:
         """Leave where sizes, state or workspace are not what a unit needs."""
@@ -160,16 +208,16 @@ class ModuleText:
         for dim in unit.manifest.nonempty:
             if isinstance(dim, dict):
                 number = code.number(dim, known)
-                code.leave_if(code.value(f"icmp slt i64 {number}, 1"), bad)
-        code.guard("@check_state(ptr %state, i64 %state_bytes)")
-        code.guard(f"@check_pointer(ptr %workspace, i64 {63})")
+                code.leave_if(code.value(f"icmp slt iw {number}, 1"), bad)
+        code.guard("@check_state(ptr %state, iw %state_bytes)")
+        code.guard(f"@check_pointer(ptr %workspace, iw {63})")
 
     def check_pointers(self, code: Code, parameters: Sequence[Parameter]) -> None:
         """Leave where data is null or is not aligned to its elements."""
         for parameter in parameters:
             assert parameter.tensor is not None
             mask = element_type(parameter.tensor.dtype).itemsize - 1
-            call = f"@check_pointer(ptr %{parameter.name}, i64 {mask})"
+            call = f"@check_pointer(ptr %{parameter.name}, iw {mask})"
             if not parameter.optional:
                 code.guard(call)
                 continue
@@ -196,8 +244,8 @@ class ModuleText:
 
     def check_room(self, code: Code, number: int, name: str, unit: Unit, more: str = "0") -> None:
         """Leave where the workspace is smaller than a unit needs, and `more`."""
-        needed = code.value(f"add i64 {self.needed(code, number, name, unit)}, {more}")
-        small = code.value(f"icmp ult i64 %workspace_bytes, {needed}")
+        needed = code.value(f"add iw {self.needed(code, number, name, unit)}, {more}")
+        small = code.value(f"icmp ult iw %workspace_bytes, {needed}")
         code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
 
     def by_variant(self, code: Code, run: Callable[[int], str]) -> str:
@@ -230,16 +278,9 @@ def declared_sqrt(parts: Sequence[str]) -> set[str]:
     }
 
 
-def _raw(parameter: Parameter, size: str) -> str:
-    """What a parameter is called before it is widened."""
-    return (
-        f"{parameter.name}.size" if parameter.kind == "size_t" and size != "i64" else parameter.name
-    )
-
-
-def _baseline(model: Model) -> str:
+def baseline(model: Model) -> str:
     """The attributes of what runs on every machine of the triple."""
-    return 'nounwind noinline "no-builtins"'
+    return f'nounwind {SMALL if model.small else "noinline"} "no-builtins"'
 
 
 def _attributes_of(model: Model, number: int) -> list[str]:
@@ -248,6 +289,8 @@ def _attributes_of(model: Model, number: int) -> list[str]:
     found = []
     for line in attributes(target).splitlines():
         words = line[line.index("{") + 1 : line.rindex("}")].strip()
+        if model.small:
+            words = words.replace("noinline ", "").replace("nounwind", f"nounwind {SMALL}")
         if len(model.variants) > 1 or target.level != "generic":
             words += f' "target-cpu"="{target.cpu}"'
             if target.features:

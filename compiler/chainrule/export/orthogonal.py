@@ -2,8 +2,8 @@
 
 Modified Gram-Schmidt, twice, which is enough (Giraud, Langou & Rozložník, The loss of orthogonality
 in the Gram-Schmidt orthogonalization process, 2005). No memory besides the matrix is needed, and
-each sum goes in one order, without fused multiply-add: every machine gives the same bits. They are
-not those of lang.init, which asks LAPACK.
+each sum goes in one order, without fused multiply-add: every machine gives the same bits, those of
+lang.init.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ def orthonormal(kind: str) -> str:
     apart; counts and places in elements.
     """
     item = 4 if kind == "float" else 8
-    head = "ptr %out, i64 %count, i64 %length, i64 %step, i64 %stride"
+    head = "ptr %out, iw %count, iw %length, iw %step, iw %stride"
     code = Code(f"internal void @orthonormal_{kind}({head}, {kind} %gain) #0")
     sum_ = code.local(kind, item)
 
     def start(vector: str) -> str:
-        return code.value(f"mul i64 {vector}, {code.value(f'mul i64 %step, {item}')}")
+        return code.value(f"mul iw {vector}, {code.value(f'mul iw %step, {item}')}")
 
     def at(begin: str, r: str) -> str:
-        place = code.value(f"mul i64 {r}, {code.value(f'mul i64 %stride, {item}')}")
-        return code.value(f"add i64 {begin}, {place}")
+        place = code.value(f"mul iw {r}, {code.value(f'mul iw %stride, {item}')}")
+        return code.value(f"add iw {begin}, {place}")
 
     def load(place: str) -> str:
         return code.load(kind, "%out", place, align=item)

@@ -2,54 +2,87 @@
 
 The golden digest is what the compiler's own machine computed with the same functions, so whatever
 differs in a single bit is seen: a processor, an emulator or a linker that does not do its work.
+What that machine computed is held to the formulas, see export.differences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from chainrule.errors import CompileError
-from chainrule.export.checks import signed
+from chainrule.export import differences
+from chainrule.export.checks import FACTOR, signed
 from chainrule.export.codes import CODE
+from chainrule.export.differences import Slope
 from chainrule.export.interface import Parameter
 from chainrule.export.model import Model, fits, round_up
 from chainrule.export.text import Code
 from chainrule.export.units import Placed, output_bytes
 from chainrule.ir.types import dtype as dtype_of
-from chainrule_runtime.manifest import Tensor, evaluate
+from chainrule_runtime.manifest import Tensor, element_type, evaluate
 
 if TYPE_CHECKING:
     from chainrule.export.module import ModuleText
 
 STEPS = 3
-SEED = 1
-#: sizes that are tried in turn: the first that all shapes of the model have a meaning with
-_TRIED = (3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+#: both words of it count
+SEED = 0x1234567890ABCDEF
+_WORD = "i64"
+#: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 47 rows
+#: are whole vectors, and tiles of every height; what they need beyond ROOM is tested with fewer.
+#: The last step has FEW, if they are sizes too.
+_TRIED = (47, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+ROOM = 1 << 24
+FEW = 5
 
 
 def test_sizes(model: Model) -> dict[str, int]:
     """The symbolic sizes that the self-test runs with."""
-    most = model.most()
-    manifests = [u.manifest for u in model.units.values()]
-    for tried in (*_TRIED, None):
-        sizes = {n: m if tried is None else min(tried, m) for n, m in most.items()}
-        shapes = [d for m in manifests for t in (*m.feeds, *m.outputs) for d in t.shape]
-        if fits(manifests, sizes) and all(evaluate(d, sizes) >= 0 for d in shapes):
+    for tried in _TRIED:
+        sizes = {n: min(tried, m) for n, m in model.most().items()}
+        if not _have_meaning(model, sizes):
+            continue
+        manifests = [u.manifest for u in model.units.values()]
+        if tried != _TRIED[0] or max(Placed(m).bytes(sizes) for m in manifests) <= ROOM:
             return sizes
+    if _have_meaning(model, model.most()):
+        return model.most()
     raise CompileError(
         "no sizes within max_sizes have a meaning in all of this model",
-        f"they are {', '.join(f'{n} <= {m}' for n, m in most.items())}",
+        f"they are {', '.join(f'{n} <= {m}' for n, m in model.most().items())}",
     )
 
 
-class _Plan:
+def _have_meaning(model: Model, sizes: Mapping[str, int]) -> bool:
+    manifests = [u.manifest for u in model.units.values()]
+    shapes = [d for m in manifests for t in (*m.feeds, *m.outputs) for d in t.shape]
+    return fits(manifests, sizes) and all(evaluate(d, sizes) >= 0 for d in shapes)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What comes out of the self-test on a machine that computes right."""
+
+    digest: int
+    slope: Slope | None = None
+
+
+class Plan:
     """Where the self-test's blocks lie in the memory it is given."""
 
     def __init__(self, model: Model) -> None:
         self.sizes = test_sizes(model)
+        few = {n: min(FEW, m) for n, m in self.sizes.items()}
+        self.few = few if _have_meaning(model, few) else self.sizes
         self.workspace = model.state_bytes
         need = max(
-            Placed(u.manifest).bytes(self.sizes) for v in model.variants for u in v.units.values()
+            Placed(u.manifest, model.fixed).bytes(self.sizes)
+            for v in model.variants
+            for u in v.units.values()
         )
         at = self.workspace + need
         self.need = need
@@ -69,102 +102,144 @@ class _Plan:
         self.outputs_bytes = at - self.outputs
         self.bytes = at
 
+    def call(
+        self, code: Code, module: ModuleText, name: str, sizes: Mapping[str, int | str]
+    ) -> str:
+        """The code that a unit gives on the data that was made up, as an i32."""
+        model, unit = module.model, module.model.units[name]
+        arguments = [f"ptr %memory, iw {model.state_bytes}"]
+        arguments += [f"ptr {code.at('%memory', self.workspace)}, iw {self.need}"]
+        arguments += [f"iw {sizes[s.name]}" for s in module.interface.sizes_of(unit)]
+        pointers = [self.feeds[t.name][1] for t in unit.manifest.feeds]
+        pointers += [self.places[name, t.name] for t in unit.manifest.outputs]
+        arguments += [f"ptr {code.at('%memory', at)}" for at in pointers]
+        return code.value(f"call i32 @{model.name}_{name}({', '.join(arguments)})")
+
 
 def memory_bytes(model: Model) -> int:
     """Bytes of memory that the self-test takes."""
-    return _Plan(model).bytes
+    return Plan(model).bytes
 
 
 def functions(module: ModuleText) -> list[str]:
     """`NAME_selftest`, `NAME_selftest_bytes`, and what they share."""
-    plan = _Plan(module.model)
-    size = module.head("selftest_bytes", (), module.size)
+    plan = Plan(module.model)
+    size = module.head("selftest_bytes", (), "iw")
     return [
         _golden(module, plan),
+        *differences.functions(module, plan),
         _selftest(module, plan),
-        size.text(f"{module.size} {plan.bytes}"),
+        size.text(f"iw {plan.bytes}"),
     ]
 
 
-def _golden(module: ModuleText, plan: _Plan) -> str:
+def _golden(module: ModuleText, plan: Plan) -> str:
     """`i64 @golden(memory)`: the digest of what came out of all steps, for the state's variant."""
-    model, name = module.model, module.model.name
+    model = module.model
     code = Code("internal i64 @golden(ptr %memory) #0")
-    state = "%memory"
-    code.do(f"call void @clear(ptr {code.at(state, plan.outputs)}, i64 {plan.outputs_bytes})")
-    bounds = _bounds(model, plan.sizes)
+    outputs = code.at("%memory", plan.outputs)
+    code.do(f"call void @clear(ptr {outputs}, iw {plan.outputs_bytes})")
+    bounds = _bounds(model, plan)
     for tensor, at in plan.feeds.values():
-        _make_up(code, tensor, plan, code.at(state, at), bounds.get(tensor.name, (0, 2)))
-    codes = "0"
-    for unit_name in ("step",) * STEPS + tuple(n for n in model.units if n != "step"):
-        unit = model.units[unit_name]
-        arguments = [f"ptr {state}", f"{module.size} {model.state_bytes}"]
-        arguments += [f"ptr {code.at(state, plan.workspace)}", f"{module.size} {plan.need}"]
-        sizes = module.interface.sizes_of(unit)
-        arguments += [f"{module.size} {plan.sizes[s.name]}" for s in sizes]
-        pointers = [plan.feeds[t.name][1] for t in unit.manifest.feeds]
-        pointers += [plan.places[unit_name, t.name] for t in unit.manifest.outputs]
-        arguments += [f"ptr {code.at(state, at)}" for at in pointers]
-        result = code.value(f"call i32 @{name}_{unit_name}({', '.join(arguments)})")
-        wide = code.value(f"zext i32 {result} to i64")
-        codes = code.value(f"add i64 {code.value(f'mul i64 {codes}, 257')}, {wide}")
-    kept = code.value(f"call i64 @digest(ptr {state}, i64 {model.state_bytes})")
-    outputs = code.at(state, plan.outputs)
-    given = code.value(f"call i64 @digest(ptr {outputs}, i64 {plan.outputs_bytes})")
-    turned = code.value(f"mul i64 {given}, 31")
-    both = code.value(f"xor i64 {kept}, {turned}")
-    return code.text(f"i64 {code.value(f'add i64 {both}, {codes}')}")
+        _make_up(code, tensor, plan, code.at("%memory", at), bounds.get(tensor.name, (0, 2)))
+    total = code.local("i64", 8)
+    code.store("i64", "0", total)
+
+    def add(word: str) -> None:
+        before = code.value(f"mul i64 {code.load('i64', total)}, {FACTOR - (1 << 64)}")
+        code.store("i64", code.value(f"add i64 {before}, {word}"), total)
+
+    def run(name: str, sizes: Mapping[str, int | str]) -> None:
+        add(code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64"))
+
+    def step(i: str) -> None:
+        last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
+        pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
+        choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
+        sizes = {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}}
+        for name in model.units:
+            run(name, sizes)
+        add(code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})"))
+
+    code.loop(str(STEPS), step)
+    # what is no label is refused, and changes nothing
+    for tensor, outside, inside in _limits(model, plan):
+        item = element_type(tensor.dtype).itemsize
+        place = code.at("%memory", plan.feeds[tensor.name][1])
+        for wrong in outside:
+            code.store(f"i{8 * item}", str(wrong), place, align=item)
+            run("step", plan.sizes)
+        code.store(f"i{8 * item}", str(inside), place, align=item)
+    kept = code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})")
+    return code.text(f"i64 {code.value(f'xor i64 {kept}, {code.load(_WORD, total)}')}")
 
 
-def _selftest(module: ModuleText, plan: _Plan) -> str:
+def _limits(model: Model, plan: Plan) -> Iterator[tuple[Tensor, list[int], int]]:
+    """For each input of positions of a step, the numbers next to its range, and one within."""
+    for check in model.units["step"].manifest.checks:
+        if check.feed is not None and check.bound is not None and check.feed in plan.feeds:
+            tensor = plan.feeds[check.feed][0]
+            lowest = np.iinfo(element_type(tensor.dtype)).min
+            least, above = evaluate(check.least, plan.sizes), evaluate(check.bound, plan.sizes)
+            yield tensor, [n for n in (least - 1, above) if n >= lowest], least
+
+
+def _selftest(module: ModuleText, plan: Plan) -> str:
     model = module.model
     parameters = (Parameter("memory", "void *"), Parameter("bytes", "size_t"))
     code = module.head("selftest", parameters)
-    code.guard("@check_block(ptr %memory, i64 %bytes)")
-    small = code.value(f"icmp ult i64 %bytes, {plan.bytes}")
+    code.guard("@check_block(ptr %memory, iw %bytes)")
+    small = code.value(f"icmp ult iw %bytes, {plan.bytes}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     best = code.local("i32", 4)
     code.guard(f"@processor(ptr {best})")
     first = code.load("i32", best, align=4)
+    bad = f"i32 {CODE['ERROR_SELFTEST']}"
     # the variants that this processor runs: the best one, and those below it
-    for number in range(len(model.variants)):
+    for number, golden in enumerate(module.goldens):
         runs = code.value(f"icmp ule i32 {first}, {number}")
+        begin = f"call void @begin(ptr %memory, i32 {number}, i64 {SEED})"
 
-        def test(number: int = number) -> None:
-            code.do(f"call void @begin(ptr %memory, i32 {number}, i64 {SEED})")
+        def test(begin: str = begin, golden: Golden = golden) -> None:
+            code.do(begin)
             have = code.value("call i64 @golden(ptr %memory)")
-            other = code.value(f"icmp ne i64 {have}, {signed(module.goldens[number])}")
-            code.leave_if(other, f"i32 {CODE['ERROR_SELFTEST']}")
+            code.leave_if(code.value(f"icmp ne i64 {have}, {signed(golden.digest)}"), bad)
+            if golden.slope is not None:
+                code.do(begin)
+                code.leave_if(differences.is_other(code, model, golden.slope), bad)
 
         code.when(runs, test)
     return code.text("i32 0")
 
 
-def _bounds(model: Model, sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
+def _bounds(model: Model, plan: Plan) -> dict[str, tuple[int, int]]:
     """For inputs of positions, the range that fits every check."""
     found: dict[str, tuple[int, int]] = {}
     for check in (c for u in model.units.values() for c in u.manifest.checks):
-        if check.feed is not None and check.bound is not None:
+        if check.feed is None or check.bound is None:
+            continue
+        for sizes in (plan.sizes, plan.few):
             least, above = evaluate(check.least, sizes), evaluate(check.bound, sizes)
             before = found.get(check.feed, (least, above))
             found[check.feed] = max(least, before[0]), min(above, before[1])
     return found
 
 
-def _make_up(code: Code, tensor: Tensor, plan: _Plan, out: str, bounds: tuple[int, int]) -> None:
+def _make_up(code: Code, tensor: Tensor, plan: Plan, out: str, bounds: tuple[int, int]) -> None:
     """Data that is the same everywhere: the high bits of a congruential sequence.
 
-    Numerical Recipes' 1664525 and 1013904223 (Press et al., section 7.1).
+    Numerical Recipes' 1664525 and 1013904223 (Press et al., section 7.1). Floats are of several
+    magnitudes, from 1/16 to 8, so that functions are tried where they differ.
     """
     kind = dtype_of(tensor.dtype)
     item = kind.itemsize
     elements = output_bytes(tensor, plan.sizes) // item
 
     def store(i: str) -> None:
-        scaled = code.value(f"add i64 {code.value(f'mul i64 {i}, 1664525')}, 1013904223")
-        word = code.value(f"trunc i64 {scaled} to i32")
+        scaled = code.value(f"add iw {code.value(f'mul iw {i}, 1664525')}, 1013904223")
+        word = code.value(f"trunc iw {scaled} to i32")
         mixed = code.value(f"mul i32 {word}, 1664525")
-        at = code.value(f"mul i64 {i}, {item}")
+        at = code.value(f"mul iw {i}, {item}")
         if kind.is_float:
             signed = code.value(f"ashr i32 {mixed}, 8")  # 24 bits: a float holds them all
             if item < 4:
@@ -174,7 +249,11 @@ def _make_up(code: Code, tensor: Tensor, plan: _Plan, out: str, bounds: tuple[in
                 return
             of = "float" if item == 4 else "double"
             real = code.value(f"sitofp i32 {signed} to {of}")
-            value = code.value(f"fmul {of} {real}, 0x3E80000000000000")  # 2 to the power of -23
+            even = code.value(f"and i32 {word}, 1792")  # a power of 2 from -27 to -20 in 3 bits
+            power = code.value(f"add i32 {code.value(f'shl i32 {even}, 15')}, {(127 - 27) << 23}")
+            scale = code.value(f"bitcast i32 {power} to float")
+            scale = scale if item == 4 else code.value(f"fpext float {scale} to double")
+            value = code.value(f"fmul {of} {real}, {scale}")
             code.store(of, value, out, at, align=item)
             return
         low, above = (0, 2) if kind.is_bool else bounds

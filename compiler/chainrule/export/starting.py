@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from chainrule.codegen.function import emit_function
 from chainrule.export.begin import drawing
 from chainrule.export.checks import signed
 from chainrule.export.codes import CODE
@@ -28,29 +27,27 @@ from chainrule.export.model import (
 )
 from chainrule.export.orthogonal import orthonormal
 from chainrule.export.text import Code, number_text
-from chainrule.ir.types import float32
-from chainrule.target import Target
+from chainrule.ir.loop import Program
+from chainrule.ir.types import DType, float32
 
 Data = Callable[[bytes], str]
 
 
-def functions(model: Model, number: int, target: Target, data: Data) -> tuple[list[str], set[str]]:
-    """`void @vN.begin(state)`, which fills a state that has its seed, and what it calls."""
-    texts: list[str] = []
-    declared: set[str] = set()
-    names: dict[object, str] = {}
+def programs(model: Model) -> dict[tuple[str, DType], Program]:
+    """What draws tensors, by distribution and type."""
+    drawn = [t for t in model.kept if isinstance(t.begin, Drawn) and t.elements]
+    keys = dict.fromkeys((t.begin.distribution, t.dtype) for t in drawn)  # type: ignore[union-attr]
+    return {key: drawing(*key) for key in keys}
+
+
+def begin(model: Model, number: int, data: Data, names: Mapping[tuple[str, DType], str]) -> str:
+    """`void @vN.begin(state)`, which fills a state that has its seed; `names` are of what draws."""
     code = Code(f"internal void @v{number}.begin(ptr %state) #1")
     seed = code.at("%state", model.offsets[model.seed])
     for tensor in model.kept:
         if not isinstance(tensor.begin, Drawn) or not tensor.elements:
             continue
         key = tensor.begin.distribution, tensor.dtype
-        if key not in names:
-            program = drawing(*key)
-            names[key] = f"v{number}.{program.name}"
-            text, needed = emit_function(program, names[key], target)
-            texts.append(text)
-            declared |= needed
         draw = data(np.uint32(tensor.begin.number).tobytes())
         straight = tensor.begin.distribution == "orthogonal"
         scale = 1.0 if straight else tensor.begin.scale
@@ -64,7 +61,7 @@ def functions(model: Model, number: int, target: Target, data: Data) -> tuple[li
         if straight:
             _straighten(code, tensor, out, tensor.begin.scale)
     _fill_the_rest(code, model, data)
-    return [*texts, code.text("void")], declared
+    return code.text("void")
 
 
 def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
@@ -75,8 +72,8 @@ def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
         count, length, step, stride = rows, columns, columns, 1
     kind = "float" if tensor.dtype == float32 else "double"
     code.do(
-        f"call void @orthonormal_{kind}(ptr {out}, i64 {count}, i64 {length}, i64 {step}, "
-        f"i64 {stride}, {kind} {number_text(gain, kind)})"
+        f"call void @orthonormal_{kind}(ptr {out}, iw {count}, iw {length}, iw {step}, "
+        f"iw {stride}, {kind} {number_text(gain, kind)})"
     )
 
 
@@ -92,7 +89,7 @@ def _fill_the_rest(code: Code, model: Model, data: Data) -> None:
         assert isinstance(tensor.begin, Same)
         source = code.at("%state", model.offsets[tensor.begin.name])
         target = code.at("%state", model.offsets[tensor.name])
-        code.do(f"call void @copy(ptr {target}, ptr {source}, i64 {tensor.bytes})")
+        code.copy(target, source, tensor.bytes)
 
 
 def _fill(code: Code, model: Model, tensor: Kept, begin: Given, data: Data) -> None:
@@ -102,13 +99,13 @@ def _fill(code: Code, model: Model, tensor: Kept, begin: Given, data: Data) -> N
         return  # the state was cleared
     out = code.at("%state", model.offsets[tensor.name])
     if bytes_ != bytes_[:item] * (len(bytes_) // item):
-        code.do(f"call void @copy(ptr {out}, ptr @{data(bytes_)}, i64 {len(bytes_)})")
+        code.copy(out, f"@{data(bytes_)}", len(bytes_))
         return
     kind = f"i{8 * item}"
     word = int.from_bytes(bytes_[:item], "little", signed=True)
 
     def store(i: str) -> None:
-        at = code.value(f"mul i64 {i}, {item}")
+        at = code.value(f"mul iw {i}, {item}")
         code.store(kind, str(word), out, at, align=item)
 
     code.loop(str(tensor.elements), store)
@@ -126,11 +123,11 @@ def common(model: Model, data: Data) -> list[str]:
 
 def _clear() -> str:
     """`void @clear(to, bytes)`: zeros, a multiple of 8 bytes of them."""
-    code = Code("internal void @clear(ptr %to, i64 %bytes) #0")
-    words = code.value("lshr i64 %bytes, 3")
+    code = Code("internal void @clear(ptr %to, iw %bytes) #0")
+    words = code.value("lshr iw %bytes, 3")
 
     def store(i: str) -> None:
-        code.store("i64", "0", "%to", code.value(f"shl i64 {i}, 3"))
+        code.store("i64", "0", "%to", code.value(f"shl iw {i}, 3"))
 
     code.loop(words, store)
     return code.text("void")
@@ -139,7 +136,7 @@ def _clear() -> str:
 def _begin(model: Model) -> str:
     """`void @begin(state, variant, seed)`: a whole new state."""
     code = Code("internal void @begin(ptr %state, i32 %variant, i64 %seed) #0")
-    code.do(f"call void @clear(ptr %state, i64 {model.state_bytes})")
+    code.do(f"call void @clear(ptr %state, iw {model.state_bytes})")
     write_head(code, model)
     code.store("i32", "%variant", "%state", AT_VARIANT, align=4)
     code.store("i64", "%seed", "%state", model.offsets[model.seed])
@@ -159,7 +156,7 @@ def write_head(code: Code, model: Model) -> None:
 
 def init(code: Code) -> str:
     """The body of `NAME_init`."""
-    code.guard("@check_block(ptr %state, i64 %state_bytes)")
+    code.guard("@check_block(ptr %state, iw %state_bytes)")
     variant = chosen(code)
     code.do(f"call void @begin(ptr %state, i32 {variant}, i64 %seed)")
     return code.text("i32 0")
@@ -174,31 +171,31 @@ def chosen(code: Code) -> str:
 
 def save(code: Code, model: Model) -> str:
     """The body of `NAME_save`: the state's bytes, with their checksum, at any address."""
-    code.guard("@check_state(ptr %state, i64 %state_bytes)")
-    code.guard("@check_pointer(ptr %bytes, i64 0)")
-    small = code.value(f"icmp ult i64 %n, {model.state_bytes}")
+    code.guard("@check_state(ptr %state, iw %state_bytes)")
+    code.guard("@check_pointer(ptr %bytes, iw 0)")
+    small = code.value(f"icmp ult iw %n, {model.state_bytes}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
-    code.do(f"call void @copy(ptr %bytes, ptr %state, i64 {model.state_bytes})")
+    code.copy("%bytes", "%state", model.state_bytes)
     code.store("i32", "0", "%bytes", AT_VARIANT, align=1)
-    total = code.value(f"call i64 @digest(ptr %bytes, i64 {model.state_bytes})")
+    total = code.value(f"call i64 @digest(ptr %bytes, iw {model.state_bytes})")
     code.store("i64", total, "%bytes", AT_CHECKSUM, align=1)
     return code.text("i32 0")
 
 
 def load(code: Code, model: Model) -> str:
     """The body of `NAME_load`: everything is looked at before the state is touched."""
-    code.guard("@check_block(ptr %state, i64 %state_bytes)")
-    code.guard("@check_pointer(ptr %bytes, i64 0)")
-    code.leave_if(code.value(f"icmp ult i64 %n, {HEAD}"), f"i32 {CODE['ERROR_ROOM']}")
+    code.guard("@check_block(ptr %state, iw %state_bytes)")
+    code.guard("@check_pointer(ptr %bytes, iw 0)")
+    code.leave_if(code.value(f"icmp ult iw %n, {HEAD}"), f"i32 {CODE['ERROR_ROOM']}")
     code.guard("@check_head(ptr %bytes)")
-    small = code.value(f"icmp ult i64 %n, {model.state_bytes}")
+    small = code.value(f"icmp ult iw %n, {model.state_bytes}")
     code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
-    total = code.value(f"call i64 @digest(ptr %bytes, i64 {model.state_bytes})")
+    total = code.value(f"call i64 @digest(ptr %bytes, iw {model.state_bytes})")
     wanted = code.load("i64", "%bytes", AT_CHECKSUM, align=1)
     other = code.value(f"icmp ne i64 {total}, {wanted}")
     code.leave_if(other, f"i32 {CODE['ERROR_DAMAGED']}")
     variant = chosen(code)
-    code.do(f"call void @copy(ptr %state, ptr %bytes, i64 {model.state_bytes})")
+    code.copy("%state", "%bytes", model.state_bytes)
     code.store("i32", variant, "%state", AT_VARIANT, align=4)
     code.store("i64", "0", "%state", AT_CHECKSUM)
     return code.text("i32 0")

@@ -39,24 +39,24 @@ LEVELS = tuple(t.level for t in TARGETS.values() if t.arch == "x86_64")
 
 
 def targets_of(
-    target: str | Sequence[str], cpu: str | None, features: str | None, strict: bool
+    target: str | Sequence[str],
+    cpu: str | Sequence[str] | None,
+    features: str | None,
+    strict: bool,
 ) -> tuple[Target, ...]:
     """The targets of the variants, the best first. Raises CompileError.
 
     `target` is "host", a level of x86-64 or several, or an LLVM triple; `cpu` and `features` are
-    LLVM's words for a triple. With `strict` no multiply-add is fused anywhere.
+    LLVM's words for a triple; several of `cpu` are levels too. With `strict` no multiply-add is
+    fused anywhere.
     """
-    if isinstance(target, str):
-        found = _named(target)
+    if cpu is not None and not isinstance(cpu, str):
+        first = _named(target)[0] if isinstance(target, str) else TARGETS["generic"]
+        if first.arch != "x86_64" or features is not None:
+            raise CompileError("several of cpu in one kernel are levels of x86-64, and no features")
+        found, cpu = tuple(replace(t, triple=first.triple) for t in _levels(cpu)), None
     else:
-        names = list(target)
-        if not names or not all(isinstance(n, str) and n in LEVELS for n in names):
-            raise CompileError(
-                f"several targets in one kernel are levels of x86-64, not {target!r}",
-                f"such as {PORTABLE}",
-            )
-        order = list(TARGETS)
-        found = tuple(TARGETS[n] for n in sorted(dict.fromkeys(names), key=order.index))
+        found = _named(target) if isinstance(target, str) else _levels(target)
     if cpu is not None or features is not None:
         if target == "host":
             raise CompileError("cpu and features are for other machines", "name a triple as target")
@@ -64,6 +64,27 @@ def targets_of(
             replace(found[0], cpu=cpu or found[0].cpu, features=features or found[0].features),
         )
     return tuple(replace(t, fma=False, pairs=False) for t in found) if strict else found
+
+
+def _levels(levels: Sequence[str]) -> tuple[Target, ...]:
+    names = list(levels)
+    if not names or not all(isinstance(n, str) and n in LEVELS for n in names):
+        raise CompileError(
+            f"several targets in one kernel are levels of x86-64, not {levels!r}",
+            f"such as {PORTABLE}",
+        )
+    order = list(TARGETS)
+    return tuple(TARGETS[n] for n in sorted(dict.fromkeys(names), key=order.index))
+
+
+def narrow(target: Target) -> Target:
+    """The target, but as if it had few and narrow registers: what is made for them is short."""
+    return replace(target, vector_bytes=4, vector_registers=16)
+
+
+def is_bare(target: Target) -> bool:
+    """Whether no system runs there."""
+    return "-none" in target.triple
 
 
 def _named(name: str) -> tuple[Target, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -74,25 +75,25 @@ class Code:
         self.open(after)
 
     def loop(self, count: str, body: Callable[[str], None]) -> None:
-        """`body(i)` for i from 0 to an i64, which is left out."""
+        """`body(i)` for i from 0 to an iw, which is left out."""
         head, inside, after = self.label(), self.label(), self.label()
         before = self.block
         i, following = f"%{head}.i", f"%{head}.next"
         self.do(f"br label %{head}")
         self.open(head)
         at = len(self.lines)
-        more = self.value(f"icmp ult i64 {i}, {count}")
+        more = self.value(f"icmp ult iw {i}, {count}")
         self.do(f"br i1 {more}, label %{inside}, label %{after}")
         self.open(inside)
         body(i)
-        self.do(f"{following} = add i64 {i}, 1")
+        self.do(f"{following} = add iw {i}, 1")
         self.do(f"br label %{head}")
-        self.lines.insert(at, f"  {i} = phi i64 [0, %{before}], [{following}, %{self.block}]")
+        self.lines.insert(at, f"  {i} = phi iw [0, %{before}], [{following}, %{self.block}]")
         self.open(after)
 
     def at(self, base: str, offset: int | str) -> str:
         """The pointer so many bytes further on."""
-        return base if offset == 0 else self.value(f"getelementptr i8, ptr {base}, i64 {offset}")
+        return base if offset == 0 else self.value(f"getelementptr i8, ptr {base}, iw {offset}")
 
     def load(self, kind: str, base: str, offset: int | str = 0, align: int = 8) -> str:
         """What lies at a pointer."""
@@ -102,21 +103,29 @@ class Code:
         """Put a value at a pointer."""
         self.do(f"store {kind} {what}, ptr {self.at(base, offset)}, align {align}")
 
+    def wide(self, value: str) -> str:
+        """An iw as an i64."""
+        return self.value(f"zext iw {value} to i64") if value.startswith("%") else value
+
+    def copy(self, to: str, source: str, count: int | str) -> None:
+        """Bytes from one place to another."""
+        self.do(f"call void @copy(ptr {to}, ptr {source}, i64 {self.wide(str(count))})")
+
     def maximum(self, one: str, other: str) -> str:
-        """The greater of two i64, both at least 0."""
-        more = self.value(f"icmp ugt i64 {one}, {other}")
-        return self.value(f"select i1 {more}, i64 {one}, i64 {other}")
+        """The greater of two iw, both at least 0."""
+        more = self.value(f"icmp ugt iw {one}, {other}")
+        return self.value(f"select i1 {more}, iw {one}, iw {other}")
 
     def number(self, dim: DimData, sizes: Mapping[str, str]) -> str:
-        """A size as an i64, of symbolic ones that are values by name."""
+        """A size as an iw, of symbolic ones that are values by name."""
         if isinstance(dim, int):
             return str(dim)
         total = "0"
         for coefficient, factors in dim["terms"]:
             term = str(coefficient)
             for factor in factors:
-                term = self.value(f"mul i64 {term}, {self._factor(factor, sizes)}")
-            total = self.value(f"add i64 {total}, {term}")
+                term = self.value(f"mul iw {term}, {self._factor(factor, sizes)}")
+            total = self.value(f"add iw {total}, {term}")
         return total
 
     def _factor(self, factor: Any, sizes: Mapping[str, str]) -> str:
@@ -124,14 +133,28 @@ class Code:
             return sizes[factor]
         kind, numerator, denominator = factor
         over, under = self.number(numerator, sizes), self.number(denominator, sizes)
-        rest = self.value(f"srem i64 {over}, {under}")
-        below = self.value(f"icmp slt i64 {rest}, 0")  # sizes divide as in Python, downward
+        rest = self.value(f"srem iw {over}, {under}")
+        below = self.value(f"icmp slt iw {rest}, 0")  # sizes divide as in Python, downward
         if kind == "//":
-            whole = self.value(f"sdiv i64 {over}, {under}")
-            less = self.value(f"zext i1 {below} to i64")
-            return self.value(f"sub i64 {whole}, {less}")
-        more = self.value(f"select i1 {below}, i64 {under}, i64 0")
-        return self.value(f"add i64 {rest}, {more}")
+            whole = self.value(f"sdiv iw {over}, {under}")
+            less = self.value(f"zext i1 {below} to iw")
+            return self.value(f"sub iw {whole}, {less}")
+        more = self.value(f"select i1 {below}, iw {under}, iw 0")
+        return self.value(f"add iw {rest}, {more}")
+
+
+def finished(text: str, word: str) -> str:
+    """Functions where `iw`, the integer as wide as an address, is the one it is on a machine.
+
+    Where it is made of another integer that is as wide, there is nothing to do.
+    """
+    text = re.sub(r"\biw\b", word, text)
+    return re.sub(r"= (?:zext|trunc) (i\d+) (\S+) to \1\b", r"= add \1 \2, 0", text)
+
+
+def sectioned(text: str) -> str:
+    """Functions, each in a section of its own, so that linkers may leave out what nobody calls."""
+    return re.sub(r"(?m)^(define [^(]*@([\w.$]+)\(.* #\d+) \{$", r'\1 section ".text.\2" {', text)
 
 
 def number_text(value: float, kind: str) -> str:
@@ -141,7 +164,8 @@ def number_text(value: float, kind: str) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
-def constant(name: str, data: bytes, align: int = 64) -> str:
+def constant(name: str, data: bytes, align: int, section: str) -> str:
     """Bytes that are never written, as a global of that name."""
     text = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
-    return f'@{name} = private constant [{len(data)} x i8] c"{text}", align {align}'
+    where = f', section "{section}.{name}"' if section else ""
+    return f'@{name} = private constant [{len(data)} x i8] c"{text}"{where}, align {align}'

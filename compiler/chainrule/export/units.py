@@ -6,11 +6,13 @@ that may not be written yet, and the slots of the arena, follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
-from chainrule.codegen.entry import Entry
+from chainrule.codegen.compact import Compact
+from chainrule.codegen.entry import Entry, ShortEntry
 from chainrule.codegen.module import emit_functions
-from chainrule.codegen.steps import Call
+from chainrule.codegen.steps import calls_in
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
@@ -19,7 +21,7 @@ from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 
 
-def output_bytes(tensor: Tensor, sizes: dict[str, int]) -> int:
+def output_bytes(tensor: Tensor, sizes: Mapping[str, int]) -> int:
     """Bytes of a tensor at given sizes."""
     bytes_ = element_type(tensor.dtype).itemsize
     for dim in tensor.shape:
@@ -28,12 +30,17 @@ def output_bytes(tensor: Tensor, sizes: dict[str, int]) -> int:
 
 
 class Placed:
-    """Where each buffer of a unit lies: an argument, a part of the state, data, or workspace."""
+    """Where each buffer of a unit lies: an argument, a part of the state, data, or workspace.
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    In little code nothing is worked out that can be known: with sizes that are `fixed`, workspace
+    is laid out for these, whatever the sizes of a call, and holds no table.
+    """
+
+    def __init__(self, manifest: Manifest, fixed: Mapping[str, int] | None = None) -> None:
+        self.manifest, self.fixed = manifest, fixed
         self.table_bytes = round_up(8 * manifest.places)
         self.head = self.table_bytes + round_up(8 * max(1, len(manifest.sizes)))
+        self.head = self.head if fixed is None else 0
         given = {t.place for t in (*manifest.feeds, *manifest.kept)}
         given |= {t.place for t, _ in manifest.constants}
         #: outputs that have a buffer in the workspace until the call has come to its end
@@ -47,11 +54,16 @@ class Placed:
             late = bool(manifest.checks) or not tensor.shape
             (self.held if late else self.direct).append(tensor)
 
-    def bytes(self, sizes: dict[str, int]) -> int:
+    def bytes(self, sizes: Mapping[str, int]) -> int:
         """Bytes of workspace at given sizes."""
-        slots = (max([0, *(evaluate(d, sizes) for d in s)]) for s in self.manifest.arena)
-        held = (output_bytes(t, sizes) for t in self.held)
-        return self.head + sum(round_up(b) for b in (*held, *slots))
+        return self.starts(sizes)[-1]
+
+    def starts(self, sizes: Mapping[str, int]) -> list[int]:
+        """Where each held output and each slot begins, and where the last one ends."""
+        known = sizes if self.fixed is None else self.fixed
+        held = (output_bytes(t, known) for t in self.held)
+        slots = (max([0, *(evaluate(d, known) for d in s)]) for s in self.manifest.arena)
+        return list(accumulate(map(round_up, (*held, *slots)), initial=self.head))
 
 
 class UnitText:
@@ -66,10 +78,11 @@ class UnitText:
         offsets: dict[str, int],
         codes: dict[str, int],
         data: Callable[[bytes], str],
+        fixed: Mapping[str, int] | None,
     ) -> None:
         self.name, self.unit, self.target = name, unit, target
         self.interface, self.offsets, self.codes, self.data = interface, offsets, codes, data
-        self.manifest, self.placed = unit.manifest, Placed(unit.manifest)
+        self.manifest, self.placed = unit.manifest, Placed(unit.manifest, fixed)
         self.sizes = interface.sizes_of(unit)
         self.size_of = {s.name: f"%{interface.sizes[s.name]}" for s in self.sizes}
 
@@ -78,33 +91,41 @@ class UnitText:
         texts, known, declared = emit_functions(
             self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
         )
-        entry = Entry(known, self.manifest.sizes).function(
-            self.unit.calls, f"internal i32 @{self.name}.code"
-        )
-        return [*texts, entry], declared
+        entry = Entry(known, self.manifest.sizes)
+        return [
+            *texts,
+            entry.function(self.unit.calls, f"internal i32 @{self.name}.code"),
+        ], declared
 
-    @property
-    def copies(self) -> bool:
-        """Whether the calls use @copy."""
-        return any(not isinstance(step, Call) for step in self.unit.calls)
+    def short_code(self, compact: Compact) -> str:
+        """The one that calls them, where they are short functions that units share."""
+        programs = [call.program for call in calls_in(self.unit.calls)]
+        functions = {id(p): compact.function(p) for p in programs}
+        names = {key: name for key, (name, _) in functions.items()}
+        numbers = {key: told for key, (_, told) in functions.items()}
+        entry = ShortEntry(names, self.manifest.sizes, numbers)
+        head = f"internal i32 @{self.name}.code"
+        return entry.function(self.unit.calls, head, self.manifest.places)
 
     def bytes(self) -> str:
-        """`i64 @NAME.bytes(sizes)`: how much workspace there must be."""
-        code = Code(f"internal i64 @{self.name}.bytes({self._size_parameters()}) #0")
-        return code.text(f"i64 {self._slots(code)[-1]}")
+        """`iw @NAME.bytes(sizes)`: how much workspace there must be."""
+        code = Code(f"internal iw @{self.name}.bytes({self._size_parameters()}) #0")
+        return code.text(f"iw {self._slots(code)[-1]}")
 
     def _size_parameters(self) -> str:
-        return ", ".join(f"i64 {s}" for s in self.size_of.values())
+        return ", ".join(f"iw {s}" for s in self.size_of.values())
 
     def _slots(self, code: Code) -> list[str]:
         """Where each held output and each slot begins, and where the last one ends."""
+        if self.placed.fixed is not None:
+            return [str(start) for start in self.placed.starts({})]
         at = str(self.placed.head)
         starts = [at]
         for bytes_ in (
             *(self.bytes_of(code, t) for t in self.placed.held),
             *(self._slot(code, slot) for slot in self.manifest.arena),
         ):
-            at = code.value(f"add i64 {at}, {self._rounded(code, bytes_)}")
+            at = code.value(f"add iw {at}, {self._rounded(code, bytes_)}")
             starts.append(at)
         return starts
 
@@ -115,14 +136,14 @@ class UnitText:
         return most
 
     def _rounded(self, code: Code, bytes_: str) -> str:
-        more = code.value(f"add i64 {bytes_}, {ALIGN - 1}")
-        return code.value(f"and i64 {more}, {-ALIGN}")
+        more = code.value(f"add iw {bytes_}, {ALIGN - 1}")
+        return code.value(f"and iw {more}, {-ALIGN}")
 
     def bytes_of(self, code: Code, tensor: Tensor) -> str:
-        """The bytes of a tensor, as an i64."""
+        """The bytes of a tensor, as an iw."""
         total = str(element_type(tensor.dtype).itemsize)
         for dim in tensor.shape:
-            total = code.value(f"mul i64 {total}, {code.number(dim, self.size_of)}")
+            total = code.value(f"mul iw {total}, {code.number(dim, self.size_of)}")
         return total
 
     def run(self) -> str:
@@ -130,17 +151,11 @@ class UnitText:
         feeds = self.interface.feed_parameters(self.unit)
         outputs = self.interface.output_parameters(self.unit, optional=False)
         parameters = ["ptr %state", "ptr %workspace"]
-        parameters += [f"i64 {s}" for s in self.size_of.values()]
+        parameters += [f"iw {s}" for s in self.size_of.values()]
         parameters += [f"ptr %{p.name}" for p in (*feeds, *outputs)]
         code = Code(f"internal i32 @{self.name}({', '.join(parameters)}) #0")
         places = self._places(code, feeds, outputs)
-        for place, pointer in sorted(places.items()):
-            entry = code.value(f"getelementptr ptr, ptr %workspace, i64 {place}")
-            code.do(f"store ptr {pointer}, ptr {entry}")
-        sizes = code.at("%workspace", self.placed.table_bytes)
-        for i, size in enumerate(self.manifest.sizes):
-            code.store("i64", self.size_of[size], sizes, 8 * i)
-        result = code.value(f"call i32 @{self.name}.code(ptr %workspace, ptr {sizes})")
+        result = code.value(f"call i32 @{self.name}.code({self._passed(code, places)})")
         for check in self.manifest.checks:
             bad = code.value(f"icmp eq i32 {result}, {check.code}")
             code.leave_if(bad, f"i32 {own_code(check, self.codes)}")
@@ -150,13 +165,26 @@ class UnitText:
                 self._give(code, parameter, parameter.tensor, places[parameter.tensor.place])
         return code.text("i32 0")
 
+    def _passed(self, code: Code, places: Mapping[int, str]) -> str:
+        """The arguments of the code: the table and the sizes, which are put where they belong."""
+        if self.placed.fixed is not None:
+            pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
+            given = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
+            return ", ".join([*pointers, *(f"i64 {s}" for s in given)])
+        for place, pointer in sorted(places.items()):
+            entry = code.value(f"getelementptr ptr, ptr %workspace, iw {place}")
+            code.do(f"store ptr {pointer}, ptr {entry}")
+        sizes = code.at("%workspace", self.placed.table_bytes)
+        for i, size in enumerate(self.manifest.sizes):
+            code.store("i64", code.wide(self.size_of[size]), sizes, 8 * i)
+        return f"ptr %workspace, ptr {sizes}"
+
     def _give(self, code: Code, parameter: Parameter, tensor: Tensor, pointer: str) -> None:
         """Copy a result to where it is wanted, unless that is nowhere."""
         wanted = code.value(f"icmp ne ptr %{parameter.name}, null")
 
         def copy() -> None:
-            bytes_ = self.bytes_of(code, tensor)
-            code.do(f"call void @copy(ptr %{parameter.name}, ptr {pointer}, i64 {bytes_})")
+            code.copy(f"%{parameter.name}", pointer, self.bytes_of(code, tensor))
 
         code.when(wanted, copy)
 

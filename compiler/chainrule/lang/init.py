@@ -194,7 +194,7 @@ def truncated_normal(mean: float = 0.0, std: float = 0.05) -> Initializer:
 def orthogonal(gain: float = 1.0) -> Initializer:
     """A matrix of orthogonal rows or columns of length `gain`, for recurrent weights.
 
-    Saxe, McClelland and Ganguli (arXiv:1312.6120), by QR of normal numbers. Raises FeedError unless
+    Saxe, McClelland and Ganguli (arXiv:1312.6120), from normal numbers. Raises FeedError unless
     gain > 0.
     """
     if not _finite("gain", gain) > 0:
@@ -247,7 +247,8 @@ def draw(init: object, shape: Sequence[int], dtype: np.dtype[Any], seed: int, in
     if isinstance(how, Scaled):
         how = _unscaled(how, shape)
     if isinstance(how, Orthogonal):
-        return np.asarray(how.gain * _orthogonal(shape, seed, number), dtype)
+        wide = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+        return _affine(_orthogonal(shape, wide, seed, number), how.gain, 0.0).astype(dtype)
     if isinstance(how, Truncated):
         return _affine(_truncated(shape, dtype, seed, number), how.std, how.mean)
     if isinstance(how, Normal):
@@ -285,19 +286,35 @@ def _truncated(shape: Sequence[int], dtype: np.dtype[Any], seed: int, number: in
     return drawn
 
 
-def _orthogonal(shape: Sequence[int], seed: int, number: int) -> Array:
-    """A matrix of orthonormal rows or columns, in float64; the signs are those of normal numbers.
+def _orthogonal(shape: Sequence[int], dtype: np.dtype[Any], seed: int, number: int) -> Array:
+    """A matrix of orthonormal rows or columns, the fewer, made of normal numbers.
 
-    Q of QR is made unique by a positive diagonal of R (Mezzadri, arXiv:math-ph/0609050).
+    Modified Gram-Schmidt, twice, which is enough (Giraud, Langou & Rozložník, The loss of
+    orthogonality in the Gram-Schmidt orthogonalization process, 2005): the Q of QR with a positive
+    diagonal of R, which makes it unique (Mezzadri, arXiv:math-ph/0609050). Every sum goes in order,
+    so that it has the same bits wherever it is drawn, also in an exported kernel.
     """
     if len(shape) < 2:
         raise FeedError(f"an orthogonal beginning is for two axes or more, not for {tuple(shape)}")
     rows, columns = shape[0], math.prod(shape[1:])
-    long, short = max(rows, columns), min(rows, columns)
-    normal = philox.normal(seed, 0, number, (long, short), np.dtype(np.float64))
-    q, r = np.linalg.qr(normal)
-    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    return np.asarray(q if rows >= columns else q.T).reshape(tuple(shape))
+    normal = philox.normal(seed, 0, number, (rows, columns), dtype)
+    vectors = np.ascontiguousarray(normal if rows >= columns else normal.T)
+    room = np.empty_like(vectors)
+    for _ in range(2):
+        for i in range(vectors.shape[1]):
+            one, others, terms = vectors[:, i : i + 1], vectors[:, i + 1 :], room[:, i + 1 :]
+            one /= np.sqrt(_in_order(one * one))
+            if others.size:
+                shares = _in_order(np.multiply(one, others, out=terms))
+                others -= np.multiply(one, shares, out=terms)
+    return (vectors if rows >= columns else vectors.T).reshape(tuple(shape))
+
+
+def _in_order(terms: Array) -> Array:
+    """The sums along the first axis, term after term."""
+    if terms.shape[1] == 1:  # NumPy sums what lies in one row by halves
+        return np.asarray(np.add.accumulate(terms[:, 0])[-1:])
+    return np.asarray(np.add.reduce(terms, axis=0))
 
 
 def _unscaled(how: Scaled, shape: Sequence[int]) -> Uniform | Normal | Truncated:

@@ -25,8 +25,8 @@ from chainrule.ops.recipes import RECIPES
 INITIAL_DRAWS = 0x40000000
 SHUFFLE_DRAW = 0x80000000
 ROUNDS = 10
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
 _LIMIT = 2**32
 #: so many elements are drawn at a time: their words stay in a core's cache
 _BLOCK = 2**13
@@ -55,10 +55,10 @@ def _rounds(element: Array, step: Array, draw: int, seed: int) -> tuple[Array, .
     even = np.stack(np.broadcast_arrays(element & low, step))  # words 0 and 2
     odd = np.stack(np.broadcast_arrays(element >> high, np.full_like(step, draw)))  # 1 and 3
     column = (2, *[1] * (even.ndim - 1))
-    multipliers = np.array(_MULTIPLIERS, np.uint64).reshape(column)
+    multipliers = np.array(MULTIPLIERS, np.uint64).reshape(column)
     halves = (seed, seed >> 32)
     keys = [
-        [(k + i * w) % _LIMIT for k, w in zip(halves, _WEYL, strict=True)] for i in range(ROUNDS)
+        [(k + i * w) % _LIMIT for k, w in zip(halves, WEYL, strict=True)] for i in range(ROUNDS)
     ]
     for key in np.array(keys, np.uint64).reshape(ROUNDS, *column):
         product = even * multipliers
@@ -153,12 +153,12 @@ NORMAL = {dtype: text.replace("unit", repr(UNIT[dtype])) for dtype, text in _NOR
 
 def word(i: int) -> str:
     """The recipe of word i from e0, e1 (the element's halves), step, draw, k0, k1 (the key)."""
-    m0, m1 = _MULTIPLIERS
+    m0, m1 = MULTIPLIERS
     lines = ["a = e0", "b = e1", "c = step", "d = draw", "k = k0", "l = k1"]
     for _ in range(ROUNDS):
         lines += [f"h = mulhi(a, {m0})", f"g = a * {m0}", f"f = mulhi(c, {m1})", f"e = c * {m1}"]
         lines += ["a = xor(xor(f, b), k)", "b = e", "c = xor(xor(h, d), l)", "d = g"]
-        lines += [f"k = k + {_WEYL[0]}", f"l = l + {_WEYL[1]}"]
+        lines += [f"k = k + {WEYL[0]}", f"l = l + {WEYL[1]}"]
     return "\n".join([*lines, "abcd"[i]])
 
 
@@ -167,13 +167,13 @@ def wide_word(i: int) -> str:
 
     A lane stays as wide as its products are, so that vectors are not taken apart in every round.
     """
-    m0, m1 = _MULTIPLIERS
+    m0, m1 = MULTIPLIERS
     lines = ["a = e0", "b = e1", "c = step", "d = draw", "k = k0", "l = k1"]
     for _ in range(ROUNDS):
         lines += [f"g = and_(a, {_LIMIT - 1}) * {m0}", f"e = and_(c, {_LIMIT - 1}) * {m1}"]
         lines += ["a = xor(xor(lshr(e, 32), b), k)", "b = e"]
         lines += ["c = xor(xor(lshr(g, 32), d), l)", "d = g"]
-        lines += [f"k = k + {_WEYL[0]}", f"l = l + {_WEYL[1]}"]
+        lines += [f"k = k + {WEYL[0]}", f"l = l + {WEYL[1]}"]
     return "\n".join([*lines, "abcd"[i]])
 
 

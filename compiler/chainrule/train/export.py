@@ -16,6 +16,7 @@ from chainrule.codegen.host import host_target
 from chainrule.errors import CompileError, FeedError
 from chainrule.export import (
     Artifact,
+    Derivative,
     Drawn,
     Given,
     Kept,
@@ -26,10 +27,14 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
+    check_examples,
     check_formats,
     compile_kernel,
     formats_of,
+    is_bare,
     is_identifier,
+    loss_of,
+    narrow,
     state_bytes,
     targets_of,
     write_kernel,
@@ -40,6 +45,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.size import symbols_of
 from chainrule.lang import init as initial
+from chainrule.lang.derive import gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops import philox
 from chainrule.ops.source import Leaf
@@ -62,9 +68,11 @@ class Export:
     formats: Sequence[str] | None
     max_batch: int
     max_sizes: Mapping[str, int]
-    cpu: str | None
+    cpu: str | Sequence[str] | None
     features: str | None
     determinism: str
+    optimize: str | None
+    examples: Sequence[str]
 
     def check(self) -> None:
         """Raise CompileError for a name that C does not take, and options that there are not."""
@@ -75,6 +83,8 @@ class Export:
             )
         if self.determinism not in ("default", "strict"):
             raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
+        if self.optimize not in (None, "speed", "size"):
+            raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
         if self.formats is not None:
             check_formats(self.formats)
 
@@ -91,6 +101,8 @@ def export(
     wanted.check()
     strict = wanted.determinism == "strict"
     targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
+    small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
+    check_examples(wanted.examples, targets[0])
     graphs = _graphs(plan, outputs)
 
     @lru_cache(maxsize=4)
@@ -98,7 +110,10 @@ def export(
         return {name: g.lower(target, precision) for name, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
-        units = {n: Unit(low.calls, low.manifest) for n, low in lowered(target).items()}
+        shaped = narrow(target) if small else target
+        units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
+        if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
+            units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
@@ -112,9 +127,12 @@ def export(
         _sliced(plan),
         variants,
         {},
+        small,
+        _derivative(plan),
     )
     told = {
         "determinism": wanted.determinism,
+        "optimize": "size" if small else "speed",
         "flops": {n: low.flops for n, low in lowered(targets[0]).items()}["step"],
         "ops": {
             n: [[op.op.name for op in k.nodes] for k in low.kernels]
@@ -130,7 +148,8 @@ def export(
         "state": state_bytes(model, state, int(state[EPOCH])),
     }
     formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
-    return write_kernel(kernel, folder, formats, extra, native=wanted.target == "host")
+    native = wanted.target == "host"
+    return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
 
 
 def _on_host(target: Target) -> Target:
@@ -188,6 +207,22 @@ def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
             name += "_"
         names.append(name)
     return names
+
+
+def _derivative(plan: StepPlan) -> Derivative:
+    """The gradient of the loss in inference, evaluated in float64."""
+    (loss,) = plan.predicted([plan.loss]).outputs
+    leaves = driver.leaves_of([loss])
+    wrt = [w for w in plan.parameters if w in leaves and w.type.dtype.is_float]
+    slopes = gradients(loss, wrt, unused="zeros")
+    used = [n for n in (*plan.inputs, *plan.kept) if n in driver.leaves_of(slopes)]
+
+    def derivative(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        feeds = {n: arrays[label(n)] for n in used}
+        found = evaluate(slopes, feeds, widen=True)
+        return {label(w): g for w, g in zip(wrt, found, strict=True)}
+
+    return derivative
 
 
 def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:

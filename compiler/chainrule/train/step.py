@@ -441,9 +441,11 @@ class TrainingStep:
         max_batch: int = 64,
         max_sizes: Mapping[str, int] | None = None,
         *,
-        cpu: str | None = None,
+        cpu: str | Sequence[str] | None = None,
         features: str | None = None,
         determinism: str = "default",
+        optimize: str | None = None,
+        examples: Sequence[str] = (),
     ) -> Artifact:
         """Write the step as a kernel with a C interface, which needs nothing besides.
 
@@ -451,13 +453,16 @@ class TrainingStep:
         or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
         for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
         them. With determinism "strict" no multiply-add is fused, and every target has the same
-        bits. docs/export.md tells of the files; by default there are those that the target has.
+        bits. `optimize` for "speed" or "size": without a word, microcontrollers get the least code,
+        all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an
+        example and a self-test program in. docs/export.md tells of the files; by default there are
+        those that the target has.
         Raises CompileError and ArtifactError.
         """
         if self._members is not None:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
-                        determinism)  # fmt: skip
+                        determinism, optimize, examples)  # fmt: skip
         kept = self.state_dict()
         return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
 

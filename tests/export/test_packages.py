@@ -1,0 +1,185 @@
+"""What an export writes for other builds, by building with it: C, CMake, cargo, Node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import chainrule as cr
+from chainrule.codegen import host_target
+
+CC = shutil.which("cc")
+ZIG = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []
+needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler is here")
+SAID = "net: all is well"
+
+
+def needs(tool: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not here")
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
+    """What a command prints. Fails with all of it where it fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An attention net in all that there is for this machine, where nothing is as usual."""
+    where = tmp_path_factory.mktemp("a folder")
+    t = cr.input("t", ("batch", "time"), dtype="int32")
+    y = cr.input("type", ("batch",), dtype="int32")
+    h = cr.nn.Embedding(5, 4)(t)
+    z = cr.nn.Dense(3)(cr.mean(cr.attention(h, h, h), axis=1))
+    step = cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-2), outputs=z)
+    formats = ("o", "a", "h", "json", "cmake", "pc", "rs")
+    sizes = {"time": 6}
+    step.export(where, "net", formats=formats, max_sizes=sizes, examples=("c", "rust"))
+    return where
+
+
+def learned(said: str) -> None:
+    first, last = (float(w.strip(",")) for w in said.split() if w[0].isdigit() and "." in w)
+    assert last < first, said
+
+
+@needs_cc
+def test_the_programs_in_c(folder: Path, tmp_path: Path) -> None:
+    strict = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", f"-I{folder}"]
+    for name in ("example", "selftest"):
+        run(CC, *strict, folder / f"net_{name}.c", folder / "libnet.a", "-o", tmp_path / name)
+    learned(run(tmp_path / "example"))
+    assert run(tmp_path / "selftest").strip() == SAID
+
+
+@needs_cc
+@needs("cmake")
+def test_cmake_finds_the_kernel(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.10)\nproject(user C)\nset(CMAKE_C_STANDARD 11)\n"
+        "find_package(net CONFIG REQUIRED)\nfind_package(net CONFIG REQUIRED)\n"
+        f'add_executable(user "{folder}/net_selftest.c")\n'
+        "target_link_libraries(user net::net)\n"
+    )
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "out", f"-Dnet_DIR={folder}")
+    run("cmake", "--build", tmp_path / "out")
+    assert run(tmp_path / "out/user").strip() == SAID
+
+
+@needs_cc
+@needs("pkg-config")
+def test_pkg_config_tells_of_the_kernel(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved, ignore=shutil.ignore_patterns("net-rs"))
+    told = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "net"], capture_output=True, text=True, check=True,
+        env={**os.environ, "PKG_CONFIG_PATH": str(moved)},
+    )  # fmt: skip
+    run(CC, moved / "net_selftest.c", *told.stdout.split(), "-o", tmp_path / "user")
+    assert run(tmp_path / "user").strip() == SAID
+
+
+@needs_cc
+@needs("cargo")
+def test_cargo_builds_the_crate_offline(folder: Path, tmp_path: Path) -> None:
+    crate = tmp_path / "net-rs"
+    shutil.copytree(folder / "net-rs", crate)
+    (crate / "examples/wrong.rs").write_text(
+        "use net::{Error, Net};\n"
+        "fn main() {\n"
+        "    let mut net = Net::new(0).unwrap();\n"
+        '    assert_eq!(net.step(2, 3, &[0; 5], &[0; 2]), Err(Error::Length("t", 5, 6)));\n'
+        "    assert_eq!(net.step(99, 3, &[0; 297], &[0; 99]), Err(Error::Sizes));\n"
+        "    let bad = net.step(2, 3, &[9; 6], &[0; 2]).unwrap_err();\n"
+        '    assert!(bad.to_string().contains("t holds"));\n'
+        "    let saved = net.save().unwrap();\n"
+        "    assert_eq!(Net::load(&saved).unwrap().save().unwrap(), saved);\n"
+        "    assert!(Net::load(&saved[1..]).is_err());\n"
+        '    let name = "dense1.weight";\n'
+        "    let weight = net.get(name).unwrap();\n"
+        "    net.set(name, &weight).unwrap();\n"
+        '    assert!(net.get("none").is_err());\n'
+        "    assert_eq!(net.predict(2, 3, &[0; 6]).unwrap().len(), 6);\n"
+        "}\n"
+    )
+    words = ["--offline", "--quiet"]
+    learned(run("cargo", "run", *words, "--example", "train", cwd=crate))
+    run("cargo", "run", *words, "--example", "wrong", cwd=crate)
+    assert "test result: ok" in run("cargo", "test", "--offline", "--test", "selftest", cwd=crate)
+
+
+@needs("node")
+@pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
+def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:
+    lecture_step.export(tmp_path, "net", target="wasm32", examples=("js",))
+    learned(run("node", tmp_path / "net_example.mjs"))
+    assert run("node", tmp_path / "net_selftest.mjs").strip() == SAID
+
+
+def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
+    """As the Library specification has it: properties, a header, the archive by processor."""
+    art = lecture_step.export(tmp_path, "net", target="thumbv7em-none-eabihf")
+    root = tmp_path / "net-arduino"
+    lines = (root / "library.properties").read_text().split("\n")
+    told = dict(line.split("=", 1) for line in lines if line)
+    wanted = ["name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url"]
+    assert all(told.get(key) for key in (*wanted, "architectures"))
+    assert (told["precompiled"], told["ldflags"], told["includes"]) == ("full", "-lnet", "net.h")
+    assert (root / "src/net.h").read_bytes() == art.files["net.h"].read_bytes()
+    archive = (root / "src/cortex-m4/libnet.a").read_bytes()
+    assert archive == art.files["libnet.a"].read_bytes()
+
+
+@pytest.mark.skipif(not ZIG, reason="no linker for Windows and macOS (pip install ziglang)")
+@pytest.mark.parametrize(
+    ("target", "name", "magic"),
+    [
+        ("x86_64-pc-windows-msvc", "net.dll", b"MZ"),
+        ("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
+        ("aarch64-linux-gnu", "net.so", b"\x7fELF"),
+    ],
+)
+def test_shared_libraries_of_other_systems(
+    target: str, name: str, magic: bytes, lecture_step, tmp_path: Path
+) -> None:
+    art = lecture_step.export(tmp_path, "net", target=target, formats=("so",), optimize="size")
+    data = art.files[name].read_bytes()
+    assert data.startswith(magic) and b"net_step" in data
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"examples": ("js",)},
+        {"examples": ("java",)},
+        {"examples": "c"},
+        {"examples": ("c",), "target": "wasm32"},
+        {"optimize": "beauty"},
+        {"cpu": ("x86-64-v3", "znver5")},
+        {"cpu": (), "target": "host"},
+        {"cpu": ("x86-64-v3",), "target": "aarch64"},
+    ],
+    ids=str,
+)
+def test_what_there_is_not(wrong: dict[str, object], lecture_step, tmp_path: Path) -> None:
+    with pytest.raises(cr.errors.CompileError):
+        lecture_step.export(tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(host_target().arch != "x86_64", reason="this is no x86-64")
+def test_several_levels_by_cpu(lecture_step, tmp_path: Path) -> None:
+    levels = ("x86-64-v2", "x86-64-v4", "x86-64-v3")
+    art = lecture_step.export(tmp_path, "net", cpu=levels, formats=("json",), optimize="size")
+    assert [v["level"] for v in art.certificate["variants"]] == [
+        "x86-64-v4", "x86-64-v3", "x86-64-v2",
+    ]  # fmt: skip
