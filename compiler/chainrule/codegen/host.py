@@ -10,6 +10,12 @@ from chainrule.errors import CompileError
 from chainrule.target import LEVEL_FEATURES, Target, best_level, target
 
 
+#: the level whose tiles need permission
+TILES = "x86-64-v4+amx"
+#: arch_prctl(2) of x86-64, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA (Linux, asm/prctl.h)
+ASK = (158, 0x1023, 18)
+
+
 @dataclass(frozen=True)
 class Host:
     """This machine as LLVM sees it: its name for the CPU, the feature bits, LLVM's own version."""
@@ -26,6 +32,27 @@ def describe_host() -> Host:
     features = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
     llvm = ".".join(map(str, binding.llvm_version_info))
     return Host(binding.get_host_cpu_name(), features, llvm)
+
+
+def permits_tiles() -> bool:
+    """Whether this process may use AMX's tiles; Linux is asked for them the first time.
+
+    What the system saves of a process grows by 8 KiB then, so it wants to be asked (Linux, Documentation/arch/x86/xstate.rst); permission holds for all threads, and for processes forked
+    later.
+    """
+    return _permitted()
+
+
+@lru_cache(maxsize=1)
+def _permitted() -> bool:
+    import ctypes
+    import sys
+
+    if sys.platform != "linux":
+        return False
+    ask = ctypes.CDLL(None, use_errno=True).syscall
+    ask.restype = ctypes.c_long
+    return bool(ask(*(ctypes.c_long(n) for n in ASK)) == 0)
 
 
 def host_target() -> Target:
@@ -45,7 +72,7 @@ def _host_target(forced: str) -> Target:
         here, fits = target("aarch64"), ["aarch64"]
     elif arch in ("x86_64", "amd64"):
         bits = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
-        here = target(best_level(bits))
+        here = target(best_level(bits if permits_tiles() else bits - set(LEVEL_FEATURES[TILES])))
         levels = ["generic", *LEVEL_FEATURES]
         fits = levels[: levels.index(here.level) + 1]
     else:

@@ -28,6 +28,7 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
+from chainrule.loops.blocks import block_loops, block_sums, block_words, takes_blocks
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
@@ -101,6 +102,9 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
+    if b.target.blocks and _narrow(b, layout) and takes_blocks(contraction):
+        body = _blocks(b, contraction, by_group)
+        return split_outermost(body, len(layout.groups)) if by_group else body
     if _narrow(b, layout) and takes_pairs(contraction):
         sizes = word_sizes(contraction)
         words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)
@@ -121,6 +125,18 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     else:
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
     return split_outermost(body, len(layout.groups)) if by_group else body
+
+
+def _blocks(b: Builder, c: Contraction, by_group: bool) -> Stmts:
+    """A product whose factors are bfloat16, by blocks."""
+    sizes = block_words(c, 1)
+    words = (
+        b.scratch_of(int32, sizes[0], by_group),
+        b.scratch_of(int32, sizes[1], by_group),
+        b.scratch_of(int32, sizes[2], True),
+    )
+    sums = b.workspace(b.kernel.anchor, block_sums(c, 1), True)
+    return block_loops(c, words, sums, split=not by_group)
 
 
 def _narrow(b: Builder, layout: ContractLayout) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Barrier,
+    Blocks,
     Buffer,
     Check,
     Combine,
@@ -65,7 +67,8 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     """The buffers a body writes."""
-    return frozenset(s.buffer for s in statements(body) if isinstance(s, Store))
+    stores = (s for s in statements(body) if isinstance(s, Store | Blocks))
+    return frozenset(s.buffer if isinstance(s, Store) else s.sums for s in stores)
 
 
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
@@ -76,6 +79,14 @@ def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
 def has_check(body: Iterable[Stmt]) -> bool:
     """Whether a body may leave its program early."""
     return any(isinstance(s, Check) for s in statements(body))
+
+
+def multiplies_blocks(s: Stmt) -> bool:
+    """Whether a statement multiplies blocks, and no parts meet in between."""
+    found = list(statements((s,)))
+    return any(isinstance(i, Blocks) for i in found) and not any(
+        isinstance(i, Barrier) for i in found
+    )
 
 
 def merged_locals(body: Sequence[Stmt]) -> frozenset[Local]:
@@ -133,6 +144,8 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
+        elif isinstance(s, Blocks):
+            dims += (s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:
