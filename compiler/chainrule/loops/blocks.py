@@ -31,7 +31,6 @@ from chainrule.ir.loop import (
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bfloat16, bool_, float32, int32
 from chainrule.loops.contract import rows_are_more, slope_along
-from chainrule.loops.parts import by_one
 from chainrule.loops.tiles import Contraction
 from chainrule.loops.walk import postorder
 
@@ -117,35 +116,41 @@ def _copied(
     `turned` is room for a block that is turned.
     """
     along = _lies_along(read)
-    steps = (k + (TERMS - 1)) // TERMS
+    steps = _up(k, 1, TERMS)
 
-    def panel(number: Dim, width: Dim) -> tuple[Stmt, ...]:
-        def block(step: Dim, terms: Dim) -> tuple[Stmt, ...]:
-            start = (number * steps + step) * (parts * WORDS)
-            if along == left:
-                return _filled(words, start, number, step, width, terms, read, along, parts)
-            body = _filled(turned, 0, number, step, width, terms, read, along, parts)
-            for part in range(parts):
-                word = Load(turned, part * WORDS + _J * LANES + _I)
-                turn = Store(words, start + part * WORDS + _I * LANES + _J, word)
-                unrolled = Loop("i'", LANES, (turn,), "unroll")
-                body += (Loop("j'", LANES, (unrolled,), "vector"),)
-            return body
-
-        body: tuple[Stmt, ...] = (Loop("p'", k // TERMS, block(_P, TERMS)),)
-        if k % TERMS == 0:
-            return body
-        last = block(k // TERMS, k % TERMS)
-        return (*body, *(last if isinstance(k, int) else (Loop("p'", steps - k // TERMS, last),)))
-
-    whole, rest = size // LANES, size % LANES
-    body: tuple[Stmt, ...] = (Loop("n'", whole, panel(_N, LANES), split=split),)
-    if rest == 0:
+    def block(panel: Dim, step: Dim, width: Dim, terms: Dim) -> tuple[Stmt, ...]:
+        start = (panel * steps + step) * (parts * WORDS)
+        if along == left:
+            return _filled(words, start, panel, step, width, terms, read, along, parts)
+        body = _filled(turned, 0, panel, step, width, terms, read, along, parts)
+        for part in range(parts):
+            word = Load(turned, part * WORDS + _J * LANES + _I)
+            turn = Store(words, start + part * WORDS + _I * LANES + _J, word)
+            body += (Loop("j'", LANES, (Loop("i'", LANES, (turn,), "unroll"),), "vector"),)
         return body
-    last = panel(whole, rest)
-    if not isinstance(size, int):
-        last = (Loop("n'", _up(size, 1) - whole, last),)
-    return (*body, *(by_one(last) if split else last))
+
+    panels, strips = _pieces(size, LANES), _pieces(k, TERMS)
+    body: tuple[Stmt, ...] = ()
+    if along:  # in the order of memory
+        for count, first, width in panels:
+            inner = tuple(
+                Loop("p'", n, block(first + _N, at + _P, width, terms)) for n, at, terms in strips
+            )
+            body += (Loop("n'", count, inner, split=split),)
+        return body
+    for count, at, terms in strips:
+        inner = tuple(
+            Loop("n'", n, block(first + _N, at + _P, width, terms)) for n, first, width in panels
+        )
+        body += (Loop("p'", count, inner, split=split),)
+    return body
+
+
+def _pieces(size: Dim, each: int) -> list[tuple[Dim, Dim, Dim]]:
+    """How often, from which number on, and how much: whole pieces of a size, and what is left."""
+    whole, rest = size // each, size % each
+    found = [(whole, 0, each), (_up(size, 1, each) - whole, whole, rest)]
+    return [(count, first, width) for count, first, width in found if count != 0]
 
 
 def _lies_along(read: Read) -> bool:
@@ -270,7 +275,9 @@ def _nest(
     parts: int,
     split: bool,
 ) -> tuple[Stmt, ...]:
-    """Tiles of one shape over their part of the result: panels outside, so that they stay near."""
+    """Tiles of one shape over their part of the result: a panel of the larger factor outside, so
+    that the smaller one stays near.
+    """
     each = steps_of(c) * (parts * WORDS)
     down, across = rows.start + _M * rows.blocks, columns.start + _N * columns.blocks
     left, right = Panels(words[0], down * each, each), Panels(words[1], across * each, each)
@@ -286,5 +293,13 @@ def _nest(
     ends = Loop("j'", columns.width, c.epilogue(row, column, value), "vector")
     tile = (blocks, Loop("i'", rows.width, (ends,)))
     by_rows = rows_are_more(rows.count, columns.count)
-    panel = Loop("m'", rows.count, tile, split=split and by_rows)
-    return (Loop("n'", columns.count, (panel,), split=split and not by_rows),)
+    body: tuple[Stmt, ...] = tile
+    for var in "mn" if _is_wider(c) else "nm":
+        count, mine = (rows.count, by_rows) if var == "m" else (columns.count, not by_rows)
+        body = (Loop(f"{var}'", count, body, split=split and mine),)
+    return body
+
+
+def _is_wider(c: Contraction) -> bool:
+    """Whether a result has more columns than rows; a size that is not known is taken to be many."""
+    return isinstance(c.m, int) and not (isinstance(c.n, int) and c.n <= c.m)
