@@ -15,6 +15,8 @@ from chainrule.ir.types import bfloat16, float32
 from chainrule.ops import build
 from chainrule.ops.cast import Cast, cast, widens
 from chainrule.ops.contract import Contract
+from chainrule.rewrite.canonical import product_through_permute
+from chainrule.rewrite.rule import Rules, rewrite
 
 
 def narrow_products(graph: Graph) -> Graph:
@@ -40,9 +42,14 @@ PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
+#: equal products of permuted factors are one before conversions stand between
+_STRAIGHT = Rules([product_through_permute])
+
+
 def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -> Graph:
     if not any(_is_product(node) for node in graph.nodes):
         return graph
+    graph = rewrite(graph, _STRAIGHT)
     memo: dict[Node, Node] = {}
     for node in graph.nodes:
         inputs = [memo[i] for i in node.inputs]
