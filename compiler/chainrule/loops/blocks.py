@@ -36,16 +36,9 @@ from chainrule.loops.walk import postorder
 
 #: terms of a step, words of a block
 TERMS, WORDS = 2 * LANES, LANES * LANES
-#: terms below which copies cost more than they give, and rows or columns
-LEAST = 8
 
 _M, _N, _P, _Q, _I, _J = (Size.symbol(f"{name}'") for name in "mnpqij")
 Read = Callable[[Dim, Dim], Value]
-
-
-def takes_blocks(c: Contraction) -> bool:
-    """Whether the template takes a product of bfloat16 factors: not a small one."""
-    return not any(isinstance(d, int) and d < LEAST for d in (c.m, c.n, c.k))
 
 
 def block_words(c: Contraction, parts: int) -> tuple[Dim, Dim, int]:
@@ -173,38 +166,36 @@ def _filled(
     """A panel's block of so many terms: row by row, or pair by pair."""
     row, first = number * LANES, step * TERMS
     pairs, odd = terms // 2, terms % 2
-    body: tuple[Stmt, ...] = ()
-    for part in range(parts):
-        at = start + part * WORDS
+    nothing = Literal(0, float32)
 
-        def word(line: Dim, pair: Dim, whole: bool, part: int = part) -> Value:
-            two = _pair(read, row + line, first + 2 * pair) if whole and along and parts == 1 else None
-            upper = _part(read(row + line, first + 2 * pair + 1), part, parts) if whole else None
-            lower = _part(read(row + line, first + 2 * pair), part, parts) if not two else None
-            nothing = Literal(0, float32)
-            return two or Apply("pair", (lower or nothing, upper or nothing), int32)
+    def two(line: Dim, pair: Dim, at: Dim, whole: bool = True) -> tuple[Stmt, ...]:
+        """A word of each part: of two terms, or of one and 0."""
+        term = first + 2 * pair
+        near = _pair(read, row + line, term) if whole and along and parts == 1 else None
+        if near is not None:
+            return (Store(words, at, near),)
+        lower = read(row + line, term)
+        made = _words(lower, read(row + line, term + 1) if whole else nothing, parts)
+        return tuple(Store(words, at + part * WORDS, word) for part, word in enumerate(made))
 
+    def zeros(at: Dim, count: Dim) -> tuple[Stmt, ...]:
         zero = Literal(0, int32)
-        if along:
-            line = at + _I * LANES
-            lines: tuple[Stmt, ...] = (
-                Loop("j'", pairs, (Store(words, line + _J, word(_I, _J, True)),), "vector"),
-            )
-            if terms != TERMS:
-                half = Store(words, line + pairs, word(_I, pairs, False))
-                lines += (Loop("q'", odd, (half,)),)
-                none = Store(words, line + (pairs + odd) + _J, zero)
-                lines += (Loop("j'", LANES - pairs - odd, (none,), "vector"),)
-            body += (Loop("i'", width, lines, "unroll" if width == LANES else "serial"),)
-            continue
-        line = at + _Q * LANES + _J
-        whole = Loop("j'", width, (Store(words, line, word(_J, _Q, True)),), "vector")
-        body += (Loop("q'", pairs, (whole,)),)
+        stores = tuple(Store(words, at + part * WORDS, zero) for part in range(parts))
+        return (Loop("j'", count, stores, "vector"),)
+
+    if along:
+        line = start + _I * LANES
+        body: tuple[Stmt, ...] = (Loop("j'", pairs, two(_I, _J, line + _J), "vector"),)
         if terms != TERMS:
-            half = Store(words, at + pairs * LANES + _J, word(_J, pairs, False))
-            body += (Loop("q'", odd, (Loop("j'", width, (half,), "vector"),)),)
-            none = Store(words, at + (pairs + odd) * LANES + _J, zero)
-            body += (Loop("j'", (LANES - pairs - odd) * LANES, (none,), "vector"),)
+            body += (Loop("q'", odd, two(_I, pairs, line + pairs, False)),)
+            body += zeros(line + (pairs + odd) + _J, LANES - pairs - odd)
+        return (Loop("i'", width, body, "unroll" if width == LANES and parts == 1 else "serial"),)
+    line = start + _Q * LANES + _J
+    body = (Loop("q'", pairs, (Loop("j'", width, two(_J, _Q, line), "vector"),)),)
+    if terms != TERMS:
+        last = two(_J, pairs, start + pairs * LANES + _J, False)
+        body += (Loop("q'", odd, (Loop("j'", width, last, "vector"),)),)
+        body += zeros(start + (pairs + odd) * LANES + _J, (LANES - pairs - odd) * LANES)
     return body
 
 
@@ -222,16 +213,15 @@ def _pair(read: Read, row: Dim, term: Dim) -> Value | None:
     return Load(source.buffer, source.offset, pair=True) if beside else None
 
 
-def _part(value: Value, number: int, parts: int) -> Value:
-    """A factor's element rounded to bfloat16, or the rounding of what that leaves."""
+def _words(x: Value, y: Value, parts: int) -> list[Value]:
+    """Two terms as a word of each part: of bfloat16 as they are, else rounded, then what that
+    leaves.
+    """
     if parts == 1:
-        return value
-    upper = _rounded(value)
-    return upper if number == 0 else _rounded(Apply("sub", (value, upper), float32))
-
-
-def _rounded(value: Value) -> Value:
-    return Apply("cast", (Apply("cast", (value,), bfloat16),), float32)
+        return [Apply("pair", (x, y), int32)]
+    upper = Apply("round_pair", (x, y), int32)
+    rest = (Apply("less_lower", (x, upper), float32), Apply("less_upper", (y, upper), float32))
+    return [upper, Apply("round_pair", rest, int32)]
 
 
 # tiles

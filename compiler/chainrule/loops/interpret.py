@@ -142,7 +142,9 @@ class _Machine:
     def multiply(self, s: Blocks) -> None:
         steps, size = self.index(s.steps), (s.rows * LANES, s.columns * LANES)
         sums = np.zeros((min(s.parts, 2), *size), np.float32)
-        left, right = (self.halves(p, n, steps, s.parts) for p, n in ((s.left, s.rows), (s.right, s.columns)))
+        left, right = (
+            self.halves(p, n, steps, s.parts) for p, n in ((s.left, s.rows), (s.right, s.columns))
+        )
         left = left.swapaxes(-1, -2)  # by step, part and half: pairs, then rows or columns
         for step, a, b in product(range(steps), range(s.parts), range(s.parts)):
             chains = np.zeros((2, *size), np.float32)
@@ -178,7 +180,9 @@ class _Machine:
             index = None if v.index is None else known[id(v.index)]
             array, at = self.buffers[v.buffer.name], self.place(v, index)
             if v.pair:
-                lower, upper = (array[at + half].view(np.uint16).astype(np.int32) for half in (0, 1))
+                lower, upper = (
+                    array[at + half].view(np.uint16).astype(np.int32) for half in (0, 1)
+                )
                 return upper << 16 | lower
             return array[at]
         if isinstance(v, Get):
