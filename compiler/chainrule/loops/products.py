@@ -28,7 +28,7 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
-from chainrule.loops.blocks import block_loops, block_sums, block_words
+from chainrule.loops.blocks import block_loops, room_for
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
@@ -130,18 +130,18 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
 
 def _blocks(b: Builder, c: Contraction, by_group: bool, parts: int) -> Stmts:
     """A product of bfloat16, or of float32 in parts, by blocks."""
-    sizes = block_words(c, parts)
-    words = (
-        b.scratch_of(int32, sizes[0], by_group),
-        b.scratch_of(int32, sizes[1], by_group),
-        b.scratch_of(int32, sizes[2], True),
+    room = room_for(c, parts)
+    left, right = (
+        b.scratch_of(int32, size, by_group or own)
+        for size, own in zip((room.left, room.right), room.own, strict=True)
     )
-    sums = b.workspace(b.kernel.anchor, block_sums(c, parts), True)
-    return block_loops(c, words, sums, split=not by_group, parts=parts)
+    turned = b.scratch_of(int32, room.turned, True)
+    sums = b.workspace(b.kernel.anchor, room.sums, True)
+    return block_loops(c, (left, right), turned, sums, split=not by_group, parts=parts)
 
 
 def _parts(b: Builder, layout: ContractLayout) -> int:
-    """In how many bfloat16 a factor is multiplied, where each element is one sum; 0 for as it is."""
+    """In how many bfloat16 a factor is multiplied, where an element is one sum; else 0."""
     op = b.kernel.anchor.op
     assert isinstance(op, Contract)
     if layout.sliding or layout.outer:
