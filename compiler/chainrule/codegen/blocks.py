@@ -50,34 +50,47 @@ class BlockCode:
         """One statement: sums stay in tiles over all steps, then are stored."""
         places = product(range(min(s.parts, 2)), range(s.rows), range(s.columns))
         sums = {place: tile for tile, place in enumerate(places)}
-        for tile in sums.values():
-            self.instruction("tilezero", f"i8 {tile}")
+        stride = f"i64 {s.columns * LANES * float32.itemsize}"
+        where = {
+            tile: f"ptr {self.address.pointer(s.sums, s.at + self.place(s, *place))}"
+            for place, tile in sums.items()
+        }
+        for tile, pointer in where.items():
+            if s.more:
+                self.instruction("tileloadd64", f"i8 {tile}", pointer, stride)
+            else:
+                self.instruction("tilezero", f"i8 {tile}")
         loop = Loop(_STEP, s.steps, ())
         counted(loop, self.address.number(s.steps), lambda: self.step(s, sums))
-        for (kind, r, c), tile in sums.items():
-            at = ((kind * s.rows + r) * LANES * s.columns + c) * LANES
-            where = f"ptr {self.address.pointer(s.sums, at)}"
-            stride = s.columns * LANES * float32.itemsize
-            self.instruction("tilestored64", f"i8 {tile}", where, f"i64 {stride}")
+        for tile, pointer in where.items():
+            self.instruction("tilestored64", f"i8 {tile}", pointer, stride)
+
+    def place(self, s: Blocks, kind: int, r: int, c: int) -> int:
+        """Where a block's sums begin."""
+        return ((kind * s.rows + r) * LANES * s.columns + c) * LANES
 
     def step(self, s: Blocks, sums: dict[tuple[int, int, int], int]) -> None:
-        """The products of one step: right blocks are loaded once, a left one before its use."""
+        """The products of one step: blocks of the shorter side are held, one of the longer side
+        after another is loaded when its turn comes.
+        """
+        flipped = s.columns > s.rows
+        side, other = (s.left, s.right) if flipped else (s.right, s.left)
         free = len(sums)
-        right: dict[tuple[int, int], int] = {}
-        for c in range(s.columns):
-            for part in range(s.parts):
-                right[c, part] = free
-                self.load(free, s.right, c, part, s.parts)
-                free += 1
-        for r in range(s.rows):
-            for part in range(s.parts):
-                left = free + (r * s.parts + part) % (TILES - free)
-                self.load(left, s.left, r, part, s.parts)
-                for c in range(s.columns):
-                    for other in range(s.parts):
-                        total = sums[int(part + other > 0), r, c]
-                        tiles = (f"i8 {t}" for t in (total, left, right[c, other]))
-                        self.instruction("tdpbf16ps", *tiles)
+        held: dict[tuple[int, int], int] = {}
+        for n, part in product(range(min(s.rows, s.columns)), range(s.parts)):
+            held[n, part] = free
+            self.load(free, side, n, part, s.parts)
+            free += 1
+        for turn, (n, part) in enumerate(product(range(max(s.rows, s.columns)), range(s.parts))):
+            tile = free + turn % (TILES - free)
+            self.load(tile, other, n, part, s.parts)
+            for (m, own), fixed in held.items():
+                if (own, part) not in s.order():
+                    continue
+                place = (n, m) if not flipped else (m, n)
+                total = sums[(int(part + own > 0), *place)]
+                left, right = (fixed, tile) if flipped else (tile, fixed)
+                self.instruction("tdpbf16ps", *(f"i8 {t}" for t in (total, left, right)))
 
     def load(self, tile: int, panels: Panels, number: int, part: int, parts: int) -> None:
         words = LANES * LANES

@@ -199,22 +199,30 @@ class Panels:
 class Blocks:
     """Sums of products of bfloat16: `rows` x `columns` blocks of LANES x LANES of them, written.
 
-    They stand in `sums`, row by row, LANES * columns to a row. Each is the sum over `steps`: to a
-    sum, from 0, is added, for each step, the sum of two chains of LANES multiply-adds from 0, that
-    of the lower halves of its words and that of the upper ones. Where factors have several `parts`,
-    sums of all products of a part of one and a part of the other are made, those of the first parts
-    by themselves, and after them those of all others together, of which there is such a step for
-    each, by the left part and then by the right one. Subnormal factors, products and sums may be
+    They stand in `sums` from `at` on, row by row, LANES * columns to a row. To a sum, from 0 or,
+    with `more`, from what stands there, is added, for each of the `steps`, the sum of two chains of
+    LANES multiply-adds from 0, that of the lower halves of its words and that of the upper ones.
+    Where factors have several `parts`, sums of all products of a part of one and a part of the
+    other are made, those of the first parts by themselves, and after them those of all others
+    together, of which there is such a step for each. Subnormal factors, products and sums may be
     taken as 0.
     """
 
     sums: Buffer
+    at: Dim
     left: Panels
     right: Panels
     steps: Dim
     rows: int
     columns: int
     parts: int = 1
+    more: bool = False
+
+    def order(self) -> tuple[tuple[int, int], ...]:
+        """The products of a step, by the parts of left and right factor: that order is part of the
+        meaning.
+        """
+        return tuple((a, b) for a in range(self.parts) for b in range(self.parts))
 
 
 @dataclass(frozen=True)

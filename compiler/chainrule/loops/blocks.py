@@ -33,14 +33,16 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bfloat16, bool_, float32, int32
-from chainrule.loops.contract import rows_are_more, slope_along
+from chainrule.loops.contract import slope_along
 from chainrule.loops.tiles import Contraction
 from chainrule.loops.walk import postorder
 
 #: terms of a step, words of a block
 TERMS, WORDS = 2 * LANES, LANES * LANES
+#: blocks of the larger factor that the first cache holds, 1 KiB each, beside what passes by
+NEAR = 32
 
-_M, _N, _C, _P, _Q, _I, _J = (Size.symbol(f"{name}'") for name in "mncpqij")
+_M, _N, _C, _P, _Q, _I, _J, _S = (Size.symbol(f"{name}'") for name in "mncpqijs")
 _NOTHING = Literal(0, float32)
 
 
@@ -52,7 +54,7 @@ class Room(NamedTuple):
     left: Dim
     right: Dim
     turned: int
-    sums: int
+    sums: Dim
     own: tuple[bool, bool]
 
 
@@ -62,7 +64,8 @@ def room_for(c: Contraction, parts: int) -> Room:
     rows, columns = _shape(c, parts)
     wide = _is_wide(c)
     down, across = (rows, _up(c.n, 1)) if not wide else (_up(c.m, 1), columns)
-    sums = min(parts, 2) * rows * columns * WORDS
+    inner = 1 if _is_short(c, parts) else _up(c.m, rows) if wide else _up(c.n, columns)
+    sums = inner * (min(parts, 2) * rows * columns * WORDS)
     return Room(down * each, across * each, parts * WORDS, sums, (not wide, wide))
 
 
@@ -102,9 +105,10 @@ def _is_wide(c: Contraction) -> bool:
 
 
 def _shape(c: Contraction, parts: int) -> tuple[int, int]:
-    """Blocks of a tile: two by two, unless there are less; with parts, one above the other."""
-    rows = 1 if isinstance(c.m, int) and c.m <= LANES else 2
-    columns = 1 if parts > 1 or (isinstance(c.n, int) and c.n <= LANES) else 2
+    """Blocks of a tile: two by two, unless there are less; with parts, two of the larger factor."""
+    one, wide = parts > 1, _is_wide(c)
+    rows = 1 if (one and wide) or (isinstance(c.m, int) and c.m <= LANES) else 2
+    columns = 1 if (one and not wide) or (isinstance(c.n, int) and c.n <= LANES) else 2
     return rows, columns
 
 
@@ -260,47 +264,121 @@ def _runs(size: Dim, blocks: int) -> Iterator[_Run]:
         yield _Run(few, count, first * blocks, width)
 
 
+def _is_short(c: Contraction, parts: int) -> bool:
+    """Whether all that a row of tiles takes of the larger factor stays in the first cache."""
+    return isinstance(c.k, int) and _up(c.k, 1, TERMS) <= _stretch(c, parts)
+
+
+def _stretch(c: Contraction, parts: int) -> int:
+    """Steps for which that is so."""
+    return NEAR // (max(_shape(c, parts)) * parts)
+
+
 def _products(
     c: Contraction, left: _Factor, right: _Factor, sums: Buffer, split: bool
 ) -> tuple[Stmt, ...]:
-    """All tiles: a row of them, or a column, after another, for which the larger factor is copied."""
-    rows, columns = _shape(c, left.parts)
-    wide, body = _is_wide(c), ()
-    down, across = list(_runs(c.m, rows)), list(_runs(c.n, columns))
+    """Tiles, a row of them after another, or a column, for which the larger factor is copied.
+
+    Where it is too long for the first cache, a stretch of it after another: sums wait meanwhile.
+    """
+    shape, wide = _shape(c, left.parts), _is_wide(c)
+    down, across = list(_runs(c.m, shape[0])), list(_runs(c.n, shape[1]))
+    factor, here, inside = (right, _N, "m'") if wide else (left, _M, "n'")
+    body: tuple[Stmt, ...] = ()
     for outer in across if wide else down:
         shared = split and (not isinstance(outer.count, int) or outer.count > 1)
-        factor, var = (right, _N) if wide else (left, _M)
-        body_of = factor.copied(outer.start + var * outer.blocks, outer.width, False)
-        for inner in down if wide else across:
-            r, k = (inner, outer) if wide else (outer, inner)
-            tile = _tile(c, left, right, sums, r, k)
-            mine = split and not shared
-            body_of += (Loop("m'" if wide else "n'", inner.count, tile, split=mine),)
-        body += (Loop("n'" if wide else "m'", outer.count, body_of, split=shared),)
+        made = factor.copied(outer.start + here * outer.blocks, outer.width, False)
+        tiles = [
+            _Tile(c, left, right, sums, *((inner, outer) if wide else (outer, inner)))
+            for inner in (down if wide else across)
+        ]
+
+        def loop(body: tuple[Stmt, ...], tile: _Tile, alone: bool = not shared) -> Stmt:
+            count = tile.inner.count
+            return Loop(inside, count, body, split=split and alone)
+
+        if _is_short(c, left.parts):
+            made += tuple(loop((t.blocks(0, left.steps, 0, False), t.ends(0)), t) for t in tiles)
+        else:
+            step = _stretch(c, left.parts)
+            made += tuple(loop((t.cleared(),), t) for t in tiles)
+            for count, (first, size) in _pieces(left.steps, step):
+                at = (first + _S) * step
+                some = tuple(loop((t.blocks(at, size, t.place, True),), t) for t in tiles)
+                made += (Loop("s'", count, some),)
+            made += tuple(loop((t.ends(t.place),), t) for t in tiles)
+        body += (Loop(f"{here}", outer.count, made, split=shared),)
     return body
 
 
-def _tile(
-    c: Contraction, left: _Factor, right: _Factor, sums: Buffer, rows: _Run, columns: _Run
-) -> tuple[Stmt, ...]:
-    """A tile: its sums, and what becomes of them."""
-    down, across = rows.start + _M * rows.blocks, columns.start + _N * columns.blocks
-    wide, parts = _is_wide(c), left.parts
-    blocks = Blocks(
-        sums,
-        Panels(left.words, down * left.each if wide else 0, left.each),
-        Panels(right.words, 0 if wide else across * right.each, right.each),
-        left.steps,
-        rows.blocks,
-        columns.blocks,
-        parts,
-    )
-    value: Value = Load(sums, _I * (columns.blocks * LANES) + _J)
-    if parts > 1:
-        upper, size = value, rows.blocks * columns.blocks * WORDS
-        lower = Load(sums, size + _I * (columns.blocks * LANES) + _J)
-        finite = Apply("isfinite", (upper,), bool_)
-        value = Apply("where", (finite, Apply("add", (upper, lower), float32), upper), float32)
-    row, column = down * LANES + _I, across * LANES + _J
-    ends = Loop("j'", columns.width, c.epilogue(row, column, value), "vector")
-    return blocks, Loop("i'", rows.width, (ends,))
+class _Tile(NamedTuple):
+    """One shape of tile over its part of the result."""
+
+    c: Contraction
+    left: _Factor
+    right: _Factor
+    sums: Buffer
+    rows: _Run
+    columns: _Run
+
+    @property
+    def inner(self) -> _Run:
+        """What the inner loop goes along."""
+        return self.rows if _is_wide(self.c) else self.columns
+
+    @property
+    def size(self) -> int:
+        """Elements of its sums."""
+        return min(self.left.parts, 2) * self.rows.blocks * self.columns.blocks * WORDS
+
+    @property
+    def place(self) -> Dim:
+        """Where its sums stand among those of its row, or its column."""
+        wide = _is_wide(self.c)
+        shape = _shape(self.c, self.left.parts)
+        each = min(self.left.parts, 2) * shape[0] * shape[1] * WORDS // shape[0 if wide else 1]
+        return (self.inner.start + (_M if wide else _N) * self.inner.blocks) * each
+
+    @property
+    def corner(self) -> tuple[Dim, Dim]:
+        """The number of its first block, down and across."""
+        return (
+            self.rows.start + _M * self.rows.blocks,
+            self.columns.start + _N * self.columns.blocks,
+        )
+
+    def cleared(self) -> Stmt:
+        """Its sums, 0."""
+        zero = Store(self.sums, self.place + _J, Literal(0, float32))
+        return Loop("j'", self.size, (zero,), "vector")
+
+    def blocks(self, first: Dim, steps: Dim, at: Dim, more: bool) -> Stmt:
+        """Some steps of its sums."""
+        (down, across), wide = self.corner, _is_wide(self.c)
+        left, right, parts = self.left, self.right, self.left.parts
+        begun = first * (parts * WORDS)
+        return Blocks(
+            self.sums,
+            at,
+            Panels(left.words, (down * left.each if wide else 0) + begun, left.each),
+            Panels(right.words, (0 if wide else across * right.each) + begun, right.each),
+            steps,
+            self.rows.blocks,
+            self.columns.blocks,
+            parts,
+            more,
+        )
+
+    def ends(self, at: Dim) -> Stmt:
+        """What becomes of its sums."""
+        width = self.columns.blocks * LANES
+        value: Value = Load(self.sums, at + _I * width + _J)
+        if self.left.parts > 1:
+            upper = value
+            lower = Load(self.sums, at + self.size // 2 + _I * width + _J)
+            finite = Apply("isfinite", (upper,), bool_)
+            value = Apply("where", (finite, Apply("add", (upper, lower), float32), upper), float32)
+        down, across = self.corner
+        row, column = down * LANES + _I, across * LANES + _J
+        line = Loop("j'", self.columns.width, self.c.epilogue(row, column, value), "vector")
+        return Loop("i'", self.rows.width, (line,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -141,22 +142,21 @@ class _Machine:
 
     def multiply(self, s: Blocks) -> None:
         steps, size = self.index(s.steps), (s.rows * LANES, s.columns * LANES)
-        sums = np.zeros((min(s.parts, 2), *size), np.float32)
-        left, right = (
-            self.halves(p, n, steps, s.parts) for p, n in ((s.left, s.rows), (s.right, s.columns))
-        )
-        left = left.swapaxes(-1, -2)  # by step, part and half: pairs, then rows or columns
-        for step, a, b in product(range(steps), range(s.parts), range(s.parts)):
+        shape = (min(s.parts, 2), *size)
+        at, array = self.index(s.at), self.buffers[s.sums.name]
+        flat = array[at : at + math.prod(shape)]
+        sums = flat.reshape(shape).copy() if s.more else np.zeros(shape, np.float32)
+        left = self.halves(s.left, s.rows, steps, s.parts).swapaxes(-1, -2)
+        right = self.halves(s.right, s.columns, steps, s.parts)
+        for step, (a, b) in product(range(steps), s.order()):
             chains = np.zeros((2, *size), np.float32)
             for pair in range(LANES):
                 x, y = left[step, a, :, :, pair], right[step, b, :, :, pair]
                 x, y = x.reshape(2, -1, 1), y.reshape(2, 1, -1)
                 chains = MACHINE["fma"].ref(x, y, chains)
-            total = sums[min(a + b, 1)]
             with np.errstate(all="ignore"):
-                total += chains[0] + chains[1]
-        flat = sums.reshape(-1)
-        self.buffers[s.sums.name][: flat.size] = flat
+                sums[min(a + b, 1)] += chains[0] + chains[1]
+        flat[:] = sums.reshape(-1)
 
     def halves(self, panels: Panels, count: int, steps: int, parts: int) -> Array:
         """A factor's numbers by step, part, half of the word, panel, and place in the block."""

@@ -80,7 +80,8 @@ class _Printer:
             left, right = self.panels(s.left), self.panels(s.right)
             parts = f" in {s.parts} parts" if s.parts > 1 else ""
             size = f"{s.rows} x {s.columns}{parts} over {self.dim(s.steps)}"
-            yield f"{indent}{self.buffer(s.sums)} = blocks {size}: {left} * {right}"
+            sums = f"{self.buffer(s.sums)}[{self.dim(s.at)}]"
+            yield f"{indent}{sums} {'+' if s.more else ''}= blocks {size}: {left} * {right}"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):

@@ -145,7 +145,7 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
         elif isinstance(s, Blocks):
-            dims += (s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
+            dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:
