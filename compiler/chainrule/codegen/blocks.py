@@ -81,15 +81,15 @@ class BlockCode:
             held[n, part] = free
             self.load(free, side, n, part, s.parts)
             free += 1
-        for turn, (n, part) in enumerate(product(range(max(s.rows, s.columns)), range(s.parts))):
+        # a sum is used again when four others have been: one product takes as long as three begin
+        turns = product(range(s.parts), range(max(s.rows, s.columns)))
+        for turn, (part, n) in enumerate(turns):
             tile = free + turn % (TILES - free)
             self.load(tile, other, n, part, s.parts)
             for (m, own), fixed in held.items():
-                if (own, part) not in s.order():
-                    continue
-                place = (n, m) if not flipped else (m, n)
-                total = sums[(int(part + own > 0), *place)]
+                place = (m, n) if flipped else (n, m)
                 left, right = (fixed, tile) if flipped else (tile, fixed)
+                total = sums[(part ^ own, *place)]
                 self.instruction("tdpbf16ps", *(f"i8 {t}" for t in (total, left, right)))
 
     def load(self, tile: int, panels: Panels, number: int, part: int, parts: int) -> None:

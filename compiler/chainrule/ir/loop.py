@@ -202,10 +202,9 @@ class Blocks:
     They stand in `sums` from `at` on, row by row, LANES * columns to a row. To a sum, from 0 or,
     with `more`, from what stands there, is added, for each of the `steps`, the sum of two chains of
     LANES multiply-adds from 0, that of the lower halves of its words and that of the upper ones.
-    Where factors have several `parts`, sums of all products of a part of one and a part of the
-    other are made, those of the first parts by themselves, and after them those of all others
-    together, of which there is such a step for each. Subnormal factors, products and sums may be
-    taken as 0.
+    Where factors have two `parts` there is such a step for each product of a part of one and a part
+    of the other, in `order()`; what products of different parts come to is a sum by itself, which
+    stands behind all the others. Subnormal factors, products and sums may be taken as 0.
     """
 
     sums: Buffer
@@ -219,10 +218,8 @@ class Blocks:
     more: bool = False
 
     def order(self) -> tuple[tuple[int, int], ...]:
-        """The products of a step, by the parts of left and right factor: that order is part of the
-        meaning.
-        """
-        return tuple((a, b) for a in range(self.parts) for b in range(self.parts))
+        """The products of a step, by the parts of the left and of the right factor."""
+        return ((0, 0), (0, 1), (1, 0), (1, 1)) if self.parts == 2 else ((0, 0),)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class _Machine:
                 x, y = x.reshape(2, -1, 1), y.reshape(2, 1, -1)
                 chains = MACHINE["fma"].ref(x, y, chains)
             with np.errstate(all="ignore"):
-                sums[min(a + b, 1)] += chains[0] + chains[1]
+                sums[a ^ b] += chains[0] + chains[1]
         flat[:] = sums.reshape(-1)
 
     def halves(self, panels: Panels, count: int, steps: int, parts: int) -> Array:
