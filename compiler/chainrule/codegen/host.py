@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from chainrule import config
 from chainrule.errors import CompileError
 from chainrule.target import LEVEL_FEATURES, Target, best_level, target
-
 
 #: the level whose tiles need permission
 TILES = "x86-64-v4+amx"
@@ -34,25 +35,20 @@ def describe_host() -> Host:
     return Host(binding.get_host_cpu_name(), features, llvm)
 
 
-def permits_tiles() -> bool:
-    """Whether this process may use AMX's tiles; Linux is asked for them the first time.
-
-    What the system saves of a process grows by 8 KiB then, so it wants to be asked (Linux, Documentation/arch/x86/xstate.rst); permission holds for all threads, and for processes forked
-    later.
-    """
-    return _permitted()
-
-
 @lru_cache(maxsize=1)
-def _permitted() -> bool:
-    import ctypes
-    import sys
+def permits_tiles() -> bool:
+    """Whether this process may use AMX's tiles; Linux is asked for them, once.
 
+    What the system saves of a thread grows by 8 KiB then, so it wants to be asked (Linux,
+    Documentation/arch/x86/xstate.rst); permission holds for all threads, and in processes that are
+    forked later. It is refused where a thread's stack for signals is too small for that, or by a
+    system that does not know of tiles.
+    """
     if sys.platform != "linux":
         return False
-    ask = ctypes.CDLL(None, use_errno=True).syscall
+    ask = ctypes.CDLL(None).syscall
     ask.restype = ctypes.c_long
-    return bool(ask(*(ctypes.c_long(n) for n in ASK)) == 0)
+    return bool(ask(*map(ctypes.c_long, ASK)) == 0)
 
 
 def host_target() -> Target:
@@ -72,7 +68,9 @@ def _host_target(forced: str) -> Target:
         here, fits = target("aarch64"), ["aarch64"]
     elif arch in ("x86_64", "amd64"):
         bits = frozenset(name for name, on in binding.get_host_cpu_features().items() if on)
-        here = target(best_level(bits if permits_tiles() else bits - set(LEVEL_FEATURES[TILES])))
+        if bits.issuperset(LEVEL_FEATURES[TILES]) and not permits_tiles():
+            bits -= set(LEVEL_FEATURES[TILES])
+        here = target(best_level(bits))
         levels = ["generic", *LEVEL_FEATURES]
         fits = levels[: levels.index(here.level) + 1]
     else:

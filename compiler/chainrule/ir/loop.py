@@ -183,7 +183,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Panels:
-    """Panels of a factor in words of two bfloat16: the first from `offset` on, others `apart` words.
+    """Panels of a factor in words of two bfloat16: the first from `offset` on, `apart` words each.
 
     A panel is LANES rows of the left factor, or columns of the right one; step by step it has a
     block for each part of the factor, of LANES x LANES words: a left block row by row, a right one

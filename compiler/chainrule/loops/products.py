@@ -131,13 +131,13 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
 def _blocks(b: Builder, c: Contraction, by_group: bool, parts: int) -> Stmts:
     """A product of bfloat16, or of float32 in parts, by blocks."""
     room = room_for(c, parts)
-    left, right = (
-        b.scratch_of(int32, size, by_group or own)
-        for size, own in zip((room.left, room.right), room.own, strict=True)
+    own = [by_group or mine for mine in room.own]
+    words = b.scratch_of(int32, room.left, own[0]), b.scratch_of(int32, room.right, own[1])
+    sums, turned = (
+        b.workspace(b.kernel.anchor, room.sums, own[2]),
+        b.scratch_of(int32, room.turned, True),
     )
-    turned = b.scratch_of(int32, room.turned, True)
-    sums = b.workspace(b.kernel.anchor, room.sums, True)
-    return block_loops(c, (left, right), turned, sums, split=not by_group, parts=parts)
+    return block_loops(c, words, sums, turned, not by_group, parts)
 
 
 def _parts(b: Builder, layout: ContractLayout) -> int:

@@ -133,7 +133,7 @@ def _product(first: str, first_t: str, second: str, second_t: str) -> Notation:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def contract(a: str, b: str, out: str, x: Node, y: Node, parts: int = 1) -> Node:
+def contract(a: str, b: str, out: str, x: Node, y: Node, *, parts: int = 1) -> Node:
     """The contraction, its letters renamed in order of appearance: equal ones are one."""
     rename = {c: _LETTERS[i] for i, c in enumerate(dict.fromkeys(a + b))}
     a, b, out = ("".join(rename[c] for c in letters) for letters in (a, b, out))

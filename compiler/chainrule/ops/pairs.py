@@ -11,8 +11,8 @@ from __future__ import annotations
 
 #: by name, in machine operations: `pair` of two float32 that are bfloat16 makes a word, the first
 #: in its lower half, and `round_pair` of any two, rounded to nearest, ties to even; a float32 less
-#: that half of a word is `less_lower`, or `less_upper`, and 0 where it would be infinite or NaN; `dot2` adds the products of the halves
-#: of two words to a float32
+#: that half of a word is `less_lower`, or `less_upper`, and 0 where it would be infinite or NaN;
+#: `dot2` adds the products of the halves of two words to a float32
 NATIVE = {
     "round_pair": """
         a = bits(x)
