@@ -51,6 +51,19 @@ def permits_tiles() -> bool:
     return bool(ask(*map(ctypes.c_long, ASK)) == 0)
 
 
+def about_tiles() -> str:
+    """Whether there are AMX tiles, and may be used; '' on processors that are no x86-64."""
+    from llvmlite import binding
+
+    if binding.get_process_triple().split("-")[0] not in ("x86_64", "amd64"):
+        return ""
+    if not describe_host().features.issuperset(LEVEL_FEATURES[TILES]):
+        return "none"
+    if permits_tiles():
+        return "AMX, permitted by the system"
+    return "AMX is there, but the system refuses it: products of bfloat16 do without"
+
+
 def host_target() -> Target:
     """This machine's target by its feature bits, or the level that CHAINRULE_TARGET names."""
     return _host_target(config.TARGET.value())

@@ -120,12 +120,11 @@ class _Shape:
         all_steps = up(c.k, TERMS)
         short = isinstance(all_steps, int) and all_steps <= near
         across = not (lies_along(c.a) or lies_along(flipped(c.b)))
-        few = isinstance(c.m, int) and isinstance(c.n, int) and c.m * c.n * parts <= SUMS
-        if short or not (across and few):
-            return _Shape(rows, columns, wide, short, False, near, all_steps * (parts * WORDS))
-        assert isinstance(c.m, int) and isinstance(c.n, int)
-        steps = BY // ((-(-c.m // LANES) - (-c.n // LANES)) * parts)
-        return _Shape(rows, columns, wide, short, True, steps, steps * (parts * WORDS))
+        if across and not short and isinstance(c.m, int) and isinstance(c.n, int):
+            steps = BY // ((-(-c.m // LANES) - (-c.n // LANES)) * parts)
+            if steps and c.m * c.n * parts <= SUMS:
+                return _Shape(rows, columns, wide, short, True, steps, steps * (parts * WORDS))
+        return _Shape(rows, columns, wide, short, False, near, all_steps * (parts * WORDS))
 
 
 @dataclass(frozen=True)

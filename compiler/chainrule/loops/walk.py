@@ -17,6 +17,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Program,
     Set,
     Stmt,
     Store,
@@ -87,6 +88,16 @@ def multiplies_blocks(s: Stmt) -> bool:
     return any(isinstance(i, Blocks) for i in found) and not any(
         isinstance(i, Barrier) for i in found
     )
+
+
+def factors_of(program: Program) -> str:
+    """What a product's factors are taken as where that is not what they are, and how; else ''."""
+    for s in statements(program.body):
+        if isinstance(s, Blocks):
+            return f"{'two bfloat16' if s.parts > 1 else 'bfloat16'} in blocks (AMX)"
+        if any(isinstance(v, Apply) and v.fn == "dot2" for v in postorder(*values_of(s))):
+            return "bfloat16 in pairs"
+    return ""
 
 
 def merged_locals(body: Sequence[Stmt]) -> frozenset[Local]:
