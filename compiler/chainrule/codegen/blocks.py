@@ -70,27 +70,20 @@ class BlockCode:
         return ((kind * s.rows + r) * LANES * s.columns + c) * LANES
 
     def step(self, s: Blocks, sums: dict[tuple[int, int, int], int]) -> None:
-        """The products of one step: blocks of the shorter side are held, one of the longer side
-        after another is loaded when its turn comes.
+        """The products of one step: right blocks are held, left ones loaded when their turn comes.
+
+        A sum is used again when three others have been: a product takes as long as three begin.
         """
-        flipped = s.columns > s.rows
-        side, other = (s.left, s.right) if flipped else (s.right, s.left)
-        free = len(sums)
-        held: dict[tuple[int, int], int] = {}
-        for n, part in product(range(min(s.rows, s.columns)), range(s.parts)):
-            held[n, part] = free
-            self.load(free, side, n, part, s.parts)
-            free += 1
-        # a sum is used again when four others have been: one product takes as long as three begin
-        turns = product(range(s.parts), range(max(s.rows, s.columns)))
-        for turn, (part, n) in enumerate(turns):
-            tile = free + turn % (TILES - free)
-            self.load(tile, other, n, part, s.parts)
-            for (m, own), fixed in held.items():
-                place = (m, n) if flipped else (n, m)
-                left, right = (fixed, tile) if flipped else (tile, fixed)
-                total = sums[(part ^ own, *place)]
-                self.instruction("tdpbf16ps", *(f"i8 {t}" for t in (total, left, right)))
+        held = {at: len(sums) + i for i, at in enumerate(product(range(s.columns), range(s.parts)))}
+        for (c, part), tile in held.items():
+            self.load(tile, s.right, c, part, s.parts)
+        free = range(len(sums) + len(held), TILES)
+        for turn, (part, r) in enumerate(product(range(s.parts), range(s.rows))):
+            left = free[turn % len(free)]
+            self.load(left, s.left, r, part, s.parts)
+            for (c, other), right in held.items():
+                tiles = sums[part ^ other, r, c], left, right
+                self.instruction("tdpbf16ps", *(f"i8 {t}" for t in tiles))
 
     def load(self, tile: int, panels: Panels, number: int, part: int, parts: int) -> None:
         words = LANES * LANES

@@ -57,13 +57,15 @@ class Room(NamedTuple):
 def room_for(c: Contraction, parts: int) -> Room:
     """The workspace that `block_loops` wants."""
     s = _Shape.of(c, parts)
-    down, across, turned = up(c.m), up(c.n), parts * WORDS
+    down, across = (
+        up(size, blocks * LANES) * blocks for size, blocks in ((c.m, s.rows), (c.n, s.columns))
+    )
     own = (False, False, False)
     if not s.strips:
         down, across = (down, s.columns) if s.wide else (s.rows, across)
         own = (not s.wide, s.wide, True)
     sums = s.rows * s.columns if s.short else down * across
-    return Room(down * s.each, across * s.each, sums * parts * WORDS, turned, own)
+    return Room(down * s.each, across * s.each, sums * parts * WORDS, parts * WORDS, own)
 
 
 def block_loops(
@@ -95,8 +97,8 @@ def block_loops(
 class _Shape:
     """How a product is cut.
 
-    A tile is `rows` x `columns` blocks: two by two, unless there are less; in parts, one by two of
-    the larger factor. With `wide` the larger factor is the right one. Sums of all rows and columns
+    A tile is `rows` x `columns` blocks: two by two, unless there are less; in parts, one above the
+    other. With `wide` the larger factor is the right one. Sums of all rows and columns
     go on in `strips` of so many `steps`, or else those of a row of tiles, if they are not `short`:
     of all steps a row's blocks of the larger factor stay in the first cache then. A panel has room
     for `each` words.
@@ -114,9 +116,9 @@ class _Shape:
     def of(c: Contraction, parts: int) -> _Shape:
         """The shape for a product; a size that is not known is taken to be large."""
         wide = isinstance(c.m, int) and not (isinstance(c.n, int) and c.n <= c.m)
-        rows = 1 if (parts > 1 and wide) or (isinstance(c.m, int) and c.m <= LANES) else 2
-        columns = 1 if (parts > 1 and not wide) or (isinstance(c.n, int) and c.n <= LANES) else 2
-        near = NEAR // (max(rows, columns) * parts)
+        rows = 1 if isinstance(c.m, int) and c.m <= LANES else 2
+        columns = 1 if parts > 1 or (isinstance(c.n, int) and c.n <= LANES) else 2
+        near = NEAR // ((columns if wide else rows) * parts)
         all_steps = up(c.k, TERMS)
         short = isinstance(all_steps, int) and all_steps <= near
         across = not (lies_along(c.a) or lies_along(flipped(c.b)))
