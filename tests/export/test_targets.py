@@ -20,6 +20,7 @@ import pytest
 import chainrule as cr
 from chainrule.codegen import host_target
 from chainrule.codegen.formats import code_size, undefined_symbols
+from chainrule.export import targets_of
 
 SOURCE = Path(__file__).with_name("train.c")
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-static", "-target"] if find_spec("ziglang") else []
@@ -99,7 +100,8 @@ def of_the_step(determinism: str, folder: Path) -> str:
     if determinism not in _wanted:
         folder.mkdir()
         strict = determinism == "strict"
-        made = trained(host_target().level, "strict", folder) if strict else called(folder)
+        (here,) = targets_of("host", None, None, strict)
+        made = trained(here.level, "strict", folder) if strict else called(folder)
         _wanted[determinism] = made
     return _wanted[determinism]
 
@@ -263,3 +265,10 @@ def test_an_old_processor_is_told_what_it_lacks(level: str, tmp_path: Path) -> N
     with pytest.raises(subprocess.CalledProcessError) as failed:
         trained(level, "default", tmp_path, OLD)
     assert failed.value.returncode == 4, "train.c leaves with 4 where init gives a code"
+
+
+def test_no_kernel_is_exported_for_tiles(tmp_path: Path) -> None:
+    """A process has to ask the system for them; for this machine the next level is taken."""
+    with pytest.raises(cr.errors.CompileError, match="ask the system for its tiles"):
+        trained("x86-64-v4+amx", "default", tmp_path)
+    assert not any(t.blocks for t in targets_of("host", None, None, False))

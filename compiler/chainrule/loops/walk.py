@@ -72,6 +72,16 @@ def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     return frozenset(s.buffer if isinstance(s, Store) else s.sums for s in stores)
 
 
+def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
+    """The buffers a body reads."""
+    found: set[Buffer] = set()
+    for s in statements(body):
+        found |= {v.buffer for v in postorder(*values_of(s)) if isinstance(v, Load)}
+        if isinstance(s, Blocks):
+            found |= {s.left.buffer, s.right.buffer, *([s.sums] if s.more else [])}
+    return frozenset(found)
+
+
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
     """The locals a body writes."""
     return frozenset(s.local for s in statements(body) if isinstance(s, Set))
