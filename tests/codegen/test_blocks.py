@@ -28,7 +28,7 @@ from chainrule.ir.types import bfloat16, float32, int32
 from chainrule.loops.blocks import block_loops, room_for
 from chainrule.loops.interpret import interpret
 from chainrule.loops.tiles import Contraction
-from chainrule.loops.walk import statements
+from chainrule.loops.walk import loaded_buffers, statements
 from chainrule.target import TARGETS
 
 Array = np.ndarray[Any, Any]
@@ -210,3 +210,9 @@ def test_the_instruction_does_what_is_said(native: Callable[..., int]) -> None:
         assert native(program, ours, {}, AMX) == interpret(program, meant, {}) == 0
         np.testing.assert_array_equal(ours["out"], meant["out"])
         assert np.isfinite(meant["out"]).all() == (share == 0)
+
+
+def test_what_blocks_read_is_what_threads_wait_for() -> None:
+    program = matmul(20, 70, 31, split=True)
+    read = {b.name for b in loaded_buffers(program.body)}
+    assert read == {"a", "b", "x", "y", "sums"}
