@@ -33,6 +33,7 @@ from chainrule.ir.loop import (
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float32
 from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
+from chainrule.loops.pairs import takes_pairs
 from chainrule.loops.tiles import Contraction
 
 #: blocks, 1 KiB each, of the larger factor that the first cache holds beside what passes by, and
@@ -40,6 +41,11 @@ from chainrule.loops.tiles import Contraction
 NEAR, BY, SUMS = 32, 640, 1 << 17
 
 _M, _N, _I, _J, _S = (Size.symbol(f"{name}'") for name in "mnijs")
+
+
+def takes_blocks(c: Contraction, parts: int) -> bool:
+    """Whether the template takes a product: not a small one, nor one in parts of a single step."""
+    return takes_pairs(c) and (parts == 1 or not isinstance(c.k, int) or c.k > TERMS)
 
 
 class Room(NamedTuple):

@@ -28,7 +28,7 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
-from chainrule.loops.blocks import block_loops, room_for
+from chainrule.loops.blocks import block_loops, room_for, takes_blocks
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
@@ -103,7 +103,7 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
     parts = _parts(b, layout)
-    if parts and b.target.blocks and takes_pairs(contraction):
+    if parts and b.target.blocks and takes_blocks(contraction, parts):
         body = _blocks(b, contraction, by_group, parts)
         return split_outermost(body, len(layout.groups)) if by_group else body
     if parts == 1 and takes_pairs(contraction):
