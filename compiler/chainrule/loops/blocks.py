@@ -32,8 +32,8 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float32
-from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
 from chainrule.loops.pairs import takes_pairs
+from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
 from chainrule.loops.tiles import Contraction
 
 #: blocks, 1 KiB each, of the larger factor that the first cache holds beside what passes by, and
