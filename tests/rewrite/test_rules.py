@@ -398,3 +398,10 @@ def test_equal_products_are_one() -> None:
     direct = contract("ac", "bc", "ab", x, w)
     (out,) = rewrite(Graph((matmul(x, apply(Permute((1, 0)), w)),)), CANONICAL).outputs
     assert out is direct
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (0, 3), (1, 3), (0, 0)])
+def test_parts_that_overlap_or_leave_gaps_stay_sums(starts: tuple[int, int]) -> None:
+    parts = (apply(Place((at,), (5,), (1,)), var(2)) for at in starts)
+    total = call("add", *parts)
+    assert rewrite(Graph((total,)), LOWERING).outputs[0].op.name != "concat"
