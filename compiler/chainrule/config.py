@@ -31,7 +31,7 @@ TARGET = Knob(
     "",
     str,
     "compile for this instruction level (x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4+bf16, "
-    "aarch64, generic) instead of the best one that this machine has",
+    "x86-64-v4+amx, aarch64, generic) instead of the best one that this machine has",
 )
 
 CACHE = Knob(

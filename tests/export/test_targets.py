@@ -20,6 +20,7 @@ import pytest
 import chainrule as cr
 from chainrule.codegen import host_target
 from chainrule.codegen.formats import code_size, undefined_symbols
+from chainrule.export import targets_of
 
 SOURCE = Path(__file__).with_name("train.c")
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-static", "-target"] if find_spec("ziglang") else []
@@ -99,7 +100,8 @@ def of_the_step(determinism: str, folder: Path) -> str:
     if determinism not in _wanted:
         folder.mkdir()
         strict = determinism == "strict"
-        made = trained(host_target().level, "strict", folder) if strict else called(folder)
+        (here,) = targets_of("host", None, None, strict)
+        made = trained(here.level, "strict", folder) if strict else called(folder)
         _wanted[determinism] = made
     return _wanted[determinism]
 
@@ -300,3 +302,8 @@ def test_strict_is_the_same_on_a_cortex_m4(optimize: str, tmp_path: Path) -> Non
         said[target] = (run.stdout + run.stderr).strip()
         assert run.returncode == 0, said
     assert len(set(said.values())) == 1 and len(said["host"]) == 16, said
+def test_no_kernel_is_exported_for_tiles(tmp_path: Path) -> None:
+    """A process has to ask the system for them; for this machine the next level is taken."""
+    with pytest.raises(cr.errors.CompileError, match="ask the system for its tiles"):
+        trained("x86-64-v4+amx", "default", tmp_path)
+    assert not any(t.blocks for t in targets_of("host", None, None, False))

@@ -21,7 +21,7 @@ from chainrule.ops.build import call, keep_axes
 from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot
-from chainrule.ops.layout import Permute, Reshape
+from chainrule.ops.layout import Permute, Place, Reshape
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL, is_moderate
@@ -275,6 +275,18 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
     ),
     "split_fold": (lambda: apply(Sum((0, 2)), var(2, 3, 4)), "sum"),
     "split_concat": (lambda: apply(Concat(0), *(var(2) for _ in range(40))), "concat"),
+    "sum_of_places": (
+        lambda: call(
+            "add",
+            call(
+                "add",
+                apply(Place((4,), (5,), (1,)), var(1)),
+                apply(Place((0,), (5,), (1,)), var(2)),
+            ),
+            apply(Place((2,), (5,), (1,)), var(2)),
+        ),
+        "concat",
+    ),
     "sum_of_scaled": (
         lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),
         "",
@@ -386,3 +398,10 @@ def test_equal_products_are_one() -> None:
     direct = contract("ac", "bc", "ab", x, w)
     (out,) = rewrite(Graph((matmul(x, apply(Permute((1, 0)), w)),)), CANONICAL).outputs
     assert out is direct
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (0, 3), (1, 3), (0, 0)])
+def test_parts_that_overlap_or_leave_gaps_stay_sums(starts: tuple[int, int]) -> None:
+    parts = (apply(Place((at,), (5,), (1,)), var(2)) for at in starts)
+    total = call("add", *parts)
+    assert rewrite(Graph((total,)), LOWERING).outputs[0].op.name != "concat"

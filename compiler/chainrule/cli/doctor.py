@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.cli.page import Page, told
 from chainrule.codegen.cache import is_ours
-from chainrule.codegen.host import describe_host, host_target
+from chainrule.codegen.host import about_tiles, describe_host, host_target
 from chainrule.codegen.team import has_threads
 from chainrule.config import KNOBS, cache_folder
 from chainrule.errors import ChainruleError
@@ -81,6 +81,7 @@ def _machine() -> list[tuple[str, str]]:
         ("CPU", f"{host.cpu} as LLVM knows it"),
         ("instructions", _levels(host.features)),
         ("target", _target()),
+        *([("tiles", about_tiles())] if about_tiles() else []),
         ("LLVM", host.llvm),
         ("cores", _cores()),
         ("threads", _threads()),

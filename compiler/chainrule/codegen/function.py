@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import product
 
 from chainrule.codegen.addresses import AddressCode
+from chainrule.codegen.blocks import BlockCode
 from chainrule.codegen.memory import Lanes, MemoryCode, first_lanes
 from chainrule.codegen.registers import Builder, Region, Register
 from chainrule.codegen.scalar import ScalarCode, constant
@@ -18,6 +19,7 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
+    Blocks,
     Buffer,
     Check,
     Get,
@@ -40,6 +42,7 @@ from chainrule.loops.walk import (
     at_most,
     has_check,
     merged_locals,
+    multiplies_blocks,
     postorder,
     set_locals,
     stored_buffers,
@@ -86,6 +89,8 @@ class _Emitter:
         self.cells: dict[Cell, Register] = {}
         self.merged = merged_locals(program.body)
         self.memory = MemoryCode(self.builder, self.address, self.code)
+        self.blocks = BlockCode(self.builder, self.address)
+        self.tiled = False  # whether tiles have their shapes
         private = [b for b in program.buffers if parts and b.private]
         pointers.update({b: self.own(b) for b in private})
 
@@ -109,11 +114,20 @@ class _Emitter:
             self.statement(statement)
 
     def statement(self, s: Stmt) -> None:
-        if isinstance(s, Loop):
+        if not self.tiled and multiplies_blocks(s):
+            self.tiled = True
+            self.blocks.begin()
+            self.statement(s)
+            self.blocks.end()
+            self.tiled = False
+        elif isinstance(s, Loop):
             self.loop(s)
         elif isinstance(s, Let):
             number = self.address.number(s.value)
             self.address.symbols[s.var] = number if number.startswith("%") else int(number)
+        elif isinstance(s, Blocks):
+            self.blocks.multiply(s, lambda loop, stop, body: self.counted(loop, stop, 1, body))
+            self.memory.written([s.sums])
         elif isinstance(s, Local):
             self.local(s)
         elif isinstance(s, Set):

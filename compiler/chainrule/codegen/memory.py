@@ -11,7 +11,7 @@ from chainrule.codegen.scalar import ScalarCode, constant
 from chainrule.errors import CompileError
 from chainrule.ir.loop import LANES, Buffer, Load, Loop, Set, Store
 from chainrule.ir.size import Dim, coefficient
-from chainrule.ir.types import DType, bool_, int64, uint8
+from chainrule.ir.types import DType, bool_, int32, int64, uint8
 from chainrule.loops.walk import postorder, stored_buffers
 
 
@@ -81,6 +81,8 @@ class MemoryCode:
             var, columns = self.transposed[id(v)]
             return columns[int(self.address.symbols[var])]
         slope = self.address.slope(v.offset, self.lanes.var) if self.lanes else (0, v.offset)
+        if v.pair:
+            return self.pair_load(v, slope)
         if index is not None and index.lanes:
             return self.gather(v.buffer, self.lane_pointers(v, slope, index))
         if slope is None or slope[0] not in (0, 1):
@@ -96,6 +98,16 @@ class MemoryCode:
             )
         return self.vector_load(v.buffer, pointer)
 
+    def pair_load(self, v: Load, slope: tuple[Dim, Dim] | None) -> Register:
+        """Words of two bfloat16: those of all lanes lie side by side, or are one."""
+        if slope is None or slope[0] not in (0, 2):
+            raise CompileError(f"the pairs at {v.buffer.name}[{v.offset}] do not lie side by side")
+        pointer, align = self.address.pointer(v.buffer, v.offset), v.buffer.dtype.itemsize
+        if slope[0] == 0:
+            text = f"load i32, ptr {pointer}, align {align}"
+            return self.loaded(v.buffer, text, 0, pointer, of=int32)
+        return self.vector_load(v.buffer, pointer, int32)
+
     def moved(self, access: Load | Store, index: Register | None) -> str:
         """The address of an element; `index`, a scalar, moves it by index * stride."""
         pointer = self.address.pointer(access.buffer, access.offset)
@@ -105,28 +117,33 @@ class MemoryCode:
         by_stride = self.builder.pure(f"mul nsw i64 {at}, {by}", at, by)
         return self.address.step(pointer, access.buffer, by_stride)
 
-    def loaded(self, buffer: Buffer, text: str, lanes: int, *operands: str) -> Register:
+    def loaded(
+        self, buffer: Buffer, text: str, lanes: int, *operands: str, of: DType | None = None
+    ) -> Register:
         """A load, as far out as it may be and once for each state of the buffer."""
         depth = self.builder.load_depth(self.builder.depth(operands), buffer)
         key = f"{text} @{self.versions[buffer]}"
         name = self.builder.name_at(depth, text, key)
         if not buffer.dtype.is_bool:
-            return Register(name, buffer.dtype, lanes)
+            return Register(name, of or buffer.dtype, lanes)
         return self.code.cast(Register(name, uint8, lanes), bool_)
 
-    def vector_load(self, buffer: Buffer, pointer: str) -> Register:
-        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
+    def vector_load(self, buffer: Buffer, pointer: str, of: DType | None = None) -> Register:
+        kind, align = vector(memory(of or buffer.dtype), LANES), buffer.dtype.itemsize
         mask = self.lanes.mask if self.lanes else None
         if mask is not None:
-            return self.masked_load(buffer, pointer, mask)
-        return self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", LANES, pointer)
+            return self.masked_load(buffer, pointer, mask, of)
+        text = f"load {kind}, ptr {pointer}, align {align}"
+        return self.loaded(buffer, text, LANES, pointer, of=of)
 
-    def masked_load(self, buffer: Buffer, pointer: str, mask: Register) -> Register:
-        kind, align = vector(memory(buffer.dtype), LANES), buffer.dtype.itemsize
-        fn = f"@llvm.masked.load.{mangled(memory(buffer.dtype), LANES)}.p0"
+    def masked_load(
+        self, buffer: Buffer, pointer: str, mask: Register, of: DType | None = None
+    ) -> Register:
+        element, align = memory(of or buffer.dtype), buffer.dtype.itemsize
+        kind, fn = vector(element, LANES), f"@llvm.masked.load.{mangled(element, LANES)}.p0"
         self.builder.declare(f"{kind} {fn}(ptr, i32, <{LANES} x i1>, {kind})")
         text = f"call {kind} {fn}(ptr {pointer}, i32 {align}, {mask.typed}, {kind} zeroinitializer)"
-        return self.loaded(buffer, text, LANES, pointer, mask.text)
+        return self.loaded(buffer, text, LANES, pointer, mask.text, of=of)
 
     def near(self, v: Load, slope: tuple[Dim, Dim] | None) -> Register | None:
         """A few vectors that hold all lanes' elements, shuffled: where lanes are 2 to 4 elements

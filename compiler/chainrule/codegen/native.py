@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from chainrule.codegen.formats import code_size, undefined_symbols
+from chainrule.codegen.host import permits_tiles
 from chainrule.errors import CompileError
 from chainrule.target import Target
 
@@ -48,6 +49,8 @@ class Loaded:
     def __init__(self, native: NativeObject) -> None:
         from llvmlite import binding
 
+        if native.target.blocks and not permits_tiles():
+            raise CompileError(f"the system refuses the tiles that {native.target.level} uses")
         empty = binding.parse_assembly(f'target triple = "{native.target.triple}"')
         # all sections in one stretch of memory: code reaches its constants within 2 GiB, and apart
         # they may lie further from each other where a process has mapped much

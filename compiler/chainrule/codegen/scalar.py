@@ -70,6 +70,8 @@ class ScalarCode:
             return self.machine(fn, registers, to)
         if fn == "dot2" and self.target.pairs and lanes == LANES:
             return self.dot2(*registers)
+        if fn == "round_pair" and self.target.pairs and lanes == LANES:
+            return self.round_pair(*registers)
         return self.recipe(fn, registers)
 
     def dot2(self, x: Register, y: Register, total: Register) -> Register:
@@ -79,6 +81,18 @@ class ScalarCode:
         self.builder.declare(f"{total.type} {fn}({total.type}, {kind}, {kind})")
         text = f"call {total.type} {fn}({total.typed}, {kind} {pairs[0]}, {kind} {pairs[1]})"
         return Register(self.builder.pure(text, total.text, *pairs), total.dtype, LANES)
+
+    def round_pair(self, x: Register, y: Register) -> Register:
+        """The instruction for it, which takes subnormal numbers as 0."""
+        kind, fn = f"<{LANES} x bfloat>", "@llvm.x86.avx512bf16.cvtneps2bf16.512"
+        self.builder.declare(f"{kind} {fn}({x.type})")
+        halves = []
+        for r in (x, y):
+            rounded = self.builder.pure(f"call {kind} {fn}({r.typed})", r.text)
+            short = self.builder.pure(f"bitcast {kind} {rounded} to <{LANES} x i16>", rounded)
+            halves.append(self.converted("zext", Register(short, bfloat16, LANES), int32))
+        upper = self.machine("shl", [halves[1], self.widen(constant(16, int32), LANES)], int32)
+        return self.machine("or_", [halves[0], upper], int32)
 
     def recipe(self, fn: str, args: Sequence[Register]) -> Register:
         """The machine operations of `fn` on registers."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from textwrap import indent
 from typing import Any
 
+from chainrule.codegen.host import about_tiles
 from chainrule.driver.build import Compiled, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
@@ -17,6 +18,7 @@ from chainrule.ir.passes import PassRecord, run_passes
 from chainrule.ir.size import Dim, evaluate, substitute
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
+from chainrule.loops.walk import factors_of
 from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of, typical
 from chainrule.schedule.kernel import Form, Kernel
@@ -39,6 +41,7 @@ class KernelFigures:
     An elementwise op counts as one operation an element, whatever its polynomial; a product as two
     for each multiply-add. Bytes are those of each tensor read or written, once. A kernel in a loop
     counts as often as it runs. A `shared` one is split among threads where it is large enough.
+    `factors` says what a product takes its factors as, where that is not what they are.
     """
 
     name: str
@@ -49,6 +52,7 @@ class KernelFigures:
     bytes: Dim
     shared: bool = False
     again: bool = False
+    factors: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Report:
     seconds: Mapping[str, float] = field(repr=False)
     manifest: Manifest = field(repr=False)
     recomputed: Recomputed | None = None
+    tiles: str = ""
 
     @property
     def total_seconds(self) -> float:
@@ -152,6 +157,7 @@ class Report:
                     "bytes": str(k.bytes),
                     "shared": k.shared,
                     "again": k.again,
+                    "factors": k.factors,
                 }
                 for k in self.kernels
             ],
@@ -169,6 +175,7 @@ class Report:
             "code_size": self.code_size,
             "functions": self.functions,
             "target": self.target,
+            "tiles": self.tiles,
             "threads": self.threads,
             "seconds": dict(self.seconds),
         }
@@ -177,7 +184,8 @@ class Report:
         kernels = [
             (
                 k.name,
-                k.form + (" again" if k.again else "") + (" (shared)" if k.shared else ""),
+                f"{k.form}{' again' if k.again else ''}{' (shared)' if k.shared else ''}"
+                + (f", {k.factors}" if k.factors else ""),
                 " ".join(k.ops),
                 str(k.flops),
                 str(k.bytes),
@@ -201,6 +209,7 @@ class Report:
                 *([str(self.recomputed)] if self.recomputed else []),
                 "",
                 f"code    {self.code_size} bytes in {self.functions} functions for {self.target}",
+                *([f"tiles   {self.tiles}"] if self.tiles else []),
                 f"threads {self.threads}" + self._sharing(),
                 f"compile {self.total_seconds * 1e3:.0f} ms: {times}",
             ]
@@ -223,8 +232,8 @@ def report(compiled: Compiled) -> Report:
     return Report(
         levels.passes,
         tuple(
-            replace(figures(k, f"kernel{i}"), shared=i in shared)
-            for i, k in enumerate(levels.kernels)
+            replace(figures(k, f"kernel{i}"), shared=i in shared, factors=factors_of(b.program))
+            for i, (k, b) in enumerate(zip(levels.kernels, levels.built, strict=True))
         ),
         memory,
         len(levels.plan.slots),
@@ -236,6 +245,7 @@ def report(compiled: Compiled) -> Report:
         compiled.seconds,
         compiled.manifest,
         _recomputed(levels.fitted) if levels.fitted else None,
+        about_tiles() if compiled.precision else "",
     )
 
 
@@ -348,6 +358,8 @@ def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
         return "\n".join([*lines, f"  leaves with {kernel.test.code} unless each element {asked}"])
     if kernel.form is not Form.COPY:
         lines.append(f"  {' '.join(str(node.op.name) for node in kernel.nodes)}")
+        factors = factors_of(built.program)
+        lines += [f"  factors as {factors}"] if factors else []
     written = (
         _shown(node) if node is target else f"{_shown(node)} into {_label(target)}"
         for node, target in kernel.writes.items()

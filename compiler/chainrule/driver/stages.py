@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in, stages
-from chainrule.ir.loop import Barrier, Load, Program, Stmt
-from chainrule.loops.walk import has_check, postorder, statements, stored_buffers, values_of
+from chainrule.ir.loop import Barrier, Program, Stmt
+from chainrule.loops.walk import has_check, loaded_buffers, stored_buffers
 from chainrule_runtime.manifest import Stage
 
 #: the memory that a place in the table is of, by number, or None where each part has its own
@@ -58,9 +58,8 @@ def _use(program: Program) -> _Use:
 
 
 def _touched(program: Program, body: Iterable[Stmt]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    inside = list(statements(body))
-    values = (v for s in inside for v in postorder(*values_of(s)))
-    reads, writes = {v.buffer for v in values if isinstance(v, Load)}, stored_buffers(inside)
+    body = list(body)
+    reads, writes = loaded_buffers(body), stored_buffers(body)
     numbered = list(enumerate(program.buffers))
     return tuple(i for i, b in numbered if b in reads), tuple(i for i, b in numbered if b in writes)
 

@@ -34,8 +34,9 @@ _SPELLINGS = {
 _SYSTEMS = ("linux", "none", "windows", "macos", "darwin", "freebsd", "wasi")
 #: the variants of a kernel for any x86-64 machine, the best first
 PORTABLE = ("x86-64-v4", "x86-64-v3", "generic")
-#: every level of x86-64, the best first
-LEVELS = tuple(t.level for t in TARGETS.values() if t.arch == "x86_64")
+#: every level of x86-64 but that of AMX, whose tiles each process would have to ask the system for;
+#: the best first
+LEVELS = tuple(t.level for t in TARGETS.values() if t.arch == "x86_64" and not t.blocks)
 
 
 def targets_of(
@@ -89,8 +90,14 @@ def is_bare(target: Target) -> bool:
 
 def _named(name: str) -> tuple[Target, ...]:
     if name == "host":
-        return (host_target(),)
+        host = host_target()
+        return (replace(TARGETS[LEVELS[0]], triple=host.triple) if host.blocks else host,)
     if name in TARGETS:
+        if TARGETS[name].blocks:
+            raise CompileError(
+                f"no kernel is exported for {name}: processes have to ask the system for its tiles",
+                f"export it for {LEVELS[0]}",
+            )
         return (TARGETS[name],)
     arch, *rest = name.split("-")
     arch = _SPELLINGS.get(arch, arch)

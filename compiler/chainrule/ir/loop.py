@@ -7,6 +7,7 @@
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
+            | Blocks sums[...] = left[...] * right[...]       products of bfloat16, blocks at a time
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -37,7 +38,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chainrule.ir.size import Dim
-from chainrule.ir.types import DType
+from chainrule.ir.types import DType, int32
 
 LANES = 16
 
@@ -60,16 +61,20 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Load:
-    """One element. With `index`, a value known only at run time, at `offset + index * stride`."""
+    """One element. With `index`, a value known only at run time, at `offset + index * stride`.
+
+    Of bfloat16 a `pair` is that element and the next as one word, the first in its lower half.
+    """
 
     buffer: Buffer
     offset: Dim
     index: Value | None = None
     stride: Dim = 0
+    pair: bool = False
 
     @property
     def dtype(self) -> DType:
-        return self.buffer.dtype
+        return int32 if self.pair else self.buffer.dtype
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,47 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Panels:
+    """Panels of a factor in words of two bfloat16: the first from `offset` on, `apart` words each.
+
+    A panel is LANES rows of the left factor, or columns of the right one; step by step it has a
+    block for each part of the factor, of LANES x LANES words: a left block row by row, a right one
+    pair by pair.
+    """
+
+    buffer: Buffer
+    offset: Dim
+    apart: Dim
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sums of products of bfloat16: `rows` x `columns` blocks of LANES x LANES of them, written.
+
+    They stand in `sums` from `at` on, row by row, LANES * columns to a row. To a sum, from 0 or,
+    with `more`, from what stands there, is added, for each of the `steps`, the sum of two chains of
+    LANES multiply-adds from 0, that of the lower halves of its words and that of the upper ones.
+    Where factors have two `parts` there is such a step for each product of a part of one and a part
+    of the other, in `order()`; what products of different parts come to is a sum by itself, which
+    stands behind all the others. Subnormal factors, products and sums may be taken as 0.
+    """
+
+    sums: Buffer
+    at: Dim
+    left: Panels
+    right: Panels
+    steps: Dim
+    rows: int
+    columns: int
+    parts: int = 1
+    more: bool = False
+
+    def order(self) -> tuple[tuple[int, int], ...]:
+        """The products of a step, by the parts of the left and of the right factor."""
+        return ((0, 0), (0, 1), (1, 0), (1, 1)) if self.parts == 2 else ((0, 0),)
+
+
+@dataclass(frozen=True)
 class Barrier:
     """Wait until every part of the program has come here. Outside split loops only."""
 
@@ -197,7 +243,7 @@ class Note:
     text: str
 
 
-Stmt = Loop | Let | Local | Set | Store | Check | Barrier | Note
+Stmt = Loop | Let | Local | Set | Store | Check | Blocks | Barrier | Note
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def compile(
     of the first step of a training step. At most so many `threads` share a call, None for every CPU
     that this process may use; the result has the same bits for each number of them. With
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
-    "bfloat16x3" is near float32: each factor is two bfloat16. Raises CompileError for an option
-    that is not built.
+    "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster. Raises
+    CompileError for an option that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,6 +15,7 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
+    Blocks,
     Check,
     Get,
     IndexValue,
@@ -23,6 +25,7 @@ from chainrule.ir.loop import (
     Local,
     Loop,
     Note,
+    Panels,
     Program,
     Set,
     Stmt,
@@ -95,6 +98,8 @@ class _Machine:
         elif isinstance(s, Store):
             moved = None if s.index is None else self.value(s.index)
             self.buffers[s.buffer.name][self.place(s, moved)] = self.value(s.value)
+        elif isinstance(s, Blocks):
+            self.multiply(s)
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
@@ -138,6 +143,33 @@ class _Machine:
         """Which part of a cell is meant: the lanes that are there, or all of it."""
         return slice(self.count) if local.lanes and self.count else ...
 
+    def multiply(self, s: Blocks) -> None:
+        steps, size = self.index(s.steps), (s.rows * LANES, s.columns * LANES)
+        shape = (min(s.parts, 2), *size)
+        at, array = self.index(s.at), self.buffers[s.sums.name]
+        flat = array[at : at + math.prod(shape)]
+        sums = flat.reshape(shape).copy() if s.more else np.zeros(shape, np.float32)
+        left = self.halves(s.left, s.rows, steps, s.parts).swapaxes(-1, -2)
+        right = self.halves(s.right, s.columns, steps, s.parts)
+        for step, (a, b) in product(range(steps), s.order()):
+            chains = np.zeros((2, *size), np.float32)
+            for pair in range(LANES):
+                x, y = left[step, a, :, :, pair], right[step, b, :, :, pair]
+                x, y = x.reshape(2, -1, 1), y.reshape(2, 1, -1)
+                chains = MACHINE["fma"].ref(x, y, chains)
+            with np.errstate(all="ignore"):
+                sums[a ^ b] += chains[0] + chains[1]
+        flat[:] = sums.reshape(-1)
+
+    def halves(self, panels: Panels, count: int, steps: int, parts: int) -> Array:
+        """A factor's numbers by step, part, half of the word, panel, and place in the block."""
+        words = self.buffers[panels.buffer.name]
+        size = steps * parts * LANES**2
+        starts = [self.index(panels.offset) + n * self.index(panels.apart) for n in range(count)]
+        found = np.stack([words[at : at + size] for at in starts])
+        found = found.reshape(count, steps, parts, LANES, LANES).transpose(1, 2, 0, 3, 4)
+        return np.stack([found << 16, found & -65536], axis=2).view(np.float32)
+
     def value(self, root: Value) -> Array:
         known: dict[int, Array] = {}
         for v in postorder(root):
@@ -149,7 +181,13 @@ class _Machine:
             return self.apply(v.fn, [known[id(a)] for a in v.args], v.dtype)
         if isinstance(v, Load):
             index = None if v.index is None else known[id(v.index)]
-            return self.buffers[v.buffer.name][self.place(v, index)]
+            array, at = self.buffers[v.buffer.name], self.place(v, index)
+            if v.pair:
+                lower, upper = (
+                    array[at + half].view(np.uint16).astype(np.int32) for half in (0, 1)
+                )
+                return upper << 16 | lower
+            return array[at]
         if isinstance(v, Get):
             return self.cell(v.local, v.index)[self.lanes(v.local)].copy()
         if isinstance(v, Literal):

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from chainrule.ir.loop import LANES, Apply, Let, Load, Loop, Program, Set, Stmt, Store, Value
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Blocks,
+    Let,
+    Load,
+    Loop,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, substitute
@@ -18,8 +30,9 @@ from chainrule.loops.walk import postorder, statements, values_of
 #: a flat loop over fewer elements than this is not divided
 SHORT = 4 * LANES
 #: what is counted, in about a vector operation's share of an element: memory written, a value read
-#: that no tile holds, a function that is a polynomial, and what is done a number at a time
-WRITTEN, READ, POLYNOMIAL, SCALAR = 8, 2, 8, 8
+#: that no tile holds, a function that is a polynomial, what is done a number at a time, and two
+#: blocks that are multiplied
+WRITTEN, READ, POLYNOMIAL, SCALAR, BLOCK = 8, 2, 8, 8, 256
 
 
 def split_outermost(body: Stmts, depth: int) -> Stmts:
@@ -72,6 +85,8 @@ def _work(body: Iterable[Stmt], vector: bool, unrolled: bool) -> Dim:
         elif isinstance(s, Loop):
             inside = _work(s.body, vector or s.mode == "vector", unrolled or s.mode == "unroll")
             total = total + s.extent * substitute(inside, {s.var: 0})
+        elif isinstance(s, Blocks):
+            total = total + s.steps * (s.rows * s.columns * s.parts**2 * BLOCK)
         elif isinstance(s, Set | Store):
             each = sum(_cost(v, unrolled) for v in postorder(*values_of(s)))
             each += WRITTEN if isinstance(s, Store) else 0

@@ -28,6 +28,7 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
+from chainrule.loops.blocks import block_loops, room_for, takes_blocks
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
@@ -101,7 +102,11 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
-    if _narrow(b, layout) and takes_pairs(contraction):
+    parts = _parts(b, layout)
+    if parts and b.target.blocks and takes_blocks(contraction, parts):
+        body = _blocks(b, contraction, by_group, parts)
+        return split_outermost(body, len(layout.groups)) if by_group else body
+    if parts == 1 and takes_pairs(contraction):
         sizes = word_sizes(contraction)
         words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)
         sums = b.workspace(node, sums_size(b.target), True)
@@ -123,9 +128,27 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     return split_outermost(body, len(layout.groups)) if by_group else body
 
 
-def _narrow(b: Builder, layout: ContractLayout) -> bool:
-    """Whether both factors are bfloat16, and each element one sum of them."""
-    return all(map(widens, b.kernel.anchor.inputs)) and not (layout.sliding or layout.outer)
+def _blocks(b: Builder, c: Contraction, by_group: bool, parts: int) -> Stmts:
+    """A product of bfloat16, or of float32 in parts, by blocks."""
+    room = room_for(c, parts)
+    own = [by_group or mine for mine in room.own]
+    words = b.scratch_of(int32, room.left, own[0]), b.scratch_of(int32, room.right, own[1])
+    sums, turned = (
+        b.workspace(b.kernel.anchor, room.sums, own[2]),
+        b.scratch_of(int32, room.turned, True),
+    )
+    return block_loops(c, words, sums, turned, not by_group, parts)
+
+
+def _parts(b: Builder, layout: ContractLayout) -> int:
+    """In how many bfloat16 a factor is multiplied, where an element is one sum; else 0."""
+    op = b.kernel.anchor.op
+    assert isinstance(op, Contract)
+    if layout.sliding or layout.outer:
+        return 0
+    if all(map(widens, b.kernel.anchor.inputs)):
+        return 1
+    return op.parts if op.parts > 1 else 0
 
 
 def _factor(

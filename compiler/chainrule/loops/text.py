@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from chainrule.ir.loop import (
     Barrier,
+    Blocks,
     Buffer,
     Combine,
     Get,
@@ -17,6 +18,7 @@ from chainrule.ir.loop import (
     Local,
     Loop,
     Note,
+    Panels,
     Program,
     Set,
     Stmt,
@@ -75,6 +77,12 @@ class _Printer:
                 yield f"{indent}# {s.text}"
         elif isinstance(s, Barrier):
             yield f"{indent}barrier"
+        elif isinstance(s, Blocks):
+            left, right = self.panels(s.left), self.panels(s.right)
+            parts = f" in {s.parts} parts" if s.parts > 1 else ""
+            size = f"{s.rows} x {s.columns}{parts} over {self.dim(s.steps)}"
+            sums = f"{self.buffer(s.sums)}[{self.dim(s.at)}]"
+            yield f"{indent}{sums} {'+' if s.more else ''}= blocks {size}: {left} * {right}"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Let):
@@ -143,11 +151,14 @@ class _Printer:
             at = f"{at} + <{self.value(access.index)}>{stride}"
         return f"{self.buffer(access.buffer)}[{at}]"
 
+    def panels(self, p: Panels) -> str:
+        return f"{self.buffer(p.buffer)}[{self.dim(p.offset)}, {self.dim(p.apart)} apart]"
+
     def value(self, v: Value) -> str:
         if id(v) in self.bound:
             return self.bound[id(v)]
         if isinstance(v, Load):
-            return self.place(v)
+            return f"pair {self.place(v)}" if v.pair else self.place(v)
         if isinstance(v, Get):
             return self.cell(v.local, v.index)
         if isinstance(v, Combine):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Barrier,
+    Blocks,
     Buffer,
     Check,
     Combine,
@@ -16,6 +18,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Program,
     Set,
     Stmt,
     Store,
@@ -66,7 +69,18 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     """The buffers a body writes."""
-    return frozenset(s.buffer for s in statements(body) if isinstance(s, Store))
+    stores = (s for s in statements(body) if isinstance(s, Store | Blocks))
+    return frozenset(s.buffer if isinstance(s, Store) else s.sums for s in stores)
+
+
+def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
+    """The buffers a body reads."""
+    found: set[Buffer] = set()
+    for s in statements(body):
+        found |= {v.buffer for v in postorder(*values_of(s)) if isinstance(v, Load)}
+        if isinstance(s, Blocks):
+            found |= {s.left.buffer, s.right.buffer, *([s.sums] if s.more else [])}
+    return frozenset(found)
 
 
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
@@ -77,6 +91,24 @@ def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
 def has_check(body: Iterable[Stmt]) -> bool:
     """Whether a body may leave its program early."""
     return any(isinstance(s, Check) for s in statements(body))
+
+
+def multiplies_blocks(s: Stmt) -> bool:
+    """Whether a statement multiplies blocks, and no parts meet in between."""
+    found = list(statements((s,)))
+    return any(isinstance(i, Blocks) for i in found) and not any(
+        isinstance(i, Barrier) for i in found
+    )
+
+
+def factors_of(program: Program) -> str:
+    """What a product's factors are taken as where that is not what they are, and how; else ''."""
+    for s in statements(program.body):
+        if isinstance(s, Blocks):
+            return f"{'two bfloat16' if s.parts > 1 else 'bfloat16'} in blocks (AMX)"
+        if any(isinstance(v, Apply) and v.fn == "dot2" for v in postorder(*values_of(s))):
+            return "bfloat16 in pairs"
+    return ""
 
 
 def merged_locals(body: Sequence[Stmt]) -> frozenset[Local]:
@@ -137,6 +169,8 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
+        elif isinstance(s, Blocks):
+            dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:

@@ -228,6 +228,11 @@ class Place(Op):
     steps: tuple[int, ...]
     fill: float | int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it puts all side by side, among zeros."""
+        return self.fill == 0 and all(step == 1 for step in self.steps)
+
     def infer(self, *inputs: TensorType) -> TensorType:
         _check_within(self.starts, inputs[0].shape, self.steps, self.shape)
         return inputs[0].with_shape(self.shape)

@@ -181,7 +181,8 @@ def product_through_permute(node: Node, see: See) -> Node | None:
             back = {p: c for p, c in zip(operand.op.perm, letters[i], strict=True)}
             letters[i] = "".join(back[p] for p in range(len(back)))
             operands[i] = operand.inputs[0]
-            return contract(letters[0], letters[1], node.op.out, operands[0], operands[1])
+            (a, b), (x, y) = letters, operands
+            return contract(a, b, node.op.out, x, y, parts=node.op.parts)
     return None
 
 

@@ -7,9 +7,12 @@ fold the last axis together with others that do not lie before it.
 from __future__ import annotations
 
 from chainrule.ir.node import Node, apply
+from chainrule.ir.size import Dim
 from chainrule.ops import build
+from chainrule.ops.assemble import Concat
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.contract import Contract, transpose
+from chainrule.ops.layout import Place
 from chainrule.rewrite.rule import Rules, See, recognize
 
 #: Parts that one concatenation puts together, a loop for each.
@@ -65,6 +68,36 @@ def split_concat(node: Node, see: See) -> Node | None:
     return apply(node.op, *[apply(node.op, *run) for run in runs])
 
 
+@recognize("add", some=["place"])
+def sum_of_places(node: Node, see: See) -> Node | None:
+    """Given what stands among zeros, one part beside the other, added up: as derivatives of slices
+    that share a tensor out are. The parts put together.
+    """
+    places: list[Node] = []
+    pending = list(node.inputs)
+    while pending:
+        term = pending.pop()
+        inner, op = see(term, "add"), term.op
+        if inner is not None and len(places) + len(pending) < MAX_PARTS:
+            pending.extend(inner)
+        elif see(term, "place") is None or not isinstance(op, Place) or not op.is_plain:
+            return None
+        else:
+            places.append(term)
+    axes = {i for p in places for i, d in enumerate(p.inputs[0].type.shape) if d != p.type.shape[i]}
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    at: Dim = 0
+    found = {p.op.starts[axis]: p.inputs[0] for p in places if isinstance(p.op, Place)}
+    ordered: list[Node] = []
+    while at in found:
+        ordered.append(found.pop(at))
+        at = at + ordered[-1].type.shape[axis]
+    whole = at == node.type.shape[axis] and len(ordered) == len(places)
+    return apply(Concat(axis), *ordered) if whole else None
+
+
 def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:
     return (node.inputs[0], op.a), (node.inputs[1], op.b)
 
@@ -75,4 +108,6 @@ def _aligned(x: Node, letters: str, out: str, node: Node) -> Node:
     return build.expand(x, node.type.shape, tuple(i for i, c in enumerate(out) if c not in letters))
 
 
-LOWERING = Rules([product_without_sum, product_without_free_axes, split_fold, split_concat])
+LOWERING = Rules(
+    [product_without_sum, product_without_free_axes, split_fold, split_concat, sum_of_places]
+)

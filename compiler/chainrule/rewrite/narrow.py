@@ -7,14 +7,16 @@ added up there. Everything else, parameters and optimizer too, stays float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ir.types import bfloat16, float32
-from chainrule.ops import build
 from chainrule.ops.cast import Cast, cast, widens
 from chainrule.ops.contract import Contract
+from chainrule.rewrite.canonical import product_through_permute
+from chainrule.rewrite.rule import Rules, rewrite
 
 
 def narrow_products(graph: Graph) -> Graph:
@@ -23,12 +25,13 @@ def narrow_products(graph: Graph) -> Graph:
 
 
 def split_products(graph: Graph) -> Graph:
-    """Products of float32 factors disappear; those of their upper and lower parts in bfloat16,
-    added up, appear: x is about its rounding, and the rounding of what that leaves.
+    """Products of float32 factors disappear; those appear that take a factor as two bfloat16 where
+    that is faster: as its rounding, and the rounding of what that leaves.
 
-    Two bfloat16 hold 17 bits, so each factor errs by 2**-17 of itself at most. The product of the
-    lower parts, at most 2**-16 of the whole, counts as well: without it the errors could be twice
-    as large. Where the upper parts' sum is not finite it is the result, as what inf leaves is NaN.
+    Two bfloat16 hold 17 bits, so each factor errs by 2**-17 of itself at most. All four products of
+    parts are added up: that of the lower ones is at most 2**-16 of the whole, and without it the
+    errors could be twice as large. Where the upper parts' sum is not finite it is the result, as
+    what inf leaves is NaN. Elsewhere the product is that of float32.
     """
     return _over_products(graph, _split)
 
@@ -40,9 +43,14 @@ PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
+#: equal products of permuted factors are one before conversions stand between
+_STRAIGHT = Rules([product_through_permute])
+
+
 def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -> Graph:
     if not any(_is_product(node) for node in graph.nodes):
         return graph
+    graph = rewrite(graph, _STRAIGHT)
     memo: dict[Node, Node] = {}
     for node in graph.nodes:
         inputs = [memo[i] for i in node.inputs]
@@ -74,18 +82,4 @@ def _rounded(x: Node) -> Node:
 
 
 def _split(op: Contract, x: Node, y: Node) -> Node:
-    upper, *rest = [apply(op, a, b) for a in _parts(x) for b in _parts(y)]
-    if not rest:
-        return upper
-    lower = rest[-1]
-    for product in reversed(rest[:-1]):
-        lower = build.call("add", product, lower)
-    return build.call(
-        "where", build.call("isfinite", upper), build.call("add", upper, lower), upper
-    )
-
-
-def _parts(x: Node) -> list[Node]:
-    """`x` rounded to bfloat16, and the rounding of what is left then, if anything is."""
-    upper = _rounded(x)
-    return [x] if upper is x else [upper, _rounded(build.call("sub", x, upper))]
+    return apply(op if widens(x) and widens(y) else replace(op, parts=2), x, y)

@@ -14,7 +14,8 @@ class Target:
     `level` names the instruction set; `triple`, `cpu` and `features` are what LLVM is told (the cpu
     is a generic level, never a product); `vector_bytes` and `vector_registers` are its widest
     vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared;
-    `pairs` that it adds the products of two pairs of bfloat16 in one instruction.
+    `pairs` that it adds the products of two pairs of bfloat16 in one instruction, `blocks` that it
+    does so for whole blocks of them.
     """
 
     level: str
@@ -25,6 +26,7 @@ class Target:
     vector_registers: int
     fma: bool
     pairs: bool = False
+    blocks: bool = False
 
     @property
     def arch(self) -> str:
@@ -54,6 +56,10 @@ _ARM = "aarch64-unknown-linux-gnu"
 TARGETS = {
     t.level: t
     for t in (
+        Target(
+            "x86-64-v4+amx", _X86, "x86-64-v4", "+avx512bf16,+amx-tile,+amx-bf16", 64, 32, True,
+            pairs=True, blocks=True,
+        ),
         Target("x86-64-v4+bf16", _X86, "x86-64-v4", "+avx512bf16", 64, 32, True, pairs=True),
         Target("x86-64-v4", _X86, "x86-64-v4", "", 64, 32, True),
         Target("x86-64-v3", _X86, "x86-64-v3", "", 32, 16, True),
@@ -61,7 +67,7 @@ TARGETS = {
         Target("generic", _X86, "x86-64", "", 16, 16, False),
         Target("aarch64", _ARM, "generic", "+neon", 16, 32, True),
     )
-}
+}  # fmt: skip
 
 #: the feature bits that a level asks for beyond those of the level below
 LEVEL_FEATURES = {
@@ -69,6 +75,7 @@ LEVEL_FEATURES = {
     "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
     "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
     "x86-64-v4+bf16": ("avx512bf16",),
+    "x86-64-v4+amx": ("amx-tile", "amx-bf16"),
 }
 
 

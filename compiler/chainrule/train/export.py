@@ -160,7 +160,7 @@ def _on_host(target: Target) -> Target:
             f"this machine can't compute what {target.level} does, so the self-test has no result",
             'export it on one that can, or for "x86-64-v4"',
         )
-    return replace(here, fma=target.fma and here.fma, pairs=target.pairs)
+    return replace(here, fma=target.fma and here.fma, pairs=target.pairs, blocks=False)
 
 
 @dataclass(frozen=True)
