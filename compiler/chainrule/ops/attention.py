@@ -148,7 +148,7 @@ class Attention(Op):
     def weights(self, *inputs: Node) -> Node:
         """How much each query takes of each value."""
         q, k, _, *masks = inputs
-        scores = self.scaled(matmul(q, _transposed(k)), q)
+        scores = self.scaled(matmul(q, transposed(k)), q)
         if self.causal:
             masks = [causal_mask(scores.type.shape), *masks]
         if not masks:
@@ -159,13 +159,13 @@ class Attention(Op):
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         q, k, v, *masks = inputs
         p = self.weights(*inputs)
-        dp = matmul(ct, _transposed(v))
+        dp = matmul(ct, transposed(v))
         provenance.set_cotangent(dp, p)
         (ds,) = Softmax(p.type.rank - 1).vjp(dp, p, p)
         assert ds is not None
         dq = self.scaled(matmul(ds, k), q)
-        dk = self.scaled(_crossed(ds, q), q)
-        return (dq, dk, _crossed(p, ct), *(None for _ in masks))
+        dk = self.scaled(crossed(ds, q), q)
+        return (dq, dk, crossed(p, ct), *(None for _ in masks))
 
     def expand(self, *inputs: Node) -> Node:
         return matmul(self.weights(*inputs), inputs[2])
@@ -206,12 +206,13 @@ def causal_mask(shape: Shape) -> Node:
     return op("le", column, row)
 
 
-def _transposed(x: Node) -> Node:
+def transposed(x: Node) -> Node:
+    """xᵀ of a stack of matrices."""
     rank = x.type.rank
     return apply(Permute((*range(rank - 2), rank - 1, rank - 2)), x)
 
 
-def _crossed(x: Node, y: Node) -> Node:
+def crossed(x: Node, y: Node) -> Node:
     """xᵀ @ y of stacks of matrices."""
     lead = "abcdefghijklmnopqrstuvw"[: x.type.rank - 2]
     return contract(f"{lead}xy", f"{lead}xz", f"{lead}yz", x, y)

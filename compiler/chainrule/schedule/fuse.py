@@ -25,6 +25,8 @@ from chainrule.schedule.reading import bases, sources, storage
 
 #: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
 MAX_NODES = 64
+#: Forms whose loops have no place for nodes that follow.
+_CLOSED = (Form.NEST, Form.ATTEND, Form.CHECK, Form.SCAN)
 
 
 def fuse(
@@ -49,7 +51,7 @@ class _Fusion:
         self.last: dict[Node, int] = {}  # the last kernel so far that computes a host's operand
         self.tested: dict[tuple[Node, Bound | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
-        self.scans: dict[Hashable, int] = {}
+        self.families: dict[Hashable, int] = {}
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
@@ -86,21 +88,22 @@ class _Fusion:
             self.join(node)
         elif role == "reduce":
             self.reduce(node)
-        elif role == "scan":
-            self.repeat(node)
+        elif role in ("scan", "attend"):
+            self.together(node)
         elif role in ("contract", "nest"):
             self.begin(Kernel(Form(role), node.type.shape), node)
         else:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
 
-    def repeat(self, node: Node) -> None:
-        """All results of a loop are computed by one kernel."""
+    def together(self, node: Node) -> None:
+        """All results of a family are computed by one kernel."""
         family = (node.op.family, node.inputs)
-        if family in self.scans:
-            self.enter(self.scans[family], node)
+        if family in self.families:
+            self.enter(self.families[family], node)
             return
-        self.scans[family] = len(self.kernels)
-        self.begin(Kernel(Form.SCAN, ()), node)
+        self.families[family] = len(self.kernels)
+        form = Form(node.op.role)
+        self.begin(Kernel(form, () if form is Form.SCAN else node.type.shape), node)
 
     def begin(self, kernel: Kernel, node: Node) -> None:
         self.kernels.append(kernel)
@@ -140,7 +143,7 @@ class _Fusion:
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""
         kernel = self.kernels[place]
-        if len(kernel.nodes) >= MAX_NODES or kernel.form in (Form.NEST, Form.CHECK, Form.SCAN):
+        if len(kernel.nodes) >= MAX_NODES or kernel.form in _CLOSED:
             return False
         shapes = [kernel.anchor.type.shape if kernel.form is Form.COLUMNS else kernel.space]
         if kernel.form is Form.ROWS:
