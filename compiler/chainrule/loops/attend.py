@@ -130,7 +130,7 @@ class _Loops:
 
         def weigh(row: Dim, key: Dim, acc: Value) -> Stmts:
             below = self.apply("neg", Load(lse, row))
-            p = self.apply("exp", self.apply("fma", acc, self.number(self.op.scale), below))
+            p = self.power(self.apply("fma", acc, self.number(self.op.scale), below))
             return (self.keep(weights, row, key, self.visible(row, key, p, 0)),)
 
         body += self.product(
@@ -190,6 +190,13 @@ class _Loops:
 
     def apply(self, fn: str, *args: Value) -> Value:
         return Apply(fn, args, self.dtype)
+
+    def power(self, x: Value) -> Value:
+        """exp(x), and 0 where that is below the least normal number: slow, and lost in any sum."""
+        least = math.log(2.0) * (-126 if self.dtype.bits == 32 else -1022)
+        lost, none = Apply("lt", (x, self.number(least)), bool_), self.number(0)
+        kept = self.apply("exp", self.apply("where", lost, none, x))
+        return self.apply("where", lost, none, kept)
 
     def score_at(self, scores: Buffer) -> Read:
         return lambda row, key: Load(scores, row * self.stride + key)
@@ -361,7 +368,7 @@ class _Loops:
                         Store(tops, row, Get(peak, u)),
                     ),
                     along(
-                        Set(power, u, self.apply("exp", self.apply("sub", score, Get(peak, u)))),
+                        Set(power, u, self.power(self.apply("sub", score, Get(peak, u)))),
                         Store(self.scores, row * self.stride + _J, Get(power, u)),
                         Set(total, u, self.apply("add", Get(total, u), Get(power, u))),
                     ),
