@@ -30,10 +30,10 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.node import Index, Node, Stmts
-from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.size import Dim, Size, known, product
 from chainrule.ir.types import bool_, int32
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import contraction_loops, pack, packed_reader, reaches
+from chainrule.loops.contract import contraction_loops
 from chainrule.loops.tiles import Contraction
 from chainrule.ops.attend import Attend, AttendBack
 from chainrule.ops.layout import ravel, unravel
@@ -44,6 +44,7 @@ ROWS, WIDE = 32, 2 * LANES
 TOGETHER, EVEN = 4, 8
 
 _G, _R, _I, _J, _U = (Size.symbol(name) for name in ("group'", "block'", "row'", "j'", "u'"))
+_K, _N = Size.symbol("term'"), Size.symbol("panel'")
 
 Read = Callable[[Dim, Dim], Value]
 
@@ -66,7 +67,8 @@ class _Loops:
         assert isinstance(node.op, Attend | AttendBack)
         self.b, self.op, self.dtype = b, node.op, node.type.dtype
         q, k, v = (n.type.shape for n in node.inputs[:3])
-        self.lead, self.n, self.d, self.m, self.e = q[:-2], q[-2], q[-1], k[-2], v[-1]
+        self.lead, self.n, self.m = q[:-2], q[-2], k[-2]
+        self.d, self.e = known((q[-1], v[-1]))
         names = ("q", "k", "v", "ct", "out", "lse")[: node.op.count]
         self.read = {x: b.reader(n) for x, n in zip(names, node.inputs, strict=False)}
         self.masks = [b.reader(n) for n in node.inputs[node.op.count :]]
@@ -101,7 +103,7 @@ class _Loops:
             return (Store(sums, row * self.e + column, mean),)
 
         scores = self.product(
-            self.rows, self.wide, self.d, _row_major(q, self.d), packed_reader(keys, self.d), score
+            self.rows, self.wide, self.d, _row_major(q, self.d), _panelled(keys, self.d), score
         )
         weighed = self.product(
             self.rows, self.e, self.seen, self.score_at(self.scores), _row_major(values, self.e),
@@ -134,7 +136,7 @@ class _Loops:
             return (self.keep(weights, row, key, self.visible(row, key, p, 0)),)
 
         body += self.product(
-            self.rows, self.wide, self.d, _row_major(q, self.d), packed_reader(keys, self.d), weigh
+            self.rows, self.wide, self.d, _row_major(q, self.d), _panelled(keys, self.d), weigh
         )
         end: Stmts = ()
         if "dv" in self.wanted:
@@ -156,7 +158,7 @@ class _Loops:
             body += [*take_out, *self.dots(ct, out, shift)]
             body += self.product(
                 self.rows, self.wide, self.e, _row_major(ct, self.e),
-                packed_reader(values, self.e), pull,
+                _panelled(values, self.e), pull,
             )  # fmt: skip
         if "dk" in self.wanted:
             begin, step, write = self.gathered("dk", cts, q, self.d, self.factor)
@@ -223,15 +225,28 @@ class _Loops:
         """Workspace of which each part has its own."""
         return self.b.scratch_of(self.dtype, size, True)
 
-    def panels(self, name: str, width: Dim) -> tuple[Buffer, Stmts]:
+    def panels(self, name: str, width: int) -> tuple[Buffer, Stmts]:
         """Keys or values in panels of LANES positions, zeros behind the last."""
         read, space = self.read[name], self.space(_rounded(self.m) * width)
-        zeros: Stmts = ()
+
+        def panel(first: Dim, count: Dim) -> Stmts:
+            def some(start: Dim, terms: int) -> Stmt:
+                k = start + _U
+                value = read((*self.at, first + _J, k))
+                store = Store(space, first * width + k * LANES + _J, value)
+                return Loop("j'", count, (Loop("u'", terms, (store,), "unroll"),), "vector")
+
+            whole, rest = divmod(width, LANES)
+            body: Stmts = (Loop("term'", whole, (some(_K * LANES, LANES),)),) if whole else ()
+            return (*body, some(whole * LANES, rest)) if rest else body
+
+        body: Stmts = (Loop("panel'", self.m // LANES, panel(_N * LANES, LANES)),)
         if self.m % WIDE != 0:
-            begin, some = self.m // WIDE * WIDE * width, reaches(self.m % WIDE, 1)
-            zero = Store(space, begin + _J, self.number(0))
-            zeros = (Loop("j'", some * WIDE * width, (zero,), "vector"),)
-        return space, (*zeros, *pack(self.m, width, lambda k, n: read((*self.at, n, k)), space))
+            begin = self.m // WIDE * WIDE
+            zero = Store(space, begin * width + _J, self.number(0))
+            zeros = Loop("j'", (_rounded(self.m) - begin) * width, (zero,), "vector")
+            body = (zeros, *body, *panel(self.m // LANES * LANES, self.m % LANES))
+        return space, body
 
     def matrix(self, name: str, width: Dim) -> tuple[Buffer, Stmts]:
         """Keys or values row by row."""
@@ -413,7 +428,13 @@ def _rounded(size: Dim) -> Dim:
 
 def _least(a: Dim, b: Dim) -> Dim:
     """The lesser of two sizes."""
-    return a - (a - b) * reaches(a - b, 1)
+    over = a - b
+    return a - over * ((over + 2**40) // (2**40 + 1))  # 1 where it is above 0, for any below 2**40
+
+
+def _panelled(space: Buffer, width: Dim) -> Read:
+    """Reads panels, at a position whose lane is j'."""
+    return lambda row, column: Load(space, (column - _J) * width + row * LANES + _J)
 
 
 def _row_major(space: Buffer, width: Dim) -> Read:

@@ -93,14 +93,14 @@ def contraction_loops(
     between = (Barrier(),) if split else ()
     body += between if body else ()
     if packed is not None:
-        body += (*pack(c.n, c.k, c.b, packed, split), *between)
-        b = packed_reader(packed, c.k)
+        body += (*_pack(c, packed, split), *between)
+        b = _packed_reader(c, packed)
     shapes = tile_shapes(c, target, c.tile is not None)
     direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
     if c.sums is None:
         body += direct
     else:
-        long = reaches(c.k, BLOCK + 1)
+        long = _reaches(c.k, BLOCK + 1)
         body += (Loop("h'", long, _long_sums(c, b, shapes, split)),)
         body += (Loop("h'", 1 - long, direct),) if long != 1 else ()
     body += between if c.groups else ()
@@ -194,7 +194,7 @@ def _copied(
     return (*body, *some(rest, rows.start + whole * size)) if rest else body
 
 
-def reaches(size: Dim, bound: int) -> Dim:
+def _reaches(size: Dim, bound: int) -> Dim:
     """1 for a size from `bound` on, below 2**40, and 0 for a smaller one."""
     return (size // bound + 2**40) // (2**40 + 1)
 
@@ -290,39 +290,37 @@ def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> 
     return out
 
 
-def packed_reader(packed: Buffer, terms: Dim) -> Callable[[Dim, Dim], Value]:
-    """Reads a factor of so many rows from its panels, at a column whose lane is j'."""
+def _packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value]:
+    """Reads b from its panels, at a column whose lane is j'."""
 
     def read(k: Dim, n: Dim) -> Value:
         column = n - _J
-        return Load(packed, column * terms + k * LANES + _J)
+        return Load(packed, column * c.k + k * LANES + _J)
 
     return read
 
 
-def pack(
-    n: Dim, terms: Dim, b: Callable[[Dim, Dim], Value], packed: Buffer, split: bool = False
-) -> tuple[Stmt, ...]:
-    """Copy b(k, n), LANES columns after LANES columns, in blocks of LANES values of k."""
-    by_k = split and isinstance(n, int) and n // LANES < SHARED_PANELS
+def _pack(c: Contraction, packed: Buffer, split: bool) -> tuple[Stmt, ...]:
+    """Copy b, LANES columns after LANES columns, in blocks of LANES values of k."""
+    by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
 
     def block(column: Dim, width: Dim, start: Dim, count: int) -> Stmt:
         k = start + _I
-        store = Store(packed, column * terms + k * LANES + _J, b(k, column + _J))
+        store = Store(packed, column * c.k + k * LANES + _J, c.b(k, column + _J))
         return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
     def panel(column: Dim, width: Dim) -> tuple[Stmt, ...]:
-        blocks = Loop("k'", terms // LANES, (block(column, width, _K * LANES, LANES),), split=by_k)
+        blocks = Loop("k'", c.k // LANES, (block(column, width, _K * LANES, LANES),), split=by_k)
         rest: tuple[Stmt, ...] = ()
-        if not isinstance(terms, int):
-            single = block(column, width, terms // LANES * LANES + _K, 1)
-            rest = (Loop("k'", terms % LANES, (single,)),)
-        elif terms % LANES:
-            rest = (block(column, width, terms - terms % LANES, terms % LANES),)
+        if not isinstance(c.k, int):
+            single = block(column, width, c.k // LANES * LANES + _K, 1)
+            rest = (Loop("k'", c.k % LANES, (single,)),)
+        elif c.k % LANES:
+            rest = (block(column, width, c.k - c.k % LANES, c.k % LANES),)
         return (blocks, *(by_one(rest) if by_k and rest else rest))
 
-    whole = Loop("n'", n // LANES, panel(_N * LANES, LANES), split=split and not by_k)
-    if n % LANES == 0:
+    whole = Loop("n'", c.n // LANES, panel(_N * LANES, LANES), split=split and not by_k)
+    if c.n % LANES == 0:
         return (whole,)
-    last = panel(n // LANES * LANES, n % LANES)
+    last = panel(c.n // LANES * LANES, c.n % LANES)
     return (whole, *(by_one(last) if split and not by_k else last))
