@@ -52,6 +52,7 @@ from chainrule.rewrite.passes import (
 from chainrule.schedule.buffers import Plan, plan_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
+from chainrule.schedule.lighten import lighten
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.schedule.recompute import Budget, Fitted, fit
@@ -76,6 +77,7 @@ PASSES: tuple[Pass, ...] = tuple(
         share_steps,
         drop_unread,
         spread,
+        lighten,
         materialize,
     )
 )

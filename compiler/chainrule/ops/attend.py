@@ -236,5 +236,3 @@ class AttendBack(_Part):
         mask = TensorType(bool_, (2, 5, 3))
         for part in ("dq", "dk", "dv"):
             yield cls(part, True, 0.6, True, 0.6), [q, k, v, out, out, lse, mask]
-
-

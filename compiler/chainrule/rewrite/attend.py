@@ -114,7 +114,9 @@ class _Back:
         before = [memo[n] for n in (head.q, head.k, self.forward.v)]
         ct = memo.get(self.ct) or apply(self.ct.op, memo[_behind(self.ct)])
         passed = [ct, self.forward.made(memo), self.forward.part("lse", memo)]
-        return transpose(apply(self.op, *before, *passed, *(memo[n] for n in head.masks)), self.order)
+        return transpose(
+            apply(self.op, *before, *passed, *(memo[n] for n in head.masks)), self.order
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class _Product:
             return None
         sides = ((op.a, node.inputs[0]), (op.b, node.inputs[1]))
         (a, _), (b, other) = sides if node.inputs[0] is scores else sides[::-1]
-        *lead, row, column = a
+        lead, row, column = a[:-2], *a[-2:]
         width = [c for c in b if c not in a]
         for crossed, summed, kept in ((True, row, column), (False, column, row)):
             rows, result = [*lead, summed, *width], [*lead, kept, *width]
@@ -163,7 +165,7 @@ class _Search:
             return
         self.readers, self.roots = users(graph.nodes), set(graph.roots)
         self.time = {node: i for i, node in enumerate(graph.nodes)}
-        weights = {head: node for node in graph.nodes if (head := _weighing(node)) is not None}
+        weights = {w: node for node in graph.nodes if (w := _weighing(node)) is not None}
         for head, nodes in heads.items():
             of = {n: _Forward(head, n.inputs[2], self.is_turned(n)) for n in nodes}
             back = self.backward(list(of.values()), weights[head]) if head in weights else {}
@@ -216,9 +218,9 @@ class _Search:
         if not isinstance(shift.op, Expand) or shift.op.axes != last:
             return None
         (total,) = shift.inputs
-        if not isinstance(total.op, Sum) or total.op.axes != last or _other(*total.inputs, p) is not dp:
+        (inner,) = total.inputs if isinstance(total.op, Sum) and total.op.axes == last else (None,)
+        if inner is None or _other(inner, p) is not dp:
             return None
-        (inner,) = total.inputs
         steps = {inner: [total], total: [shift], shift: [below], below: [ds]}
         if any(self.readers[n] != by for n, by in steps.items()):
             return None
@@ -304,7 +306,7 @@ def _outer(dp: Node) -> tuple[Node, Node] | None:
     op = dp.op
     if not isinstance(op, Contract) or len(op.out) < 2 or len(op.summed) != 1:
         return None
-    *lead, row, column = op.out
+    lead, row, column = op.out[:-2], *op.out[-2:]
     sides = ((op.a, dp.inputs[0]), (op.b, dp.inputs[1]))
     (a, x), (b, y) = sides if row in op.a else sides[::-1]
     rows, columns = [*lead, row, op.summed], [*lead, column, op.summed]

@@ -51,6 +51,7 @@ class _Fusion:
         self.last: dict[Node, int] = {}  # the last kernel so far that computes a host's operand
         self.tested: dict[tuple[Node, Bound | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
+        self.folds: dict[tuple[Shape, int], int] = {}  # the last fold of so many of its axes
         self.families: dict[Hashable, int] = {}
 
     def run(self) -> list[Kernel]:
@@ -169,12 +170,16 @@ class _Fusion:
                 raise CompileError(f"{fold.name} over axes {fold.axes} is to be split first")
             self.begin(Kernel(Form.COLUMNS, x.type.shape, inner), node)
             return
-        last = self.latest(node)
-        if last is None or not self.takes_fold(last, node, inner):
-            self.begin(Kernel(Form.ROWS, x.type.shape, inner), node)
-            return
-        self.kernels[last].form, self.kernels[last].inner = Form.ROWS, inner
-        self.enter(last, node)
+        last, rows = self.latest(node), (x.type.shape, inner)
+        beside = self.folds.get(rows, -1)
+        for place in (last, beside if last is None or beside > last else None):
+            if place is not None and place >= 0 and self.takes_fold(place, node, inner):
+                self.kernels[place].form, self.kernels[place].inner = Form.ROWS, inner
+                self.folds[rows] = max(place, beside)
+                self.enter(place, node)
+                return
+        self.folds[rows] = len(self.kernels)
+        self.begin(Kernel(Form.ROWS, x.type.shape, inner), node)
 
     def takes_fold(self, place: int, node: Node, inner: int) -> bool:
         """Whether a kernel can fold its last axes in the same pass."""
