@@ -21,7 +21,7 @@ from chainrule.ops.build import call, keep_axes
 from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot
-from chainrule.ops.layout import Permute, Reshape
+from chainrule.ops.layout import Permute, Reshape, Slice
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL, is_moderate
@@ -275,6 +275,10 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
     ),
     "split_fold": (lambda: apply(Sum((0, 2)), var(2, 3, 4)), "sum"),
     "split_concat": (lambda: apply(Concat(0), *(var(2) for _ in range(40))), "concat"),
+    "slice_of_parted": (
+        lambda: apply(Reshape((2, 3, 2)), apply(Slice((0, 4), (2, 6), (1, 1)), var(2, 12))),
+        "slice",
+    ),
     "sum_of_scaled": (
         lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),
         "",

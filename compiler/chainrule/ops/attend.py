@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from chainrule.ir.node import Array, Node, Op, Pullback, Sample, apply
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, product
 from chainrule.ir.types import TensorType, bool_, float64
+from chainrule.ops import reading
 from chainrule.ops.attention import Attention, causal_mask, crossed, transposed
 from chainrule.ops.axes import Sum
 from chainrule.ops.build import call as op
@@ -104,13 +106,22 @@ class _Part(Op):
         found = dict(zip(floats, pullback(results, list(cts.values()), floats), strict=True))
         return tuple(found.get(n) if w else None for n, w in zip(inputs, wanted, strict=True))
 
-    def reaches(self, operand: int) -> bool:
-        return operand < self.count
-
     def notation(self, *inputs: Node) -> Notation:
-        holes = ", ".join(f"{{{i}}}" for i in range(max(len(inputs), self.count)))
-        name = f"{self.name}.{self.part}"
-        return Notation(f"{name}({holes})", rf"\operatorname{{{{{name}}}}}\left({holes}\right)")
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "part"}
+        shown = [f"{{{i}}}" for i in range(max(len(inputs), self.count))]
+        shown += [f"{name}={value!r}" for name, value in given.items()]
+        name, inside = f"attend_{self.part}", ", ".join(shown)
+        tex = name.replace("_", r"\_")
+        return Notation(f"{name}({inside})", rf"\operatorname{{{{{tex}}}}}\left({inside}\right)")
+
+    parts: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def words(cls) -> dict[str, reading.Word]:
+        def word(part: str) -> reading.Word:
+            return lambda *operands, **options: apply(cls(part, **options), *operands)
+
+        return {f"attend_{part}": word(part) for part in cls.parts}
 
     def visible_scores(self, *inputs: Array) -> Array:
         """The scores in NumPy, -inf where a query may not see a key."""
@@ -133,10 +144,14 @@ class Attend(_Part):
     """
 
     name = "attend"
+    parts = ("out", "lse")
     letter = "h"
 
     def shape_of(self, whole: TensorType, *given: TensorType) -> Shape:
         return whole.shape if self.part == "out" else whole.shape[:-1]
+
+    def reaches(self, operand: int) -> bool:
+        return operand < (2 if self.part == "lse" else 3)
 
     def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
         if self.part == "lse":
@@ -181,6 +196,7 @@ class AttendBack(_Part):
     """
 
     name = "attend_back"
+    parts = ("dq", "dk", "dv")
     letter = "t"
     factor: float = 1.0
     count = 6
@@ -197,6 +213,9 @@ class AttendBack(_Part):
 
     def shape_of(self, whole: TensorType, *given: TensorType) -> Shape:
         return given["qkv".index(self.part[1])].shape
+
+    def reaches(self, operand: int) -> bool:
+        return operand in ((0, 1, 3, 5) if self.part == "dv" else range(self.count))
 
     def flops(self, out: TensorType, *inputs: TensorType) -> Dim:
         """Of what all need, the weights count with "dv", their cotangent with "dq"."""
@@ -229,10 +248,10 @@ class AttendBack(_Part):
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         q, k, v, out, lse = (TensorType(float64, s) for s in ((2, 3), (4, 3), (4, 2), (2, 2), (2,)))
-        for part in ("dq", "dk", "dv"):
+        for part in cls.parts:
             yield cls(part, False, 0.6), [q, k, v, out, out, lse]
         shapes = ((2, 5, 3), (2, 3, 3), (2, 3, 2), (2, 5, 2), (2, 5))
         q, k, v, out, lse = (TensorType(float64, s) for s in shapes)
         mask = TensorType(bool_, (2, 5, 3))
-        for part in ("dq", "dk", "dv"):
+        for part in cls.parts:
             yield cls(part, True, 0.6, True, 0.6), [q, k, v, out, out, lse, mask]
