@@ -70,7 +70,9 @@ class MaskedSoftmax(Op):
         low = op("where", mask, x, -math.inf)
         top = apply(Max(last), low)
         top = op("where", op("eq", top, -math.inf), 0.0, top)  # not -inf - -inf
-        e = op("exp", op("sub", low, keep_axes(top, last)))
+        below = op("sub", low, keep_axes(top, last))
+        lost = op("lt", below, math.log(float(np.finfo(x.type.dtype.wide.numpy).tiny)))
+        e = op("where", lost, 0.0, op("exp", op("where", lost, 0.0, below)))  # denormals are slow
         total = apply(Sum(last), e)
         return op("div", e, keep_axes(op("where", op("eq", total, 0.0), 1.0, total), last))
 
