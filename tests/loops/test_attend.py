@@ -11,6 +11,7 @@ import pytest
 import chainrule as cr
 from chainrule.codegen.host import host_target
 from chainrule.loops import heads
+from chainrule.rewrite import attend
 
 SEED = 7
 Array = np.ndarray[Any, Any]
@@ -28,6 +29,13 @@ CASES: dict[str, tuple[tuple[int, ...], int, int, int, int, bool, str]] = {
 }
 #: in the last place of the result's size: some tens of roundings of sums of some tens of terms
 TOLERANCE = {"float32": 2e-5, "float64": 2e-13}
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the queries: cases are small to be quick."""
+    monkeypatch.setattr(attend, "MANY", {True: 1, False: 1})
+    monkeypatch.setenv("CHAINRULE_CACHE", "0")  # programs are found by what was written alone
 
 
 def mask_shape(mask: str, lead: tuple[Any, ...], n: Any, m: Any) -> tuple[Any, ...]:
@@ -81,7 +89,7 @@ def forms(f: Any) -> list[str]:
 
 @pytest.mark.parametrize("named", [False, True], ids=["sizes", "names"])
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients(name: str, named: bool) -> None:
+def test_values_and_gradients(always: None, name: str, named: bool) -> None:
     dtype = "float64" if name in ("odd", "both") else "float32"
     case = CASES[name]
     fed = draw(case, dtype)
@@ -96,7 +104,7 @@ def test_values_and_gradients(name: str, named: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_pytorch_says_the_same(name: str) -> None:
+def test_pytorch_says_the_same(always: None, name: str) -> None:
     torch = pytest.importorskip("torch")
     case = CASES[name]
     fed = draw(case, "float32")
@@ -122,11 +130,10 @@ def bits(name: str, threads: int = 1) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", ["causal", "both"])
-def test_bits_do_not_show_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_show_blocks(always: None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor threads, nor the width of vectors."""
     want = bits(name)
     assert bits(name, threads=3) == want
-    monkeypatch.setenv("CHAINRULE_CACHE", "0")
     monkeypatch.setattr(heads, "ROWS", 16)
     assert bits(name) == want
     if host_target().level.startswith("x86-64-v4"):
@@ -134,7 +141,7 @@ def test_bits_do_not_show_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert bits(name) == want
 
 
-def test_a_target_without_fused_multiply_add(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_without_fused_multiply_add(always: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAINRULE_TARGET", "x86-64-v2")
     try:
         host_target()
@@ -146,7 +153,7 @@ def test_a_target_without_fused_multiply_add(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_allclose(out, want, atol=TOLERANCE["float32"], rtol=0)
 
 
-def test_no_row_waits_for_denormal_numbers() -> None:
+def test_no_row_waits_for_denormal_numbers(always: None) -> None:
     """Weights below the least normal number are 0, not what takes a hundred times as long."""
     q, k, v = (cr.input(x, (32, 4)) for x in "qkv")
     f = cr.compile(cr.attention(q, k, v, scale=1.0), threads=1)
@@ -173,7 +180,7 @@ def test_memory_grows_with_the_number_of_keys(threads: int) -> None:
 # what is found
 
 
-def test_what_is_spelled_by_hand_is_found() -> None:
+def test_what_is_spelled_by_hand_is_found(always: None) -> None:
     q, k, v = (cr.input(x, (2, 40, 9)) for x in "qkv")
     later = cr.triu(cr.ones((40, 40), dtype="bool"), k=1)
     scores = cr.where(later, -math.inf, q @ k.mT / 3.0)
@@ -182,16 +189,15 @@ def test_what_is_spelled_by_hand_is_found() -> None:
     assert forms(f).count("attend") == 2 and "contract" not in forms(f)
 
 
-def test_heads_are_read_and_written_where_they_lie() -> None:
+def test_heads_are_read_and_written_where_they_lie(always: None) -> None:
     """One matrix of queries, keys and values, and the layer that follows: no copy in between."""
     x, w, out = (
         cr.input("x", ("b", 32, 24)),
         cr.parameter("w", (24, 72)),
         cr.parameter("o", (24, 5)),
     )
-    parts = cr.split(x @ w, 3, axis=-1) if hasattr(cr, "split") else None
     z = x @ w
-    parts = parts or [z[..., 24 * i : 24 * (i + 1)] for i in range(3)]
+    parts = [z[..., 24 * i : 24 * (i + 1)] for i in range(3)]
     q, k, v = (cr.permute_dims(cr.reshape(p, (x.shape[0], 32, 3, 8)), (0, 2, 1, 3)) for p in parts)
     h = cr.permute_dims(cr.attention(q, k, v, causal=True), (0, 2, 1, 3))
     f = cr.compile(cr.reshape(h, (x.shape[0], 32, 24)) @ out, threads=1)
@@ -203,20 +209,25 @@ def weights_too(q: cr.Tensor, k: cr.Tensor, v: cr.Tensor) -> list[cr.Tensor]:
     return [p @ v, cr.max(p)]
 
 
-@pytest.mark.parametrize("n", [8, 40])
-def test_weights_that_something_else_reads_are_kept(n: int) -> None:
-    q, k, v = (cr.input(x, (n, 4)) for x in "qkv")
+def test_weights_that_something_else_reads_are_kept(always: None) -> None:
+    q, k, v = (cr.input(x, (40, 4)) for x in "qkv")
     out, top = weights_too(q, k, v)
     f = cr.compile([*cr.grad(cr.sum(out**2) + top, [q, k, v])], threads=1)
     assert "attend" not in forms(f)
 
 
-def test_few_queries_are_computed_whole() -> None:
-    q, k, v = (cr.input(x, (2, n, 4)) for x, n in zip("qkv", (1, 50, 50), strict=True))
-    assert "attend" not in forms(cr.compile(cr.attention(q, k, v), threads=1))
+@pytest.mark.parametrize("causal", [False, True])
+def test_few_queries_are_computed_whole(causal: bool) -> None:
+    """By shape alone; of a number of queries that is not known, some rows at a time."""
+    many = attend.MANY[causal]
+    found = []
+    for n in (many - 1, many, "n"):
+        q, k, v = (cr.input(x, ("b", n, 4)) for x in "qkv")
+        found.append("attend" in forms(cr.compile(cr.attention(q, k, v, causal), threads=1)))
+    assert found == [False, True, True]
 
 
-def test_derivatives_of_the_derivative() -> None:
+def test_derivatives_of_the_derivative(always: None) -> None:
     """They read the weights, which are then kept: the composite's own second derivative."""
     q, k, v = (cr.input(x, (26, 3), dtype="float64") for x in "qkv")
     out = cr.attention(q, k, v, causal=True)
@@ -231,7 +242,7 @@ def test_derivatives_of_the_derivative() -> None:
         np.testing.assert_allclose(got, of, atol=1e-12 * np.abs(of).max(), rtol=0)
 
 
-def test_many_nets_at_once_train_as_one_does() -> None:
+def test_many_nets_at_once_train_as_one_does(always: None) -> None:
     x, y = cr.input("x", ("batch", 25, 4)), cr.input("y", ("batch", 25, 4))
     loss = cr.losses.mse(cr.nn.MultiHeadAttention(2, causal=True)(x), y)
     rng = np.random.default_rng(SEED)

@@ -31,6 +31,7 @@ from chainrule.ir.types import bool_
 from chainrule.loops.builder import Builder
 from chainrule.loops.heads import EACH, LANE, ROW, Heads
 from chainrule.ops.attend import AttendBack
+from chainrule.ops.attention import least_power
 
 #: rows that are folded side by side, so that none waits for another
 TOGETHER = 4
@@ -107,8 +108,7 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
 
 def _power(h: Heads, x: Value) -> Value:
     """exp(x), and 0 where that is below the least normal number: slow, and lost in any sum."""
-    least = math.log(2) * (-126 if h.dtype.bits == 32 else -1022)
-    lost, none = Apply("lt", (x, h.number(least)), bool_), h.number(0)
+    lost, none = Apply("lt", (x, h.number(least_power(h.dtype))), bool_), h.number(0)
     return h.apply("where", lost, none, h.apply("exp", h.apply("where", lost, none, x)))
 
 

@@ -14,7 +14,7 @@ from chainrule.ir import provenance
 from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import Notation, call
 from chainrule.ir.size import Shape
-from chainrule.ir.types import TensorType, bool_, float64, int32
+from chainrule.ir.types import DType, TensorType, bool_, float64, int32
 from chainrule.ops import reading
 from chainrule.ops.axes import Sum
 from chainrule.ops.build import broadcast, keep_axes
@@ -71,7 +71,7 @@ class MaskedSoftmax(Op):
         top = apply(Max(last), low)
         top = op("where", op("eq", top, -math.inf), 0.0, top)  # not -inf - -inf
         below = op("sub", low, keep_axes(top, last))
-        lost = op("lt", below, math.log(float(np.finfo(x.type.dtype.wide.numpy).tiny)))
+        lost = op("lt", below, least_power(x.type.dtype))
         e = op("where", lost, 0.0, op("exp", op("where", lost, 0.0, below)))  # denormals are slow
         total = apply(Sum(last), e)
         return op("div", e, keep_axes(op("where", op("eq", total, 0.0), 1.0, total), last))
@@ -199,6 +199,11 @@ class Attention(Op):
         yield cls(), [q, k, v, TensorType(bool_, (2, 4))]
         q, k, v = (TensorType(float64, s) for s in ((2, 5, 3), (2, 3, 3), (2, 3, 2)))
         yield cls(causal=True), [q, k, v, TensorType(bool_, (2, 5, 3))]
+
+
+def least_power(dtype: DType) -> float:
+    """The least x for which exp(x) is a normal number of an element type's arithmetic."""
+    return math.log(2) * (-1022 if dtype.bits == 64 else -126)
 
 
 def causal_mask(shape: Shape) -> Node:

@@ -23,8 +23,8 @@ from chainrule.ops.layout import Permute
 from chainrule.rewrite.along import axes_of
 from chainrule.rewrite.recognition import is_causal, scores_of, unscaled
 
-#: of fewer queries the scores are few, and may as well lie in memory
-MANY = 24
+#: of fewer queries, under a causal mask or without, weights are as quickly kept as made again
+MANY = {True: 48, False: 96}
 #: what a node becomes, given what others have become
 Memo = Mapping[Node, Node]
 
@@ -157,10 +157,11 @@ class _Search:
         self.found: dict[Node, _Forward | _Back] = {}
         heads: dict[_Head, list[Node]] = {}
         for node in graph.nodes:
-            if isinstance(node.op, Attention) and _is_worth(node):
+            if isinstance(node.op, Attention):
                 q, k, _, *masks = node.inputs
                 head = _Head.of(q, k, masks, node.op.causal, node.op.scale)
-                heads.setdefault(head, []).append(node)
+                if _is_worth(node, head.causal):
+                    heads.setdefault(head, []).append(node)
         if not heads:
             return
         self.readers, self.roots = users(graph.nodes), set(graph.roots)
@@ -270,12 +271,13 @@ class _Search:
         return turned, tuple(swap[i] for i in order) if turned else order
 
 
-def _is_worth(node: Node) -> bool:
+def _is_worth(node: Node, causal: bool) -> bool:
     """Whether an attention is of many queries, and of widths that are known."""
     q, _, v, *_ = node.inputs
-    *_, count, size = q.type.shape
+    count, size = q.type.shape[-2:]
     known = isinstance(size, int) and size > 0 and isinstance(v.type.shape[-1], int)
-    return known and q.type.dtype.bits >= 32 and (not isinstance(count, int) or count >= MANY)
+    many = not isinstance(count, int) or count >= MANY[causal]
+    return known and many and q.type.dtype.bits >= 32
 
 
 def _weighing(node: Node) -> _Head | None:
