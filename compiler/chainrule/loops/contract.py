@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import gcd
 
 from chainrule.ir.loop import (
     LANES,
@@ -40,6 +41,9 @@ PAGE = 4096
 #: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
 #: are copied together at a time, if so many panels then read them
 BLOCK, BLOCK_ROWS, BLOCK_PANELS = 1024, 64, 4
+#: bytes of b that the second cache is taken to hold beside all else, and rows for each of a batch
+#: that are many, batches of FEW
+NEAR, NEAR_ROWS, FEW = 2**19, 64, 16
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
@@ -253,9 +257,22 @@ def _nest(
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
         return (Loop("m'", rows.count, body),)
+    if _stays_near(c):
+        along = Loop("n'", columns.count, tile)
+        return (Loop("m'", rows.count, (along,), split=split),)
     by_rows = rows_are_more(rows.count, columns.count)
     across = Loop("m'", rows.count, tile, split=split and by_rows)
     return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
+
+
+def _stays_near(c: Contraction) -> bool:
+    """Whether all of b stays in the second cache while a great many rows go by: each is then
+    written from its beginning to its end.
+    """
+    if not isinstance(c.n, int) or not isinstance(c.k, int):
+        return False
+    rows = c.m // FEW if isinstance(c.m, int) else gcd(*(factor for _, factor in c.m.terms))
+    return rows >= NEAR_ROWS and c.n * c.k * c.dtype.itemsize <= NEAR
 
 
 def rows_are_more(rows: Dim, columns: Dim) -> bool:
