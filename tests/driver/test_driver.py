@@ -18,6 +18,7 @@ ORDER = (
     "stabilize",
     "simplify",
     "widen",
+    "attend",
     "expand_composites",
     "order_contractions",
     "lower",
@@ -25,6 +26,7 @@ ORDER = (
     "share_steps",
     "drop_unread",
     "spread",
+    "lighten",
     "materialize",
 )
 

@@ -41,6 +41,16 @@ def test_a_hundred_steps(any_net) -> None:
     assert states(net, kernel)[0] == ours, "predict changed the state"
 
 
+def test_attention_some_rows_at_a_time(places_net) -> None:
+    kernel, step = places_net.kernel(), places_net.step
+    assert any(k.form == "attend" for k in step.report().kernels)
+    for i in range(3):
+        batch = places_net.batch(i, 5 + i)
+        assert kernel.step(**batch) == step(**batch), f"step {i}"
+    ours, theirs = states(places_net, kernel)
+    assert ours == theirs
+
+
 def test_initial_values_are_drawn_natively(any_net) -> None:
     """From the seed alone, orthogonal matrices too."""
     net = any_net

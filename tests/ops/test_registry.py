@@ -26,7 +26,8 @@ from chainrule.ops.registry import OPS
 from chainrule.ops.source import constant, leaf
 
 Array = np.ndarray[Any, Any]
-STRUCTURAL = {"contract", "reshape", "scan"}  # a template, the operand's memory, a body
+#: a template, the operand's memory, a body
+STRUCTURAL = {"contract", "attend", "attend_back", "reshape", "scan"}
 SAMPLES = [
     pytest.param(op, types, id=f"{entry.name}-{i}")
     for entry in OPS

@@ -21,7 +21,7 @@ from chainrule.ops.build import call, keep_axes
 from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot
-from chainrule.ops.layout import Permute, Place, Reshape
+from chainrule.ops.layout import Permute, Place, Reshape, Slice
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL, is_moderate
@@ -286,6 +286,10 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
             apply(Place((2,), (5,), (1,)), var(2)),
         ),
         "concat",
+    ),
+    "slice_of_parted": (
+        lambda: apply(Reshape((2, 3, 2)), apply(Slice((0, 4), (2, 6), (1, 1)), var(2, 12))),
+        "slice",
     ),
     "sum_of_scaled": (
         lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),

@@ -274,6 +274,9 @@ class _Emitter:
         elif at_most(extent, LANES):
             rest = self.address.number(extent)
             self.guarded(extent, rest, lambda: self.vector_body(loop, 0, self.counted_mask(rest)))
+        elif extent % LANES == 0:
+            stop = self.address.number(extent)
+            self.guarded(extent, stop, lambda: self.whole_vectors(loop, stop))
         else:
             stop = self.address.number(extent)
             whole = self.builder.pure(f"and i64 {stop}, {-LANES}", stop)

@@ -36,6 +36,7 @@ from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
+    attend,
     canonicalize,
     drop_unread,
     drop_unused,
@@ -51,6 +52,7 @@ from chainrule.rewrite.passes import (
 from chainrule.schedule.buffers import Plan, plan_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
+from chainrule.schedule.lighten import lighten
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.schedule.recompute import Budget, Fitted, fit
@@ -67,6 +69,7 @@ PASSES: tuple[Pass, ...] = tuple(
         stabilize,
         simplify,
         widen,
+        attend,
         expand_composites,
         order_contractions,
         lower,
@@ -74,19 +77,23 @@ PASSES: tuple[Pass, ...] = tuple(
         share_steps,
         drop_unread,
         spread,
+        lighten,
         materialize,
     )
 )
 
 
 def passes_for(precision: str | None) -> tuple[Pass, ...]:
-    """The passes in order; with a precision, products get its factors once their order is known."""
+    """The passes in order; with a precision, products get its factors once their order is known,
+    those of attention too.
+    """
     if precision is None:
         return PASSES
     narrow = PRECISIONS[precision]
-    after = [p.name for p in PASSES].index("order_contractions") + 1
+    passes = [p for p in PASSES if p.run is not attend]
+    after = [p.name for p in passes].index("order_contractions") + 1
     here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
-    return (*PASSES[:after], here, *PASSES[after:])
+    return (*passes[:after], here, *passes[after:])
 
 
 @dataclass(frozen=True)

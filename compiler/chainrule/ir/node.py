@@ -78,8 +78,8 @@ class Op:
     #: what its loops are like: "pointwise" an element from elements at the same index · "view" an
     #: index map, or a number from an index · "light" pointwise, and cheaper to compute again where
     #: it is read than to keep · "leaf" memory that is given · "alias" the operand's
-    #: memory under another shape · "reduce" · "contract" · "nest" loops of its own · "scan" a body
-    #: that is repeated
+    #: memory under another shape · "reduce" · "contract" · "nest" loops of its own · "attend" some
+    #: rows of products after another · "scan" a body that is repeated
     role: str = "pointwise"
     #: whether an element depends on where it stands, and not on the operands' elements alone; also
     #: of a view whose index map is not affine, so that no stride leads from element to element

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from chainrule.ir.loop import Buffer, Program
 from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
+from chainrule.loops.attend import attend_loops
 from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.folds import column_loops, row_loops
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
@@ -22,6 +23,7 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
     Form.COLUMNS: column_loops,
     Form.CONTRACT: product_loops,
     Form.NEST: nest_loops,
+    Form.ATTEND: attend_loops,
     Form.CHECK: check_loops,
     Form.COPY: copy_loops,
     Form.SCAN: scan_loops,

@@ -146,7 +146,8 @@ def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
         yield Columns(vectors, n // width, 0)
         if vectors > 1:
             yield Columns(1, n % width // LANES, n // width * width)
-        yield Columns(1, 1, n // LANES * LANES, n % LANES)
+        if n % LANES != 0:
+            yield Columns(1, 1, n // LANES * LANES, n % LANES)
         return
     whole, rest = n // width, n % width
     if whole:

@@ -14,7 +14,7 @@ from chainrule.ir import provenance
 from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import Notation, call
 from chainrule.ir.size import Shape
-from chainrule.ir.types import TensorType, bool_, float64, int32
+from chainrule.ir.types import DType, TensorType, bool_, float64, int32
 from chainrule.ops import reading
 from chainrule.ops.axes import Sum
 from chainrule.ops.build import broadcast, keep_axes
@@ -70,7 +70,9 @@ class MaskedSoftmax(Op):
         low = op("where", mask, x, -math.inf)
         top = apply(Max(last), low)
         top = op("where", op("eq", top, -math.inf), 0.0, top)  # not -inf - -inf
-        e = op("exp", op("sub", low, keep_axes(top, last)))
+        below = op("sub", low, keep_axes(top, last))
+        lost = op("lt", below, least_power(x.type.dtype))
+        e = op("where", lost, 0.0, op("exp", op("where", lost, 0.0, below)))  # denormals are slow
         total = apply(Sum(last), e)
         return op("div", e, keep_axes(op("where", op("eq", total, 0.0), 1.0, total), last))
 
@@ -148,7 +150,7 @@ class Attention(Op):
     def weights(self, *inputs: Node) -> Node:
         """How much each query takes of each value."""
         q, k, _, *masks = inputs
-        scores = self.scaled(matmul(q, _transposed(k)), q)
+        scores = self.scaled(matmul(q, transposed(k)), q)
         if self.causal:
             masks = [causal_mask(scores.type.shape), *masks]
         if not masks:
@@ -159,13 +161,13 @@ class Attention(Op):
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         q, k, v, *masks = inputs
         p = self.weights(*inputs)
-        dp = matmul(ct, _transposed(v))
+        dp = matmul(ct, transposed(v))
         provenance.set_cotangent(dp, p)
         (ds,) = Softmax(p.type.rank - 1).vjp(dp, p, p)
         assert ds is not None
         dq = self.scaled(matmul(ds, k), q)
-        dk = self.scaled(_crossed(ds, q), q)
-        return (dq, dk, _crossed(p, ct), *(None for _ in masks))
+        dk = self.scaled(crossed(ds, q), q)
+        return (dq, dk, crossed(p, ct), *(None for _ in masks))
 
     def expand(self, *inputs: Node) -> Node:
         return matmul(self.weights(*inputs), inputs[2])
@@ -199,6 +201,11 @@ class Attention(Op):
         yield cls(causal=True), [q, k, v, TensorType(bool_, (2, 5, 3))]
 
 
+def least_power(dtype: DType) -> float:
+    """The least x for which exp(x) is a normal number of an element type's arithmetic."""
+    return math.log(2) * (-1022 if dtype.bits == 64 else -126)
+
+
 def causal_mask(shape: Shape) -> Node:
     """True where the last axis' index is no larger than that of the axis before it."""
     rank = len(shape)
@@ -206,12 +213,13 @@ def causal_mask(shape: Shape) -> Node:
     return op("le", column, row)
 
 
-def _transposed(x: Node) -> Node:
+def transposed(x: Node) -> Node:
+    """xᵀ of a stack of matrices."""
     rank = x.type.rank
     return apply(Permute((*range(rank - 2), rank - 1, rank - 2)), x)
 
 
-def _crossed(x: Node, y: Node) -> Node:
+def crossed(x: Node, y: Node) -> Node:
     """xᵀ @ y of stacks of matrices."""
     lead = "abcdefghijklmnopqrstuvw"[: x.type.rank - 2]
     return contract(f"{lead}xy", f"{lead}xz", f"{lead}yz", x, y)

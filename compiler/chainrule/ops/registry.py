@@ -11,6 +11,7 @@ from chainrule.ir.notation import Notation
 from chainrule.ops import (
     along,
     assemble,
+    attend,
     attention,
     axes,
     batch_norm,
@@ -42,9 +43,9 @@ from chainrule.ops.reading import Word, plain
 
 # importing them defines ops
 _ROOMS = (
-    along, assemble, attention, axes, batch_norm, cast, composite, contract, convolution, custom,
-    dynamic, each, gather, index, layout, normalization, phase, pooling, product, random, reduce,
-    running, scan, sort, source, windows,
+    along, assemble, attend, attention, axes, batch_norm, cast, composite, contract, convolution,
+    custom, dynamic, each, gather, index, layout, normalization, phase, pooling, product, random,
+    reduce, running, scan, sort, source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 

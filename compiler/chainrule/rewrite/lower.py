@@ -7,13 +7,13 @@ fold the last axis together with others that do not lie before it.
 from __future__ import annotations
 
 from chainrule.ir.node import Node, apply
-from chainrule.ir.size import Dim
+from chainrule.ir.size import Dim, product
 from chainrule.ops import build
 from chainrule.ops.assemble import Concat
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.contract import Contract, transpose
-from chainrule.ops.layout import Place
-from chainrule.rewrite.rule import Rules, See, recognize
+from chainrule.ops.layout import Place, Reshape, Slice
+from chainrule.rewrite.rule import Rules, See, recognize, rule
 
 #: Parts that one concatenation puts together, a loop for each.
 MAX_PARTS = 32
@@ -98,6 +98,28 @@ def sum_of_places(node: Node, see: See) -> Node | None:
     return apply(Concat(axis), *ordered) if whole else None
 
 
+@recognize("reshape", some=["slice"])
+def slice_of_parted(node: Node, see: See) -> Node | None:
+    """Given part of the last axis, then parted into several, whole ones of all that it is parted
+    into: which are read where they lie, while a reshape needs memory of its own.
+    """
+    (part,) = node.inputs
+    (x,) = see(part, "slice") or (None,)
+    if x is None or not isinstance(part.op, Slice):
+        return None
+    last, wide = part.type.rank - 1, x.type.shape[-1]
+    parts, start = node.type.shape[last:], part.op.starts[-1]
+    inner = product(parts[1:])
+    alike = node.type.shape[:last] == part.type.shape[:-1] == x.type.shape[:-1]
+    if len(parts) < 2 or not alike or part.op.steps[-1] != 1:
+        return None
+    if not all(isinstance(d, int) for d in (inner, start, wide)) or start % inner or wide % inner:
+        return None
+    whole = apply(Reshape((*x.type.shape[:-1], wide // inner, *parts[1:])), x)
+    starts = (*(0 for _ in range(last)), start // inner, *(0 for _ in parts[1:]))
+    return apply(Slice(starts, node.type.shape, (1,) * node.type.rank), whole)
+
+
 def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:
     return (node.inputs[0], op.a), (node.inputs[1], op.b)
 
@@ -109,5 +131,14 @@ def _aligned(x: Node, letters: str, out: str, node: Node) -> Node:
 
 
 LOWERING = Rules(
-    [product_without_sum, product_without_free_axes, split_fold, split_concat, sum_of_places]
+    [
+        product_without_sum,
+        product_without_free_axes,
+        split_fold,
+        split_concat,
+        sum_of_places,
+        slice_of_parted,
+        # of a derivative that is a choice one factor is kept, not both and what chooses
+        rule("factor_of_choices", "where(c, x * y, x * z)", "x * where(c, y, z)"),
+    ]
 )

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.rewrite.attend import attend
 from chainrule.rewrite.canonical import CANONICAL
 from chainrule.rewrite.clean import drop_unused
 from chainrule.rewrite.expand import expand_composites
@@ -26,7 +27,7 @@ from chainrule.rewrite.steps import share_steps
 from chainrule.rewrite.widen import widen
 
 __all__ = [
-    "canonicalize", "drop_unread", "drop_unused", "expand_composites", "lower",
+    "attend", "canonicalize", "drop_unread", "drop_unused", "expand_composites", "lower",
     "order_contractions", "share_steps", "simplify", "spread", "stabilize", "widen",
 ]  # fmt: skip
 

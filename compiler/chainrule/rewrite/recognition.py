@@ -138,7 +138,7 @@ def _shuts_out(low: Node, mask: Node) -> bool:
     """Whether a number is so low that what a mask refuses gets nothing."""
     if not isinstance(low.op, Full) or low.op.value > LOW:
         return False
-    return low.op.value == -math.inf or _is_causal(mask) or _some_in_each_row(_value(mask))
+    return low.op.value == -math.inf or is_causal(mask) or _some_in_each_row(_value(mask))
 
 
 def _lets_in(added: Node) -> Node | None:
@@ -201,21 +201,21 @@ def _weighted(node: Node, see: See, turned: bool) -> Node | None:
     n = [c for c in b if c not in (*lead, k)]
     if not weights or len(n) != 1 or set(b) != {*lead, k, *n} or set(op.out) != {*lead, m, *n}:
         return None
-    found = _scores(weights[0], see)
+    found = scores_of(weights[0], see)
     if found is None:
         return None
     q, keys, scale = found
     values = transpose(v, [b.index(c) for c in (*lead, k, *n)])
     mask = masked[1:] if masked else ()
-    causal = bool(mask) and _is_causal(mask[0])
+    causal = bool(mask) and is_causal(mask[0])
     out = apply(Attention(causal, scale), q, keys, values, *(() if causal else mask))
     written = [*lead, m, *n]
     return transpose(out, [written.index(c) for c in op.out])
 
 
-def _scores(s: Node, see: See) -> tuple[Node, Node, float | None] | None:
+def scores_of(s: Node, see: See) -> tuple[Node, Node, float | None] | None:
     """q, k and what their product is scaled by, None for 1 / sqrt(d)."""
-    s, scale = _unscaled(s, see)
+    s, scale = unscaled(s, see)
     if not see(s, "contract") or not isinstance(s.op, Contract):
         return None
     op, *lead = s.op, *s.op.out[:-2]
@@ -228,7 +228,7 @@ def _scores(s: Node, see: See) -> tuple[Node, Node, float | None] | None:
         return None
     q, k = (transpose(x, [of.index(c) for c in (*lead, e, d)]) for of, x, e in
             ((a, q, row), (b, k, column)))  # fmt: skip
-    (q, of_q), (k, of_k) = _unscaled(q, see), _unscaled(k, see)
+    (q, of_q), (k, of_k) = unscaled(q, see), unscaled(k, see)
     scale, size = scale * of_q * of_k, q.type.shape[-1]
     usual = (
         isinstance(size, int) and size and math.isclose(scale * math.sqrt(size), 1, rel_tol=1e-6)
@@ -236,7 +236,7 @@ def _scores(s: Node, see: See) -> tuple[Node, Node, float | None] | None:
     return q, k, None if usual else scale
 
 
-def _unscaled(x: Node, see: See) -> tuple[Node, float]:
+def unscaled(x: Node, see: See) -> tuple[Node, float]:
     """A node without the number it is multiplied with or divided by, and that number."""
     for name in ("mul", "div"):
         parts = see(x, name)
@@ -246,7 +246,8 @@ def _unscaled(x: Node, see: See) -> tuple[Node, float]:
     return x, 1.0
 
 
-def _is_causal(mask: Node) -> bool:
+def is_causal(mask: Node) -> bool:
+    """Whether a mask lets query i see keys 0 to i."""
     mask = _matrix(mask)
     row, column = mask.type.rank - 2, mask.type.rank - 1
     test, holds = mask, True

@@ -16,7 +16,7 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, apply
 from chainrule.ops.axes import Expand, Reduce
 from chainrule.ops.body import Body
-from chainrule.ops.contract import Contract
+from chainrule.ops.contract import Contract, transpose
 from chainrule.ops.each import Each, Every, Own, models_of
 from chainrule.ops.layout import Reshape
 from chainrule.ops.scan import Scan
@@ -108,6 +108,17 @@ class _Spread:
         )
         return apply(Contract(a, b, op.out + _MODEL), *(self.wide.get(i, i) for i in node.inputs))
 
+    def attend(self, node: Node) -> Node:
+        """Attention of all models: they are groups beside one another."""
+        first = [self.turned(self.widened(i), -1) for i in node.inputs]
+        return self.turned(apply(node.op, *first), 0)
+
+    def turned(self, x: Node, axis: int) -> Node:
+        """The last axis put first, or the first one last."""
+        order = list(range(x.type.rank))
+        order.insert(0 if axis else len(order), order.pop(axis))
+        return transpose(x, order)
+
     def loop(self, node: Node) -> Node:
         """A loop of all models: they take their steps together."""
         op = node.op
@@ -146,5 +157,6 @@ _BY_ROLE: dict[str, Callable[[_Spread, Node], Node]] = {
     "alias": _Spread.alias,
     "reduce": _Spread.fold,
     "contract": _Spread.product,
+    "attend": _Spread.attend,
     "scan": _Spread.loop,
 }

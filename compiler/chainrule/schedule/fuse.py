@@ -25,6 +25,8 @@ from chainrule.schedule.reading import bases, sources, storage
 
 #: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
 MAX_NODES = 64
+#: Forms whose loops have no place for nodes that follow.
+_CLOSED = (Form.NEST, Form.ATTEND, Form.CHECK, Form.SCAN)
 
 
 def fuse(
@@ -49,7 +51,8 @@ class _Fusion:
         self.last: dict[Node, int] = {}  # the last kernel so far that computes a host's operand
         self.tested: dict[tuple[Node, Bound | None], int] = {}
         self.maps: dict[Shape, int] = {}  # the last map of each shape
-        self.scans: dict[Hashable, int] = {}
+        self.folds: dict[tuple[Shape, int], int] = {}  # the last fold of so many of its axes
+        self.families: dict[Hashable, int] = {}
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
@@ -86,21 +89,22 @@ class _Fusion:
             self.join(node)
         elif role == "reduce":
             self.reduce(node)
-        elif role == "scan":
-            self.repeat(node)
+        elif role in ("scan", "attend"):
+            self.together(node)
         elif role in ("contract", "nest"):
             self.begin(Kernel(Form(role), node.type.shape), node)
         else:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
 
-    def repeat(self, node: Node) -> None:
-        """All results of a loop are computed by one kernel."""
+    def together(self, node: Node) -> None:
+        """All results of a family are computed by one kernel."""
         family = (node.op.family, node.inputs)
-        if family in self.scans:
-            self.enter(self.scans[family], node)
+        if family in self.families:
+            self.enter(self.families[family], node)
             return
-        self.scans[family] = len(self.kernels)
-        self.begin(Kernel(Form.SCAN, ()), node)
+        self.families[family] = len(self.kernels)
+        form = Form(node.op.role)
+        self.begin(Kernel(form, () if form is Form.SCAN else node.type.shape), node)
 
     def begin(self, kernel: Kernel, node: Node) -> None:
         self.kernels.append(kernel)
@@ -140,7 +144,7 @@ class _Fusion:
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""
         kernel = self.kernels[place]
-        if len(kernel.nodes) >= MAX_NODES or kernel.form in (Form.NEST, Form.CHECK, Form.SCAN):
+        if len(kernel.nodes) >= MAX_NODES or kernel.form in _CLOSED:
             return False
         shapes = [kernel.anchor.type.shape if kernel.form is Form.COLUMNS else kernel.space]
         if kernel.form is Form.ROWS:
@@ -166,12 +170,16 @@ class _Fusion:
                 raise CompileError(f"{fold.name} over axes {fold.axes} is to be split first")
             self.begin(Kernel(Form.COLUMNS, x.type.shape, inner), node)
             return
-        last = self.latest(node)
-        if last is None or not self.takes_fold(last, node, inner):
-            self.begin(Kernel(Form.ROWS, x.type.shape, inner), node)
-            return
-        self.kernels[last].form, self.kernels[last].inner = Form.ROWS, inner
-        self.enter(last, node)
+        last, rows = self.latest(node), (x.type.shape, inner)
+        beside = self.folds.get(rows, -1)
+        for place in (last, beside if last is None or beside > last else None):
+            if place is not None and place >= 0 and self.takes_fold(place, node, inner):
+                self.kernels[place].form, self.kernels[place].inner = Form.ROWS, inner
+                self.folds[rows] = max(place, beside)
+                self.enter(place, node)
+                return
+        self.folds[rows] = len(self.kernels)
+        self.begin(Kernel(Form.ROWS, x.type.shape, inner), node)
 
     def takes_fold(self, place: int, node: Node, inner: int) -> bool:
         """Whether a kernel can fold its last axes in the same pass."""

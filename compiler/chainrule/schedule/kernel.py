@@ -21,6 +21,7 @@ class Form(Enum):
     NEST = "nest"  # an op's own loops
     CHECK = "check"  # leaves the program where a value is not allowed
     COPY = "copy"  # a new value put into its leaf
+    ATTEND = "attend"  # attention or its derivative, some rows of scores at a time
     SCAN = "scan"  # the kernels of a body, in order, once for each step
 
 

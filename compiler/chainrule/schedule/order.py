@@ -59,7 +59,7 @@ def copy_into(leaf: Node, value: Node) -> Kernel:
 
 def reads_at_its_index(kernel: Kernel, node: Node) -> bool:
     """Whether a kernel reads a node only at the index at which it writes, and before it does."""
-    if kernel.form in (Form.NEST, Form.ROWS, Form.SCAN):
+    if kernel.form in (Form.NEST, Form.ATTEND, Form.ROWS, Form.SCAN):
         return False
     nodes = kernel.nodes
     if kernel.form in (Form.CONTRACT, Form.COLUMNS):

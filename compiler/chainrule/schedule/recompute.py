@@ -170,7 +170,7 @@ class _Search:
     def is_costly(self, node: Node) -> bool:
         """Whether a product or an op's own loops are to run for a value, others being kept."""
         kernel, _ = self.early[node].made
-        heavy = kernel.form in (Form.CONTRACT, Form.NEST)
+        heavy = kernel.form in (Form.CONTRACT, Form.NEST, Form.ATTEND)
         return heavy and kernel.anchor in _needed(kernel, [node], kernel.writes)
 
     def best(self) -> _Attempt:
@@ -324,7 +324,8 @@ def _part(kernel: Kernel, wanted: Sequence[Node], there: Collection[Node]) -> Ke
         again=True,
     )
     shape = nodes[0].type.shape
-    around = kernel.form in (Form.CONTRACT, Form.COLUMNS, Form.NEST) and kernel.anchor in mine
+    built = (Form.CONTRACT, Form.COLUMNS, Form.NEST)
+    around = kernel.form is Form.ATTEND or (kernel.form in built and kernel.anchor in mine)
     folds = kernel.form is Form.ROWS and any(n.op.role == "reduce" for n in nodes)
     if not around and not folds and all(n.type.shape == shape for n in nodes):
         part.form, part.space, part.inner = Form.MAP, shape, 0

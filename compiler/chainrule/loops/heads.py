@@ -1,0 +1,283 @@
+"""What attention and its derivative share: operands laid out in workspace, blocks of queries, and
+products of the two.
+
+Of a group, rows that are summed over keys are laid out as they are, those of which each is met by
+all queries in panels of LANES positions. Of a block of queries all rows are there, zeros behind the
+last: so each product has one shape, whatever the number of queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chainrule.ir.loop import LANES, Apply, Buffer, IndexValue, Literal, Load, Loop, Store, Value
+from chainrule.ir.node import Node, Stmts
+from chainrule.ir.size import Dim, Size, known
+from chainrule.ir.types import bool_, int32
+from chainrule.loops.builder import Builder
+from chainrule.loops.contract import contraction_loops
+from chainrule.loops.tiles import Contraction
+from chainrule.ops.attend import Attend, AttendBack
+from chainrule.ops.layout import ravel, unravel
+
+#: queries of a block at most; scores are worked out in so many columns at a time
+ROWS, WIDE = 32, 2 * LANES
+#: the height of a block is a multiple of this
+EVEN = 8
+
+GROUP, BLOCK, ROW, LANE, EACH = (
+    Size.symbol(f"{name}'") for name in ("group", "block", "row", "j", "u")
+)
+_TERM, _PANEL = Size.symbol("term'"), Size.symbol("panel'")
+
+Read = Callable[[Dim, Dim], Value]
+#: what has been laid out: where, and how
+Laid = tuple[Buffer, Stmts]
+
+
+class Heads:
+    """A group's queries, keys and values.
+
+    Of a block that begins with query `first`, `count` of the `rows` are queries, which see keys up
+    to `seen`; `wide` is that number in whole tiles. Rows of `scores` are `stride` apart.
+    """
+
+    def __init__(self, b: Builder) -> None:
+        node = b.kernel.anchor
+        assert isinstance(node.op, Attend | AttendBack)
+        self.b, self.op, self.dtype = b, node.op, node.type.dtype
+        q, k, v = (n.type.shape for n in node.inputs[:3])
+        self.lead, self.n, self.m = q[:-2], q[-2], k[-2]
+        self.d, self.e = known((q[-1], v[-1]))
+        names = ("q", "k", "v", "ct", "out", "lse")[: node.op.count]
+        self.read = {x: b.reader(n) for x, n in zip(names, node.inputs, strict=False)}
+        self.masks = [b.reader(n) for n in node.inputs[node.op.count :]]
+        self.wanted = {part_of(n).part: n for n in b.kernel.nodes if n in b.kernel.writes}
+        self.at = unravel(GROUP, self.lead)
+        self.rows = _height(self.n)
+        self.first = BLOCK * self.rows
+        even = self.n % self.rows == 0
+        self.count = self.rows if even else _least(self.rows, self.n - self.first)
+        ends = self.first + self.rows
+        whole = even and self.n == self.m
+        self.seen = self.m if not self.op.causal else ends if whole else _least(ends, self.m)
+        self.wide = _rounded(self.seen)
+        # rows do not begin whole pages apart: caches could not hold many of such
+        self.stride = _rounded(self.m) + LANES
+        self.scores = self.space(self.rows * self.stride)
+        self.mask = b.scratch_of(bool_, self.rows * self.stride, True) if self.masks else None
+
+    def blocks(self, *body: Stmts) -> Stmts:
+        """The body for each block of queries, the first part of it where there is a mask."""
+        inside = tuple(s for part in (self.take_mask(), *body) for s in part)
+        return (Loop("block'", (self.n + self.rows - 1) // self.rows, inside),)
+
+    def space(self, size: Dim) -> Buffer:
+        """Workspace of which each part has its own."""
+        return self.b.scratch_of(self.dtype, size, True)
+
+    def number(self, value: float) -> Value:
+        """A number of the operands' element type."""
+        return Literal(value, self.dtype)
+
+    def apply(self, fn: str, *args: Value) -> Value:
+        """A function of numbers of that type."""
+        return Apply(fn, args, self.dtype)
+
+    def score(self, row: Dim, key: Dim) -> Load:
+        """What lies in `scores` for a row of the block and a key."""
+        return Load(self.scores, row * self.stride + key)
+
+    def keep(self, row: Dim, key: Dim, value: Value) -> Stmts:
+        """Put it there."""
+        return (Store(self.scores, row * self.stride + key, value),)
+
+    def visible(self, row: Dim, key: Dim, value: Value, otherwise: float) -> Value:
+        """A value where a query may see a key; there is none behind the last."""
+        column = IndexValue(key, int32)
+        tests: list[Value] = []
+        if self.op.causal:
+            tests.append(Apply("le", (column, IndexValue(self.first + row, int32)), bool_))
+        if self.m % WIDE != 0 and not (self.op.causal and self.n == self.m):
+            tests.append(Apply("lt", (column, IndexValue(self.m, int32)), bool_))
+        if self.mask is not None:
+            tests.append(Load(self.mask, row * self.stride + key))
+        for test in tests:
+            value = self.apply("where", test, value, self.number(otherwise))
+        return value
+
+    # what is laid out
+
+    def panels(self, name: str, width: int) -> Laid:
+        """Keys or values in panels of LANES positions, zeros behind the last."""
+        read, space = self.read[name], self.space(_rounded(self.m) * width)
+
+        def panel(first: Dim, count: Dim) -> Stmts:
+            def some(start: Dim, terms: int) -> Loop:
+                term = start + EACH
+                value = read((*self.at, first + LANE, term))
+                store = Store(space, first * width + term * LANES + LANE, value)
+                return Loop("j'", count, (Loop("u'", terms, (store,), "unroll"),), "vector")
+
+            whole, rest = divmod(width, LANES)
+            inside = (Loop("term'", whole, (some(_TERM * LANES, LANES),)),) if whole else ()
+            return (*inside, some(whole * LANES, rest)) if rest else inside
+
+        body: Stmts = (Loop("panel'", self.m // LANES, panel(_PANEL * LANES, LANES)),)
+        if self.m % WIDE != 0:
+            begin = self.m // WIDE * WIDE
+            zero = Store(space, begin * width + LANE, self.number(0))
+            zeros = Loop("j'", (_rounded(self.m) - begin) * width, (zero,), "vector")
+            body = (zeros, *body, *panel(self.m // LANES * LANES, self.m % LANES))
+        return space, body
+
+    def matrix(self, name: str, width: int) -> Laid:
+        """Keys or values row by row."""
+        space, read = self.space(self.m * width), self.read[name]
+        store = Store(space, ROW * width + LANE, read((*self.at, ROW, LANE)))
+        return space, over(self.m, width, store)
+
+    def block(self, name: str, width: int) -> Laid:
+        """A block of an operand's rows."""
+        space, read = self.space(self.rows * width), self.read[name]
+        store = Store(space, ROW * width + LANE, read((*self.at, self.first + ROW, LANE)))
+        return space, (*over(self.count, width, store), *self.zeros(space, width))
+
+    def row(self, name: str) -> Laid:
+        """A block of an operand of one number a query."""
+        space = self.space(self.rows)
+        store = Store(space, LANE, self.read[name]((*self.at, self.first + LANE)))
+        return space, (Loop("j'", self.count, (store,), "vector"), *self.zeros(space, 1))
+
+    def take_mask(self) -> Stmts:
+        """The block's rows of the mask, if there is one."""
+        if self.mask is None:
+            return ()
+        value = self.masks[0]((*self.at, self.first + ROW, LANE))
+        store = Store(self.mask, ROW * self.stride + LANE, value)
+        return (*over(self.count, self.seen, store), *self.zeros(self.mask, self.stride))
+
+    def zeros(self, space: Buffer, width: Dim) -> Stmts:
+        """Zeros in the rows of a block that are no queries'."""
+        if self.count == self.rows:
+            return ()
+        zero = Store(space, self.count * width + LANE, Literal(0, space.dtype))
+        return (Loop("j'", (self.rows - self.count) * width, (zero,), "vector"),)
+
+    # products
+
+    def product(
+        self,
+        shape: tuple[Dim, Dim, Dim],
+        a: Read,
+        b: Read,
+        epilogue: Callable[[Dim, Dim, Value], Stmts],
+        start: Read | None = None,
+    ) -> Stmts:
+        """The product of an (m, k) and a (k, n) factor, for (m, n, k), in tiles."""
+        c = Contraction((), *shape, a, b, self.dtype, epilogue, start)
+        return contraction_loops(c, self.b.target, None)
+
+    def meet(
+        self, rows: Laid, panels: Laid, width: int, epilogue: Callable[[Dim, Dim, Value], Stmts]
+    ) -> Stmts:
+        """Rows of the block times those that panels hold, of which a query sees some."""
+        shape = self.rows, self.wide, width
+        return self.product(shape, row_major(rows[0], width), panelled(panels[0], width), epilogue)
+
+    def sum_keys(
+        self, part: str, rows: Laid, width: int, finish: Callable[[Dim, Value], Value]
+    ) -> Stmts:
+        """scores @ rows of keys, written as a part of the results, once it is finished."""
+        if part not in self.wanted:
+            return ()
+        sums = self.space(self.rows * width)
+
+        def keep(row: Dim, column: Dim, acc: Value) -> Stmts:
+            return (Store(sums, row * width + column, finish(row, acc)),)
+
+        shape = self.rows, width, self.seen
+        product = self.product(shape, self.score, row_major(rows[0], width), keep)
+        stored = self.stored(part, self.first + ROW, Load(sums, ROW * width + LANE))
+        return (*product, *over(self.count, width, stored))
+
+    def sum_queries(
+        self, part: str, rows: Laid, width: int, factor: float
+    ) -> tuple[Stmts, Stmts, Stmts]:
+        """scoresᵀ @ rows of queries, added up over blocks, times a factor: how that begins, what
+        each block adds, how it ends.
+        """
+        if part not in self.wanted:
+            return (), (), ()
+        sums = self.space(_rounded(self.m) * width)
+        so_far = row_major(sums, width)
+
+        def keep(key: Dim, column: Dim, acc: Value) -> Stmts:
+            return (Store(sums, key * width + column, acc),)
+
+        zero = Store(sums, LANE, self.number(0))
+        begin = Loop("j'", _rounded(self.m) * width, (zero,), "vector")
+        shape = self.wide, width, self.rows
+        step = self.product(
+            shape, lambda key, row: self.score(row, key), row_major(rows[0], width), keep, so_far
+        )
+        value = so_far(ROW, LANE)
+        value = value if factor == 1 else self.apply("mul", value, self.number(factor))
+        return (begin,), step, over(self.m, width, self.stored(part, ROW, value))
+
+    def stored(self, part: str, row: Dim, value: Value) -> Store:
+        """An element of a result written, in the lane of its column."""
+        node = self.wanted[part]
+        index = part_of(node).place(self.at, row, LANE)
+        return Store(
+            self.b.buffers[self.b.kernel.writes[node]], ravel(index, node.type.shape), value
+        )
+
+    def stored_row(self, part: str, value: Value) -> Stmts:
+        """A result of one number a query written, if it is wanted."""
+        node = self.wanted.get(part)
+        if node is None:
+            return ()
+        at = ravel((*self.at, self.first + LANE), node.type.shape)
+        store = Store(self.b.buffers[self.b.kernel.writes[node]], at, value)
+        return (Loop("j'", self.count, (store,), "vector"),)
+
+
+def part_of(node: Node) -> Attend | AttendBack:
+    """A node's op: a part of attention or of its derivative."""
+    assert isinstance(node.op, Attend | AttendBack)
+    return node.op
+
+
+def row_major(space: Buffer, width: Dim) -> Read:
+    """Reads rows that lie one behind another."""
+    return lambda row, column: Load(space, row * width + column)
+
+
+def panelled(space: Buffer, width: Dim) -> Read:
+    """Reads panels, at a position whose lane is j'."""
+    return lambda term, column: Load(space, (column - LANE) * width + term * LANES + LANE)
+
+
+def over(rows: Dim, columns: Dim, body: Store) -> Stmts:
+    """A statement for each element of a matrix."""
+    return (Loop("row'", rows, (Loop("j'", columns, (body,), "vector"),)),)
+
+
+def _height(n: Dim) -> int:
+    """Rows of a block: for known n of about equal blocks."""
+    if not isinstance(n, int):
+        return ROWS
+    blocks = max(1, -(-n // ROWS))
+    return max(1, -(-n // (blocks * EVEN))) * EVEN
+
+
+def _rounded(size: Dim) -> Dim:
+    """A size in whole tiles."""
+    return (size + WIDE - 1) // WIDE * WIDE
+
+
+def _least(a: Dim, b: Dim) -> Dim:
+    """The lesser of two sizes that are no further apart than 2**40."""
+    over = a - b
+    return a - over * ((over + 2**40) // (2**40 + 1))
