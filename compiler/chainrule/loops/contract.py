@@ -32,6 +32,7 @@ from chainrule.ir.types import bool_, int64
 from chainrule.loops.parts import by_one, shared_nest
 from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
 from chainrule.loops.walk import postorder
+from chainrule.ops.layout import ravel
 from chainrule.target import Target
 
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
@@ -93,8 +94,8 @@ def contraction_loops(
     between = (Barrier(),) if split else ()
     body += between if body else ()
     if packed is not None:
-        body += (*_pack(c, packed, split), *between)
-        b = _packed_reader(c, packed)
+        body += (*pack(c, packed, split), *between)
+        b = packed_reader(c, packed)
     shapes = tile_shapes(c, target, c.tile is not None)
     direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
     if c.sums is None:
@@ -218,8 +219,11 @@ def _nest(
     def cell(v: Dim) -> Get:
         return Get(edge, (_I, 0)) if v == whole else Get(acc, (_I, v))
 
+    names, extents = (c for c, _ in c.terms), tuple(extent for _, extent in c.terms)
+    k = ravel(tuple(map(Size.symbol, names)), extents) if c.terms else _K
+
     def multiply(v: Dim) -> tuple[Stmt, ...]:
-        args = (c.a(row, _K), b(_K, column + v * LANES + _J), cell(v))
+        args = (c.a(row, k), b(k, column + v * LANES + _J), cell(v))
         return (Set(cell(v).local, cell(v).index, Apply("fma", args, c.dtype)),)
 
     def begin(v: Dim) -> tuple[Stmt, ...]:
@@ -248,7 +252,7 @@ def _nest(
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
         Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
     )
-    if c.terms or c.inside:
+    if c.inside or (c.terms and c.height is None):
         body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
@@ -290,7 +294,7 @@ def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> 
     return out
 
 
-def _packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value]:
+def packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value]:
     """Reads b from its panels, at a column whose lane is j'."""
 
     def read(k: Dim, n: Dim) -> Value:
@@ -300,13 +304,18 @@ def _packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value
     return read
 
 
-def _pack(c: Contraction, packed: Buffer, split: bool) -> tuple[Stmt, ...]:
-    """Copy b, LANES columns after LANES columns, in blocks of LANES values of k."""
+def pack(
+    c: Contraction, packed: Buffer, split: bool, depth: Dim | None = None, first: Dim = 0
+) -> tuple[Stmt, ...]:
+    """Copy b, LANES columns after LANES columns, in blocks of LANES values of k; as those from
+    `first` on where panels are `depth` deep.
+    """
     by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
+    deep = c.k if depth is None else depth
 
     def block(column: Dim, width: Dim, start: Dim, count: int) -> Stmt:
         k = start + _I
-        store = Store(packed, column * c.k + k * LANES + _J, c.b(k, column + _J))
+        store = Store(packed, column * deep + (first + k) * LANES + _J, c.b(k, column + _J))
         return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
     def panel(column: Dim, width: Dim) -> tuple[Stmt, ...]:

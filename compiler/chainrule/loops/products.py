@@ -35,6 +35,7 @@ from chainrule.loops.layout import ContractLayout, fills, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
+from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
@@ -57,24 +58,30 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return _plain(b)
+    turned = TurnedTile.of(b, layout)
+    slides = _slides(b, layout, turned is not None)
+    if turned is not None and not slides:
+        return turned_loops(b, layout, turned, maps)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
-    if tile is None and _slides(b, layout):
-        layout = ContractLayout.of(b.kernel, sliding=True) or layout
-    return _scheduled(b, layout, maps) if tile is None else dot_loops(b, layout, tile, maps)
+    if tile is not None:
+        return dot_loops(b, layout, tile, maps)
+    slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
+    return _scheduled(b, slid or layout, maps)
 
 
-def _slides(b: Builder, layout: ContractLayout) -> bool:
+def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
     """Whether vectors had better go along the columns of a view where it stands.
 
-    Where they would not be full, copies are as good, unless they are of few terms, or the other
-    factor would be copied too.
+    Where they would not be full, the product turned or copies are as good, unless they are of few
+    terms, or the other factor would be copied too.
     """
     last = layout.column[-1]
     read = b.reader(layout.order(b.kernel.anchor.inputs)[1])
     if not layout.gathered[1] or not goes_along(read, layout.b, last):
         return False
     few = at_most(product(tuple(layout.sizes[c] for c in layout.outer + layout.inner)), FEW)
-    return fills(layout.sizes[last], 0.75 if few or layout.gathered[0] else 0.9)
+    both = layout.gathered[0] and not turns
+    return fills(layout.sizes[last], 0.75 if few or both else 0.9)
 
 
 def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:

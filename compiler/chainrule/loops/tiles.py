@@ -31,7 +31,8 @@ class Contraction:
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
-    may be loops `inside` those over tiles of rows.
+    may be loops `inside` those over tiles of rows. With a `height` tiles have so many rows, which
+    divide m.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -49,6 +50,7 @@ class Contraction:
     sums: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
+    height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
     """
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
+    best = best_vectors(c.n, width)
+    if c.height is not None:
+        yield Rows(c.height, c.m // c.height, 0, best)
+        return
     most = (target.vector_registers - 1 - best * width) // (best * width)
     most = max(1, min(most, 14))
     if not tall:
@@ -112,6 +117,12 @@ def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
         start = c.m // above * above if above else 0
         yield Rows(height, rest // height, start, vectors(height))
         above = height
+
+
+def best_vectors(n: Dim, width: int) -> int:
+    """Vectors of a tile of n columns, if it has many rows; each takes `width` registers."""
+    available = max(1, -(-n // LANES)) if isinstance(n, int) else 2
+    return min(available, 3 if available == 3 else 2, max(1, 2 // width))
 
 
 def _even_height(m: int, most: int) -> int:
