@@ -29,7 +29,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size, coefficient
 from chainrule.ir.types import bool_, int64
-from chainrule.loops.parts import by_one, shared_nest
+from chainrule.loops.parts import by_one, shared
 from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
 from chainrule.loops.walk import postorder
 from chainrule.ops.layout import ravel
@@ -90,7 +90,7 @@ def contraction_loops(
     body = c.before
     b = c.b
     if split:
-        body = tuple(s for nest in c.before for s in shared_nest((nest,), 1))
+        body = shared(c.before)
     between = (Barrier(),) if split else ()
     body += between if body else ()
     if packed is not None:

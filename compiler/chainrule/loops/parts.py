@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from chainrule.ir.loop import LANES, Apply, Load, Loop, Program, Set, Stmt, Store, Value
+from chainrule.ir.loop import LANES, Apply, Barrier, Load, Loop, Program, Set, Stmt, Store, Value
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, substitute
@@ -49,6 +49,12 @@ def shared_nest(body: Stmts, depth: int) -> Stmts:
         if any(isinstance(s, Loop) and s.split for s in statements(divided))
         else (by_one(body))
     )
+
+
+def shared(body: Stmts) -> Stmts:
+    """Nests of which each is shared, or done by one part."""
+    nests = ((s,) if isinstance(s, Barrier) else shared_nest((s,), 1) for s in body)
+    return tuple(s for nest in nests for s in nest)
 
 
 def is_split(program: Program) -> bool:

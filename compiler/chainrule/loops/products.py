@@ -23,6 +23,7 @@ from chainrule.ir.loop import (
     Set,
     Store,
     Value,
+    fills,
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
@@ -31,7 +32,8 @@ from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
-from chainrule.loops.layout import ContractLayout, fills, letter_sizes
+from chainrule.loops.laid import Laid
+from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
@@ -58,15 +60,16 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return _plain(b)
+    laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
-    slides = _slides(b, layout, turned is not None)
+    slides = not laid.each and _slides(b, layout, turned is not None)
     if turned is not None and not slides:
-        return turned_loops(b, layout, turned, maps)
+        return (*laid.all, *turned_loops(b, layout, turned, laid, maps))
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is not None:
-        return dot_loops(b, layout, tile, maps)
+        return (*laid.all, *dot_loops(b, layout, tile, laid, maps))
     slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
-    return _scheduled(b, slid or layout, maps)
+    return (*laid.all, *_scheduled(b, slid or layout, laid, maps))
 
 
 def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
@@ -84,7 +87,9 @@ def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
     return fills(layout.sizes[last], 0.75 if few or both else 0.9)
 
 
-def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:
+def _scheduled(
+    b: Builder, layout: ContractLayout, laid: Laid, maps: Callable[[Index, Value], Stmts]
+) -> Stmts:
     node = b.kernel.anchor
 
     def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
@@ -103,7 +108,7 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         lambda k, n: second(layout.second(k, n)),
         node.type.dtype,
         epilogue,
-        before=(*copy_first, *copy_second),
+        before=(*laid.each, *copy_first, *copy_second),
     )
     if layout.sliding:
         outside, inside = layout.split_groups
@@ -124,8 +129,9 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
-        body = _in_steps(b, contraction, layout, packed)
+        body = _in_steps(b, contraction, layout, laid, packed)
     else:
+        contraction = replace(contraction, before=(*laid.first, *contraction.before))
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
     return split_outermost(body, len(layout.groups)) if by_group else body
 
@@ -157,7 +163,9 @@ def _factor(
     return copied_at, for_each(shape, move, "w", inner="vector")
 
 
-def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer | None) -> Stmts:
+def _in_steps(
+    b: Builder, c: Contraction, layout: ContractLayout, laid: Laid, packed: Buffer | None
+) -> Stmts:
     """A product whose sums go on from one pass of the template to the next."""
     by_group = any(extent != 1 for _, extent in c.groups)
     sums = b.workspace(b.kernel.anchor, c.m * c.n, by_group)
@@ -174,6 +182,7 @@ def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer
     finish = Loop("n'", c.n, c.epilogue(m, n, so_far(m, n)), "vector")
     between = () if by_group else (Barrier(),)
     body: Stmts = (
+        *laid.first,
         Loop("n'", c.m * c.n, (zero,), "vector", split=not by_group),
         *between,
         *contraction_loops(steps, b.target, packed, split=not by_group),

@@ -11,12 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from chainrule.ir.loop import LANES, Barrier, Literal, Load, Loop, Store, Value
+from chainrule.ir.loop import (
+    LANES,
+    Barrier,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Store,
+    Value,
+    fills,
+)
 from chainrule.ir.node import Index, Stmts
 from chainrule.ir.size import Dim, Size, known, product
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import contraction_loops, pack, packed_reader
-from chainrule.loops.layout import ContractLayout, fills
+from chainrule.loops.laid import Laid
+from chainrule.loops.layout import ContractLayout
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import CHAINS, Contraction, best_vectors
 from chainrule.ops.cast import widens
@@ -82,10 +95,15 @@ class TurnedTile:
 
 
 def turned_loops(
-    b: Builder, layout: ContractLayout, tile: TurnedTile, maps: Callable[[Index, Value], Stmts]
+    b: Builder,
+    layout: ContractLayout,
+    tile: TurnedTile,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, m, n = b.kernel.anchor, layout.m, layout.n
+    assert isinstance(n, int)
     by_group = any(extent != 1 for _, extent in layout.groups)
     x, y = layout.order(node.inputs)
     plain, windows = b.reader(x), b.reader(y)
@@ -94,7 +112,7 @@ def turned_loops(
     terms = tuple((f"g{c}", layout.sizes[c]) for c in letters)
     steps = () if tile.all else layout.sums
     depth = product(tuple(extent for _, extent in terms))
-    sums = b.workspace(node, m * n, by_group)
+    sums = b.workspace(node, m * (-(-n // LANES) * LANES), by_group)
     copied = b.workspace(x, depth * ((m + LANES - 1) // LANES * LANES), by_group and not tile.all)
 
     def factor(k: Dim, column: Dim) -> Value:
@@ -120,17 +138,17 @@ def turned_loops(
     c = replace(c, b=packed_reader(c, copied), height=tile.rows)
     before = layout.sums if tile.all else ()
     first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
-    laid = replace(c, k=layout.k, b=factor)
-    copy = pack(laid, copied, split or tile.all, depth, first * layout.k)
+    plainly = replace(c, k=layout.k, b=factor)
+    copy = pack(plainly, copied, split or tile.all, depth, first * layout.k)
     body: Stmts = (*contraction_loops(c, b.target, None, split), *between)
     if tile.all:
         copy = (*_nested(layout.sums, copy), Barrier())
     else:
-        body = _nested(steps, (*copy, *between, *body))
+        body = _nested(steps, (*laid.each, *copy, *between, *body))
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    body = _nested(layout.groups, (*body, *_turned_back(layout, so_far, maps, split)))
+    body = _nested(layout.groups, (*laid.first, *body, *_turned_back(layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
@@ -162,9 +180,14 @@ def _turned_back(
     assert isinstance(m, int) and isinstance(n, int)
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
+        """Whole blocks are turned in registers; past the last column is workspace still."""
         row, column = first + _I, start + _J
-        each = maps(layout.out(row, column), sums(column, row))
-        return (Loop("j'", columns, (Loop("i'", rows, each, "unroll"),), "vector"),)
+        read = sums(column, row)
+        turned = Local("turned", read.dtype, (rows,), True)
+        cell = Get(turned, (_I,))
+        take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
+        give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
+        return turned, Loop("j'", LANES, (take,), "vector"), Loop("j'", columns, (give,), "vector")
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))
