@@ -241,16 +241,16 @@ def _nest(
         assert c.tile is not None
         return (Store(c.tile, place(v), cell(v)),)
 
-    begun = _over_vectors(columns, begin) if c.start else ()
-    laid = _over_vectors(columns, lay_down) if c.tile else ()
+    begun = _over_vectors(c, columns, begin) if c.start else ()
+    laid = _over_vectors(c, columns, lay_down) if c.tile else ()
     ending = "serial" if c.tile else "unroll"
     tile: tuple[Stmt, ...] = (
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
         # row by row, so that an element of a is held no longer than its row takes
-        _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
+        _over_terms(c, Loop("i'", rows.rows, _over_vectors(c, columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
-        Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
+        Loop("i'", rows.rows, _over_vectors(c, columns, finish), ending),
     )
     if c.inside or (c.terms and c.height is None):
         body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
@@ -283,12 +283,14 @@ def _clear(local: Local) -> Stmt:
     return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
 
 
-def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+def _over_vectors(
+    c: Contraction, columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]
+) -> tuple[Stmt, ...]:
     """The body for each vector of a panel, the last of which may be narrower."""
     whole = columns.vectors if columns.last == LANES else columns.vectors - 1
     out: tuple[Stmt, ...] = ()
     if whole:
-        out += (Loop("v'", whole, (Loop("j'", LANES, body(_V), "vector"),), "unroll"),)
+        out += (Loop("v'", whole, (Loop("j'", c.width, body(_V), "vector"),), "unroll"),)
     if whole < columns.vectors:
         out += (Loop("j'", columns.last, body(whole), "vector"),)
     return out

@@ -123,7 +123,6 @@ def dot_loops(
     shape = tuple(sizes[c] for c in tile.columns)
     width = product(shape)
     count = sizes[tile.row]
-    assert isinstance(count, int)
     chains = b.workspace(node, count * width * LANES, by_group)
     sums = b.workspace(node, count * width, by_group)
     x, y = (b.reader(i) for i in layout.order(node.inputs))
@@ -132,6 +131,8 @@ def dot_loops(
     extents = known(tuple(sizes[c] for c in tile.inside))
     dtype = node.type.dtype
     m, n, lane = (Size.symbol(f"{name}'") for name in "mnj")
+    length = sizes[tile.sums[-1]]
+    assert isinstance(count, int) and isinstance(length, int)
     last, terms = tile.sums[-1], [c for c in tile.sums[:-1] if c not in tile.stepped]
 
     def over(rows: int, first: Dim) -> Stmts:
@@ -149,15 +150,30 @@ def dot_loops(
         def lanes(body: Stmt) -> Stmt:
             return each(Loop("j'", LANES, (body,), "vector"))
 
-        left = x(tuple(place[c] for c in layout.a))
-        right = y(tuple(place[c] for c in layout.b))
-        term = Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype))
-        body: Stmt = Loop(f"g{last}", sizes[last], (each(term),), "vector")
+        def term(left: Value, right: Value) -> Stmt:
+            return each(Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype)))
+
+        def factors(index: dict[str, Dim]) -> tuple[Value, Value]:
+            left, right = ((index[c] for c in letters) for letters in (layout.a, layout.b))
+            return x(tuple(left)), y(tuple(right))
+
+        body: Stmts = ()
+        full, part = length // LANES * LANES, length % LANES
+        if full:
+            body += (Loop(f"g{last}", full, (term(*factors(place)),), "vector"),)
+        if part:  # lanes that have no term left multiply 0 by 0, which needs no mask
+            held = Local("left", dtype, (rows,), True), Local("right", dtype, extents, True)
+            cells = cell[:1], cell[1:]
+            read = factors(place | {last: full + lane})
+            takes = (Set(local, at, v) for local, at, v in zip(held, cells, read, strict=True))
+            begun = Loop("j'", part, tuple(map(each, takes)), "vector")
+            multiplied = term(*(Get(local, at) for local, at in zip(held, cells, strict=True)))
+            body += (*held, begun, Loop("j'", LANES, (multiplied,), "vector"))
         for c in reversed(terms):
-            body = Loop(f"g{c}", sizes[c], (body,))
+            body = (Loop(f"g{c}", sizes[c], body),)
         chain = flat * LANES + lane
         begin, end = Set(acc, cell, Load(chains, chain)), Store(chains, chain, Get(acc, cell))
-        nest: Stmts = (acc, lanes(begin), body, lanes(end))
+        nest: Stmts = (acc, lanes(begin), *body, lanes(end))
         for c in reversed(kept):
             nest = (Loop(f"g{c}", sizes[c], nest),)
         return nest

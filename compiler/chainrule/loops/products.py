@@ -113,6 +113,7 @@ def _scheduled(
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
+        contraction = replace(contraction, width=layout.width)
     if _narrow(b, layout) and takes_pairs(contraction):
         sizes = word_sizes(contraction)
         words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)

@@ -32,7 +32,7 @@ class Contraction:
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
     may be loops `inside` those over tiles of rows. With a `height` tiles have so many rows, which
-    divide m.
+    divide m. Of each vector the first `width` lanes are there.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -51,6 +51,7 @@ class Contraction:
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
     height: int | None = None
+    width: int = LANES
 
 
 @dataclass(frozen=True)

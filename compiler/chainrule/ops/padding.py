@@ -50,9 +50,10 @@ class Padded(Op):
     @staticmethod
     def of(place: Node) -> Padded | None:
         """What a `Place` is as a view; None where it does more than pad."""
-        op, shape = place.op, place.inputs[0].type.shape
+        op = place.op
         if not isinstance(op, Place) or set(op.steps) != {1}:
             return None
+        shape = place.inputs[0].type.shape
         axes = zip(op.starts, shape, op.shape, strict=True)
         after = tuple(size - n - start for start, n, size in axes)
         ends = [d for d in (*op.starts, *after) if isinstance(d, int)]
