@@ -255,7 +255,9 @@ def _nest(
     columns: Columns,
     split: bool,
 ) -> tuple[Stmt, ...]:
-    """One shape of tile over its part of the result: panels outside, so that b stays near."""
+    """One shape of tile over its part of the result: of rows and panels the more outside, so that
+    what there is less of stays near.
+    """
     if rows.count == 0 or columns.count == 0:
         return ()
     whole = columns.vectors - (columns.last != LANES)
@@ -305,13 +307,13 @@ def _nest(
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
         return (Loop("m'", rows.count, body),)
-    by_rows = rows_are_more(rows.count, columns.count)
-    across = Loop("m'", rows.count, tile, split=split and by_rows)
-    return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
+    if rows_are_more(rows.count, columns.count):  # what follows goes along its rows in memory too
+        return (Loop("m'", rows.count, (Loop("n'", columns.count, tile),), split=split),)
+    return (Loop("n'", columns.count, (Loop("m'", rows.count, tile),), split=split),)
 
 
 def rows_are_more(rows: Dim, columns: Dim) -> bool:
-    """Whether parts had better share a product's rows of tiles than its panels."""
+    """Whether a product has more rows of tiles than panels, for parts to share too."""
     if isinstance(rows, int) and isinstance(columns, int):
         return rows > columns
     if isinstance(columns, int):
