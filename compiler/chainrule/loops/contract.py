@@ -41,14 +41,10 @@ PAGE = 4096
 #: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
 #: are copied together at a time, if so many panels then read them
 BLOCK, BLOCK_ROWS, BLOCK_PANELS = 1024, 64, 4
-#: a b that takes more bytes than NEAR is gone over in stretches of at most so many rows, or of as
-#: many as take half of that, for so many rows of the result at a time: rows that lie a power of two
-#: apart share few lines of the caches, so panels of more would not stay in them
-NEAR, STRETCH, STRETCH_ROWS = 1 << 20, (64, 512), 128
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
-_M, _N, _K, _I, _V, _J, _H, _S, _U = (Size.symbol(f"{name}'") for name in "mnkivjhsu")
+_M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs")
 
 
 def packed_size(c: Contraction, target: Target) -> Dim:
@@ -65,11 +61,8 @@ def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:
     """Elements of workspace that `contraction_loops` wants for long sums: a block of a's rows, one
     for each part, and all sums so far. None where it wants none.
     """
-    if c.start is not None or c.terms:
+    if c.start is not None or not _far_apart(c):
         return None
-    if not _far_apart(c):
-        rows = c.m if _row_blocks(c.m) == 1 else STRETCH_ROWS
-        return (0, rows * c.n) if stretch_of(c) and packed_size(c, target) == 0 else None
     shapes = tile_shapes(c, target, True)
     rows = max((_block_tiles(*shape) * shape[0].rows for shape in shapes), default=0)
     return (BLOCK * rows, c.m * c.n) if rows else None
@@ -107,11 +100,9 @@ def contraction_loops(
     direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
     if c.sums is None:
         body += direct
-    elif c.block is None:
-        body += _in_blocks(c, b, target, split)
     else:
         long = _reaches(c.k, BLOCK + 1)
-        body += (Loop("h'", long, _long_sums(c, b, shapes, BLOCK, split)),)
+        body += (Loop("h'", long, _long_sums(c, b, shapes, split)),)
         body += (Loop("h'", 1 - long, direct),) if long != 1 else ()
     body += between if c.groups else ()
     for var, extent in reversed(c.groups):
@@ -141,17 +132,16 @@ def _long_sums(
     c: Contraction,
     b: Callable[[Dim, Dim], Value],
     shapes: Sequence[tuple[Rows, Columns]],
-    length: int,
     split: bool,
 ) -> tuple[Stmt, ...]:
     """Long sums over a factor whose elements lie far apart: in stretches of k, about equal and at
-    most so long; in each, a block of tiles after the other, what they read of a copied together
-    first, if there is workspace for it, so that it stays in the second cache while panels of b pass
-    by. What sums have come to waits in workspace.
+    most BLOCK long; in each, a block of tiles after the other, what they read of a copied together
+    first, so that it stays in the second cache while panels of b pass by. What sums have come to
+    waits in workspace.
     """
     sums = c.sums
     assert sums is not None
-    count = (c.k + length - 1) // length
+    count = (c.k + BLOCK - 1) // BLOCK
     first, after = c.k * _S // count, c.k * (_S + 1) // count
     begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
 
@@ -185,9 +175,9 @@ def _copied(
 ) -> tuple[Stmt, ...]:
     """One shape of tile in blocks, with a copied for each; every part copies for itself."""
     block, tiles = c.block, _block_tiles(rows, columns)
-    if not tiles or block is None:
+    if not tiles:
         return _nest(c, b, rows, columns, split)
-    assert isinstance(rows.count, int)
+    assert block is not None and isinstance(rows.count, int)
 
     def place(tile: Dim, row: Dim) -> Dim:
         return (tile * BLOCK + _K) * rows.rows + row
@@ -203,44 +193,6 @@ def _copied(
     size = tiles * rows.rows
     body: tuple[Stmt, ...] = (Loop("h'", whole, some(tiles, rows.start + _H * size)),)
     return (*body, *some(rest, rows.start + whole * size)) if rest else body
-
-
-def stretch_of(c: Contraction) -> int | None:
-    """How many rows of b are gone over at a time where it is long; None where that is all."""
-    loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
-    apart = [slope_along(load, "k'") for load in loads]
-    if not isinstance(c.k, int) or len(loads) != 1 or not isinstance(apart[0], int):
-        return None
-    apart_bytes = abs(apart[0]) * loads[0].dtype.itemsize
-    if c.k * apart_bytes < NEAR:
-        return None
-    least, most = STRETCH
-    length = max(least, min(most, NEAR // 2 // apart_bytes))
-    return length if c.k > length else None
-
-
-def _row_blocks(m: Dim) -> Dim:
-    """In how many equal blocks rows are gone over, those of a known number that divides."""
-    count = (m + STRETCH_ROWS - 1) // STRETCH_ROWS
-    return 1 if isinstance(m, int) and isinstance(count, int) and m % max(count, 1) else count
-
-
-def _in_blocks(
-    c: Contraction, b: Callable[[Dim, Dim], Value], target: Target, split: bool
-) -> tuple[Stmt, ...]:
-    """Long sums over a large b: STRETCH_ROWS rows at a time, each time in stretches of k."""
-    count, length = _row_blocks(c.m), stretch_of(c)
-    assert length is not None
-    first, after = c.m * _U // count, c.m * (_U + 1) // count
-    block = replace(
-        c,
-        m=after - first,
-        a=lambda m, k: c.a(first + m, k),
-        epilogue=lambda m, n, acc: c.epilogue(first + m, n, acc),
-    )
-    shapes = tile_shapes(replace(block, tile=None), target, True)
-    body = _long_sums(block, b, shapes, length, split)
-    return (Loop("u'", count, (*body, Barrier()) if split else body),)
 
 
 def _reaches(size: Dim, bound: int) -> Dim:

@@ -125,8 +125,7 @@ def _scheduled(
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
     long = None if layout.outer else block_sizes(contraction, b.target)
     if long is not None:
-        block = b.workspace(node, long[0], True) if long[0] != 0 else None
-        sums = b.workspace(node, long[1], by_group)
+        block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
         contraction = replace(contraction, block=block, sums=sums)
     size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
