@@ -79,8 +79,9 @@ def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
     terms, or the other factor would be copied too.
     """
     last = layout.column[-1]
-    read = b.reader(layout.order(b.kernel.anchor.inputs)[1])
-    if not layout.gathered[1] or not goes_along(read, layout.b, last):
+    y = layout.order(b.kernel.anchor.inputs)[1]
+    in_steps = bool(layout.outer) and y.op.role == "view"
+    if not (layout.gathered[1] or in_steps) or not goes_along(b.reader(y), layout.b, last):
         return False
     few = at_most(product(tuple(layout.sizes[c] for c in layout.outer + layout.inner)), FEW)
     both = layout.gathered[0] and not turns

@@ -48,8 +48,8 @@ class TurnedTile:
     """What of the windows' letters a tile holds: of the one numbered `next` so many (`factor`) at a
     time, and all of those after it, which are `inside` together.
 
-    The other factor is copied once for `all` groups, with all terms of a sum, if groups share it;
-    else for each group and each step of the outer sums.
+    The other factor is copied once for `all` groups, with all terms of a sum, if groups share it,
+    as images do; else for each group and each step of the outer sums.
     """
 
     next: int
@@ -66,7 +66,7 @@ class TurnedTile:
         if not layout.gathered[1] or len(fixed) < len(sizes) + 2 or not fills(m, 0.75):
             return None
         groups = [var[1:] for var, extent in layout.groups if extent != 1]
-        shared = bool(groups) and not any(c in layout.a for c in groups)
+        shared = any(c not in layout.a for c in groups)
         large = shared and fixed[0] * fixed[1] > MOST_SUMS
         if large or all(map(widens, node.inputs)):
             return None
@@ -113,7 +113,12 @@ def turned_loops(
     steps = () if tile.all else layout.sums
     depth = product(tuple(extent for _, extent in terms))
     sums = b.workspace(node, m * (-(-n // LANES) * LANES), by_group)
-    copied = b.workspace(x, depth * ((m + LANES - 1) // LANES * LANES), by_group and not tile.all)
+    panels = (m + LANES - 1) // LANES
+    parts = [g for g in layout.groups if tile.all and g[0][1:] in layout.a]
+    each = tuple(extent for _, extent in parts)
+    size = product(each) * depth * panels * LANES
+    copied = b.workspace(x, size, by_group and not tile.all)
+    base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
         places = dict(zip(layout.inner, unravel(k, inner), strict=True))
@@ -135,14 +140,15 @@ def turned_loops(
     between: Stmts = (Barrier(),) if split else ()
     start = so_far if steps else None
     c = Contraction((), n, m, depth, window, factor, node.type.dtype, keep, start, terms=terms)
-    c = replace(c, b=packed_reader(c, copied), height=tile.rows)
+    near = packed_reader(c, copied)
+    c = replace(c, b=lambda k, n: near(base + k, n), height=tile.rows)
     before = layout.sums if tile.all else ()
     first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
     plainly = replace(c, k=layout.k, b=factor)
-    copy = pack(plainly, copied, split or tile.all, depth, first * layout.k)
+    copy = pack(plainly, copied, split or tile.all, depth, base + first * layout.k)
     body: Stmts = (*contraction_loops(c, b.target, None, split), *between)
     if tile.all:
-        copy = (*_nested(layout.sums, copy), Barrier())
+        copy = (*_nested((*parts, *layout.sums), copy), Barrier())
     else:
         body = _nested(steps, (*laid.each, *copy, *between, *body))
     if steps:
