@@ -201,6 +201,5 @@ def dot_loops(
     added = Loop("n'", width, (whole_chain, Loop("j'", LANES, (take,), "vector"), total))
     finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
     body = (zero, *between, *body, Loop("m'", count, (added, finish), split=split))
-    for var, extent in reversed(layout.dot_groups):
-        body = (Loop(var, extent, (*laid.first, *body)),)
+    body = laid.in_groups(layout.dot_groups, body)
     return split_outermost(body, len(layout.dot_groups)) if by_group else body

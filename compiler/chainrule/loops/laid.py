@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from chainrule.ir.loop import Barrier, Load, Store, Value
+from chainrule.ir.loop import Barrier, Load, Loop, Store, Value
 from chainrule.ir.node import Index, Node, Stmts
-from chainrule.ir.size import product
+from chainrule.ir.size import Dim, product
 from chainrule.loops.builder import Builder
 from chainrule.loops.layout import ContractLayout
 from chainrule.loops.parts import shared
@@ -17,13 +18,14 @@ from chainrule.ops.windows import Window
 
 @dataclass(frozen=True)
 class Laid:
-    """Loops that lay images down: once for `all`, for each group `first` or, where sums are over
-    images, at `each` step of the outer ones.
+    """Loops that lay images down: once for `all`, `first` in the groups that are `images` or, where
+    sums are over images, at `each` step of the outer ones.
     """
 
     all: Stmts = ()
     first: Stmts = ()
     each: Stmts = ()
+    images: frozenset[str] = frozenset()
 
     @staticmethod
     def of(b: Builder, layout: ContractLayout) -> Laid:
@@ -60,4 +62,14 @@ class Laid:
             return replace(self, all=self.all + nests)
         if many & set(layout.outer):
             return replace(self, each=self.each + nests)
-        return replace(self, first=self.first + nests)
+        return replace(self, first=self.first + nests, images=self.images | groups)
+
+    def in_groups(self, groups: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
+        """Loops over groups, those over images outside."""
+        outer = [g for g in groups if g[0][1:] in self.images]
+        for var, extent in reversed([g for g in groups if g not in outer]):
+            body = (Loop(var, extent, body),)
+        body = (*self.first, *body)
+        for var, extent in reversed(outer):
+            body = (Loop(var, extent, body),)
+        return body

@@ -133,8 +133,9 @@ def _scheduled(
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)
     else:
-        contraction = replace(contraction, before=(*laid.first, *contraction.before))
+        groups, contraction = contraction.groups, replace(contraction, groups=())
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
+        body = laid.in_groups(groups, (*body, *(() if by_group or not groups else (Barrier(),))))
     return split_outermost(body, len(layout.groups)) if by_group else body
 
 
@@ -184,16 +185,13 @@ def _in_steps(
     finish = Loop("n'", c.n, c.epilogue(m, n, so_far(m, n)), "vector")
     between = () if by_group else (Barrier(),)
     body: Stmts = (
-        *laid.first,
         Loop("n'", c.m * c.n, (zero,), "vector", split=not by_group),
         *between,
         *contraction_loops(steps, b.target, packed, split=not by_group),
         *between,
         Loop("m'", c.m, (finish,), split=not by_group),
     )
-    for var, extent in reversed(c.groups):
-        body = (Loop(var, extent, body),)
-    return body
+    return laid.in_groups(c.groups, body)
 
 
 def _plain(b: Builder) -> Stmts:

@@ -154,7 +154,7 @@ def turned_loops(
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    body = _nested(layout.groups, (*laid.first, *body, *_turned_back(layout, so_far, maps, split)))
+    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
