@@ -12,7 +12,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,18 +22,58 @@ from chainrule.ir.graph import Graph
 from chainrule_runtime.manifest import PARTS, evaluate
 
 Array = np.ndarray[Any, Any]
-#: batch, channels in, channels out, height and width, window, padding, stride, groups
+
+
+class Case(NamedTuple):
+    """A convolution of `n` images of `c` channels, over `axes` axes of one size, by `o` kernels."""
+
+    n: int
+    c: int
+    o: int
+    size: int
+    window: int
+    padding: int = 0
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    axes: int = 2
+
+    @property
+    def places(self) -> int:
+        """The positions of the window along an axis."""
+        reach = self.dilation * (self.window - 1) + 1
+        return (self.size + 2 * self.padding - reach) // self.stride + 1
+
+    @property
+    def flops(self) -> int:
+        """Operations of each direction: two a multiply-add."""
+        taps = self.c // self.groups * self.window**self.axes
+        return 2 * self.n * self.o * self.places**self.axes * taps
+
+    def __str__(self) -> str:
+        window = "×".join([str(self.window)] * self.axes)
+        size = f"{self.size}²" if self.axes == 2 else str(self.size)
+        usual = {"stride": 1, "dilation": 1}
+        more = [f"{k} {getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
+        more += [f"{self.groups} groups"] if self.groups > 1 else []
+        return ", ".join([f"{self.n}×{self.c}×{size}, {self.o} kernels {window}", *more])
+
+
 CASES = (
-    (64, 1, 6, 28, 5, 2, 1, 1),
-    (64, 6, 16, 14, 5, 0, 1, 1),
-    (64, 3, 32, 32, 3, 1, 1, 1),
-    (64, 32, 32, 32, 3, 1, 1, 1),
-    (64, 32, 64, 16, 3, 1, 1, 1),
-    (64, 64, 64, 16, 3, 1, 1, 1),
-    (32, 64, 64, 14, 3, 1, 1, 1),
-    (32, 64, 128, 28, 3, 1, 2, 1),
-    (32, 128, 128, 28, 1, 0, 1, 1),
-    (32, 64, 64, 32, 3, 1, 1, 64),
+    Case(64, 1, 6, 28, 5, padding=2),
+    Case(64, 6, 16, 14, 5),
+    Case(64, 3, 32, 32, 3, padding=1),
+    Case(64, 32, 32, 32, 3, padding=1),
+    Case(64, 32, 64, 16, 3, padding=1),
+    Case(64, 64, 64, 16, 3, padding=1),
+    Case(32, 64, 64, 14, 3, padding=1),
+    Case(32, 128, 128, 7, 3, padding=1),
+    Case(32, 64, 128, 28, 3, padding=1, stride=2),
+    Case(32, 64, 64, 28, 3, padding=2, dilation=2),
+    Case(32, 128, 128, 28, 1),
+    Case(32, 64, 64, 28, 3, padding=1, groups=4),
+    Case(32, 64, 64, 32, 3, padding=1, groups=64),
+    Case(64, 64, 64, 256, 5, padding=2, axes=1),
 )
 
 
@@ -64,31 +104,31 @@ def native(tensor: cr.Tensor, feeds: Mapping[str, Array], batch: int) -> Callabl
     return call
 
 
-def pairs(
-    n: int, c: int, o: int, size: int, window: int, padding: int, stride: int, groups: int
-) -> dict[str, tuple[Callable[[], Array], Callable[[], Any]]]:
+def pairs(case: Case) -> dict[str, tuple[Callable[[], Array], Callable[[], Any]]]:
     """Ours and PyTorch's call for each direction, on the same numbers, once held to each other."""
     import torch
 
     rng = np.random.default_rng(0)
-    x = cr.input("x", ("batch", c, size, size))
-    k = cr.input("k", (o, c // groups, window, window))
-    z = cr.conv(x, k, stride=stride, padding=padding, groups=groups)
+    n, groups, axes = case.n, case.groups, case.axes
+    x = cr.input("x", ("batch", case.c, *[case.size] * axes))
+    k = cr.input("k", (case.o, case.c // groups, *[case.window] * axes))
+    z = cr.conv(x, k, case.stride, case.padding, case.dilation, groups)
     d = cr.input("d", z.shape)
     dx, dk = cr.vjp([z], [x, k], [d])
     shapes = {t.name: (n, *t.shape[1:]) if t is not k else t.shape for t in (x, k, d)}
     feeds = {name: rng.standard_normal(s, dtype=np.float32) for name, s in shapes.items()}
     tx, tk, td = (torch.from_numpy(feeds[name]) for name in "xkd")
-    options = [stride] * 2, [padding] * 2, [1, 1]
+    options = [case.stride] * axes, [case.padding] * axes, [case.dilation] * axes
+    forward = torch.conv1d if axes == 1 else torch.conv2d
 
     def back(first: bool) -> Any:
         mask = [first, not first, False]
         return torch.ops.aten.convolution_backward(
-            td, tx, tk, None, *options, False, [0, 0], groups, mask
+            td, tx, tk, None, *options, False, [0] * axes, groups, mask
         )[0 if first else 1]
 
     found = {
-        "z": (native(z, feeds, n), lambda: torch.conv2d(tx, tk, None, *options, groups)),
+        "z": (native(z, feeds, n), lambda: forward(tx, tk, None, *options, groups)),
         "dx": (native(dx, feeds, n), lambda: back(True)),
         "dk": (native(dk, feeds, n), lambda: back(False)),
     }
@@ -114,20 +154,13 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| convolution | z: ms, GFLOP/s, times as fast | dx | dk |\n|---|---|---|---|")
     for case in CASES:
-        n, c, o, size, window, padding, stride, groups = case
-        places = (size + 2 * padding - window) // stride + 1
-        flops = 2 * n * o * places**2 * (c // groups) * window**2
         cells = []
-        for ours, theirs in pairs(*case).values():
+        for ours, theirs in pairs(case).values():
             count = max(1, round(0.03 / max(block(ours, 1), 1e-6)))
             times = [(block(ours, count), block(theirs, count)) for _ in range(7)]
             mine, other = (statistics.median(column) for column in zip(*times, strict=True))
-            cells.append(f"{mine * 1e3:.2f}, {flops / mine / 1e9:.0f}, {other / mine:.2f}")
-        more = "".join(
-            [f", stride {stride}"] * (stride > 1) + [f", {groups} groups"] * (groups > 1)
-        )
-        name = f"{n}×{c}×{size}², {o} kernels {window}×{window}{more}"
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            cells.append(f"{mine * 1e3:.2f}, {case.flops / mine / 1e9:.0f}, {other / mine:.2f}")
+        print(f"| {case} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

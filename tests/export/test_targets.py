@@ -302,6 +302,8 @@ def test_strict_is_the_same_on_a_cortex_m4(optimize: str, tmp_path: Path) -> Non
         said[target] = (run.stdout + run.stderr).strip()
         assert run.returncode == 0, said
     assert len(set(said.values())) == 1 and len(said["host"]) == 16, said
+
+
 def test_no_kernel_is_exported_for_tiles(tmp_path: Path) -> None:
     """A process has to ask the system for them; for this machine the next level is taken."""
     with pytest.raises(cr.errors.CompileError, match="ask the system for its tiles"):

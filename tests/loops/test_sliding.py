@@ -1,4 +1,6 @@
-"""Convolutions and pooling whose images are wide enough for vectors: nothing is copied there."""
+"""Convolutions and pooling that copy no windows: lanes go along images that are wide enough, along
+sums, or, where the product is turned, along the other factor's rows.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,14 @@ CASES = [
     (2, 6, 4, (40,), (7,), 3, 1, 1, 1),
     (1, 1, 2, (3, 4, 28), (2, 2, 3), 1, 1, 1, 1),
     (4, 10, 2, (13, 19), (1, 1), (1, 2), (1, 2), 1, 2),  # the sum of dx has one term
+    # turned: lanes along kernels, and for dx along channels
+    (3, 4, 16, (10, 10), (5, 5), 0, 1, 1, 1),
+    (2, 13, 40, (7, 7), (3, 3), 1, 1, 1, 1),
+    (2, 32, 64, (9, 13), (3, 3), 1, 2, 1, 2),
+    (3, 5, 33, (21,), (5,), 2, 1, 2, 1),
+    (2, 3, 16, (6, 6), (4, 4), 1, 1, 1, 1),
+    (2, 2, 48, (3, 5, 4), (2, 1, 3), 1, (1, 2, 1), 1, 1),
+    (1, 16, 16, (28, 12), (3, 7), (1, 3), 1, 1, 1),
 ]
 LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
 

@@ -168,10 +168,19 @@ class _Emitter:
         else:
             raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
         mask = self.lanes.mask if self.lanes else None
-        if mask is not None and s.local in self.merged:
+        if mask is not None and s.local in self.merged and not self.loads_zero(s.value, cell):
             text = f"select {mask.typed}, {value.typed}, {self.cells[cell].typed}"
             value = self.code.instruction(text, (mask, value, self.cells[cell]), value.dtype)
         self.cells[cell] = value
+
+    def loads_zero(self, value: Value, cell: Cell) -> bool:
+        """Whether absent lanes are 0 in any case: in a cell, and of what is loaded under a mask."""
+        zero = self.code.widen(constant(0, cell[0].dtype), LANES)
+        if not isinstance(value, Load) or value.index is not None or self.cells[cell] != zero:
+            return False
+        assert self.lanes is not None
+        slope = self.address.slope(value.offset, self.lanes.var)
+        return slope is not None and slope[0] == 1 and not value.dtype.is_bool
 
     def check(self, s: Check) -> None:
         if self.lanes is not None:

@@ -43,6 +43,11 @@ from chainrule.ir.types import DType, int32
 LANES = 16
 
 
+def fills(size: Dim, share: float) -> bool:
+    """Whether of vectors along so many elements at least that share is filled."""
+    return isinstance(size, int) and size >= share * (-(-size // LANES) * LANES)
+
+
 @dataclass(frozen=True)
 class Buffer:
     """Memory a program is given: `size` elements, row-major, aligned to 64 bytes when ours.

@@ -21,7 +21,8 @@ from chainrule.target import Target
 class Builder:
     """A kernel that is being built: its memory in order, and the values its nodes have by now.
 
-    `scratch` are workspace buffers, which follow those of `memory`.
+    `scratch` are workspace buffers, which follow those of `memory`. Views that were `laid` down in
+    one are read from there.
     """
 
     def __init__(self, kernel: Kernel, target: Target) -> None:
@@ -33,6 +34,7 @@ class Builder:
         }
         self.scratch: list[Buffer] = []
         self.values: dict[Node, Value] = {}
+        self.laid: dict[Node, Reader] = {}
         self.locals: dict[tuple[Node, bool], Local] = {}
         self.uses = _uses(kernel)
         self.read = frozenset(kernel.reads)
@@ -41,6 +43,8 @@ class Builder:
         """How an element of a node is read, wherever its value is."""
         if node in self.values:
             return lambda index: self.values[node]
+        if node in self.laid:
+            return self.laid[node]
         if storage(node) in self.read:
             buffer, shape = self.buffers[storage(node)], node.type.shape
             return lambda index: Load(buffer, ravel(index, shape))

@@ -31,7 +31,7 @@ from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
-from chainrule.loops.parts import by_one, shared_nest
+from chainrule.loops.parts import by_one, shared
 from chainrule.loops.tiles import (
     CHAINS,
     LOW,
@@ -101,7 +101,7 @@ def contraction_loops(
     """
     body = c.before
     if split:
-        body = tuple(s for nest in c.before for s in shared_nest((nest,), 1))
+        body = shared(c.before)
     between = (Barrier(),) if split else ()
     body += between if body else ()
     direct = _direct(c, packed, target, split)
@@ -139,8 +139,8 @@ def _direct(c: Contraction, packed: Buffer | None, target: Target, split: bool) 
         most = min(most, unrolled_rows(c, target))
     b, copies = c.b, ()
     if packed is not None and strided:
-        b = _packed_reader(c, packed)
-        copies = (*_pack(c, b, split), *((Barrier(),) if split else ()))
+        b = packed_reader(packed, c.k)
+        copies = (*pack(c, b, split), *((Barrier(),) if split else ()))
     shapes = tile_shapes(c, target, most)
     return (*copies, *(s for shape in shapes for s in tile_nest(c, b, *shape, split)))
 
@@ -181,9 +181,12 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
         epilogue=(lambda m, n, acc: c.epilogue(top + m, n, acc)) if once else keep,
         tile=None,
     )
+    # where no second block follows, a stretch lies where the one before did, which is near
     kept = _reaches(blocks, 2)
-    panels = _packed_reader(c, packed, kept, first)
-    copies: Stmts = _pack(stretch, panels, split)
+    known = isinstance(c.k, int) and c.k > MOST_TERMS
+    span = MOST_TERMS + (c.k - MOST_TERMS) * kept if known else c.k
+    panels = packed_reader(packed, span, first * kept)
+    copies: Stmts = pack(stretch, panels, split)
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
     nests: Stmts = ()
@@ -281,22 +284,18 @@ def _lies_along(value: Value) -> bool:
     return all(slope_along(load, "k'") in (0, 1) for load in loads)
 
 
-def _packed_reader(
-    c: Contraction, packed: Buffer, kept: Dim = 1, first: Dim = 0
-) -> Callable[[Dim, Dim], Load]:
-    """Reads b's terms from the one `first` on from its panels, at a column whose lane is j'. Where
-    nothing is `kept` for a second block, a stretch lies where the one before did, which is near.
+def packed_reader(packed: Buffer, span: Dim, first: Dim = 0) -> Callable[[Dim, Dim], Load]:
+    """Reads a factor from its panels, each `span` terms long, from the term `first` on, at a column
+    whose lane is j'.
     """
-    known = isinstance(c.k, int) and c.k > MOST_TERMS
-    span = MOST_TERMS + (c.k - MOST_TERMS) * kept if known else c.k
 
     def read(k: Dim, n: Dim) -> Load:
-        return Load(packed, (n - _J) * span + (first * kept + k) * LANES + _J)
+        return Load(packed, (n - _J) * span + (first + k) * LANES + _J)
 
     return read
 
 
-def _pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stmts:
+def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stmts:
     """Copy b, LANES columns a panel, in squares of LANES: along its rows, or down its columns where
     they are what lies together.
     """

@@ -25,11 +25,13 @@ from chainrule.ir.loop import (
     Stmt,
     Store,
     Value,
+    fills,
 )
 from chainrule.ir.node import Index, Reader, Stmts
 from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
 from chainrule.loops.builder import Builder, is_straight
-from chainrule.loops.layout import ContractLayout, fills
+from chainrule.loops.laid import Laid
+from chainrule.loops.layout import ContractLayout
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.walk import at_most, postorder
 from chainrule.ops.layout import ravel
@@ -45,7 +47,9 @@ SPARE = 4
 @dataclass(frozen=True)
 class DotTile:
     """How a product is cut: the letter of its rows, those of its columns and its sums, and what a
-    tile holds: so many `rows`, and all of the letters in `inside`, which end the columns.
+    tile holds: so many `rows`, and all of the letters in `inside`, which end the columns. Chains of
+    sums wait in workspace from one image to the next, where sums are over images: over the letters
+    that are `stepped`.
     """
 
     row: str
@@ -53,6 +57,7 @@ class DotTile:
     sums: str
     rows: int
     inside: str
+    stepped: str
 
     @staticmethod
     def of(b: Builder, layout: ContractLayout) -> DotTile | None:
@@ -82,7 +87,8 @@ class DotTile:
             return None
         most = min(count, room // static_product(tuple(sizes[c] for c in inside)))
         height = -(-count // -(-count // most))
-        return DotTile(rows[0], "".join(columns), "".join(summed), height, inside)
+        first = "".join(summed[:1] if len(summed) > 1 else [])
+        return DotTile(rows[0], "".join(columns), "".join(summed), height, inside, first)
 
 
 def goes_along(read: Reader, letters: str, last: str) -> bool:
@@ -105,7 +111,11 @@ def _ending(columns: list[str], sizes: Mapping[str, Dim], room: int) -> str:
 
 
 def dot_loops(
-    b: Builder, layout: ContractLayout, tile: DotTile, maps: Callable[[Index, Value], Stmts]
+    b: Builder,
+    layout: ContractLayout,
+    tile: DotTile,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, sizes = b.kernel.anchor, layout.sizes
@@ -113,40 +123,57 @@ def dot_loops(
     shape = tuple(sizes[c] for c in tile.columns)
     width = product(shape)
     count = sizes[tile.row]
-    assert isinstance(count, int)
+    chains = b.workspace(node, count * width * LANES, by_group)
     sums = b.workspace(node, count * width, by_group)
     x, y = (b.reader(i) for i in layout.order(node.inputs))
     at: dict[str, Dim] = {c: Size.symbol(f"g{c}") for c in (*layout.a, *layout.b)}
     kept = [c for c in tile.columns if c not in tile.inside]
     extents = known(tuple(sizes[c] for c in tile.inside))
     dtype = node.type.dtype
-    m, n = Size.symbol("m'"), Size.symbol("n'")
+    m, n, lane = (Size.symbol(f"{name}'") for name in "mnj")
+    length = sizes[tile.sums[-1]]
+    assert isinstance(count, int) and isinstance(length, int)
+    last, terms = tile.sums[-1], [c for c in tile.sums[:-1] if c not in tile.stepped]
 
     def over(rows: int, first: Dim) -> Stmts:
-        """All columns of so many rows."""
+        """All columns of so many rows, at one step of the sums."""
         acc = Local("acc", dtype, (rows, *extents), True)
         place = at | {tile.row: first + Size.symbol("i'")}
         cell = (Size.symbol("i'"), *(at[c] for c in tile.inside))
+        flat = place[tile.row] * width + ravel(tuple(at[c] for c in tile.columns), shape)
 
         def each(body: Stmt) -> Stmt:
             for c, extent in zip(reversed(tile.inside), reversed(extents), strict=True):
                 body = Loop(f"g{c}", extent, (body,), "unroll")
             return Loop("i'", rows, (body,), "unroll")
 
-        left = x(tuple(place[c] for c in layout.a))
-        right = y(tuple(place[c] for c in layout.b))
-        term = Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype))
-        last = tile.sums[-1]
-        body: Stmt = Loop(f"g{last}", sizes[last], (each(term),), "vector")
-        for c in reversed(tile.sums[:-1]):
-            body = Loop(f"g{c}", sizes[c], (body,))
-        flat = place[tile.row] * width + ravel(tuple(at[c] for c in tile.columns), shape)
-        nest: Stmts = (
-            acc,
-            each(Set(acc, cell, Literal(0, dtype))),
-            body,
-            each(Store(sums, flat, Combine("add", acc, cell))),
-        )
+        def lanes(body: Stmt) -> Stmt:
+            return each(Loop("j'", LANES, (body,), "vector"))
+
+        def term(left: Value, right: Value) -> Stmt:
+            return each(Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype)))
+
+        def factors(index: dict[str, Dim]) -> tuple[Value, Value]:
+            left, right = ((index[c] for c in letters) for letters in (layout.a, layout.b))
+            return x(tuple(left)), y(tuple(right))
+
+        body: Stmts = ()
+        full, part = length // LANES * LANES, length % LANES
+        if full:
+            body += (Loop(f"g{last}", full, (term(*factors(place)),), "vector"),)
+        if part:  # lanes that have no term left multiply 0 by 0, which needs no mask
+            held = Local("left", dtype, (rows,), True), Local("right", dtype, extents, True)
+            cells = cell[:1], cell[1:]
+            read = factors(place | {last: full + lane})
+            takes = (Set(local, at, v) for local, at, v in zip(held, cells, read, strict=True))
+            begun = Loop("j'", part, tuple(map(each, takes)), "vector")
+            multiplied = term(*(Get(local, at) for local, at in zip(held, cells, strict=True)))
+            body += (*held, begun, Loop("j'", LANES, (multiplied,), "vector"))
+        for c in reversed(terms):
+            body = (Loop(f"g{c}", sizes[c], body),)
+        chain = flat * LANES + lane
+        begin, end = Set(acc, cell, Load(chains, chain)), Store(chains, chain, Get(acc, cell))
+        nest: Stmts = (acc, lanes(begin), *body, lanes(end))
         for c in reversed(kept):
             nest = (Loop(f"g{c}", sizes[c], nest),)
         return nest
@@ -157,14 +184,22 @@ def dot_loops(
     body: Stmts = (Loop("m'", whole, over(tile.rows, m * tile.rows), split=split),)
     if rest:
         body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
+    body = (*laid.each, *body, *between)
+    for c in reversed(tile.stepped):
+        body = (Loop(f"g{c}", sizes[c], body),)
     index: Index = (
         *(at[c] for c in layout.letters[: -len(shape) - 1]),
         m,
         *(0 for _ in shape[1:]),
         n,
     )
+    clear = Store(chains, n, Literal(0, dtype))
+    zero = Loop("n'", count * width * LANES, (clear,), "vector", split=split)
+    whole_chain = Local("chain", dtype, (), True)
+    take = Set(whole_chain, (), Load(chains, (m * width + n) * LANES + lane))
+    total = Store(sums, m * width + n, Combine("add", whole_chain))
+    added = Loop("n'", width, (whole_chain, Loop("j'", LANES, (take,), "vector"), total))
     finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
-    body += (*between, Loop("m'", count, (finish,), split=split))
-    for var, extent in reversed(layout.dot_groups):
-        body = (Loop(var, extent, body),)
+    body = (zero, *between, *body, Loop("m'", count, (added, finish), split=split))
+    body = laid.in_groups(layout.dot_groups, body)
     return split_outermost(body, len(layout.dot_groups)) if by_group else body

@@ -79,7 +79,7 @@ class ContractLayout:
         gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
         if sliding:
             row, inner = row if not _is_view(x) else row[-1:], ""
-            column = column if isinstance(sizes[last], int) and sizes[last] % LANES == 0 else last
+            column = column if takes_lines(sizes[last]) else last
         outer = "".join(c for c in summed if c not in inner)
         groups = tuple((f"g{c}", sizes[c]) for c in out if c not in row + column)
         return ContractLayout(
@@ -115,8 +115,17 @@ class ContractLayout:
 
     @property
     def n(self) -> Dim:
-        """The number of columns."""
-        return self.size(self.column)
+        """The number of columns; where a vector is a line of windows, of its lanes."""
+        if not self.sliding or len(self.column) == 1:
+            return self.size(self.column)
+        return self.size(self.column[:-1]) * whole_vectors(self.sizes[self.column[-1]])
+
+    @property
+    def width(self) -> int:
+        """The lanes of a vector that have something to do; a last one may have fewer."""
+        size = self.sizes[self.column[-1]]
+        several = self.sliding and len(self.column) > 1
+        return size if several and isinstance(size, int) and size < LANES else LANES
 
     @property
     def k(self) -> Dim:
@@ -148,10 +157,14 @@ class ContractLayout:
 
     def second(self, k: Dim, n: Dim) -> dict[str, Dim]:
         """Where the second operand is read."""
+        return {self.inner: k, **self.columns(n)}
+
+    def columns(self, n: Dim) -> dict[str, Dim]:
+        """Where a column stands: its flat place or, of lines of vectors, that of each axis."""
         if not self.sliding or len(self.column) == 1:
-            return {self.inner: k, self.column: n}
-        lane = Size.symbol("j'")
-        places = unravel(n - lane, tuple(self.sizes[c] for c in self.column))
+            return {self.column: n}
+        lane, sizes = Size.symbol("j'"), [self.sizes[c] for c in self.column]
+        places = unravel(n - lane, (*sizes[:-1], whole_vectors(sizes[-1])))
         return {
             c: place
             for c, place in zip(self.column, (*places[:-1], places[-1] + lane), strict=True)
@@ -159,7 +172,7 @@ class ContractLayout:
 
     def out(self, m: Dim, n: Dim) -> Index:
         """Where the result stands."""
-        return self.index(self.letters, {self.row: m, self.column: n})
+        return self.index(self.letters, {self.row: m, **self.columns(n)})
 
 
 def _column(op: Contract, sizes: Mapping[str, Dim]) -> str:
@@ -177,6 +190,16 @@ def _column(op: Contract, sizes: Mapping[str, Dim]) -> str:
 def fills(size: Dim, share: float) -> bool:
     """Whether of vectors along so many elements at least that share is filled."""
     return isinstance(size, int) and size >= share * (-(-size // LANES) * LANES)
+
+
+def takes_lines(size: Dim) -> bool:
+    """Whether a line of windows so long is whole vectors, or one."""
+    return isinstance(size, int) and (size % LANES == 0 or size < LANES)
+
+
+def whole_vectors(size: Dim) -> Dim:
+    """A size with the lanes of its last vector full."""
+    return (size + LANES - 1) // LANES * LANES
 
 
 def _is_view(operand: Node) -> bool:

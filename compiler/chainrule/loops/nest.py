@@ -7,6 +7,7 @@ from collections.abc import Callable
 from chainrule.ir.loop import LANES, Apply, Get, Literal, Load, Local, Loop, Set, Stmt, Store, Value
 from chainrule.ir.size import Dim, Size, coefficient
 from chainrule.loops.tiles import Columns, Contraction, Rows
+from chainrule.ops.layout import ravel
 
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
@@ -21,7 +22,9 @@ def tile_nest(
     columns: Columns,
     split: bool,
 ) -> tuple[Stmt, ...]:
-    """One shape of tile over its part of the result: panels outside, so that b stays near."""
+    """One shape of tile over its part of the result: of rows and panels the more outside, so that
+    what there is less of stays near.
+    """
     if rows.count == 0 or columns.count == 0:
         return ()
     whole = columns.vectors - (columns.last != LANES)
@@ -33,8 +36,11 @@ def tile_nest(
     def cell(v: Dim) -> Get:
         return Get(edge, (_I, 0)) if v == whole else Get(acc, (_I, v))
 
+    names, extents = (name for name, _ in c.terms), tuple(extent for _, extent in c.terms)
+    k = ravel(tuple(map(Size.symbol, names)), extents) if c.terms else _K
+
     def multiply(v: Dim) -> tuple[Stmt, ...]:
-        args = (c.a(row, _K), b(_K, column + v * LANES + _J), cell(v))
+        args = (c.a(row, k), b(k, column + v * LANES + _J), cell(v))
         return (Set(cell(v).local, cell(v).index, Apply("fma", args, c.dtype)),)
 
     def begin(v: Dim) -> tuple[Stmt, ...]:
@@ -52,25 +58,25 @@ def tile_nest(
         assert c.tile is not None
         return (Store(c.tile, place(v), cell(v)),)
 
-    begun = _over_vectors(columns, begin) if c.start else ()
-    laid = _over_vectors(columns, lay_down) if c.tile else ()
+    begun = _over_vectors(c, columns, begin) if c.start else ()
+    laid = _over_vectors(c, columns, lay_down) if c.tile else ()
     ending = "serial" if c.tile else "unroll"
     tile: tuple[Stmt, ...] = (
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
         # row by row, so that an element of a is held no longer than its row takes
-        _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
+        _over_terms(c, Loop("i'", rows.rows, _over_vectors(c, columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
-        Loop("i'", rows.rows, _over_vectors(columns, finish), ending),
+        Loop("i'", rows.rows, _over_vectors(c, columns, finish), ending),
     )
-    if c.terms or c.inside:
+    if c.inside or (c.terms and c.height is None):
         body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
         for var, extent in reversed(c.inside):
             body = (Loop(var, extent, body),)
         return (Loop("m'", rows.count, body),)
-    by_rows = rows_are_more(rows.count, columns.count)
-    across = Loop("m'", rows.count, tile, split=split and by_rows)
-    return (Loop("n'", columns.count, (across,), split=split and not by_rows),)
+    if rows_are_more(rows.count, columns.count):  # what follows goes along its rows in memory too
+        return (Loop("m'", rows.count, (Loop("n'", columns.count, tile),), split=split),)
+    return (Loop("n'", columns.count, (Loop("m'", rows.count, tile),), split=split),)
 
 
 def slope_along(load: Load, var: str) -> Dim | None:
@@ -80,7 +86,7 @@ def slope_along(load: Load, var: str) -> Dim | None:
 
 
 def rows_are_more(rows: Dim, columns: Dim) -> bool:
-    """Whether parts had better share a product's rows of tiles than its panels."""
+    """Whether a product has more rows of tiles than panels, for parts to share too."""
     if isinstance(rows, int) and isinstance(columns, int):
         return rows > columns
     if isinstance(columns, int):
@@ -100,12 +106,14 @@ def _clear(local: Local) -> Stmt:
     return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
 
 
-def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:
+def _over_vectors(
+    c: Contraction, columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]
+) -> tuple[Stmt, ...]:
     """The body for each vector of a panel, the last of which may be narrower."""
     whole = columns.vectors if columns.last == LANES else columns.vectors - 1
     out: tuple[Stmt, ...] = ()
     if whole:
-        out += (Loop("v'", whole, (Loop("j'", LANES, body(_V), "vector"),), "unroll"),)
+        out += (Loop("v'", whole, (Loop("j'", c.width, body(_V), "vector"),), "unroll"),)
     if whole < columns.vectors:
         out += (Loop("j'", columns.last, body(whole), "vector"),)
     return out

@@ -12,6 +12,7 @@ from dataclasses import replace
 from chainrule.ir.loop import (
     LANES,
     Apply,
+    Barrier,
     Blocks,
     Let,
     Load,
@@ -62,6 +63,12 @@ def shared_nest(body: Stmts, depth: int) -> Stmts:
         if any(isinstance(s, Loop) and s.split for s in statements(divided))
         else (by_one(body))
     )
+
+
+def shared(body: Stmts) -> Stmts:
+    """Nests of which each is shared, or done by one part."""
+    nests = ((s,) if isinstance(s, Barrier) else shared_nest((s,), 1) for s in body)
+    return tuple(s for nest in nests for s in nest)
 
 
 def is_split(program: Program) -> bool:

@@ -23,6 +23,7 @@ from chainrule.ir.loop import (
     Set,
     Store,
     Value,
+    fills,
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
@@ -32,10 +33,12 @@ from chainrule.loops.blocks import block_loops, room_for, takes_blocks
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
-from chainrule.loops.layout import ContractLayout, fills, letter_sizes
+from chainrule.loops.laid import Laid
+from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
+from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
@@ -58,27 +61,37 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return _plain(b)
+    laid = Laid.of(b, layout)
+    turned = TurnedTile.of(b, layout)
+    slides = not laid.each and _slides(b, layout, turned is not None)
+    if turned is not None and not slides:
+        return (*laid.all, *turned_loops(b, layout, turned, laid, maps))
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
-    if tile is None and _slides(b, layout):
-        layout = ContractLayout.of(b.kernel, sliding=True) or layout
-    return _scheduled(b, layout, maps) if tile is None else dot_loops(b, layout, tile, maps)
+    if tile is not None:
+        return (*laid.all, *dot_loops(b, layout, tile, laid, maps))
+    slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
+    return (*laid.all, *_scheduled(b, slid or layout, laid, maps))
 
 
-def _slides(b: Builder, layout: ContractLayout) -> bool:
+def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
     """Whether vectors had better go along the columns of a view where it stands.
 
-    Where they would not be full, copies are as good, unless they are of few terms, or the other
-    factor would be copied too.
+    Where they would not be full, the product turned or copies are as good, unless they are of few
+    terms, or the other factor would be copied too.
     """
     last = layout.column[-1]
-    read = b.reader(layout.order(b.kernel.anchor.inputs)[1])
-    if not layout.gathered[1] or not goes_along(read, layout.b, last):
+    y = layout.order(b.kernel.anchor.inputs)[1]
+    in_steps = bool(layout.outer) and y.op.role == "view"
+    if not (layout.gathered[1] or in_steps) or not goes_along(b.reader(y), layout.b, last):
         return False
     few = at_most(product(tuple(layout.sizes[c] for c in layout.outer + layout.inner)), FEW)
-    return fills(layout.sizes[last], 0.75 if few or layout.gathered[0] else 0.9)
+    both = layout.gathered[0] and not turns
+    return fills(layout.sizes[last], 0.75 if few or both else 0.9)
 
 
-def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value], Stmts]) -> Stmts:
+def _scheduled(
+    b: Builder, layout: ContractLayout, laid: Laid, maps: Callable[[Index, Value], Stmts]
+) -> Stmts:
     node = b.kernel.anchor
 
     def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
@@ -97,11 +110,12 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         lambda k, n: second(layout.second(k, n)),
         node.type.dtype,
         epilogue,
-        before=(*copy_first, *copy_second),
+        before=(*laid.each, *copy_first, *copy_second),
     )
     if layout.sliding:
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
+        contraction = replace(contraction, width=layout.width)
     parts = _parts(b, layout)
     if parts and b.target.blocks and takes_blocks(contraction, parts):
         body = _blocks(b, contraction, by_group, parts)
@@ -122,9 +136,11 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     size = 0 if layout.sliding else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
-        body = _in_steps(b, contraction, layout, packed)
+        body = _in_steps(b, contraction, layout, laid, packed)
     else:
+        groups, contraction = contraction.groups, replace(contraction, groups=())
         body = contraction_loops(contraction, b.target, packed, split=not by_group)
+        body = laid.in_groups(groups, (*body, *(() if by_group or not groups else (Barrier(),))))
     return split_outermost(body, len(layout.groups)) if by_group else body
 
 
@@ -173,7 +189,9 @@ def _factor(
     return copied_at, for_each(shape, move, "w", inner="vector")
 
 
-def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer | None) -> Stmts:
+def _in_steps(
+    b: Builder, c: Contraction, layout: ContractLayout, laid: Laid, packed: Buffer | None
+) -> Stmts:
     """A product whose sums go on from one pass of the template to the next."""
     by_group = any(extent != 1 for _, extent in c.groups)
     sums = b.workspace(b.kernel.anchor, c.m * c.n, by_group)
@@ -196,9 +214,7 @@ def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer
         *between,
         Loop("m'", c.m, (finish,), split=not by_group),
     )
-    for var, extent in reversed(c.groups):
-        body = (Loop(var, extent, body),)
-    return body
+    return laid.in_groups(c.groups, body)
 
 
 def _plain(b: Builder) -> Stmts:

@@ -35,7 +35,8 @@ class Contraction:
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for products in blocks. With `terms` a sum is nested loops, not one over k,
-    and there may be loops `inside` those over tiles of rows.
+    and there may be loops `inside` those over tiles of rows. With a `height` tiles have so many
+    rows, which divide m. Of each vector the first `width` lanes are there.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -53,6 +54,8 @@ class Contraction:
     sums: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
+    height: int | None = None
+    width: int = LANES
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ def tile_shapes(c: Contraction, target: Target, most: int) -> list[tuple[Rows, C
 def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
     """Rows in tiles: for known m of about equal height, else of falling ones."""
     width, available, best = _wide(c, target)
+    if c.height is not None:
+        yield Rows(c.height, c.m // c.height, 0, best)
+        return
     most = (target.vector_registers - 1 - best * width) // (best * width)
     most = max(1, min(most, cap))
 
@@ -110,6 +116,12 @@ def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
     for height in _falling(most):
         yield Rows(height, rest // height, start, vectors(height))
         start, rest = start + rest // height * height, rest % height
+
+
+def best_vectors(n: Dim, width: int) -> int:
+    """Vectors of a tile of n columns, if it has many rows; each takes `width` registers."""
+    available = max(1, -(-n // LANES)) if isinstance(n, int) else 2
+    return min(available, 3 if available == 3 else 2, max(1, 2 // width))
 
 
 def _even_height(m: int, most: int) -> int:
@@ -136,7 +148,7 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
     """Registers of a vector, vectors of a row of the result, and how many a tile should have."""
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    return width, available, min(available, 3 if available == 3 else 2, max(1, 2 // width))
+    return width, available, best_vectors(c.n, width)
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from chainrule.ops.windows import (
     room,
     shown,
 )
+
+#: elements of a window that are few: they are compared with each other where they stand
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,30 @@ class _Pool(Op):
         """Where an operand stands in its padding."""
         return (*(0,) * (rank - self.spatial), *self.padding)
 
+    def around(self, x: Node, fill: float | int) -> Node:
+        """A node, padded with a number."""
+        if not any(self.padding):
+            return x
+        shape, rank = self.padded(x.type.shape), x.type.rank
+        return apply(Place(self.starts(rank), shape, (1,) * rank, fill), x)
+
     def windows(self, x: Node, fill: float | int = 0) -> Node:
         """The windows of a node, padded with a number."""
-        rank = x.type.rank
-        if any(self.padding):
-            shape = self.padded(x.type.shape)
-            x = apply(Place(self.starts(rank), shape, (1,) * rank, fill), x)
-        return apply(self.window(rank), x)
+        return apply(self.window(x.type.rank), self.around(x, fill))
+
+    def places(self, x: Node, fill: float | int) -> list[Node]:
+        """For each place in a window, row-major, what stands there in every window."""
+        lead, shape = x.type.rank - self.spatial, self.pooled(x.type).shape
+        steps, x = (*(1,) * lead, *self.strides), self.around(x, fill)
+        starts = ((*(0,) * lead, *offset) for offset in np.ndindex(*self.sizes))
+        return [apply(Slice(start, shape, steps), x) for start in starts]
+
+    def largest(self, x: Node) -> Node:
+        """The largest of each window."""
+        fill = _lowest(x.type.dtype)
+        if self.count > FEW:
+            return apply(Max(self.offsets(x.type.rank)), self.windows(x, fill))
+        return reduce(partial(op, "maximum"), self.places(x, fill))
 
     def overlap(self, w: Node, shape: Shape) -> Node:
         """The sum of what overlaps, without its padding: the adjoint of `windows`."""
@@ -195,9 +216,7 @@ class MaxPool(_Pool):
         return (apply(Unpool(self.sizes, self.strides, self.padding), ct, inputs[0]),)
 
     def expand(self, *inputs: Node) -> Node:
-        (x,) = inputs
-        w = self.windows(x, _lowest(x.type.dtype))
-        return apply(Max(self.offsets(x.type.rank)), w)
+        return self.largest(inputs[0])
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -215,22 +234,32 @@ class _Chosen(_Pool):
         """The elements of a window, numbered."""
         return np.arange(self.count, dtype=np.int32).reshape(self.sizes)
 
-    def first(self, x: Node) -> tuple[Node, Node]:
-        """The number of each element in its window, and for each window that of the first of the
-        largest.
-        """
-        axes = self.offsets(x.type.rank)
-        w = self.windows(x, _lowest(x.type.dtype))
-        kept = tuple(i for i in range(w.type.rank) if i not in axes)
+    def number(self, x: Node) -> Node:
+        """The number of each element in its window."""
+        shape, axes = (
+            self.window(x.type.rank).infer(self.around(x, 0).type).shape,
+            self.offsets(x.type.rank),
+        )
+        kept = tuple(i for i in range(len(shape)) if i not in axes)
         numbers = constant(self.numbers, int32)
-        number = apply(Expand(w.type.shape, kept), numbers) if kept else numbers
-        largest = op("eq", w, apply(Expand(w.type.shape, axes), apply(Max(axes), w)))
-        return number, apply(Min(axes), op("where", largest, number, self.count))
+        return apply(Expand(shape, kept), numbers) if kept else numbers
+
+    def first(self, x: Node) -> Node:
+        """For each window the number of the first of the largest; where that is NaN, of none."""
+        axes, fill, largest = self.offsets(x.type.rank), _lowest(x.type.dtype), self.largest(x)
+        if self.count > FEW:
+            w = self.windows(x, fill)
+            same = op("eq", w, apply(Expand(w.type.shape, axes), largest))
+            return apply(Min(axes), op("where", same, self.number(x), self.count))
+        found = constant(np.array(self.count), int32)
+        for number, place in reversed([*enumerate(self.places(x, fill))]):
+            found = op("where", op("eq", place, largest), number, found)
+        return found
 
     def chosen(self, x: Node) -> Node:
         """For each element of each window of x whether it is the first of the largest."""
-        number, first = self.first(x)
-        return op("eq", number, apply(Expand(number.type.shape, self.offsets(x.type.rank)), first))
+        number, axes = self.number(x), self.offsets(x.type.rank)
+        return op("eq", number, apply(Expand(number.type.shape, axes), self.first(x)))
 
     def tiles(self, x: Node) -> bool:
         """Whether every element stands in one window."""
@@ -306,7 +335,7 @@ class Unpool(_Chosen):
 
     def picked(self, ct: Node, x: Node) -> Node:
         """Where windows don't overlap: at each element what its window has, or 0."""
-        _, first = self.first(x)
+        first = self.first(x)
         extents = known(x.type.shape[-self.spatial :])
         pattern = np.tile(self.numbers, [n // k for n, k in zip(extents, self.sizes, strict=True)])
         lead = tuple(range(x.type.rank - self.spatial))

@@ -26,6 +26,7 @@ from chainrule.ops import (
     index,
     layout,
     normalization,
+    padding,
     phase,
     pooling,
     product,
@@ -44,8 +45,8 @@ from chainrule.ops.reading import Word, plain
 # importing them defines ops
 _ROOMS = (
     along, assemble, attend, attention, axes, batch_norm, cast, composite, contract, convolution,
-    custom, dynamic, each, gather, index, layout, normalization, phase, pooling, product, random,
-    reduce, running, scan, sort, source, windows,
+    custom, dynamic, each, gather, index, layout, normalization, padding, phase, pooling, product,
+    random, reduce, running, scan, sort, source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 

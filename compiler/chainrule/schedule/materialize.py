@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node, rebuild
+from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ops.build import copy
 from chainrule.ops.cast import widens
+from chainrule.ops.padding import Padded
+from chainrule.ops.windows import Window
 from chainrule.schedule.reading import storage
 
 #: Views and cheap operations that may be worked out again at each place that reads them.
@@ -22,7 +24,8 @@ def materialize(graph: Graph) -> Graph:
     recomputed: dict[Node, int] = {}
     for node in graph.nodes:
         with provenance.derived_from(node):
-            new = rebuild(node, [_operand(node, i, memo[n]) for i, n in enumerate(node.inputs)])
+            given = [_padded(node, memo[n]) for n in node.inputs]
+            new = rebuild(node, [_operand(node, i, n) for i, n in enumerate(given)])
             cheap = new.op.role in ("view", "light")
             count = 1 + sum(recomputed.get(i, 0) for i in new.inputs) if cheap else 0
             memo[node] = copy(new) if count > MAX_RECOMPUTED else new
@@ -33,6 +36,27 @@ def materialize(graph: Graph) -> Graph:
     return Graph(tuple(_output(memo[n], changed) for n in graph.outputs), updates)
 
 
+def _padded(reader: Node, node: Node) -> Node:
+    """An operand; windows of a padded one, which a product lays down itself, as such."""
+    windows = node.op
+    if reader.op.role != "contract" or not isinstance(windows, Window) or not node.dtype.is_float:
+        return node
+    padded = Padded.of(node.inputs[0])
+    if padded is None or any((*padded.before[: windows.axis], *padded.after[: windows.axis])):
+        return node
+    (x,) = node.inputs[0].inputs
+    base = _behind(x)
+    if base.op.role == "light" or (base.op.indexed and base.inputs):
+        x = copy(x)
+    return rebuild(node, [apply(padded, x)])
+
+
+def _behind(node: Node) -> Node:
+    while _is_read_through(node):
+        node = node.inputs[0]
+    return node
+
+
 def _operand(reader: Node, number: int, node: Node) -> Node:
     """An operand, or a copy of it where the reader needs memory and there is none behind it."""
     if reader.op.role == "scan":
@@ -40,9 +64,9 @@ def _operand(reader: Node, number: int, node: Node) -> Node:
     by_index = number in reader.op.buffered
     if not by_index and reader.op.role not in ("contract", "nest"):
         return node
-    base = node
-    while _is_read_through(base):
-        base = base.inputs[0]
+    base = _behind(node)
+    if base.op.indexed and isinstance(base.op, Padded):
+        return node  # laid down by the product, see _padded
     if by_index:
         return copy(node) if base.op.role in ("view", "light") else node
     # one number everywhere, or an index, is as well written into the loops

@@ -1,0 +1,206 @@
+"""Products over windows, turned: lanes go along the rows of the other factor.
+
+Windows are read an element at a time where they stand, for every lane the same, so neither is
+anything of them copied nor need images be wide enough for vectors. The other factor is copied,
+lanes side by side; the sums, which come out turned as well, wait in workspace and are turned back,
+LANES by LANES, for what becomes of them. Each is one ascending chain of multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from chainrule.ir.loop import (
+    LANES,
+    Barrier,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Store,
+    Value,
+    fills,
+)
+from chainrule.ir.node import Index, Stmts
+from chainrule.ir.size import Dim, Size, known, product
+from chainrule.loops.builder import Builder
+from chainrule.loops.contract import contraction_loops, pack, packed_reader
+from chainrule.loops.laid import Laid
+from chainrule.loops.layout import ContractLayout
+from chainrule.loops.parts import split_outermost
+from chainrule.loops.tiles import CHAINS, Contraction, best_vectors
+from chainrule.ops.cast import widens
+from chainrule.ops.layout import ravel, unravel
+
+#: rows of a tile at most, of one vector, two and three
+MOST_ROWS = (25, 14, 9)
+#: of more elements, sums would leave the second cache before they are turned back
+MOST_SUMS = 1 << 18
+
+_M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
+
+
+@dataclass(frozen=True)
+class TurnedTile:
+    """What of the windows' letters a tile holds: of the one numbered `next` so many (`factor`) at a
+    time, and all of those after it, which are `inside` together.
+
+    The other factor is copied once for `all` groups, with all terms of a sum, if groups share it,
+    as images do; else for each group and each step of the outer sums.
+    """
+
+    next: int
+    factor: int
+    inside: int
+    all: bool
+
+    @staticmethod
+    def of(b: Builder, layout: ContractLayout) -> TurnedTile | None:
+        """The tile for a product, or None where it is not one of windows, or lanes are too few."""
+        node, m, n = b.kernel.anchor, layout.m, layout.n
+        sizes = [layout.sizes[c] for c in layout.column]
+        fixed = [d for d in (m, n, *sizes) if isinstance(d, int)]
+        if not layout.gathered[1] or len(fixed) < len(sizes) + 2 or not fills(m, 0.75):
+            return None
+        groups = [var[1:] for var, extent in layout.groups if extent != 1]
+        shared = any(c not in layout.a for c in groups)
+        large = shared and fixed[0] * fixed[1] > MOST_SUMS
+        if large or all(map(widens, node.inputs)):
+            return None
+        vectors = best_vectors(m, 1)  # as the order of sums may not hang on the machine
+        if TurnedTile.tallest(fixed[2:], MOST_ROWS[vectors - 1], shared).rows * vectors < CHAINS:
+            return None
+        width = b.target.registers_of(node.type.dtype.itemsize, LANES)
+        used = best_vectors(m, width) * width
+        most = min(MOST_ROWS[vectors - 1], (b.target.vector_registers - 1 - used) // used)
+        return TurnedTile.tallest(fixed[2:], max(1, most), shared)
+
+    @staticmethod
+    def tallest(sizes: Sequence[int], most: int, shared: bool) -> TurnedTile:
+        """The tile of most rows, over letters of such sizes."""
+        at, inside = len(sizes) - 1, 1
+        while at > 0 and inside * sizes[at] <= most:
+            at, inside = at - 1, inside * sizes[at]
+        fitting = range(1, max(1, most // inside) + 1)
+        factor = max(f for f in fitting if sizes[at] % f == 0)
+        return TurnedTile(at, factor, inside, shared)
+
+    @property
+    def rows(self) -> int:
+        """The rows of a tile."""
+        return self.factor * self.inside
+
+
+def turned_loops(
+    b: Builder,
+    layout: ContractLayout,
+    tile: TurnedTile,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
+) -> Stmts:
+    """The loops of a product; `maps(index, sum)` is what becomes of an element."""
+    node, m, n = b.kernel.anchor, layout.m, layout.n
+    assert isinstance(n, int)
+    by_group = any(extent != 1 for _, extent in layout.groups)
+    x, y = layout.order(node.inputs)
+    plain, windows = b.reader(x), b.reader(y)
+    inner = tuple(layout.sizes[c] for c in layout.inner)
+    letters = layout.outer + layout.inner if tile.all else layout.inner
+    terms = tuple((f"g{c}", layout.sizes[c]) for c in letters)
+    steps = () if tile.all else layout.sums
+    depth = product(tuple(extent for _, extent in terms))
+    sums = b.workspace(node, m * (-(-n // LANES) * LANES), by_group)
+    panels = (m + LANES - 1) // LANES
+    parts = [g for g in layout.groups if tile.all and g[0][1:] in layout.a]
+    each = tuple(extent for _, extent in parts)
+    size = product(each) * depth * panels * LANES
+    copied = b.workspace(x, size, by_group and not tile.all)
+    base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
+
+    def factor(k: Dim, column: Dim) -> Value:
+        places = dict(zip(layout.inner, unravel(k, inner), strict=True))
+        if not layout.gathered[0]:
+            places = {layout.inner: k}
+        return plain(layout.index(layout.a, {layout.row: column, **places}))
+
+    def window(row: Dim, k: Dim) -> Value:
+        places = _places(layout, tile, row) | {c: Size.symbol(f"g{c}") for c in letters}
+        return windows(layout.index(layout.b, places))
+
+    def so_far(row: Dim, column: Dim) -> Value:
+        return Load(sums, row * m + column)
+
+    def keep(row: Dim, column: Dim, acc: Value) -> Stmts:
+        return (Store(sums, row * m + column, acc),)
+
+    split = not by_group
+    between: Stmts = (Barrier(),) if split else ()
+    start = so_far if steps else None
+    c = Contraction((), n, m, depth, window, factor, node.type.dtype, keep, start, terms=terms)
+    near = packed_reader(copied, depth)
+    c = replace(c, b=lambda k, n: near(base + k, n), height=tile.rows)
+    before = layout.sums if tile.all else ()
+    first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
+    plainly = replace(c, k=layout.k, b=factor)
+    reader = packed_reader(copied, depth, base + first * layout.k)
+    copy = pack(plainly, reader, split or tile.all)
+    body: Stmts = (*contraction_loops(c, b.target, None, split), *between)
+    if tile.all:
+        copy = (*_nested((*parts, *layout.sums), copy), Barrier())
+    else:
+        body = _nested(steps, (*laid.each, *copy, *between, *body))
+    if steps:
+        zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
+        body = (zero, *between, *body)
+    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split)))
+    body = split_outermost(body, len(layout.groups)) if by_group else body
+    return (*copy, *body) if tile.all else body
+
+
+def _places(layout: ContractLayout, tile: TurnedTile, row: Dim) -> dict[str, Dim]:
+    """Where a row of tiles stands among the windows' letters."""
+    sizes = known(tuple(layout.sizes[c] for c in layout.column))
+    tiles = unravel(row // tile.rows, (*sizes[: tile.next], sizes[tile.next] // tile.factor))
+    inside = row % tile.rows
+    place = tiles[-1] * tile.factor + inside // tile.inside
+    last = unravel(inside % tile.inside, sizes[tile.next + 1 :])
+    return dict(zip(layout.column, (*tiles[:-1], place, *last), strict=True))
+
+
+def _nested(loops: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
+    for var, extent in reversed(loops):
+        body = (Loop(var, extent, body),)
+    return body
+
+
+def _turned_back(
+    layout: ContractLayout,
+    sums: Callable[[Dim, Dim], Value],
+    maps: Callable[[Index, Value], Stmts],
+    split: bool,
+) -> Stmts:
+    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns."""
+    m, n = layout.m, layout.n
+    assert isinstance(m, int) and isinstance(n, int)
+
+    def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
+        """Whole blocks are turned in registers; past the last column is workspace still."""
+        row, column = first + _I, start + _J
+        read = sums(column, row)
+        turned = Local("turned", read.dtype, (rows,), True)
+        cell = Get(turned, (_I,))
+        take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
+        give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
+        return turned, Loop("j'", LANES, (take,), "vector"), Loop("j'", columns, (give,), "vector")
+
+    def across(rows: int, first: Dim) -> Stmts:
+        whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))
+        rest = n % LANES
+        return (whole, *(block(rows, first, rest, n - rest) if rest else ()))
+
+    body: Stmts = (Loop("m'", m // LANES, across(LANES, _M * LANES), split=split),)
+    rest = m % LANES
+    return (*body, Loop("m'", 1, across(rest, m - rest), split=split)) if rest else body
