@@ -176,7 +176,8 @@ def _golden(module: ModuleText, plan: Plan) -> str:
         last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
         pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
         choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
-        sizes = {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}}
+        sizes: dict[str, int | str] = dict(plan.sizes)
+        sizes |= {n: code.value(text) for n, text in choose.items()}
 
         def rest() -> None:
             for name in model.units:
