@@ -80,7 +80,7 @@ def kind_of(model: Model) -> str:
 
 
 def functions(module: ModuleText, plan: Plan) -> list[str]:
-    """`T @difference(memory, step)` of a state that has begun, and what moves parameters."""
+    """`T @difference(memory, step)` of a state that has begun."""
     model, loss = module.model, kind_of(module.model)
     if not loss:
         return []
@@ -95,21 +95,31 @@ def functions(module: ModuleText, plan: Plan) -> list[str]:
         """First all go back, then forth twice as far; the loss before is taken from that after."""
         first = code.value(f"icmp eq iw {i}, 0")
         by = code.value(f"select i1 {first}, {loss} {back}, {loss} {forth}")
-        for run in runs(model):
-            start, kind, last = model.offsets[run[0].name], _llvm(run[0]), run[-1]
-            count = (model.offsets[last.name] - start) // last.dtype.itemsize + last.elements
-            word = "fptrunc" if loss == "double" else "fpext"
-            given = by if kind == loss else code.value(f"{word} {loss} {by} to {kind}")
-            place = code.at("%memory", start)
-            code.do(f"call void @move_{kind}(ptr {place}, iw {count}, {kind} {given})")
+        move(code, model, loss, by)
         plan.call(code, module, "loss", plan.sizes)
         now = code.load(loss, "%memory", plan.places["loss", output.name], align=item)
         less = code.value(f"fsub {loss} {now}, {code.load(loss, total, align=item)}")
         code.store(loss, less, total, align=item)
 
     code.loop("2", end)
-    text = code.text(f"{loss} {code.load(loss, total, align=item)}")
-    return [text, *map(_move, sorted({_llvm(t) for t in moved(model)}))]
+    return [code.text(f"{loss} {code.load(loss, total, align=item)}")]
+
+
+def move(code: Code, model: Model, kind: str, by: str) -> None:
+    """Move all parameters by a number of that LLVM type, each up or down."""
+    for run in runs(model):
+        start, own, last = model.offsets[run[0].name], _llvm(run[0]), run[-1]
+        count = (model.offsets[last.name] - start) // last.dtype.itemsize + last.elements
+        word = "fptrunc" if kind == "double" else "fpext"
+        given = by if own == kind else code.value(f"{word} {kind} {by} to {own}")
+        code.do(
+            f"call void @move_{own}(ptr {code.at('%memory', start)}, iw {count}, {own} {given})"
+        )
+
+
+def movers(model: Model) -> list[str]:
+    """The functions that move parameters, one for each type."""
+    return [_move(kind) for kind in sorted({_llvm(t) for t in moved(model)})]
 
 
 def _llvm(tensor: Kept) -> str:

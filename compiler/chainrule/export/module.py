@@ -107,7 +107,7 @@ class ModuleText:
             *head,
             *self.data.texts(8 if self.model.small else ALIGN, ".rodata" if elf else ""),
             *(sectioned(text) if elf else text for text in finished_parts),
-            *sorted(declared | declared_sqrt(parts)),
+            *sorted(declared | declared_intrinsics(parts)),
             *groups,
             "",
         ]
@@ -268,13 +268,14 @@ class ModuleText:
         return [(f.code, f.text.replace("NAME", name)) for f in faults(self.codes)]
 
 
-def declared_sqrt(parts: Sequence[str]) -> set[str]:
-    """What functions of the interface use of LLVM's: square roots, one instruction each."""
-    found = {"float": "f32", "double": "f64"}
+def declared_intrinsics(parts: Sequence[str]) -> set[str]:
+    """What functions of the interface use of LLVM's: one instruction each."""
+    kinds = {"float": "f32", "double": "f64"}
     return {
-        f"declare {kind} @llvm.sqrt.{short}({kind})"
-        for kind, short in found.items()
-        if any(f"@llvm.sqrt.{short}(" in part for part in parts)
+        f"declare {kind} @llvm.{word}.{short}({kind})"
+        for word in ("sqrt", "fabs")
+        for kind, short in kinds.items()
+        if any(f"@llvm.{word}.{short}(" in part for part in parts)
     }
 
 

@@ -7,6 +7,7 @@ What that machine computed is held to the formulas, see export.differences.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from chainrule.export.codes import CODE
 from chainrule.export.differences import Slope
 from chainrule.export.interface import Parameter
 from chainrule.export.model import Model, fits, round_up
-from chainrule.export.text import Code
+from chainrule.export.text import Code, number_text
 from chainrule.export.units import Placed, output_bytes
 from chainrule.ir.types import dtype as dtype_of
 from chainrule_runtime.manifest import Tensor, element_type, evaluate
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from chainrule.export.module import ModuleText
 
 STEPS = 3
+#: how far parameters are moved at last: functions are not near 0 there
+FAR = "32.0"
 #: both words of it count
 SEED = 0x1234567890ABCDEF
-_WORD = "i64"
 #: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 47 rows
 #: are whole vectors, and tiles of every height; what they need beyond ROOM is tested with fewer.
 #: The last step has FEW, if they are sizes too.
@@ -128,6 +130,7 @@ def functions(module: ModuleText) -> list[str]:
     return [
         _golden(module, plan),
         *differences.functions(module, plan),
+        *differences.movers(module.model),
         _selftest(module, plan),
         size.text(f"iw {plan.bytes}"),
     ]
@@ -152,16 +155,6 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     def run(name: str, sizes: Mapping[str, int | str]) -> None:
         add(code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64"))
 
-    def step(i: str) -> None:
-        last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
-        pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
-        choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
-        sizes = {**plan.sizes, **{n: code.value(text) for n, text in choose.items()}}
-        for name in model.units:
-            run(name, sizes)
-        add(code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})"))
-
-    code.loop(str(STEPS), step)
     # what is no label is refused, and changes nothing
     for tensor, outside, inside in _limits(model, plan):
         item = element_type(tensor.dtype).itemsize
@@ -170,8 +163,41 @@ def _golden(module: ModuleText, plan: Plan) -> str:
             code.store(f"i{8 * item}", str(wrong), place, align=item)
             run("step", plan.sizes)
         code.store(f"i{8 * item}", str(inside), place, align=item)
-    kept = code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})")
-    return code.text(f"i64 {code.value(f'xor i64 {kept}, {code.load(_WORD, total)}')}")
+    kind = differences.kind_of(model)
+
+    def far() -> None:
+        """The state is looked at, and then left for where functions are not near 0."""
+        add(code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})"))
+        if kind:
+            differences.move(code, model, kind, FAR)
+
+    def step(i: str) -> None:
+        code.when(code.value(f"icmp eq iw {i}, {STEPS}"), far)
+        last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
+        pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
+        choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
+        sizes: dict[str, int | str] = dict(plan.sizes)
+        sizes |= {n: code.value(text) for n, text in choose.items()}
+
+        def rest() -> None:
+            for name in model.units:
+                if name != "loss":
+                    run(name, sizes)
+            add(code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})"))
+
+        run("loss", sizes)
+        if not kind:
+            rest()
+            return
+        # what is not a number has other bits elsewhere
+        (loss,) = model.units["loss"].manifest.outputs
+        item = element_type(loss.dtype).itemsize
+        value = code.load(kind, "%memory", plan.places["loss", loss.name], align=item)
+        size = code.value(f"call {kind} @llvm.fabs.f{8 * item}({kind} {value})")
+        code.when(code.value(f"fcmp olt {kind} {size}, {number_text(math.inf, kind)}"), rest)
+
+    code.loop(str(STEPS + 1), step)
+    return code.text(f"i64 {code.load('i64', total)}")
 
 
 def _limits(model: Model, plan: Plan) -> Iterator[tuple[Tensor, list[int], int]]:
