@@ -36,6 +36,7 @@ class CallOrder:
         self.built, self.scratch, self.constants = built, scratch, constants
         self.first = first
         self.slots: list[dict[Dim, None]] = []
+        self.lasting: dict[Kernel, list[Place]] = {}
 
     def steps(
         self,
@@ -59,13 +60,14 @@ class CallOrder:
                 continue
             made = self.built[kernel]
             memory = (places[n] for n in made.memory)
-            out.append(Call(made.program, (*memory, *self.scratch[id(made)])))
+            lasting = self.lasting.get(kernel, ())
+            out.append(Call(made.program, (*memory, *self.scratch[id(made)], *lasting)))
         return tuple(out)
 
     def loop(
         self, kernel: Kernel, outer: Mapping[Node, Place], depth: int, used: int
     ) -> list[Step]:
-        """A loop: the carried values as they begin, then every step."""
+        """A loop: the carried values as they begin, what is done once, then every step."""
         op, inputs = kernel.anchor.op, kernel.anchor.inputs
         assert isinstance(op, Scan)
         body = op.body_of_step
@@ -87,13 +89,21 @@ class CallOrder:
         for leaf, place in zip(body.slices, given[count:], strict=False):
             places[leaf] = place.moved(depth, bytes_of(leaf))
         places |= dict(zip(body.constants, given[count + len(body.slices) :], strict=True))
+        for inner in kernel.inside:
+            made = self.built[inner]
+            sizes = [(b.size * b.dtype.itemsize,) for b in made.lasting]
+            lasting = [self.slot(used + i, size) for i, size in enumerate(sizes)]
+            self.lasting[inner], used = lasting, used + len(lasting)
+            if made.once is not None:
+                read = (places[made.memory[i]] for i in made.given)
+                begin.append(Call(made.once, (*read, *lasting)))
         places |= _in_place(kernel.inside, places)
-        made = {n for k in kernel.inside for n, target in k.writes.items() if n is target}
+        written = {n for k in kernel.inside for n, target in k.writes.items() if n is target}
         for j, y in enumerate(body.ys, count):
             if j not in results:
                 continue
             row, home = results[j].moved(depth, bytes_of(y)), storage(y)
-            if home in made and home not in places:
+            if home in written and home not in places:
                 places[home] = row
             else:
                 last.append(Copy(places[home], row, bytes_of(y)))

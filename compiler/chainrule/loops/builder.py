@@ -14,14 +14,15 @@ from chainrule.ir.size import Dim, Shape, Size, product
 from chainrule.ir.types import DType
 from chainrule.ops.layout import ravel
 from chainrule.schedule.kernel import Form, Kernel
-from chainrule.schedule.reading import bases, storage
+from chainrule.schedule.reading import bases, sources, storage
 from chainrule.target import Target
 
 
 class Builder:
     """A kernel that is being built: its memory in order, and the values its nodes have by now.
 
-    `scratch` are workspace buffers, which follow those of `memory`.
+    `scratch` are workspace buffers, which follow those of `memory`; then come `lasting` ones, which
+    the statements in `once` fill, for as long as what is `fixed` stays the same.
     """
 
     def __init__(self, kernel: Kernel, target: Target) -> None:
@@ -32,6 +33,8 @@ class Builder:
             for i, node in enumerate(self.memory)
         }
         self.scratch: list[Buffer] = []
+        self.lasting: list[Buffer] = []
+        self.once: Stmts = ()
         self.values: dict[Node, Value] = {}
         self.locals: dict[tuple[Node, bool], Local] = {}
         self.uses = _uses(kernel)
@@ -61,6 +64,17 @@ class Builder:
         made = Buffer(f"s{len(self.scratch)}", of, size, private)
         self.scratch.append(made)
         return made
+
+    def last(self, node: Node, size: Dim) -> Buffer:
+        """A lasting buffer of a node's element type."""
+        made = Buffer(f"l{len(self.lasting)}", node.type.dtype, size)
+        self.lasting.append(made)
+        return made
+
+    def is_fixed(self, node: Node) -> bool:
+        """Whether a node is the same each time the kernel runs."""
+        read = [base for base, _ in sources(node)]
+        return bool(read) and self.kernel.fixed.issuperset(read)
 
     def compute(self, nodes: Sequence[Node], index: Index, lanes: bool) -> list[Stmt]:
         """Statements that give each node, element `index`, a value that others can use."""

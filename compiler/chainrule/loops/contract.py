@@ -52,8 +52,18 @@ def packed_size(c: Contraction, target: Target) -> Dim:
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
     strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
     if strided or (many and any(map(_conflicts, loads))):
-        return c.k * ((c.n + LANES - 1) // LANES * LANES)
+        return panels_size(c)
     return 0
+
+
+def panels_size(c: Contraction) -> Dim:
+    """Elements of b in panels."""
+    return c.k * ((c.n + LANES - 1) // LANES * LANES)
+
+
+def packed_once(c: Contraction, panels: Buffer) -> tuple[Contraction, tuple[Stmt, ...]]:
+    """A product that reads b from panels, and what fills them."""
+    return replace(c, b=_packed_reader(c, panels)), _pack(c, panels, True)
 
 
 def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:

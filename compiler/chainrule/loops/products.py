@@ -29,7 +29,13 @@ from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
+from chainrule.loops.contract import (
+    block_sizes,
+    contraction_loops,
+    packed_once,
+    packed_size,
+    panels_size,
+)
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.layout import ContractLayout, fills, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
@@ -114,7 +120,11 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if long is not None:
         block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
         contraction = replace(contraction, block=block, sums=sums)
-    size = 0 if layout.sliding else packed_size(contraction, b.target)
+    fixed = b.is_fixed(y) and not (layout.sliding or by_group or layout.outer or copy_second)
+    size = 0 if layout.sliding or fixed else packed_size(contraction, b.target)
+    if fixed:
+        contraction, pack = packed_once(contraction, b.last(node, panels_size(contraction)))
+        b.once += pack
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, packed)

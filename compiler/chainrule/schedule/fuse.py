@@ -190,11 +190,13 @@ class _Fusion:
 
 
 def _repeated(loop: Kernel) -> None:
-    """Tell the kernels inside a loop how often they run."""
+    """Tell the kernels inside a loop how often they run, and what is the same each time."""
     op = loop.anchor.op
     assert isinstance(op, Scan)
     for kernel in every(loop.inside):
         kernel.times, kernel.depth = kernel.times * op.length, kernel.depth + 1
+    for kernel in loop.inside:
+        kernel.fixed = frozenset(kernel.reads).intersection(op.body_of_step.constants)
 
 
 def _readable(base: Node, path: tuple[Node, ...], node: Node, kernel: Kernel) -> bool:

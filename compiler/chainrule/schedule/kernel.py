@@ -29,8 +29,9 @@ class Kernel:
     """Nodes in order, the memory they read and write, and the space they share.
 
     `writes` maps a node to the node whose memory takes its value: itself, or the leaf it updates.
-    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops. One that
-    computes `again` what had been computed before saves the memory in between.
+    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops, at each
+    step of the innermost of which what it reads of `fixed` is the same. One that computes `again`
+    what had been computed before saves the memory in between.
     """
 
     form: Form
@@ -43,6 +44,7 @@ class Kernel:
     inside: tuple[Kernel, ...] = ()
     times: Dim = 1
     depth: int = 0
+    fixed: frozenset[Node] = frozenset()
     again: bool = False
 
     @property
@@ -114,4 +116,5 @@ def identity(kernel: Kernel) -> Hashable:
     memory = tuple(n.type for n in (*kernel.reads, *kernel.writes.values()))
     writes = tuple((number[value], number[leaf]) for value, leaf in kernel.writes.items())
     test = kernel.test and (kernel.test.code, kernel.test.bound, number[kernel.test.node])
-    return kernel.form, kernel.space, kernel.inner, steps, memory, writes, test
+    fixed = frozenset(number[node] for node in kernel.fixed)
+    return kernel.form, kernel.space, kernel.inner, steps, memory, writes, test, fixed
