@@ -135,8 +135,9 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int) -> None:
         {"tiles.CHAINS": 2},
         {"tiles.CHAINS": 16},
         {"contract.CONFLICT_ROWS": 1, "contract.PAGE": 8},
-        {"contract.BLOCK": 8, "contract.BLOCK_ROWS": 16, "contract.BLOCK_PANELS": 1},
-        {"contract.BLOCK": 28, "contract.BLOCK_PANELS": 1},
+        {"blocks.LONG": 1, "blocks.BLOCK": 8, "blocks.BLOCK_ROWS": 16, "blocks.BLOCK_COLUMNS": 16},
+        {"blocks.LONG": 29, "blocks.BLOCK": 28, "blocks.BLOCK_ROWS": 9},
+        {"blocks.LONG": 2, "blocks.BLOCK_COLUMNS": 32},
     ],
 )
 def test_no_choice_of_tiles_changes_a_bit(

@@ -8,7 +8,7 @@ of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008, for tiles and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from chainrule.ir.loop import (
@@ -17,7 +17,6 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Get,
-    IndexValue,
     Literal,
     Load,
     Local,
@@ -28,7 +27,6 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.size import Dim, Size, coefficient
-from chainrule.ir.types import bool_, int64
 from chainrule.loops.parts import by_one, shared_nest
 from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
 from chainrule.loops.walk import postorder
@@ -37,9 +35,6 @@ from chainrule.target import Target
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
 CONFLICT_ROWS = 128
 PAGE = 4096
-#: of longer sums over a factor whose elements lie far apart, so many terms of so many rows (256 KB)
-#: are copied together at a time, if so many panels then read them
-BLOCK, BLOCK_ROWS, BLOCK_PANELS = 1024, 64, 4
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
@@ -63,18 +58,7 @@ def panels_size(c: Contraction) -> Dim:
 
 def packed_once(c: Contraction, panels: Buffer) -> tuple[Contraction, tuple[Stmt, ...]]:
     """A product that reads b from panels, and what fills them."""
-    return replace(c, b=_packed_reader(c, panels)), _pack(c, panels, True)
-
-
-def block_sizes(c: Contraction, target: Target) -> tuple[Dim, Dim] | None:
-    """Elements of workspace that `contraction_loops` wants for long sums: a block of a's rows, one
-    for each part, and all sums so far. None where it wants none.
-    """
-    if c.start is not None or not _far_apart(c):
-        return None
-    shapes = tile_shapes(c, target, True)
-    rows = max((_block_tiles(*shape) * shape[0].rows for shape in shapes), default=0)
-    return (BLOCK * rows, c.m * c.n) if rows else None
+    return replace(c, b=from_panels(panels, c.k)), fill_panels(c, panels, c.k, True)
 
 
 def slope_along(load: Load, var: str) -> Dim | None:
@@ -90,11 +74,16 @@ def _conflicts(load: Load) -> bool:
 
 
 def contraction_loops(
-    c: Contraction, target: Target, packed: Buffer | None, split: bool = False
+    c: Contraction,
+    target: Target,
+    packed: Buffer | None,
+    split: bool = False,
+    long: tuple[Dim, tuple[Stmt, ...]] = (0, ()),
 ) -> tuple[Stmt, ...]:
     """The loops of a product; with `packed`, b is copied there first, LANES columns a panel.
 
-    With `split` the parts of a program share it, inside the groups.
+    With `split` the parts of a program share it, inside the groups. Where sums are `long`, told by
+    a size that is 1 then, else 0, other loops take the place of its own.
     """
     body = c.before
     b = c.b
@@ -102,17 +91,15 @@ def contraction_loops(
         body = tuple(s for nest in c.before for s in shared_nest((nest,), 1))
     between = (Barrier(),) if split else ()
     body += between if body else ()
+    direct: tuple[Stmt, ...] = ()
     if packed is not None:
-        body += (*_pack(c, packed, split), *between)
-        b = _packed_reader(c, packed)
+        direct += (*fill_panels(c, packed, c.k, split), *between)
+        b = from_panels(packed, c.k)
     shapes = tile_shapes(c, target, c.tile is not None)
-    direct = tuple(s for shape in shapes for s in _nest(c, b, *shape, split))
-    if c.sums is None:
-        body += direct
-    else:
-        long = _reaches(c.k, BLOCK + 1)
-        body += (Loop("h'", long, _long_sums(c, b, shapes, split)),)
-        body += (Loop("h'", 1 - long, direct),) if long != 1 else ()
+    direct += tuple(s for shape in shapes for s in tile_nest(c, b, *shape, split))
+    is_long, instead = long
+    body += (Loop("h'", is_long, instead),) if is_long != 0 else ()
+    body += direct if is_long == 0 else (Loop("h'", 1 - is_long, direct),) if is_long != 1 else ()
     body += between if c.groups else ()
     for var, extent in reversed(c.groups):
         body = (Loop(var, extent, body),)
@@ -122,94 +109,7 @@ def contraction_loops(
 # loops
 
 
-def _far_apart(c: Contraction) -> bool:
-    """Whether a's elements along k lie in lines of their own, and may be more than BLOCK."""
-    loads = [v for v in postorder(c.a(_M, _K)) if isinstance(v, Load)]
-    short = isinstance(c.k, int) and c.k <= BLOCK
-    return not short and any(slope_along(load, "k'") not in (0, 1) for load in loads)
-
-
-def _block_tiles(rows: Rows, columns: Columns) -> int:
-    """How many tiles of one shape make a block, about equal ones; 0 where it is not worth it."""
-    if not isinstance(rows.count, int) or not isinstance(columns.count, int):
-        return 0
-    blocks = -(-rows.count * rows.rows // BLOCK_ROWS)
-    return -(-rows.count // blocks) if columns.count >= BLOCK_PANELS else 0
-
-
-def _long_sums(
-    c: Contraction,
-    b: Callable[[Dim, Dim], Value],
-    shapes: Sequence[tuple[Rows, Columns]],
-    split: bool,
-) -> tuple[Stmt, ...]:
-    """Long sums over a factor whose elements lie far apart: in stretches of k, about equal and at
-    most BLOCK long; in each, a block of tiles after the other, what they read of a copied together
-    first, so that it stays in the second cache while panels of b pass by. What sums have come to
-    waits in workspace.
-    """
-    sums = c.sums
-    assert sums is not None
-    count = (c.k + BLOCK - 1) // BLOCK
-    first, after = c.k * _S // count, c.k * (_S + 1) // count
-    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
-
-    def so_far(m: Dim, n: Dim) -> Value:
-        return Load(sums, m * c.n + n)
-
-    def start(m: Dim, n: Dim) -> Value:
-        return Apply("where", (begun, so_far(m, n), Literal(0, c.dtype)), c.dtype)
-
-    def keep(m: Dim, n: Dim, acc: Value) -> tuple[Stmt, ...]:
-        return (Store(sums, m * c.n + n, acc),)
-
-    def panels(k: Dim, n: Dim) -> Value:
-        return b(first + k, n)
-
-    stretch = replace(
-        c, k=after - first, a=lambda m, k: c.a(m, first + k), start=start, epilogue=keep, tile=None
-    )
-    between = (Barrier(),) if split else ()
-    nests = [s for rows, k in shapes for s in _copied(stretch, panels, rows, k, split)]
-    row = Loop("n'", c.n, c.epilogue(_M, _N, so_far(_M, _N)), "vector")
-    return (Loop("s'", count, (*nests, *between)), Loop("m'", c.m, (row,), split=split))
-
-
-def _copied(
-    c: Contraction,
-    b: Callable[[Dim, Dim], Value],
-    rows: Rows,
-    columns: Columns,
-    split: bool,
-) -> tuple[Stmt, ...]:
-    """One shape of tile in blocks, with a copied for each; every part copies for itself."""
-    block, tiles = c.block, _block_tiles(rows, columns)
-    if not tiles:
-        return _nest(c, b, rows, columns, split)
-    assert block is not None and isinstance(rows.count, int)
-
-    def place(tile: Dim, row: Dim) -> Dim:
-        return (tile * BLOCK + _K) * rows.rows + row
-
-    def some(count: int, start: Dim) -> tuple[Stmt, ...]:
-        read = c.a(start + _V * rows.rows + _J, _K)
-        copy = Loop("j'", rows.rows, (Store(block, place(_V, _J), read),), "vector")
-        copies = Loop("k'", c.k, (Loop("v'", count, (copy,), "unroll"),))
-        near = replace(c, a=lambda m, k: Load(block, place(_M, _I)))
-        return (copies, *_nest(near, b, replace(rows, count=count, start=start), columns, split))
-
-    whole, rest = divmod(rows.count, tiles)
-    size = tiles * rows.rows
-    body: tuple[Stmt, ...] = (Loop("h'", whole, some(tiles, rows.start + _H * size)),)
-    return (*body, *some(rest, rows.start + whole * size)) if rest else body
-
-
-def _reaches(size: Dim, bound: int) -> Dim:
-    """1 for a size from `bound` on, below 2**40, and 0 for a smaller one."""
-    return (size // bound + 2**40) // (2**40 + 1)
-
-
-def _nest(
+def tile_nest(
     c: Contraction,
     b: Callable[[Dim, Dim], Value],
     rows: Rows,
@@ -300,23 +200,23 @@ def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> 
     return out
 
 
-def _packed_reader(c: Contraction, packed: Buffer) -> Callable[[Dim, Dim], Value]:
-    """Reads b from its panels, at a column whose lane is j'."""
+def from_panels(packed: Buffer, room: Dim) -> Callable[[Dim, Dim], Value]:
+    """Reads b from its panels, each with room for so many terms, at a column whose lane is j'."""
 
     def read(k: Dim, n: Dim) -> Value:
         column = n - _J
-        return Load(packed, column * c.k + k * LANES + _J)
+        return Load(packed, column * room + k * LANES + _J)
 
     return read
 
 
-def _pack(c: Contraction, packed: Buffer, split: bool) -> tuple[Stmt, ...]:
+def fill_panels(c: Contraction, packed: Buffer, room: Dim, split: bool) -> tuple[Stmt, ...]:
     """Copy b, LANES columns after LANES columns, in blocks of LANES values of k."""
     by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
 
     def block(column: Dim, width: Dim, start: Dim, count: int) -> Stmt:
         k = start + _I
-        store = Store(packed, column * c.k + k * LANES + _J, c.b(k, column + _J))
+        store = Store(packed, column * room + k * LANES + _J, c.b(k, column + _J))
         return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
     def panel(column: Dim, width: Dim) -> tuple[Stmt, ...]:

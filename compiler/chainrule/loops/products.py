@@ -28,9 +28,9 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
+from chainrule.loops.blocks import block_loops, block_sizes, blocks_of, is_long
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import (
-    block_sizes,
     contraction_loops,
     packed_once,
     packed_size,
@@ -116,10 +116,6 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    long = None if layout.outer else block_sizes(contraction, b.target)
-    if long is not None:
-        block, sums = b.workspace(node, long[0], True), b.workspace(node, long[1], by_group)
-        contraction = replace(contraction, block=block, sums=sums)
     fixed = b.is_fixed(y) and not (layout.sliding or by_group or layout.outer or copy_second)
     size = 0 if layout.sliding or fixed else packed_size(contraction, b.target)
     if fixed:
@@ -129,7 +125,8 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, packed)
     else:
-        body = contraction_loops(contraction, b.target, packed, split=not by_group)
+        long = _in_blocks(b, contraction, layout, not by_group)
+        body = contraction_loops(contraction, b.target, packed, not by_group, long)
     return split_outermost(body, len(layout.groups)) if by_group else body
 
 
@@ -158,6 +155,17 @@ def _factor(
         return Load(copy, ravel(layout.index(kept, runs), shape))
 
     return copied_at, for_each(shape, move, "w", inner="vector")
+
+
+def _in_blocks(
+    b: Builder, c: Contraction, layout: ContractLayout, split: bool
+) -> tuple[Dim, Stmts]:
+    """Where sums are long, and the loops of the product there."""
+    sizes = None if layout.outer else block_sizes(c, b.target)
+    if sizes is None:
+        return 0, ()
+    workspace = (b.workspace(b.kernel.anchor, size, True) for size in sizes)
+    return is_long(c.k), block_loops(c, blocks_of(c, b.target, *workspace), split)
 
 
 def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer | None) -> Stmts:

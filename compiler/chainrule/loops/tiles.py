@@ -29,9 +29,8 @@ class Contraction:
     `groups` are outer loops (batch axes), in which `before` comes first; `a(m, k)` and `b(k, n)`
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
-    workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
-    `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
-    may be loops `inside` those over tiles of rows.
+    workspace of `tile_size` elements, where sums wait for the epilogue. With `terms` a sum is
+    nested loops, not one over k, and there may be loops `inside` those over tiles of rows.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -45,8 +44,6 @@ class Contraction:
     start: Callable[[Dim, Dim], Value] | None = None
     before: tuple[Stmt, ...] = ()
     tile: Buffer | None = None
-    block: Buffer | None = None
-    sums: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
 
@@ -73,16 +70,16 @@ class Columns:
 
 def tile_size(c: Contraction, target: Target) -> int:
     """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
-    low, tall = (max(r.rows * r.vectors for r in _rows(c, target, t)) for t in (False, True))
+    low, tall = (max(r.rows * r.vectors for r in tile_rows(c, target, t)) for t in (False, True))
     return tall * LANES if tall > low else 0
 
 
 def tile_shapes(c: Contraction, target: Target, tall: bool) -> list[tuple[Rows, Columns]]:
     """The shapes of tile that cover a result."""
-    return [(r, k) for r in _rows(c, target, tall) for k in _columns(c.n, r.vectors)]
+    return [(r, k) for r in tile_rows(c, target, tall) for k in tile_columns(c.n, r.vectors)]
 
 
-def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
+def tile_rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
     """Rows in tiles: for known m of equal height, else of falling powers of two. Only `tall` ones
     may have more rows than the code of the epilogue should be written out for.
     """
@@ -130,7 +127,7 @@ def _falling(most: int) -> list[int]:
     return [p for p in powers if p != 2 or powers[0] == 2]
 
 
-def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
+def tile_columns(n: Dim, vectors: int) -> Iterator[Columns]:
     """Columns in panels, whole ones first, then what is left."""
     width = vectors * LANES
     if not isinstance(n, int):
