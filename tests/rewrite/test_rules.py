@@ -274,6 +274,10 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
         "sum",
     ),
     "split_fold": (lambda: apply(Sum((0, 2)), var(2, 3, 4)), "sum"),
+    "parts_put_together": (
+        lambda: call("add", placed(0), call("add", placed(3), placed(1, 2))),
+        "concat",
+    ),
     "split_concat": (lambda: apply(Concat(0), *(var(2) for _ in range(40))), "concat"),
     "sum_of_scaled": (
         lambda: apply(Sum((1,)), call("mul", code(), along(var(3), M, (1,)))),

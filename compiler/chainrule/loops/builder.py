@@ -38,6 +38,8 @@ class Builder:
         self.values: dict[Node, Value] = {}
         self.locals: dict[tuple[Node, bool], Local] = {}
         self.uses = _uses(kernel)
+        joined = (part for node in kernel.nodes if node.op.joins for part in node.inputs)
+        self.stored = {*kernel.writes, *joined} if kernel.form is not Form.NEST else set()
         self.read = frozenset(kernel.reads)
 
     def reader(self, node: Node) -> Reader:
@@ -80,9 +82,11 @@ class Builder:
         """Statements that give each node, element `index`, a value that others can use."""
         out: list[Stmt] = []
         for node in nodes:
+            if node.op.joins:
+                continue
             readers = [self.reader(i) for i in node.inputs]
             value = node.op.body(index, node.type, *readers)
-            if not lanes or self.uses.get(node, 0) > 1 or node in self.kernel.writes:
+            if not lanes or self.uses.get(node, 0) > 1 or node in self.stored:
                 cell = self.local(node, lanes)
                 out.append(Set(cell, (), value))
                 value = Get(cell)
@@ -93,9 +97,16 @@ class Builder:
         """Statements that write the nodes' elements where others need them in memory."""
         out: list[Stmt] = []
         for node in nodes:
-            if node in self.kernel.writes:
-                buffer = self.buffers[self.kernel.writes[node]]
-                out.append(Store(buffer, ravel(index, node.type.shape), self.values[node]))
+            if node not in self.kernel.writes:
+                continue
+            buffer, shape = self.buffers[self.kernel.writes[node]], node.type.shape
+            if not node.op.joins:
+                out.append(Store(buffer, ravel(index, shape), self.values[node]))
+                continue
+            types = [part.type for part in node.inputs]
+            for i, part in enumerate(node.inputs):
+                at = ravel(node.op.stands(types, i, index), shape)
+                out.append(Store(buffer, at, self.values[part]))
         return out
 
 
@@ -116,13 +127,18 @@ def _uses(kernel: Kernel) -> dict[Node, int]:
 
 
 def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] = ()) -> bool:
-    """Whether everything read has the loops' own shape, or is one number (or one a row).
+    """Whether everything read or written has the loops' own shape, or is one number (or one a row).
 
     With `runs`, axes that are walked as one, it may also repeat, along all of a run or none of it.
     """
     outer = len(kernel.rows) if kernel.form is Form.ROWS else 0
     for node in nodes:
-        if node.op.role == "view" or node.op.buffered or any(map(_by_place, node.inputs)):
+        if (
+            node.op.role == "view"
+            or node.op.joins
+            or node.op.buffered
+            or any(map(_by_place, node.inputs))
+        ):
             return False
         for base, path in bases(node):
             if len(path) == 1 and runs and _repeats_runs(path[0], runs):

@@ -7,9 +7,12 @@ fold the last axis together with others that do not lie before it.
 from __future__ import annotations
 
 from chainrule.ir.node import Node, apply
+from chainrule.ir.size import Dim
 from chainrule.ops import build
+from chainrule.ops.assemble import Concat
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.contract import Contract, transpose
+from chainrule.ops.layout import Place
 from chainrule.rewrite.rule import Rules, See, recognize
 
 #: Parts that one concatenation puts together, a loop for each.
@@ -65,6 +68,35 @@ def split_concat(node: Node, see: See) -> Node | None:
     return apply(node.op, *[apply(node.op, *run) for run in runs])
 
 
+@recognize("add", some=["place"])
+def parts_put_together(node: Node, see: See) -> Node | None:
+    """Given a sum of parts, each placed among zeros beside the others, the parts put together."""
+    parts: list[tuple[Place, Node]] = []
+    pending = [node]
+    while pending:
+        n = pending.pop()
+        placed = see(n, "place")
+        if placed and isinstance(n.op, Place):
+            parts.append((n.op, placed[0]))
+        elif see(n, "add") and len(parts) + len(pending) < MAX_PARTS:
+            pending += n.inputs
+        else:
+            return None
+    axes = {i for op, x in parts for i, d in enumerate(x.type.shape) if d != op.shape[i]}
+    if len(axes) != 1 or any(op.fill != 0 or {*op.steps} != {1} for op, _ in parts):
+        return None
+    (axis,) = axes
+    at = {op.starts[axis]: x for op, x in parts}
+    order: list[Node] = []
+    end: Dim = 0
+    while end in at:
+        order.append(at.pop(end))
+        end = end + order[-1].type.shape[axis]
+    if len(order) < len(parts) or end != node.type.shape[axis]:
+        return None
+    return apply(Concat(axis), *order)
+
+
 def _operands(node: Node, op: Contract) -> tuple[tuple[Node, str], tuple[Node, str]]:
     return (node.inputs[0], op.a), (node.inputs[1], op.b)
 
@@ -75,4 +107,6 @@ def _aligned(x: Node, letters: str, out: str, node: Node) -> Node:
     return build.expand(x, node.type.shape, tuple(i for i, c in enumerate(out) if c not in letters))
 
 
-LOWERING = Rules([product_without_sum, product_without_free_axes, split_fold, split_concat])
+LOWERING = Rules(
+    [product_without_sum, product_without_free_axes, split_fold, split_concat, parts_put_together]
+)

@@ -89,6 +89,10 @@ class _Fusion:
         elif role == "scan":
             self.repeat(node)
         elif role in ("contract", "nest"):
+            place = self.where_joined(node) if node.op.joins else None
+            if place is not None:
+                self.enter(place, node)
+                return
             self.begin(Kernel(Form(role), node.type.shape), node)
         else:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
@@ -131,11 +135,23 @@ class _Fusion:
         tested = max((self.tested[pair] for pair in positions_of(node)), default=-1)
         if last is not None and last < tested:
             last = None
-        if last is not None and self.fits(node, last):
-            self.enter(last, node)
-            return
+        beside = self.maps.get(node.type.shape, -1)
+        for place in () if last is None else (last, *([beside] if beside > last else [])):
+            if self.fits(node, place):
+                self.enter(place, node)
+                return
         self.maps[node.type.shape] = len(self.kernels)
         self.begin(Kernel(Form.MAP, node.type.shape), node)
+
+    def where_joined(self, node: Node) -> int | None:
+        """The kernel that can put together what a node joins, as it computes it."""
+        place = self.at.get(node.inputs[0])
+        if place is None or any(self.at.get(part) != place for part in node.inputs):
+            return None
+        kernel = self.kernels[place]
+        takes = kernel.form in (Form.MAP, Form.CONTRACT) and len(kernel.nodes) < MAX_NODES
+        same = all(part.type.shape == kernel.space for part in node.inputs)
+        return place if takes and same else None
 
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""
