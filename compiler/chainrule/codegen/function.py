@@ -20,6 +20,7 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Check,
+    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -119,11 +120,21 @@ class _Emitter:
             self.memory.store(s, value, index[0] if index else None)
         elif isinstance(s, Check):
             self.check(s)
+        elif isinstance(s, Fetch):
+            self.fetch(s)
         elif isinstance(s, Barrier):
             if self.parts:
                 self.builder.effect("call void @barrier(ptr %team)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def fetch(self, s: Fetch) -> None:
+        if self.lanes is not None:
+            raise CompileError("a Fetch can't stand in a vector loop")
+        self.builder.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        at = self.address.pointer(s.buffer, s.offset)
+        near = f"i32 {int(s.write)}, i32 3, i32 1"  # of data, into all caches
+        self.builder.effect(f"call void @llvm.prefetch.p0(ptr {at}, {near})")
 
     def local(self, local: Local) -> None:
         lanes = LANES if local.lanes else 0

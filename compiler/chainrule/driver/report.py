@@ -14,11 +14,11 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import PassRecord, run_passes
-from chainrule.ir.size import Dim, evaluate, substitute
+from chainrule.ir.size import Dim, evaluate, substitute, typical
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import bytes_of, typical
+from chainrule.schedule.buffers import bytes_of
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.recompute import Fitted
 from chainrule.show.graph import graph_text

@@ -6,6 +6,7 @@
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
+            | Fetch buffer[offset]                            its line is wanted soon; means nothing
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -177,6 +178,17 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """Bring an element's line near, as it will be read or, with `write`, written. It may lie beyond
+    the buffer's end. Outside vector loops only.
+    """
+
+    buffer: Buffer
+    offset: Dim
+    write: bool = False
+
+
+@dataclass(frozen=True)
 class Barrier:
     """Wait until every part of the program has come here. Outside split loops only."""
 
@@ -188,7 +200,7 @@ class Note:
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | Barrier | Note
+Stmt = Loop | Local | Set | Store | Check | Fetch | Barrier | Note
 
 
 @dataclass(frozen=True)

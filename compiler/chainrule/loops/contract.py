@@ -16,6 +16,7 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Buffer,
+    Fetch,
     Get,
     Literal,
     Load,
@@ -26,15 +27,17 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.size import Dim, Size, coefficient
+from chainrule.ir.size import Dim, Size, coefficient, typical
 from chainrule.loops.parts import by_one, shared_nest
 from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
-from chainrule.loops.walk import postorder
+from chainrule.loops.walk import postorder, values_of
 from chainrule.target import Target
 
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
 CONFLICT_ROWS = 128
 PAGE = 4096
+#: elements of memory that is taken to lie far, and terms of a sum in whose time it comes near
+FAR, FETCH_TERMS = 8192, 32
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
@@ -147,12 +150,17 @@ def tile_nest(
         assert c.tile is not None
         return (Store(c.tile, place(v), cell(v)),)
 
+    def fetch(v: Dim) -> tuple[Stmt, ...]:
+        return _fetched(c.epilogue(row, column + v * LANES + _J, cell(v)))
+
     begun = _over_vectors(columns, begin) if c.start else ()
+    fetched = fetch(_V) if _reaches_far(c) else ()
     laid = _over_vectors(columns, lay_down) if c.tile else ()
     ending = "serial" if c.tile else "unroll"
     tile: tuple[Stmt, ...] = (
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
+        *_rows_of_vectors(rows, columns, fetched),
         # row by row, so that an element of a is held no longer than its row takes
         _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
@@ -177,6 +185,15 @@ def rows_are_more(rows: Dim, columns: Dim) -> bool:
     return isinstance(rows, int) and rows >= SHARED_PANELS
 
 
+def _reaches_far(c: Contraction) -> bool:
+    """Whether a tile takes long enough for memory to come near meanwhile."""
+    return not c.terms and (not isinstance(c.k, int) or c.k >= FETCH_TERMS)
+
+
+def _is_large(buffer: Buffer) -> bool:
+    return typical(buffer.size) >= FAR
+
+
 def _over_terms(c: Contraction, body: Stmt) -> Stmt:
     for var, extent in reversed(c.terms or (("k'", c.k),)):
         body = Loop(var, extent, (body,))
@@ -187,6 +204,28 @@ def _clear(local: Local) -> Stmt:
     rows, vectors = local.shape
     zero = Set(local, (_I, _V), Literal(0, local.dtype))
     return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
+
+
+def _rows_of_vectors(rows: Rows, columns: Columns, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    if not body:
+        return ()
+    return (Loop("i'", rows.rows, (Loop("v'", columns.vectors, body, "unroll"),), "unroll"),)
+
+
+def _fetched(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """What brings near the memory that a tile's epilogue walks through: it lies a row here, a row
+    there, so that nothing but this tells the processor of it before it is wanted.
+    """
+    ends = [s for s in body if isinstance(s, Set | Store)]
+    loads = (v for v in postorder(*(x for s in ends for x in values_of(s))) if isinstance(v, Load))
+    found: dict[tuple[Buffer, Dim], bool] = {}
+    places: list[Load | Store] = [*loads, *(s for s in ends if isinstance(s, Store))]
+    for place in places:
+        along, down = (coefficient(place.offset, var) for var in ("j'", "i'"))
+        plain = place.index is None and not place.buffer.private and _is_large(place.buffer)
+        if plain and along and along[0] == 1 and down and down[0] != 0:
+            found.setdefault((place.buffer, along[1]), isinstance(place, Store))
+    return tuple(Fetch(buffer, offset, write) for (buffer, offset), write in found.items())
 
 
 def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:

@@ -15,6 +15,7 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Check,
+    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -97,7 +98,7 @@ class _Machine:
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
-        elif not isinstance(s, Note | Barrier):
+        elif not isinstance(s, Note | Fetch | Barrier):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 
     def loop(self, loop: Loop) -> None:

@@ -9,6 +9,7 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -74,6 +75,9 @@ class _Printer:
                 yield f"{indent}# {s.text}"
         elif isinstance(s, Barrier):
             yield f"{indent}barrier"
+        elif isinstance(s, Fetch):
+            what = "fetch to write" if s.write else "fetch"
+            yield f"{indent}{what} {self.buffer(s.buffer)}[{self.dim(s.offset)}]"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):

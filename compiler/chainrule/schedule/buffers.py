@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from chainrule.ir.node import Node
-from chainrule.ir.size import Dim, evaluate, product, symbols_of
+from chainrule.ir.size import Dim, product, typical
 from chainrule.ir.types import TensorType
 from chainrule.schedule.kernel import Kernel
 from chainrule.schedule.order import reads_at_its_index
 
-#: The size that symbols are taken to have when slots are chosen; any choice is correct.
-TYPICAL = 64
 #: So many slots are looked at for a value, of those that fit best: there may be one a layer.
 LOOKED_AT = 256
 #: A kernel, and a value that it computes: one that is computed twice lies in two places.
@@ -55,11 +53,6 @@ def bytes_of(node: Node) -> Dim:
 @lru_cache(maxsize=1 << 12)
 def _bytes(of: TensorType) -> Dim:
     return product(of.shape) * of.dtype.itemsize
-
-
-def typical(size: Dim) -> int:
-    """The number a size is where each symbol is TYPICAL."""
-    return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))
 
 
 def lives(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[Life]:
