@@ -133,8 +133,8 @@ class _Emitter:
             raise CompileError("a Fetch can't stand in a vector loop")
         self.builder.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         at = self.address.pointer(s.buffer, s.offset)
-        near = f"i32 {int(s.write)}, i32 3, i32 1"  # of data, into all caches
-        self.builder.effect(f"call void @llvm.prefetch.p0(ptr {at}, {near})")
+        # to read or write data. The first cache would have to hold a tile's rows all at once
+        self.builder.effect(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)")
 
     def local(self, local: Local) -> None:
         lanes = LANES if local.lanes else 0

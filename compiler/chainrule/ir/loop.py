@@ -179,13 +179,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Bring an element's line near, as it will be read or, with `write`, written. It may lie beyond
-    the buffer's end. Outside vector loops only.
+    """Bring an element's line into the second cache, from which it is soon read or written. It may
+    lie beyond the buffer's end. Outside vector loops only.
     """
 
     buffer: Buffer
     offset: Dim
-    write: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ from chainrule.target import Target
 
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
 CONFLICT_ROWS = 128
+#: rows from which on panels of any b too large for the first cache gain more than they cost; of a
+#: symbolic number of rows it should be certain by this factor
+PACK_ROWS, CERTAINTY = 256, 8
 PAGE = 4096
 #: elements of memory that is taken to lie far, and terms of a sum in whose time it comes near
 FAR, FETCH_TERMS = 8192, 32
@@ -46,12 +49,12 @@ _M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs"
 
 def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
-    many = isinstance(c.m, int) and c.m >= CONFLICT_ROWS
+    rows = c.m if isinstance(c.m, int) else typical(c.m) // CERTAINTY
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
     strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
-    if strided or (many and any(map(_conflicts, loads))):
-        return panels_size(c)
-    return 0
+    evicting = rows >= CONFLICT_ROWS and any(map(_conflicts, loads))
+    large = rows >= PACK_ROWS and typical(panels_size(c)) >= FAR
+    return panels_size(c) if strided or evicting or large else 0
 
 
 def panels_size(c: Contraction) -> Dim:
@@ -187,7 +190,7 @@ def rows_are_more(rows: Dim, columns: Dim) -> bool:
 
 def _reaches_far(c: Contraction) -> bool:
     """Whether a tile takes long enough for memory to come near meanwhile."""
-    return not c.terms and (not isinstance(c.k, int) or c.k >= FETCH_TERMS)
+    return not c.terms and isinstance(c.k, int) and c.k >= FETCH_TERMS
 
 
 def _is_large(buffer: Buffer) -> bool:
@@ -218,14 +221,14 @@ def _fetched(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     """
     ends = [s for s in body if isinstance(s, Set | Store)]
     loads = (v for v in postorder(*(x for s in ends for x in values_of(s))) if isinstance(v, Load))
-    found: dict[tuple[Buffer, Dim], bool] = {}
+    found: dict[Fetch, None] = {}
     places: list[Load | Store] = [*loads, *(s for s in ends if isinstance(s, Store))]
     for place in places:
         along, down = (coefficient(place.offset, var) for var in ("j'", "i'"))
         plain = place.index is None and not place.buffer.private and _is_large(place.buffer)
         if plain and along and along[0] == 1 and down and down[0] != 0:
-            found.setdefault((place.buffer, along[1]), isinstance(place, Store))
-    return tuple(Fetch(buffer, offset, write) for (buffer, offset), write in found.items())
+            found[Fetch(place.buffer, along[1])] = None
+    return tuple(found)
 
 
 def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:

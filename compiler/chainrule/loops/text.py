@@ -76,8 +76,7 @@ class _Printer:
         elif isinstance(s, Barrier):
             yield f"{indent}barrier"
         elif isinstance(s, Fetch):
-            what = "fetch to write" if s.write else "fetch"
-            yield f"{indent}{what} {self.buffer(s.buffer)}[{self.dim(s.offset)}]"
+            yield f"{indent}fetch {self.buffer(s.buffer)}[{self.dim(s.offset)}]"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):
