@@ -115,10 +115,13 @@ class Entry:
 
     def address(self, place: int | Place) -> str:
         """The pointer to where a buffer starts now."""
-        entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
-        at = self.value(f"getelementptr ptr, ptr %table, i64 {entry}")
+        place = Place(place) if isinstance(place, int) else place
+        at = self.value(f"getelementptr ptr, ptr %table, i64 {place.entry}")
         pointer = self.value(f"load ptr, ptr {at}")
-        for loop, size in moves:
+        if place.start != 0:
+            start = self.number(place.start)
+            pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {start}")
+        for loop, size in place.moves:
             by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
             pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
         return pointer

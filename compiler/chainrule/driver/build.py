@@ -310,7 +310,10 @@ class _Layout:
         for node in graph.outputs:
             self.next(storage(node))
         places = {node: Place(i) for node, i in self.place.items()}
-        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        slots = {
+            made: Place(len(places) + i, start=plan.start.get(made, 0))
+            for i, made in enumerate(plan.slot)
+        }
         temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
         work = workspace_of(built, several)
         workspace, begin = work.slots, len(places) + len(slots)

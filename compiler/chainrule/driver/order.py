@@ -1,21 +1,23 @@
 """What is called in which order, and where in memory: loops among kernels become loops of calls.
 
-Carried values lie where the loop's result is wanted, else in a place of their own; a slice of a
-stack is the stack's own memory, further on at each step; a value that is stacked is written where
-it is kept. What else a step computes lies in places that the next step uses again.
+Carried values lie where the loop's result is wanted, else in a place of their own; where stacks of
+them are kept, each is written behind the one before. A slice of a stack is the stack's own memory,
+further on at each step; a value that is stacked is written where it is kept. What else a step
+computes lies in places that the next step uses again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import Made, bytes_of, plan_buffers
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.buffers import Made, plan_buffers
+from chainrule.schedule.kernel import Chain, Form, Kernel, bytes_of
 from chainrule.schedule.reading import storage
 
 
@@ -67,19 +69,29 @@ class CallOrder:
     def loop(
         self, kernel: Kernel, outer: Mapping[Node, Place], depth: int, used: int
     ) -> list[Step]:
-        """A loop: the carried values as they begin, what is done once, then every step."""
+        """A loop: the carried values as they begin, what is done once, every step, and the ends."""
         op, inputs = kernel.anchor.op, kernel.anchor.inputs
         assert isinstance(op, Scan)
         body = op.body_of_step
         count, end = len(body.carries), len(body.carries) + len(body.ys)
         results = {_number(n): outer[n] for n in kernel.writes}
+        chains = {chain.carry: chain for chain in kernel.chains}
         given = [outer[storage(n)] for n in inputs]
         places = dict(self.constants)
         begin: list[Step] = []
         first: list[Step] = []
         last: list[Step] = []
+        finish: list[Step] = []
+        wanted: list[tuple[Node, Place]] = []  # what each step computes, and where that is kept
         for i, leaf in enumerate(body.carries):
             size = bytes_of(leaf)
+            if i in chains:
+                links = _Links(chains[i], outer, op.length)
+                places[leaf] = links.before.moved(depth, size)
+                wanted.append((body.nexts[i], links.after.moved(depth, size)))
+                begin.append(Copy(given[i], links.first, size))
+                finish += [Copy(links.last, results[i], size)] if i in results else []
+                continue
             if i not in results:
                 results[i], used = self.slot(used, (size,)), used + 1
             places[leaf] = results[i]
@@ -98,20 +110,24 @@ class CallOrder:
                 read = (places[made.memory[i]] for i in made.given)
                 begin.append(Call(made.once, (*read, *lasting)))
         places |= _in_place(kernel.inside, places)
+        chained = {_number(chain.after) for chain in chains.values() if chain.after is not None}
+        wanted += [
+            (y, results[j].moved(depth, bytes_of(y)))
+            for j, y in enumerate(body.ys, count)
+            if j in results and j not in chained
+        ]
         written = {n for k in kernel.inside for n, target in k.writes.items() if n is target}
-        for j, y in enumerate(body.ys, count):
-            if j not in results:
-                continue
-            row, home = results[j].moved(depth, bytes_of(y)), storage(y)
+        for value, row in wanted:
+            home = storage(value)
             if home in written and home not in places:
                 places[home] = row
             else:
-                last.append(Copy(places[home], row, bytes_of(y)))
+                last.append(Copy(places[home], row, bytes_of(value)))
         plan = plan_buffers(kernel.inside, list(places))
         own = [self.slot(used + i, sizes) for i, sizes in enumerate(plan.slots)]
-        slots = {made: own[i] for made, i in plan.slot.items()}
+        slots = {made: own[i].after(plan.start.get(made, 0)) for made, i in plan.slot.items()}
         steps = self.steps(kernel.inside, places, slots, depth + 1, used + len(own))
-        return [*begin, Repeat(op.length, (*first, *steps, *last), op.reverse)]
+        return [*begin, Repeat(op.length, (*first, *steps, *last), op.reverse), *finish]
 
     def slot(self, number: int, sizes: Sequence[Dim]) -> Place:
         """A place for loops, which is to hold so many bytes among others."""
@@ -119,6 +135,16 @@ class CallOrder:
             self.slots.append({})
         self.slots[number].update(dict.fromkeys(sizes))
         return Place(self.first + number)
+
+
+class _Links:
+    """Where the values of a chain stand: the first and the last, and those of the slice at 0."""
+
+    def __init__(self, chain: Chain, outer: Mapping[Node, Place], length: Dim) -> None:
+        low = replace(outer[chain.stacks[0]], start=0)
+        high = low.after(length * chain.row)
+        self.first, self.last = (high, low) if chain.reverse else (low, high)
+        self.before, self.after = (low.after(chain.start(after)) for after in (False, True))
 
 
 def _in_place(kernels: Sequence[Kernel], places: Mapping[Node, Place]) -> dict[Node, Place]:

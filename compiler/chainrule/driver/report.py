@@ -18,8 +18,7 @@ from chainrule.ir.size import Dim, evaluate, substitute, typical
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import bytes_of
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.recompute import Fitted
 from chainrule.show.graph import graph_text
 from chainrule_runtime import threads_for

@@ -10,12 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from chainrule.ir.node import Node
-from chainrule.ir.size import Dim, product, typical
-from chainrule.ir.types import TensorType
-from chainrule.schedule.kernel import Kernel
+from chainrule.ir.size import Dim, typical
+from chainrule.schedule.kernel import Kernel, bytes_of
 from chainrule.schedule.order import reads_at_its_index
 
 #: So many slots are looked at for a value, of those that fit best: there may be one a layer.
@@ -38,26 +36,18 @@ class Life:
 @dataclass(frozen=True)
 class Plan:
     """`slot[kernel, node]` is the number of the arena slot that holds a value as that kernel
-    computes it; `slots[i]` lists the bytes of each value that slot i holds in turn.
+    computes it; `slots[i]` lists the bytes of each value that slot i holds in turn. Of a chain all
+    stacks lie in one slot, and so `start[kernel, node]` bytes from where it starts.
     """
 
     slot: Mapping[Made, int]
     slots: tuple[tuple[Dim, ...], ...]
-
-
-def bytes_of(node: Node) -> Dim:
-    """The bytes of a node's elements."""
-    return _bytes(node.type)
-
-
-@lru_cache(maxsize=1 << 12)
-def _bytes(of: TensorType) -> Dim:
-    return product(of.shape) * of.dtype.itemsize
+    start: Mapping[Made, Dim]
 
 
 def lives(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[Life]:
     """The values that lie in the arena, in the order they are written; those in `kept` have memory
-    already.
+    already. A chain is one, called by its first stack.
     """
     given = set(kept)
     born: dict[Made, int] = {}
@@ -67,8 +57,9 @@ def lives(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[Life]:
         last.update((now[node], time) for node in kernel.reads if node in now)
         for node, target in kernel.writes.items():
             if target is node and node not in given:
-                now[node] = kernel, node
-                born[now[node]] = time
+                chain = kernel.chain_of(node)
+                now[node] = kernel, chain.stacks[0] if chain else node
+                born.setdefault(now[node], time)
     return [Life(made, at, last.get(made, at)) for made, at in born.items()]
 
 
@@ -84,7 +75,7 @@ def plan_buffers(
     size). `number` is what a size is taken to be when slots are chosen; any choice is correct.
     """
     blocks = _blocks(kernels, kept)
-    size = {id(block): number(bytes_of(block[0].made[1])) for block in blocks}
+    size = {id(block): number(room_of(block[0].made)) for block in blocks}
     slots: list[_Slot] = []
     slot: dict[Made, int] = {}
     for block in sorted(blocks, key=lambda block: -size[id(block)]):
@@ -93,9 +84,22 @@ def plan_buffers(
         at = next((i for i in near if slots[i].is_free(born, last)), len(slots))
         if at == len(slots):
             slots.append(_Slot())
-        slots[at].take(born, last, bytes_of(block[0].made[1]))
+        slots[at].take(born, last, room_of(block[0].made))
         slot.update((life.made, at) for life in block)
-    return Plan(slot, tuple(tuple(held.sizes) for held in slots))
+    start: dict[Made, Dim] = {}
+    for kernel in dict.fromkeys(kernel for kernel, _ in slot):
+        for chain in kernel.chains:
+            for stack in chain.stacks:
+                slot[kernel, stack] = slot[kernel, chain.stacks[0]]
+                start[kernel, stack] = chain.start(stack is chain.after)
+    return Plan(slot, tuple(tuple(held.sizes) for held in slots), start)
+
+
+def room_of(made: Made) -> Dim:
+    """The bytes that a value takes, a chain for all its stacks."""
+    kernel, node = made
+    chain = kernel.chain_of(node)
+    return bytes_of(node) + (chain.row if chain else 0)
 
 
 def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]:
@@ -122,11 +126,12 @@ def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]
 
 def _gives(kernel: Kernel, old: Life, new: Life) -> bool:
     """Whether a kernel that reads a value for the last time may write another in its place."""
-    (_, gone), (_, value) = old.made, new.made
+    (maker, gone), (_, value) = old.made, new.made
     fits = gone.type.shape == value.type.shape and (
         gone.type.dtype.itemsize == value.type.dtype.itemsize
     )
-    return fits and old.born < new.born and reads_at_its_index(kernel, gone)
+    free = fits and old.born < new.born and maker.chain_of(gone) is None
+    return free and reads_at_its_index(kernel, gone)
 
 
 class _Slot:

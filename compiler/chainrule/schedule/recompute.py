@@ -22,8 +22,8 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, evaluate
-from chainrule.schedule.buffers import Plan, bytes_of, lives, plan_buffers
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.buffers import Plan, lives, plan_buffers
+from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.order import copy_into
 from chainrule.schedule.reading import bases
 
