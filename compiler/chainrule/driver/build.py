@@ -48,7 +48,7 @@ from chainrule.rewrite.passes import (
     stabilize,
     widen,
 )
-from chainrule.schedule.buffers import Plan, plan_buffers
+from chainrule.schedule.buffers import Plan, plan_buffers, plan_loops
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
@@ -99,6 +99,7 @@ class Levels:
     plan: Plan
     built: tuple[Built, ...]
     workspace: tuple[tuple[Dim, ...], ...]
+    loops: tuple[tuple[Dim, ...], ...]
     calls: tuple[Step, ...]
     manifest: Manifest  # without names, see driver.kept
     fitted: Fitted | None
@@ -250,8 +251,8 @@ def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(
-        final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.calls,
-        layout.manifest, fitted,
+        final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.loops,
+        layout.calls, layout.manifest, fitted,
     )  # fmt: skip
 
 
@@ -315,20 +316,21 @@ class _Layout:
             for i, made in enumerate(plan.slot)
         }
         temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
-        work = workspace_of(built, several)
-        workspace, begin = work.slots, len(places) + len(slots)
+        loops, self.loops = plan_loops(kernels)
+        work, first = workspace_of(built, several), len(places) + len(slots)
+        self.workspace, begin = work.slots, first + len(self.loops)
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
             {id(b): [begin + i for i in used] for b, used in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
-            begin + len(workspace),
+            loops,
+            first,
         )
         self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
-        self.workspace = (*workspace, *map(tuple, order.slots))
-        arena = [*plan.slots, *self.workspace]
-        own = range(begin, order.first + len(order.slots))
-        temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
+        arena = [*plan.slots, *self.loops, *self.workspace]
+        own = range(len(plan.slots), len(arena))
+        temporaries += [(first + i, slot) for i, slot in enumerate(own)]
         shared = shared_calls(self.calls) if several else []
         private = {begin + i for i in work.private}
         slot_of = dict(temporaries)

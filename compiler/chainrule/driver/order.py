@@ -16,16 +16,16 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import Made, plan_buffers
+from chainrule.schedule.buffers import LoopPlan, Made
 from chainrule.schedule.kernel import Chain, Form, Kernel, bytes_of
 from chainrule.schedule.reading import storage
 
 
 class CallOrder:
-    """The calls of a program. `slots` are the bytes that each place for loops holds in turn.
+    """The calls of a program.
 
     `scratch` are the table's entries for the workspace of each of `built`, by identity, `constants`
-    the places of arrays that are part of the program; the places for loops begin at entry `first`.
+    the places of arrays that are part of the program; the slots of `loops` begin at entry `first`.
     """
 
     def __init__(
@@ -33,12 +33,11 @@ class CallOrder:
         built: Mapping[Kernel, Built],
         scratch: Mapping[int, Sequence[int]],
         constants: Mapping[Node, Place],
+        loops: Mapping[Kernel, LoopPlan],
         first: int,
     ) -> None:
         self.built, self.scratch, self.constants = built, scratch, constants
-        self.first = first
-        self.slots: list[dict[Dim, None]] = []
-        self.lasting: dict[Kernel, list[Place]] = {}
+        self.loops, self.first = loops, first
 
     def steps(
         self,
@@ -46,35 +45,32 @@ class CallOrder:
         places: dict[Node, Place],
         slots: Mapping[Made, Place],
         depth: int = 0,
-        used: int = 0,
     ) -> tuple[Step, ...]:
         """What runs kernels, in order; a value that updates a leaf lies where the leaf lies, and
         others in `slots`, from where they are computed to where they are computed again.
 
-        They stand in `depth` loops, which use the first `used` places for loops.
+        They stand in `depth` loops.
         """
         out: list[Step] = []
         places.update(_in_place(kernels, places))
         for kernel in kernels:
             places.update({n: slots[kernel, n] for n in kernel.writes if (kernel, n) in slots})
             if kernel.form is Form.SCAN:
-                out += self.loop(kernel, places, depth, used)
+                out += self.loop(kernel, places, depth)
                 continue
             made = self.built[kernel]
             memory = (places[n] for n in made.memory)
-            lasting = self.lasting.get(kernel, ())
-            out.append(Call(made.program, (*memory, *self.scratch[id(made)], *lasting)))
+            out.append(Call(made.program, (*memory, *self.scratch[id(made)])))
         return tuple(out)
 
-    def loop(
-        self, kernel: Kernel, outer: Mapping[Node, Place], depth: int, used: int
-    ) -> list[Step]:
+    def loop(self, kernel: Kernel, outer: Mapping[Node, Place], depth: int) -> list[Step]:
         """A loop: the carried values as they begin, what is done once, every step, and the ends."""
         op, inputs = kernel.anchor.op, kernel.anchor.inputs
         assert isinstance(op, Scan)
         body = op.body_of_step
         count, end = len(body.carries), len(body.carries) + len(body.ys)
         results = {_number(n): outer[n] for n in kernel.writes}
+        mine = self.loops[kernel]
         chains = {chain.carry: chain for chain in kernel.chains}
         given = [outer[storage(n)] for n in inputs]
         places = dict(self.constants)
@@ -92,8 +88,8 @@ class CallOrder:
                 begin.append(Copy(given[i], links.first, size))
                 finish += [Copy(links.last, results[i], size)] if i in results else []
                 continue
-            if i not in results:
-                results[i], used = self.slot(used, (size,)), used + 1
+            if i in mine.carried:
+                results[i] = self.own(mine.carried[i])
             places[leaf] = results[i]
             begin.append(Copy(given[i], places[leaf], size))
             if end + i in results:
@@ -103,11 +99,9 @@ class CallOrder:
         places |= dict(zip(body.constants, given[count + len(body.slices) :], strict=True))
         for inner in kernel.inside:
             made = self.built[inner]
-            sizes = [(b.size * b.dtype.itemsize,) for b in made.lasting]
-            lasting = [self.slot(used + i, size) for i, size in enumerate(sizes)]
-            self.lasting[inner], used = lasting, used + len(lasting)
             if made.once is not None:
                 read = (places[made.memory[i]] for i in made.given)
+                lasting = self.scratch[id(made)][len(made.scratch) :]
                 begin.append(Call(made.once, (*read, *lasting)))
         places |= _in_place(kernel.inside, places)
         chained = {_number(chain.after) for chain in chains.values() if chain.after is not None}
@@ -123,18 +117,16 @@ class CallOrder:
                 places[home] = row
             else:
                 last.append(Copy(places[home], row, bytes_of(value)))
-        plan = plan_buffers(kernel.inside, list(places))
-        own = [self.slot(used + i, sizes) for i, sizes in enumerate(plan.slots)]
-        slots = {made: own[i].after(plan.start.get(made, 0)) for made, i in plan.slot.items()}
-        steps = self.steps(kernel.inside, places, slots, depth + 1, used + len(own))
+        slots = {
+            made: self.own(mine.first + i).after(mine.plan.start.get(made, 0))
+            for made, i in mine.plan.slot.items()
+        }
+        steps = self.steps(kernel.inside, places, slots, depth + 1)
         return [*begin, Repeat(op.length, (*first, *steps, *last), op.reverse), *finish]
 
-    def slot(self, number: int, sizes: Sequence[Dim]) -> Place:
-        """A place for loops, which is to hold so many bytes among others."""
-        while number >= len(self.slots):
-            self.slots.append({})
-        self.slots[number].update(dict.fromkeys(sizes))
-        return Place(self.first + number)
+    def own(self, slot: int) -> Place:
+        """A slot of loops."""
+        return Place(self.first + slot)
 
 
 class _Links:

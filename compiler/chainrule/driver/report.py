@@ -209,7 +209,8 @@ class Report:
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
     levels = compiled.levels
-    largest = [max(slot, key=typical) for slot in levels.plan.slots]
+    slots = (*levels.plan.slots, *levels.loops)
+    largest = [max(slot, key=typical) for slot in slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
     shared = compiled.shared
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
@@ -226,7 +227,7 @@ def report(compiled: Compiled) -> Report:
             for i, k in enumerate(levels.kernels)
         ),
         memory,
-        len(levels.plan.slots),
+        len(slots),
         len(levels.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),

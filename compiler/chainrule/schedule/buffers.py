@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, typical
+from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Kernel, bytes_of
 from chainrule.schedule.order import reads_at_its_index
+from chainrule.schedule.reading import storage
 
 #: So many slots are looked at for a value, of those that fit best: there may be one a layer.
 LOOKED_AT = 256
@@ -93,6 +95,54 @@ def plan_buffers(
                 slot[kernel, stack] = slot[kernel, chain.stacks[0]]
                 start[kernel, stack] = chain.start(stack is chain.after)
     return Plan(slot, tuple(tuple(held.sizes) for held in slots), start)
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """Where a loop keeps what has no place outside, in slots that loops share: carried values by
+    number, and what a step computes, in those from `first` on by its own plan.
+    """
+
+    carried: Mapping[int, int]
+    first: int
+    plan: Plan
+
+
+def plan_loops(
+    kernels: Sequence[Kernel],
+) -> tuple[dict[Kernel, LoopPlan], tuple[tuple[Dim, ...], ...]]:
+    """The plans of all loops, and the bytes that each of their slots holds in turn: one after
+    another they use the same slots, one inside another those behind the other's.
+    """
+    slots: list[dict[Dim, None]] = []
+    found: dict[Kernel, LoopPlan] = {}
+
+    def hold(slot: int, sizes: Sequence[Dim]) -> None:
+        slots.extend({} for _ in range(slot + 1 - len(slots)))
+        slots[slot].update(dict.fromkeys(sizes))
+
+    pending = [(kernel, 0) for kernel in kernels]
+    while pending:
+        kernel, used = pending.pop()
+        op = kernel.anchor.op
+        if not isinstance(op, Scan):
+            continue
+        body = op.body_of_step
+        outside = {n.op.output for n in kernel.writes if isinstance(n.op, Scan)}
+        chained = {chain.carry for chain in kernel.chains}
+        apart = [i for i in range(len(body.carries)) if i not in outside | chained]
+        carried = {i: used + place for place, i in enumerate(apart)}
+        first = used + len(apart)
+        kept = [y for j, y in enumerate(body.ys, len(body.carries)) if j in outside]
+        kept += [body.nexts[i] for i in chained]
+        plan = plan_buffers(kernel.inside, list(map(storage, kept)))
+        for i, slot in carried.items():
+            hold(slot, [bytes_of(body.carries[i])])
+        for i, sizes in enumerate(plan.slots):
+            hold(first + i, sizes)
+        found[kernel] = LoopPlan(carried, first, plan)
+        pending += [(inner, first + len(plan.slots)) for inner in kernel.inside]
+    return found, tuple(map(tuple, slots))
 
 
 def room_of(made: Made) -> Dim:

@@ -22,7 +22,7 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, evaluate
-from chainrule.schedule.buffers import Plan, lives, plan_buffers
+from chainrule.schedule.buffers import Plan, lives, plan_buffers, plan_loops
 from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.order import copy_into
 from chainrule.schedule.reading import bases
@@ -107,6 +107,7 @@ class _Search:
         self.kernels, self.kept, self.budget = kernels, kept, budget
         self.number = cache(lambda size: evaluate(size, budget.sizes))
         self.parts: dict[Hashable, tuple[Kernel, int]] = {}
+        self.loops = self.bytes_in(plan_loops(kernels)[1])
         self.whole = self.tried(kernels, 0)
         alive = self.alive(kernels)
         self.turn = max(range(len(alive)), key=alive.__getitem__, default=0)
@@ -136,8 +137,12 @@ class _Search:
     def tried(self, kernels: Sequence[Kernel], flops: int) -> _Attempt:
         """Kernels with the plan of their buffers, and the bytes of that as it is laid out."""
         plan = plan_buffers(kernels, self.kept, self.number)
-        slots = (max(map(self.number, slot)) for slot in plan.slots)
-        return _Attempt(kernels, plan, sum(-(-size // ALIGN) * ALIGN for size in slots), flops)
+        return _Attempt(kernels, plan, self.bytes_in(plan.slots) + self.loops, flops)
+
+    def bytes_in(self, slots: Sequence[Sequence[Dim]]) -> int:
+        """The bytes of slots as they are laid out."""
+        largest = (max(map(self.number, slot)) for slot in slots)
+        return sum(-(-size // ALIGN) * ALIGN for size in largest)
 
     def alive(self, kernels: Sequence[Kernel]) -> list[int]:
         """The bytes alive while each kernel runs."""
