@@ -18,6 +18,7 @@ from chainrule.codegen.module import (
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
+from chainrule.driver.budget import fused, kept_memory, made_to_fit
 from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -49,11 +50,10 @@ from chainrule.rewrite.passes import (
     widen,
 )
 from chainrule.schedule.buffers import Plan, plan_buffers, plan_loops
-from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
-from chainrule.schedule.recompute import Budget, Fitted, fit
+from chainrule.schedule.recompute import Budget, Fitted
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import Check, Manifest
@@ -236,14 +236,14 @@ def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     """A graph at every level above machine code, each made of the one before."""
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
-    kernels = fuse(final, [final.outputs[i] for i in wanted.finite])
+    kernels = fused(final, wanted.finite)
     clock.lap("fuse")
     fitted = None
     if wanted.budget is not None:
-        fitted = fit(kernels, _kept_memory(final), wanted.budget)
+        final, fitted = made_to_fit(final, wanted.finite, kernels, wanted.budget)
         kernels = list(fitted.kernels)
         clock.lap("recompute")
-    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
+    plan = fitted.plan if fitted else plan_buffers(kernels, kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
     built = build_kernels(flat, wanted.machine)
@@ -278,11 +278,6 @@ class _Clock:
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage], self.last = now - self.last, now
-
-
-def _kept_memory(graph: Graph) -> list[Node]:
-    """Values with memory of their own: what the caller reads after the call."""
-    return [storage(o) for o in graph.outputs]
 
 
 class _Layout:

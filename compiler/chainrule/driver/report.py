@@ -53,7 +53,8 @@ class KernelFigures:
 @dataclass(frozen=True)
 class Recomputed:
     """What a memory budget did: the bytes of the arena without it and with it, where sizes are as
-    given, the values that are computed again, and the operations that takes.
+    given, the values that are computed again, and the operations that takes. Where loops run again
+    for their derivative, it is so many `steps` at a time, else 0.
     """
 
     budget: int
@@ -62,12 +63,15 @@ class Recomputed:
     after: int
     values: tuple[str, ...]
     flops: Dim
+    steps: int = 0
 
     def __str__(self) -> str:
         where = ", ".join(f"{s}={n}" for s, n in self.sizes.items())
+        loops = f", loops again {self.steps} steps at a time" if self.steps else ""
         return (
             f"budget  {self.budget:,} bytes{where and ' at '}{where}: the arena of {self.before:,} "
-            f"has {self.after:,}, {len(self.values)} values computed again, {self.flops} flops more"
+            f"has {self.after:,}, {len(self.values)} values computed again{loops}, {self.flops} "
+            f"flops more"
         )
 
 
@@ -241,7 +245,9 @@ def report(compiled: Compiled) -> Report:
 
 def _recomputed(fitted: Fitted) -> Recomputed:
     budget, values = fitted.budget, tuple(map(_label, fitted.again))
-    return Recomputed(budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops)
+    return Recomputed(
+        budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops, fitted.steps
+    )
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:

@@ -27,14 +27,14 @@ def share_steps(graph: Graph) -> Graph:
     """
     done = 0
     while True:
-        loops = _loops(graph)
+        loops = loops_in(graph)
         if done >= len(loops):
             return graph
         graph, done = _shared(graph, loops[done], loops[done + 1 :]), done + 1
 
 
 @dataclass(frozen=True)
-class _Loop:
+class Looped:
     """A loop in a graph: one of its results, and all that are there."""
 
     op: Scan
@@ -54,20 +54,21 @@ class _Loop:
         return (pair for i, pair in enumerate(pairs) if i >= len(self.body.carries))
 
 
-def _loops(graph: Graph) -> list[_Loop]:
+def loops_in(graph: Graph) -> list[Looped]:
+    """The loops of a graph, in the order in which their first results stand."""
     found: dict[object, list[Node]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Scan):
             found.setdefault((node.op.family, node.inputs), []).append(node)
     first = [(members[0], members) for members in found.values()]
     return [
-        _Loop(node.op, node.inputs, tuple(members))
+        Looped(node.op, node.inputs, tuple(members))
         for node, members in first
         if isinstance(node.op, Scan)
     ]
 
 
-def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
+def _shared(graph: Graph, first: Looped, others: Sequence[Looped]) -> Graph:
     """The graph in which others read from `first` what that has computed."""
     body = first.body
     count, end = len(body.carries), len(body.carries) + len(body.ys)
@@ -75,7 +76,7 @@ def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
     alike = {given: leaf for leaf, given in first.operands()} | rows
     alike |= {first.result(count + j): y for j, y in enumerate(body.ys)}
     known = set(walk(body.roots))
-    taken: dict[_Loop, dict[Node, Node]] = {}
+    taken: dict[Looped, dict[Node, Node]] = {}
     for loop in others:
         if loop.op.length == first.op.length and not rows.keys().isdisjoint(loop.inputs):
             twins = {leaf: alike[given] for leaf, given in loop.operands() if given in alike}
@@ -118,9 +119,9 @@ def _taken(body: Body, leaves: Mapping[Node, Node], known: set[Node]) -> dict[No
 
 def _rebuilt(
     graph: Graph,
-    first: _Loop,
+    first: Looped,
     wide: Scan,
-    taken: Mapping[_Loop, Mapping[Node, Node]],
+    taken: Mapping[Looped, Mapping[Node, Node]],
     places: Mapping[Node, int],
 ) -> Graph:
     end = len(first.body.carries) + len(first.body.ys)

@@ -15,7 +15,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, typical
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Kernel, bytes_of
-from chainrule.schedule.order import reads_at_its_index
+from chainrule.schedule.order import reads_at_its_index, writes_behind
 from chainrule.schedule.reading import storage
 
 #: So many slots are looked at for a value, of those that fit best: there may be one a layer.
@@ -177,11 +177,12 @@ def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]
 def _gives(kernel: Kernel, old: Life, new: Life) -> bool:
     """Whether a kernel that reads a value for the last time may write another in its place."""
     (maker, gone), (_, value) = old.made, new.made
+    if old.born >= new.born or maker.chain_of(gone) is not None:
+        return False
     fits = gone.type.shape == value.type.shape and (
         gone.type.dtype.itemsize == value.type.dtype.itemsize
     )
-    free = fits and old.born < new.born and maker.chain_of(gone) is None
-    return free and reads_at_its_index(kernel, gone)
+    return (fits and reads_at_its_index(kernel, gone)) or writes_behind(kernel, gone, value)
 
 
 class _Slot:

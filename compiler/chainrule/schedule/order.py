@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.schedule.kernel import Form, Kernel, positions_of
+from chainrule.ops.scan import Scan
+from chainrule.schedule.kernel import Form, Kernel, bytes_of, positions_of
 from chainrule.schedule.reading import bases, sources, storage
 
 #: For each kernel, by its number, the kernels that must have run before it.
@@ -71,6 +72,29 @@ def reads_at_its_index(kernel: Kernel, node: Node) -> bool:
         return False
     readers = [(n, path) for n in nodes for base, path in bases(n) if base is node]
     return all(n.op.role != "view" and not path for n, path in readers)
+
+
+def writes_behind(loop: Kernel, stack: Node, value: Node) -> bool:
+    """Whether a loop that reads a stack, slice by slice, may write another where that lies: each
+    step writes its slice when all of the step have read theirs.
+    """
+    op = loop.anchor.op
+    if not isinstance(op, Scan) or not isinstance(value.op, Scan) or loop.chain_of(value):
+        return False
+    body = op.body_of_step
+    count, y = len(body.carries), value.op.output - len(body.carries)
+    at = [i for i, operand in enumerate(loop.anchor.inputs) if storage(operand) is stack]
+    if len(at) != 1 or not 0 <= at[0] - count < len(body.slices) or not 0 <= y < len(body.ys):
+        return False
+    old, home = body.slices[at[0] - count], storage(body.ys[y])
+    writers = [i for i, k in enumerate(loop.inside) if k.writes.get(home) is home]
+    if bytes_of(old) != bytes_of(body.ys[y]) or len(writers) != 1:
+        return False
+    readers = [i for i, k in enumerate(loop.inside) if old in k.reads]
+    last = loop.inside[writers[0]]
+    return all(
+        i < writers[0] or (i == writers[0] and reads_at_its_index(last, old)) for i in readers
+    )
 
 
 def _needs(
