@@ -20,7 +20,6 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Check,
-    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -120,21 +119,11 @@ class _Emitter:
             self.memory.store(s, value, index[0] if index else None)
         elif isinstance(s, Check):
             self.check(s)
-        elif isinstance(s, Fetch):
-            self.fetch(s)
         elif isinstance(s, Barrier):
             if self.parts:
                 self.builder.effect("call void @barrier(ptr %team)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
-
-    def fetch(self, s: Fetch) -> None:
-        if self.lanes is not None:
-            raise CompileError("a Fetch can't stand in a vector loop")
-        self.builder.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        at = self.address.pointer(s.buffer, s.offset)
-        # to read or write data. The first cache would have to hold a tile's rows all at once
-        self.builder.effect(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)")
 
     def local(self, local: Local) -> None:
         lanes = LANES if local.lanes else 0

@@ -6,7 +6,6 @@
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
-            | Fetch buffer[offset]                            its line is wanted soon; means nothing
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -178,16 +177,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Fetch:
-    """Bring an element's line into the second cache, from which it is soon read or written. It may
-    lie beyond the buffer's end. Outside vector loops only.
-    """
-
-    buffer: Buffer
-    offset: Dim
-
-
-@dataclass(frozen=True)
 class Barrier:
     """Wait until every part of the program has come here. Outside split loops only."""
 
@@ -199,7 +188,7 @@ class Note:
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | Fetch | Barrier | Note
+Stmt = Loop | Local | Set | Store | Check | Barrier | Note
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Buffer,
-    Fetch,
     IndexValue,
     Literal,
     Load,
@@ -25,7 +24,7 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.size import Dim, Size, substitute
+from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.contract import fill_panels, from_panels, slope_along, tile_nest
 from chainrule.loops.parts import by_one
@@ -36,8 +35,6 @@ from chainrule.target import Target
 #: terms of a stretch, and rows and columns of a block: 256 KB of one factor, 512 KB of the other
 #: and 512 KB of sums, of the 2 MB that the second cache is taken to hold
 BLOCK, BLOCK_ROWS, BLOCK_COLUMNS = 256, 256, 512
-#: how many terms before its copy a factor is fetched
-AHEAD = 8
 #: sums of fewer terms are as fast without copies
 LONG = 128
 
@@ -161,7 +158,7 @@ def _fill_tiles(c: Contraction, to: Buffer, rows: Sequence[Rows]) -> Iterator[St
         read = c.a(tiles.start + _V * tiles.rows + _I, _K)
         place = (tiles.start + _V * tiles.rows) * BLOCK + _K * tiles.rows + _I
         copy = Loop("i'", tiles.rows, (Store(to, place, read),), "vector")
-        yield Loop("k'", c.k, (Loop("v'", tiles.count, (*_ahead(read), copy)),))
+        yield Loop("k'", c.k, (Loop("v'", tiles.count, (copy,)),))
 
 
 def _from_tiles(copied: Buffer, tiles: Rows) -> Callable[[Dim, Dim], Value]:
@@ -181,21 +178,14 @@ def _fill_panels(c: Contraction, to: Buffer) -> tuple[Stmt, ...]:
         return fill_panels(c, to, BLOCK, False)
     assert isinstance(c.n, int)
 
-    def some(column: Dim, width: int) -> tuple[Stmt, ...]:
-        read = c.b(_K, column + _I)
-        store = Store(to, column * BLOCK + _K * LANES + _I, read)
-        return (*_ahead(read), Loop("i'", width, (store,), "vector"))
+    def some(column: Dim, width: int) -> Stmt:
+        store = Store(to, column * BLOCK + _K * LANES + _I, c.b(_K, column + _I))
+        return Loop("i'", width, (store,), "vector")
 
     whole, rest = divmod(c.n, LANES)
-    row = (Loop("v'", whole, some(_V * LANES, LANES)),)
-    return (Loop("k'", c.k, (*row, *(some(whole * LANES, rest) if rest else ()))),)
-
-
-def _ahead(read: Value) -> tuple[Stmt, ...]:
-    """Fetch what will be read some terms later: rows lie in pages of their own."""
-    loads = (v for v in postorder(read) if isinstance(v, Load))
-    at = {"k'": _K + AHEAD, "i'": 0}
-    return tuple(Fetch(v.buffer, substitute(v.offset, at)) for v in loads if v.index is None)
+    row: tuple[Stmt, ...] = (Loop("v'", whole, (some(_V * LANES, LANES),)),)
+    row += (some(whole * LANES, rest),) if rest else ()
+    return (Loop("k'", c.k, row),)
 
 
 # how a result is cut

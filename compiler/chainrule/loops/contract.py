@@ -16,7 +16,6 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Buffer,
-    Fetch,
     Get,
     Literal,
     Load,
@@ -30,21 +29,19 @@ from chainrule.ir.loop import (
 from chainrule.ir.size import Dim, Size, coefficient, typical
 from chainrule.loops.parts import by_one, shared_nest
 from chainrule.loops.tiles import Columns, Contraction, Rows, tile_shapes
-from chainrule.loops.walk import postorder, values_of
+from chainrule.loops.walk import postorder
 from chainrule.target import Target
 
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
 CONFLICT_ROWS = 128
-#: rows from which on panels of any b too large for the first cache gain more than they cost; of a
-#: symbolic number of rows it should be certain by this factor
-PACK_ROWS, CERTAINTY = 256, 8
+#: rows from which on panels of a b of so many elements, too many for the first cache, gain more than
+#: they cost; of a symbolic number of rows it should be certain by this factor
+PACK_ROWS, PACK_ELEMENTS, CERTAINTY = 256, 8192, 8
 PAGE = 4096
-#: elements of memory that is taken to lie far, and terms of a sum in whose time it comes near
-FAR, FETCH_TERMS = 8192, 32
 #: so many panels are enough for parts to share
 SHARED_PANELS = 4
 
-_M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs")
+_M, _N, _K, _I, _V, _J = (Size.symbol(f"{name}'") for name in "mnkivj")
 
 
 def packed_size(c: Contraction, target: Target) -> Dim:
@@ -53,7 +50,7 @@ def packed_size(c: Contraction, target: Target) -> Dim:
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
     strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)
     evicting = rows >= CONFLICT_ROWS and any(map(_conflicts, loads))
-    large = rows >= PACK_ROWS and typical(panels_size(c)) >= FAR
+    large = rows >= PACK_ROWS and typical(panels_size(c)) >= PACK_ELEMENTS
     return panels_size(c) if strided or evicting or large else 0
 
 
@@ -153,17 +150,12 @@ def tile_nest(
         assert c.tile is not None
         return (Store(c.tile, place(v), cell(v)),)
 
-    def fetch(v: Dim) -> tuple[Stmt, ...]:
-        return _fetched(c.epilogue(row, column + v * LANES + _J, cell(v)))
-
     begun = _over_vectors(columns, begin) if c.start else ()
-    fetched = fetch(_V) if _reaches_far(c) else ()
     laid = _over_vectors(columns, lay_down) if c.tile else ()
     ending = "serial" if c.tile else "unroll"
     tile: tuple[Stmt, ...] = (
         *(s for local in (acc, edge) if all(local.shape) for s in (local, _clear(local))),
         *((Loop("i'", rows.rows, begun, "unroll"),) if begun else ()),
-        *_rows_of_vectors(rows, columns, fetched),
         # row by row, so that an element of a is held no longer than its row takes
         _over_terms(c, Loop("i'", rows.rows, _over_vectors(columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
@@ -188,15 +180,6 @@ def rows_are_more(rows: Dim, columns: Dim) -> bool:
     return isinstance(rows, int) and rows >= SHARED_PANELS
 
 
-def _reaches_far(c: Contraction) -> bool:
-    """Whether a tile takes long enough for memory to come near meanwhile."""
-    return not c.terms and isinstance(c.k, int) and c.k >= FETCH_TERMS
-
-
-def _is_large(buffer: Buffer) -> bool:
-    return typical(buffer.size) >= FAR
-
-
 def _over_terms(c: Contraction, body: Stmt) -> Stmt:
     for var, extent in reversed(c.terms or (("k'", c.k),)):
         body = Loop(var, extent, (body,))
@@ -207,28 +190,6 @@ def _clear(local: Local) -> Stmt:
     rows, vectors = local.shape
     zero = Set(local, (_I, _V), Literal(0, local.dtype))
     return Loop("i'", rows, (Loop("v'", vectors, (zero,), "unroll"),), "unroll")
-
-
-def _rows_of_vectors(rows: Rows, columns: Columns, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-    if not body:
-        return ()
-    return (Loop("i'", rows.rows, (Loop("v'", columns.vectors, body, "unroll"),), "unroll"),)
-
-
-def _fetched(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-    """What brings near the memory that a tile's epilogue walks through: it lies a row here, a row
-    there, so that nothing but this tells the processor of it before it is wanted.
-    """
-    ends = [s for s in body if isinstance(s, Set | Store)]
-    loads = (v for v in postorder(*(x for s in ends for x in values_of(s))) if isinstance(v, Load))
-    found: dict[Fetch, None] = {}
-    places: list[Load | Store] = [*loads, *(s for s in ends if isinstance(s, Store))]
-    for place in places:
-        along, down = (coefficient(place.offset, var) for var in ("j'", "i'"))
-        plain = place.index is None and not place.buffer.private and _is_large(place.buffer)
-        if plain and along and along[0] == 1 and down and down[0] != 0:
-            found[Fetch(place.buffer, along[1])] = None
-    return tuple(found)
 
 
 def _over_vectors(columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]) -> tuple[Stmt, ...]:

@@ -15,7 +15,6 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Check,
-    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -98,7 +97,7 @@ class _Machine:
         elif isinstance(s, Check):
             if not self.value(s.condition):
                 raise _Leave(s.code)
-        elif not isinstance(s, Note | Fetch | Barrier):
+        elif not isinstance(s, Note | Barrier):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
 
     def loop(self, loop: Loop) -> None:

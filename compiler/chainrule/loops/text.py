@@ -9,7 +9,6 @@ from chainrule.ir.loop import (
     Barrier,
     Buffer,
     Combine,
-    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -75,8 +74,6 @@ class _Printer:
                 yield f"{indent}# {s.text}"
         elif isinstance(s, Barrier):
             yield f"{indent}barrier"
-        elif isinstance(s, Fetch):
-            yield f"{indent}fetch {self.buffer(s.buffer)}[{self.dim(s.offset)}]"
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):

@@ -10,7 +10,6 @@ from chainrule.ir.loop import (
     Buffer,
     Check,
     Combine,
-    Fetch,
     Get,
     IndexValue,
     Load,
@@ -134,8 +133,6 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
-        elif isinstance(s, Fetch):
-            dims.append(s.offset)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:
