@@ -34,8 +34,8 @@ from chainrule.target import Target
 
 #: rows of the result below which packing a b whose rows evict each other costs more than it gives
 CONFLICT_ROWS = 128
-#: rows from which on panels of a b of so many elements gain more than they cost: it does not fit the
-#: first cache; of a symbolic number of rows that should be certain by this factor
+#: rows from which on panels of a b of so many elements gain more than they cost: it does not fit
+#: the first cache; of a symbolic number of rows that should be certain by this factor
 PACK_ROWS, PACK_ELEMENTS, CERTAINTY = 256, 8192, 8
 PAGE = 4096
 #: so many panels are enough for parts to share
