@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.ops.layout import Slice
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Form, Kernel, bytes_of, positions_of
 from chainrule.schedule.reading import bases, sources, storage
@@ -91,9 +92,26 @@ def writes_behind(loop: Kernel, stack: Node, value: Node) -> bool:
     if bytes_of(old) != bytes_of(body.ys[y]) or len(writers) != 1:
         return False
     readers = [i for i, k in enumerate(loop.inside) if old in k.reads]
-    last = loop.inside[writers[0]]
+    (last,) = writers
+    kernel = loop.inside[last]
+    in_place = reads_at_its_index(kernel, old) or _reads_its_parts(kernel, old, home)
+    return all(i < last or (i == last and in_place) for i in readers)
+
+
+def _reads_its_parts(kernel: Kernel, node: Node, whole: Node) -> bool:
+    """Whether a map that writes a whole, part by part, reads of another just what lies there."""
+    if kernel.form is not Form.MAP or not whole.op.joins:
+        return False
+    types, origin = [part.type for part in whole.inputs], (0,) * len(kernel.space)
+    starts = [whole.op.stands(types, i, origin) for i in range(len(types))]
+    paths = [path for n in kernel.nodes for base, path in bases(n) if base is node]
     return all(
-        i < writers[0] or (i == writers[0] and reads_at_its_index(last, old)) for i in readers
+        len(path) == 1
+        and isinstance(path[0].op, Slice)
+        and path[0].op.starts in starts
+        and path[0].type.shape == kernel.space
+        and set(path[0].op.steps) == {1}
+        for path in paths
     )
 
 
