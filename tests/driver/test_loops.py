@@ -162,3 +162,32 @@ def test_copies_are_left_where_one_value_is_wanted_twice() -> None:
     got = fn(x=v, h=np.zeros(3, "f4"))
     np.testing.assert_array_equal(got[1], got[2])
     np.testing.assert_array_equal(got[0], got[1][-1])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_slice_is_overwritten_after_its_last_reader(reverse: bool) -> None:
+    """Values of a stack's size, made early or late in a step, beside slices that are given out."""
+    x, u = cr.input("x", ("time", 3, 4)), cr.input("u", (4, 4))
+
+    def early(h: cr.Tensor, v: cr.Tensor) -> Any:
+        made = cr.sin(v)
+        return cr.tanh(made @ u + v + h), (made, v)
+
+    def late(h: cr.Tensor, v: cr.Tensor) -> Any:
+        h = cr.tanh(h @ u + v)
+        return h, cr.flip(h) * v
+
+    def parts(h: cr.Tensor, v: cr.Tensor) -> Any:
+        z = v + h @ u
+        made = cr.concat([cr.sin(z[:, 2:]), cr.cos(z[:, :2] * v[:, 2:])], axis=1)
+        return cr.tanh(z), made
+
+    v = np.random.default_rng(SEED).standard_normal((5, 3, 4), "f4")
+    feeds = {"x": v, "u": np.random.default_rng(SEED + 1).standard_normal((4, 4), "f4")}
+    for step in (early, late, parts):
+        stack = cr.exp(x)  # in the arena, and read by the loop alone
+        h, ys = cr.scan(step, cr.zeros((3, 4)), stack, reverse=reverse)
+        outputs = [h, *[cr.sum(y * y, axis=2) for y in (ys if isinstance(ys, tuple) else (ys,))]]
+        want = cr.compile(outputs, backend="reference")(**feeds)
+        for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

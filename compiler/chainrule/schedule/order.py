@@ -89,7 +89,9 @@ def writes_behind(loop: Kernel, stack: Node, value: Node) -> bool:
         return False
     old, home = body.slices[at[0] - count], storage(body.ys[y])
     writers = [i for i, k in enumerate(loop.inside) if k.writes.get(home) is home]
-    if bytes_of(old) != bytes_of(body.ys[y]) or len(writers) != 1:
+    given_out = old in map(storage, body.roots)  # at the end of the step
+    fits = old.type.shape == home.type.shape and bytes_of(old) == bytes_of(home)
+    if given_out or not fits or len(writers) != 1:
         return False
     readers = [i for i, k in enumerate(loop.inside) if old in k.reads]
     (last,) = writers
@@ -101,6 +103,13 @@ def writes_behind(loop: Kernel, stack: Node, value: Node) -> bool:
 def _reads_its_parts(kernel: Kernel, node: Node, whole: Node) -> bool:
     """Whether a map that writes a whole, part by part, reads of another just what lies there."""
     if kernel.form is not Form.MAP or not whole.op.joins:
+        return False
+    if any(
+        base is node
+        for n in kernel.nodes
+        for i in n.op.buffered
+        for base, _ in sources(n.inputs[i])
+    ):
         return False
     types, origin = [part.type for part in whole.inputs], (0,) * len(kernel.space)
     starts = [whole.op.stands(types, i, origin) for i in range(len(types))]
