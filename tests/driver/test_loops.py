@@ -177,6 +177,10 @@ def test_a_slice_is_overwritten_after_its_last_reader(reverse: bool) -> None:
         h = cr.tanh(h @ u + v)
         return h, cr.flip(h) * v
 
+    def through(h: cr.Tensor, v: cr.Tensor) -> Any:
+        h = cr.tanh(h @ u)
+        return h + 0.1, (cr.cos(h), v)
+
     def parts(h: cr.Tensor, v: cr.Tensor) -> Any:
         z = v + h @ u
         made = cr.concat([cr.sin(z[:, 2:]), cr.cos(z[:, :2] * v[:, 2:])], axis=1)
@@ -184,7 +188,7 @@ def test_a_slice_is_overwritten_after_its_last_reader(reverse: bool) -> None:
 
     v = np.random.default_rng(SEED).standard_normal((5, 3, 4), "f4")
     feeds = {"x": v, "u": np.random.default_rng(SEED + 1).standard_normal((4, 4), "f4")}
-    for step in (early, late, parts):
+    for step in (early, late, through, parts):
         stack = cr.exp(x)  # in the arena, and read by the loop alone
         h, ys = cr.scan(step, cr.zeros((3, 4)), stack, reverse=reverse)
         outputs = [h, *[cr.sum(y * y, axis=2) for y in (ys if isinstance(ys, tuple) else (ys,))]]
