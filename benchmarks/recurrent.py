@@ -21,7 +21,7 @@ import numpy as np
 import chainrule as cr
 from chainrule import nn
 
-LETTERS, TIME, BLOCKS = 64, 64, 9
+LETTERS, TIME, BLOCKS = 64, 64, 7
 #: layer, units, batch
 CASES = (
     ("LSTM", 8, 1),
@@ -99,7 +99,7 @@ def main(threads: int) -> None:
         for _ in range(BLOCKS):
             for step, blocks in times.items():
                 begin, count = time.perf_counter(), 0
-                while time.perf_counter() - begin < 0.15:
+                while time.perf_counter() - begin < 0.1:
                     step()
                     count += 1
                 blocks.append((time.perf_counter() - begin) / count * 1e6)
