@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.ir.size import evaluate
-from chainrule.schedule.buffers import TYPICAL
+from chainrule.ir.size import TYPICAL, evaluate
 from chainrule_runtime import memory
 
 ROWS = (1, 7, 64, 300)

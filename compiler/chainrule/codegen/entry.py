@@ -116,9 +116,12 @@ class Entry:
 
     def address(self, place: int | Place) -> str:
         """The pointer to where a buffer starts now."""
-        entry, moves = (place, ()) if isinstance(place, int) else (place.entry, place.moves)
-        pointer = self.base(entry)
-        for loop, size in moves:
+        place = Place(place) if isinstance(place, int) else place
+        pointer = self.base(place.entry)
+        if place.start != 0:
+            start = self.number(place.start)
+            pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {start}")
+        for loop, size in place.moves:
             by = self.value(f"mul i64 {self.loops[loop]}, {self.number(size)}")
             pointer = self.value(f"getelementptr i8, ptr {pointer}, i64 {by}")
         return pointer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chainrule.ir.loop import Program
 from chainrule.ir.size import Dim
@@ -11,16 +11,22 @@ from chainrule.ir.size import Dim
 
 @dataclass(frozen=True)
 class Place:
-    """Where a buffer starts: at an address in the table, and further on by so many bytes for each
-    slice that the loops around it have come to: `moves` are (loop, bytes), the outermost loop 0.
+    """Where a buffer starts: so many bytes from an address in the table, and further on by so many
+    for each slice that the loops around it have come to: `moves` are (loop, bytes), the outermost
+    loop 0.
     """
 
     entry: int
     moves: tuple[tuple[int, Dim], ...] = ()
+    start: Dim = 0
 
     def moved(self, loop: int, size: Dim) -> Place:
         """A slice of `size` bytes of what lies here."""
-        return Place(self.entry, (*self.moves, (loop, size)))
+        return replace(self, moves=(*self.moves, (loop, size)))
+
+    def after(self, size: Dim) -> Place:
+        """What lies so many bytes further on."""
+        return replace(self, start=self.start + size)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from chainrule.codegen.module import (
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
+from chainrule.driver.budget import fused, kept_memory, made_to_fit
 from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -49,13 +50,12 @@ from chainrule.rewrite.passes import (
     stabilize,
     widen,
 )
-from chainrule.schedule.buffers import Plan, plan_buffers
-from chainrule.schedule.fuse import fuse
+from chainrule.schedule.buffers import Plan, plan_buffers, plan_loops
 from chainrule.schedule.kernel import Kernel, Test, every
 from chainrule.schedule.lighten import lighten
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
-from chainrule.schedule.recompute import Budget, Fitted, fit
+from chainrule.schedule.recompute import Budget, Fitted
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import Check, Manifest
@@ -106,6 +106,7 @@ class Levels:
     plan: Plan
     built: tuple[Built, ...]
     workspace: tuple[tuple[Dim, ...], ...]
+    loops: tuple[tuple[Dim, ...], ...]
     calls: tuple[Step, ...]
     manifest: Manifest  # without names, see driver.kept
     fitted: Fitted | None
@@ -242,14 +243,14 @@ def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     """A graph at every level above machine code, each made of the one before."""
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
-    kernels = fuse(final, [final.outputs[i] for i in wanted.finite])
+    kernels = fused(final, wanted.finite)
     clock.lap("fuse")
     fitted = None
     if wanted.budget is not None:
-        fitted = fit(kernels, _kept_memory(final), wanted.budget)
+        final, fitted = made_to_fit(final, wanted.finite, kernels, wanted.budget)
         kernels = list(fitted.kernels)
         clock.lap("recompute")
-    plan = fitted.plan if fitted else plan_buffers(kernels, _kept_memory(final))
+    plan = fitted.plan if fitted else plan_buffers(kernels, kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
     built = build_kernels(flat, wanted.machine)
@@ -257,8 +258,8 @@ def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(
-        final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.calls,
-        layout.manifest, fitted,
+        final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.loops,
+        layout.calls, layout.manifest, fitted,
     )  # fmt: skip
 
 
@@ -284,11 +285,6 @@ class _Clock:
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage], self.last = now - self.last, now
-
-
-def _kept_memory(graph: Graph) -> list[Node]:
-    """Values with memory of their own: what the caller reads after the call."""
-    return [storage(o) for o in graph.outputs]
 
 
 class _Layout:
@@ -317,22 +313,26 @@ class _Layout:
         for node in graph.outputs:
             self.next(storage(node))
         places = {node: Place(i) for node, i in self.place.items()}
-        slots = {made: Place(len(places) + i) for i, made in enumerate(plan.slot)}
+        slots = {
+            made: Place(len(places) + i, start=plan.start.get(made, 0))
+            for i, made in enumerate(plan.slot)
+        }
         temporaries = [(slots[made].entry, slot) for made, slot in plan.slot.items()]
-        work = workspace_of(built, several)
-        workspace, begin = work.slots, len(places) + len(slots)
+        loops, self.loops = plan_loops(kernels)
+        work, first = workspace_of(built, several), len(places) + len(slots)
+        self.workspace, begin = work.slots, first + len(self.loops)
         order = CallOrder(
             dict(zip(every(kernels), built, strict=True)),
             {id(b): [begin + i for i in used] for b, used in zip(built, work.used, strict=True)},
             {node: places[node] for node in constants},
-            begin + len(workspace),
+            loops,
+            first,
         )
         self.calls = order.steps(kernels, places, slots)
         self.place = {node: place.entry for node, place in places.items()}
-        self.workspace = (*workspace, *map(tuple, order.slots))
-        arena = [*plan.slots, *self.workspace]
-        own = range(begin, order.first + len(order.slots))
-        temporaries += [(place, len(plan.slots) + i) for i, place in enumerate(own)]
+        arena = [*plan.slots, *self.loops, *self.workspace]
+        own = range(len(plan.slots), len(arena))
+        temporaries += [(first + i, slot) for i, slot in enumerate(own)]
         shared = shared_calls(self.calls) if several else []
         private = {begin + i for i in work.private}
         slot_of = dict(temporaries)

@@ -15,13 +15,12 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import PassRecord, run_passes
-from chainrule.ir.size import Dim, evaluate, substitute
+from chainrule.ir.size import Dim, evaluate, substitute, typical
 from chainrule.loops.build import Built
 from chainrule.loops.text import show as loop_text
 from chainrule.loops.walk import factors_of
 from chainrule.ops.scan import Scan
-from chainrule.schedule.buffers import bytes_of, typical
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.recompute import Fitted
 from chainrule.show.graph import graph_text
 from chainrule_runtime import threads_for
@@ -58,7 +57,8 @@ class KernelFigures:
 @dataclass(frozen=True)
 class Recomputed:
     """What a memory budget did: the bytes of the arena without it and with it, where sizes are as
-    given, the values that are computed again, and the operations that takes.
+    given, the values that are computed again, and the operations that takes. Where loops run again
+    for their derivative, it is so many `steps` at a time, else 0.
     """
 
     budget: int
@@ -67,12 +67,15 @@ class Recomputed:
     after: int
     values: tuple[str, ...]
     flops: Dim
+    steps: int = 0
 
     def __str__(self) -> str:
         where = ", ".join(f"{s}={n}" for s, n in self.sizes.items())
+        loops = f", loops again {self.steps} steps at a time" if self.steps else ""
         return (
             f"budget  {self.budget:,} bytes{where and ' at '}{where}: the arena of {self.before:,} "
-            f"has {self.after:,}, {len(self.values)} values computed again, {self.flops} flops more"
+            f"has {self.after:,}, {len(self.values)} values computed again{loops}, {self.flops} "
+            f"flops more"
         )
 
 
@@ -219,7 +222,8 @@ class Report:
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
     levels = compiled.levels
-    largest = [max(slot, key=typical) for slot in levels.plan.slots]
+    slots = (*levels.plan.slots, *levels.loops)
+    largest = [max(slot, key=typical) for slot in slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
     shared = compiled.shared
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
@@ -236,7 +240,7 @@ def report(compiled: Compiled) -> Report:
             for i, (k, b) in enumerate(zip(levels.kernels, levels.built, strict=True))
         ),
         memory,
-        len(levels.plan.slots),
+        len(slots),
         len(levels.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),
@@ -251,7 +255,9 @@ def report(compiled: Compiled) -> Report:
 
 def _recomputed(fitted: Fitted) -> Recomputed:
     budget, values = fitted.budget, tuple(map(_label, fitted.again))
-    return Recomputed(budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops)
+    return Recomputed(
+        budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops, fitted.steps
+    )
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:

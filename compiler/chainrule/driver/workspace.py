@@ -23,7 +23,8 @@ class Workspace(NamedTuple):
 
 
 def workspace_of(built: Sequence[Built], several: bool) -> Workspace:
-    """What kernels use in turn: their i-th scratch buffers share one slot.
+    """What kernels use in turn: their i-th scratch buffers share one slot; lasting ones, which
+    follow, share none.
 
     With `several` threads each has a private buffer of its own, of a multiple of 64 bytes, and only
     those of one size share a slot: so a thread's stretch of it is the same for all of them.
@@ -50,6 +51,8 @@ def workspace_of(built: Sequence[Built], several: bool) -> Workspace:
             else:
                 at = slot(next(common), size)
             yield at
+        for buffer in b.lasting:
+            yield slot(object(), buffer.size * buffer.dtype.itemsize)
 
     used = [list(one(b)) for b in built]
     return Workspace(tuple(map(tuple, slots)), used, frozenset(private))

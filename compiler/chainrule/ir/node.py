@@ -67,6 +67,7 @@ class Op:
     * `repeats` the axes along which a view only repeats; `flops` how much it computes
     * `body`    element `index` of the result as a scalar `Value`, reading its inputs
     * `nest`    or, where an element is not a function of its index: loops that write the result
+    * `stands`  of one that `joins` its operands: where in the result an operand's element is
     * `patch`   of one that `patches` its first operand: loops that do so in place
     * `content` all that decides what it computes, as text, by which compiled code is kept
     * `bodies`  graphs that are part of it; `family`, `pull`, `narrow`: of an op of several results
@@ -88,6 +89,8 @@ class Op:
     buffered: tuple[int, ...] = ()
     #: the operand that the result differs by from the first one, as a part of it; see `patch`
     patches: int | None = None
+    #: whether it only puts operands together, so that who computes them can write them there
+    joins: bool = False
     #: what its result is called where it has no name: z for sums and products, h for activations
     letter: str = "t"
     #: whether it is above 0 just where its operand is, so that a sign can be read off either
@@ -186,6 +189,10 @@ class Op:
 
     def nest(self, types: Types, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         raise NotImplementedError
+
+    def stands(self, types: Types, operand: int, index: Index) -> Index:
+        """Where in the result an element of an operand is."""
+        raise NotImplementedError(f"{self.name} joins nothing")
 
     def patch(self, types: Types, result: Reader, *inputs: Reader) -> Stmts:
         """Where the result lies in the first operand's memory: loops that write what differs."""

@@ -231,6 +231,15 @@ def divide(a: Dim, b: Dim) -> Dim | None:
     return quotient if rest == 0 else None
 
 
+#: The size that symbols are taken to have where a choice is to be made; any is correct.
+TYPICAL = 64
+
+
+def typical(size: Dim) -> int:
+    """The number a size is where each symbol is TYPICAL."""
+    return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))
+
+
 def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
     """The number a size is, given the value of each of its symbols."""
     if isinstance(dim, int):

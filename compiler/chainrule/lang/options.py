@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chainrule.errors import CompileError
+from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.schedule.buffers import TYPICAL
 from chainrule.schedule.recompute import Budget
 
 BACKENDS = ("cpu", "reference")

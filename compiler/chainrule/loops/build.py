@@ -34,11 +34,17 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
 class Built:
     """A kernel's program; `memory` are the nodes its buffers belong to, in order, `scratch` the
     workspace buffers that follow them.
+
+    In a loop there may be more buffers, `lasting`, which `once` has filled before the loop: its own
+    are those of memory numbered in `given`, then the lasting ones.
     """
 
     program: Program
     memory: tuple[Node, ...]
     scratch: tuple[Buffer, ...]
+    lasting: tuple[Buffer, ...] = ()
+    once: Program | None = None
+    given: tuple[int, ...] = ()
 
 
 def build_kernels(kernels: Sequence[Kernel], target: Target) -> list[Built]:
@@ -58,7 +64,16 @@ def build_kernel(kernel: Kernel, name: str, target: Target) -> Built:
     builder = Builder(kernel, target)
     form = _FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *form)
-    buffers = (*builder.buffers.values(), *builder.scratch)
+    memory, lasting = (*builder.buffers.values(),), (*builder.lasting,)
+    program = _program(name, (*memory, *builder.scratch, *lasting), body)
+    built = Built(program, builder.memory, tuple(builder.scratch), lasting)
+    if not builder.once:
+        return built
+    given = tuple(i for i, node in enumerate(builder.memory) if node in kernel.fixed)
+    once = _program(f"{name}_once", (*(memory[i] for i in given), *lasting), builder.once)
+    return replace(built, once=once, given=given)
+
+
+def _program(name: str, buffers: tuple[Buffer, ...], body: Stmts) -> Program:
     sizes = symbols_in(body) | {s for b in buffers for s in symbols_of(b.size)}
-    program = Program(name, buffers, tuple(sorted(sizes)), body)
-    return Built(program, builder.memory, tuple(builder.scratch))
+    return Program(name, buffers, tuple(sorted(sizes)), body)

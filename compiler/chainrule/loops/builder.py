@@ -14,15 +14,16 @@ from chainrule.ir.size import Dim, Shape, Size, product
 from chainrule.ir.types import DType
 from chainrule.ops.layout import ravel
 from chainrule.schedule.kernel import Form, Kernel
-from chainrule.schedule.reading import bases, storage
+from chainrule.schedule.reading import bases, sources, storage
 from chainrule.target import Target
 
 
 class Builder:
     """A kernel that is being built: its memory in order, and the values its nodes have by now.
 
-    `scratch` are workspace buffers, which follow those of `memory`. Views that were `laid` down in
-    one are read from there.
+    `scratch` are workspace buffers, which follow those of `memory`; then come `lasting` ones, which
+    the statements in `once` fill, for as long as what is `fixed` stays the same. Views that were
+    `laid` down in a buffer are read from there.
     """
 
     def __init__(self, kernel: Kernel, target: Target) -> None:
@@ -33,10 +34,14 @@ class Builder:
             for i, node in enumerate(self.memory)
         }
         self.scratch: list[Buffer] = []
+        self.lasting: list[Buffer] = []
+        self.once: Stmts = ()
         self.values: dict[Node, Value] = {}
         self.laid: dict[Node, Reader] = {}
         self.locals: dict[tuple[Node, bool], Local] = {}
         self.uses = _uses(kernel)
+        joined = (part for node in kernel.nodes if node.op.joins for part in node.inputs)
+        self.stored = {*kernel.writes, *joined} if kernel.form is not Form.NEST else set()
         self.read = frozenset(kernel.reads)
 
     def reader(self, node: Node) -> Reader:
@@ -66,13 +71,26 @@ class Builder:
         self.scratch.append(made)
         return made
 
+    def last(self, node: Node, size: Dim) -> Buffer:
+        """A lasting buffer of a node's element type."""
+        made = Buffer(f"l{len(self.lasting)}", node.type.dtype, size)
+        self.lasting.append(made)
+        return made
+
+    def is_fixed(self, node: Node) -> bool:
+        """Whether a node is the same each time the kernel runs."""
+        read = [base for base, _ in sources(node)]
+        return bool(read) and self.kernel.fixed.issuperset(read)
+
     def compute(self, nodes: Sequence[Node], index: Index, lanes: bool) -> list[Stmt]:
         """Statements that give each node, element `index`, a value that others can use."""
         out: list[Stmt] = []
         for node in nodes:
+            if node.op.joins:
+                continue
             readers = [self.reader(i) for i in node.inputs]
             value = node.op.body(index, node.type, *readers)
-            if not lanes or self.uses.get(node, 0) > 1 or node in self.kernel.writes:
+            if not lanes or self.uses.get(node, 0) > 1 or node in self.stored:
                 cell = self.local(node, lanes)
                 out.append(Set(cell, (), value))
                 value = Get(cell)
@@ -83,9 +101,16 @@ class Builder:
         """Statements that write the nodes' elements where others need them in memory."""
         out: list[Stmt] = []
         for node in nodes:
-            if node in self.kernel.writes:
-                buffer = self.buffers[self.kernel.writes[node]]
-                out.append(Store(buffer, ravel(index, node.type.shape), self.values[node]))
+            if node not in self.kernel.writes:
+                continue
+            buffer, shape = self.buffers[self.kernel.writes[node]], node.type.shape
+            if not node.op.joins:
+                out.append(Store(buffer, ravel(index, shape), self.values[node]))
+                continue
+            types = [part.type for part in node.inputs]
+            for i, part in enumerate(node.inputs):
+                at = ravel(node.op.stands(types, i, index), shape)
+                out.append(Store(buffer, at, self.values[part]))
         return out
 
 
@@ -106,13 +131,18 @@ def _uses(kernel: Kernel) -> dict[Node, int]:
 
 
 def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] = ()) -> bool:
-    """Whether everything read has the loops' own shape, or is one number (or one a row).
+    """Whether everything read or written has the loops' own shape, or is one number (or one a row).
 
     With `runs`, axes that are walked as one, it may also repeat, along all of a run or none of it.
     """
     outer = len(kernel.rows) if kernel.form is Form.ROWS else 0
     for node in nodes:
-        if node.op.role == "view" or node.op.buffered or any(map(_by_place, node.inputs)):
+        if (
+            node.op.role == "view"
+            or node.op.joins
+            or node.op.buffered
+            or any(map(_by_place, node.inputs))
+        ):
             return False
         for base, path in bases(node):
             if len(path) == 1 and runs and _repeats_runs(path[0], runs):

@@ -63,7 +63,18 @@ Read = Callable[[Dim, Dim], Value]
 
 def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
-    return c.k * _padded(c.n) if is_strided(c) or is_blocked(c) else 0
+    return panels_size(c) if is_strided(c) or is_blocked(c) else 0
+
+
+def panels_size(c: Contraction) -> Dim:
+    """Elements that all of b takes in panels."""
+    return c.k * _padded(c.n)
+
+
+def packed_once(c: Contraction, panels: Buffer) -> tuple[Contraction, Stmts]:
+    """A product that reads b from panels, and what fills them."""
+    read = packed_reader(panels, c.k)
+    return replace(c, b=read), pack(c, read, True)
 
 
 def block_sizes(c: Contraction, target: Target) -> tuple[int, Dim]:

@@ -31,7 +31,13 @@ from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.blocks import block_loops, room_for, takes_blocks
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import block_sizes, contraction_loops, packed_size
+from chainrule.loops.contract import (
+    block_sizes,
+    contraction_loops,
+    packed_once,
+    packed_size,
+    panels_size,
+)
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
@@ -126,14 +132,18 @@ def _scheduled(
         sums = b.workspace(node, sums_size(b.target), True)
         body = pair_loops(contraction, b.target, words, sums, split=not by_group)
         return split_outermost(body, len(layout.groups)) if by_group else body
-    near, far = (0, 0) if layout.outer else block_sizes(contraction, b.target)
+    fixed = b.is_fixed(y) and not (layout.sliding or by_group or layout.outer or copy_second)
+    if fixed:
+        contraction, fill = packed_once(contraction, b.last(node, panels_size(contraction)))
+        b.once += fill
+    near, far = (0, 0) if layout.outer or fixed else block_sizes(contraction, b.target)
     block = b.workspace(node, near, by_group) if near != 0 else None
     waiting = b.workspace(node, far, by_group) if far != 0 else None
     contraction = replace(contraction, block=block, sums=waiting)
     tall = tile_size(contraction, b.target) if waiting is None else 0
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding else packed_size(contraction, b.target)
+    size = 0 if layout.sliding or fixed else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Concat(Op):
     role = "nest"
     name = "concat"
     moves = True
+    joins = True
     axis: int
 
     def infer(self, *inputs: TensorType) -> TensorType:
@@ -74,13 +76,15 @@ class Concat(Op):
         )
 
     def nest(self, types: Types, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
-        out: Stmts = ()
-        for read, t, start in zip(inputs, types, self._starts(types)[:-1], strict=True):
-            out += for_each(t.shape, lambda i, r=read, s=start: (write(self._moved(i, s), r(i)),))  # type: ignore[misc]
-        return out
+        def move(operand: int, index: Index) -> Stmts:
+            return (write(self.stands(types, operand, index), inputs[operand](index)),)
 
-    def _moved(self, index: Index, by: Dim) -> Index:
-        return (*index[: self.axis], index[self.axis] + by, *index[self.axis + 1 :])
+        nests = (for_each(t.shape, partial(move, i)) for i, t in enumerate(types))
+        return tuple(s for nest in nests for s in nest)
+
+    def stands(self, types: Types, operand: int, index: Index) -> Index:
+        at = index[self.axis] + self._starts(types)[operand]
+        return (*index[: self.axis], at, *index[self.axis + 1 :])
 
     def notation(self, *inputs: Node) -> Notation:
         holes = ", ".join(f"{{{i}}}" for i in range(max(len(inputs), 1)))

@@ -7,13 +7,15 @@ derivative reads are kept instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, apply, rebuild
+from chainrule.ops.assemble import Concat
 from chainrule.ops.body import Body, local, substituted
+from chainrule.ops.layout import Slice
 from chainrule.ops.scan import Scan
 
 #: What costs more to compute again than to keep.
@@ -27,14 +29,14 @@ def share_steps(graph: Graph) -> Graph:
     """
     done = 0
     while True:
-        loops = _loops(graph)
+        loops = loops_in(graph)
         if done >= len(loops):
             return graph
         graph, done = _shared(graph, loops[done], loops[done + 1 :]), done + 1
 
 
 @dataclass(frozen=True)
-class _Loop:
+class Looped:
     """A loop in a graph: one of its results, and all that are there."""
 
     op: Scan
@@ -54,20 +56,21 @@ class _Loop:
         return (pair for i, pair in enumerate(pairs) if i >= len(self.body.carries))
 
 
-def _loops(graph: Graph) -> list[_Loop]:
+def loops_in(graph: Graph) -> list[Looped]:
+    """The loops of a graph, in the order in which their first results stand."""
     found: dict[object, list[Node]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Scan):
             found.setdefault((node.op.family, node.inputs), []).append(node)
     first = [(members[0], members) for members in found.values()]
     return [
-        _Loop(node.op, node.inputs, tuple(members))
+        Looped(node.op, node.inputs, tuple(members))
         for node, members in first
         if isinstance(node.op, Scan)
     ]
 
 
-def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
+def _shared(graph: Graph, first: Looped, others: Sequence[Looped]) -> Graph:
     """The graph in which others read from `first` what that has computed."""
     body = first.body
     count, end = len(body.carries), len(body.carries) + len(body.ys)
@@ -75,7 +78,7 @@ def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
     alike = {given: leaf for leaf, given in first.operands()} | rows
     alike |= {first.result(count + j): y for j, y in enumerate(body.ys)}
     known = set(walk(body.roots))
-    taken: dict[_Loop, dict[Node, Node]] = {}
+    taken: dict[Looped, dict[Node, Node]] = {}
     for loop in others:
         if loop.op.length == first.op.length and not rows.keys().isdisjoint(loop.inputs):
             twins = {leaf: alike[given] for leaf, given in loop.operands() if given in alike}
@@ -86,9 +89,41 @@ def _shared(graph: Graph, first: _Loop, others: Sequence[_Loop]) -> Graph:
         return graph
     wanted = dict.fromkeys(twin for found in taken.values() for twin in found.values())
     added = [n for n in wanted if n not in body.ys]
-    wide = replace(first.op, body_of_step=replace(body, ys=(*body.ys, *added)))
-    places = {y: count + j for j, y in enumerate((*body.ys, *added))}
-    return _rebuilt(graph, first, wide, taken, places)
+    parts = _together(added, body)
+    stacked = dict.fromkeys(parts[n].whole if n in parts else n for n in added)
+    wide = replace(first.op, body_of_step=replace(body, ys=(*body.ys, *stacked)))
+    places = {y: count + j for j, y in enumerate((*body.ys, *stacked))}
+    return _rebuilt(graph, first, wide, taken, places, parts)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A value that is stacked beside others, as a slice of what they make together."""
+
+    whole: Node
+    slice: Slice
+
+
+def _together(values: Sequence[Node], body: Body) -> dict[Node, _Part]:
+    """The values that, side by side, are as much as a slice that each step is given: theirs is then
+    the place where that lies, where nobody reads it any more.
+    """
+    for given in body.slices:
+        for one in values:
+            same = [n for n in values if n.type == one.type]
+            size, wide = (n.type.shape[-1] if n.type.rank else 0 for n in (one, given))
+            if not isinstance(size, int) or not isinstance(wide, int) or not 0 < size < wide:
+                continue
+            many, axis = wide // size, one.type.rank - 1
+            of = one.type.with_shape((*one.type.shape[:-1], many * size))
+            if of == given.type and len(same) >= many:
+                whole = apply(Concat(axis), *same[:many])
+                lead, steps = (0,) * axis, (1,) * (axis + 1)
+                return {
+                    n: _Part(whole, Slice((*lead, i * size), n.type.shape, steps))
+                    for i, n in enumerate(same[:many])
+                }
+    return {}
 
 
 def _taken(body: Body, leaves: Mapping[Node, Node], known: set[Node]) -> dict[Node, Node]:
@@ -118,15 +153,16 @@ def _taken(body: Body, leaves: Mapping[Node, Node], known: set[Node]) -> dict[No
 
 def _rebuilt(
     graph: Graph,
-    first: _Loop,
+    first: Looped,
     wide: Scan,
-    taken: Mapping[_Loop, Mapping[Node, Node]],
+    taken: Mapping[Looped, Mapping[Node, Node]],
     places: Mapping[Node, int],
+    parts: Mapping[Node, _Part],
 ) -> Graph:
     end = len(first.body.carries) + len(first.body.ys)
     more = len(wide.body_of_step.ys) - len(first.body.ys)
     loops = {node: loop for loop in taken for node in loop.members}
-    narrow = {loop: _reading(loop.body, list(found)) for loop, found in taken.items()}
+    narrow = {loop: _reading(loop.body, found, parts) for loop, found in taken.items()}
     memo: dict[Node, Node] = {}
     for node in graph.nodes:
         with provenance.derived_from(node):
@@ -136,7 +172,8 @@ def _rebuilt(
             elif node in loops and isinstance(node.op, Scan):
                 loop = loops[node]
                 given = [memo[i] for i in first.inputs]
-                stacks = [apply(wide.sibling(places[t]), *given) for t in taken[loop].values()]
+                kept = _stacked(taken[loop].values(), parts)
+                stacks = [apply(wide.sibling(places[n]), *given) for n in kept]
                 at = len(loop.body.carries) + len(loop.body.slices)
                 operands = [memo[i] for i in node.inputs]
                 op = replace(node.op, body_of_step=narrow[loop])
@@ -147,17 +184,30 @@ def _rebuilt(
     return graph.with_roots([memo[r] for r in graph.roots])
 
 
-def _reading(body: Body, nodes: Sequence[Node]) -> Body:
+def _stacked(twins: Iterable[Node], parts: Mapping[Node, _Part]) -> list[Node]:
+    """What is stacked of values, each or several together."""
+    return list(dict.fromkeys(parts[t].whole if t in parts else t for t in twins))
+
+
+def _reading(body: Body, found: Mapping[Node, Node], parts: Mapping[Node, _Part]) -> Body:
     """The body that is given slices in the place of some of its nodes."""
     first = len(body.leaves)
-    leaves = {
-        n: local(provenance.name_of(n) or "kept", n.type, first + i) for i, n in enumerate(nodes)
+    names = {
+        twin: provenance.name_of(n) or "kept" for n, twin in found.items() if twin not in parts
     }
-    roots = substituted(body.roots, leaves)
+    given = {
+        n: local(names.get(n, "kept"), n.type, first + i)
+        for i, n in enumerate(_stacked(found.values(), parts))
+    }
+    values = {
+        n: apply(parts[t].slice, given[parts[t].whole]) if t in parts else given[t]
+        for n, t in found.items()
+    }
+    roots = substituted(body.roots, values)
     count = len(body.nexts)
     return replace(
         body,
-        slices=(*body.slices, *leaves.values()),
+        slices=(*body.slices, *given.values()),
         nexts=tuple(roots[:count]),
         ys=tuple(roots[count:]),
     )

@@ -10,16 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from chainrule.ir.node import Node
-from chainrule.ir.size import Dim, evaluate, product, symbols_of
-from chainrule.ir.types import TensorType
-from chainrule.schedule.kernel import Kernel
-from chainrule.schedule.order import reads_at_its_index
+from chainrule.ir.size import Dim, typical
+from chainrule.ops.scan import Scan
+from chainrule.schedule.kernel import Kernel, bytes_of
+from chainrule.schedule.order import reads_at_its_index, writes_behind
+from chainrule.schedule.reading import storage
 
-#: The size that symbols are taken to have when slots are chosen; any choice is correct.
-TYPICAL = 64
 #: So many slots are looked at for a value, of those that fit best: there may be one a layer.
 LOOKED_AT = 256
 #: A kernel, and a value that it computes: one that is computed twice lies in two places.
@@ -40,31 +38,18 @@ class Life:
 @dataclass(frozen=True)
 class Plan:
     """`slot[kernel, node]` is the number of the arena slot that holds a value as that kernel
-    computes it; `slots[i]` lists the bytes of each value that slot i holds in turn.
+    computes it; `slots[i]` lists the bytes of each value that slot i holds in turn. Of a chain all
+    stacks lie in one slot, and so `start[kernel, node]` bytes from where it starts.
     """
 
     slot: Mapping[Made, int]
     slots: tuple[tuple[Dim, ...], ...]
-
-
-def bytes_of(node: Node) -> Dim:
-    """The bytes of a node's elements."""
-    return _bytes(node.type)
-
-
-@lru_cache(maxsize=1 << 12)
-def _bytes(of: TensorType) -> Dim:
-    return product(of.shape) * of.dtype.itemsize
-
-
-def typical(size: Dim) -> int:
-    """The number a size is where each symbol is TYPICAL."""
-    return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))
+    start: Mapping[Made, Dim]
 
 
 def lives(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[Life]:
     """The values that lie in the arena, in the order they are written; those in `kept` have memory
-    already.
+    already. A chain is one, called by its first stack.
     """
     given = set(kept)
     born: dict[Made, int] = {}
@@ -74,8 +59,9 @@ def lives(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[Life]:
         last.update((now[node], time) for node in kernel.reads if node in now)
         for node, target in kernel.writes.items():
             if target is node and node not in given:
-                now[node] = kernel, node
-                born[now[node]] = time
+                chain = kernel.chain_of(node)
+                now[node] = kernel, chain.stacks[0] if chain else node
+                born.setdefault(now[node], time)
     return [Life(made, at, last.get(made, at)) for made, at in born.items()]
 
 
@@ -91,7 +77,7 @@ def plan_buffers(
     size). `number` is what a size is taken to be when slots are chosen; any choice is correct.
     """
     blocks = _blocks(kernels, kept)
-    size = {id(block): number(bytes_of(block[0].made[1])) for block in blocks}
+    size = {id(block): number(room_of(block[0].made)) for block in blocks}
     slots: list[_Slot] = []
     slot: dict[Made, int] = {}
     for block in sorted(blocks, key=lambda block: -size[id(block)]):
@@ -100,9 +86,70 @@ def plan_buffers(
         at = next((i for i in near if slots[i].is_free(born, last)), len(slots))
         if at == len(slots):
             slots.append(_Slot())
-        slots[at].take(born, last, bytes_of(block[0].made[1]))
+        slots[at].take(born, last, room_of(block[0].made))
         slot.update((life.made, at) for life in block)
-    return Plan(slot, tuple(tuple(held.sizes) for held in slots))
+    start: dict[Made, Dim] = {}
+    for kernel in dict.fromkeys(kernel for kernel, _ in slot):
+        for chain in kernel.chains:
+            for stack in chain.stacks:
+                slot[kernel, stack] = slot[kernel, chain.stacks[0]]
+                start[kernel, stack] = chain.start(stack is chain.after)
+    return Plan(slot, tuple(tuple(held.sizes) for held in slots), start)
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """Where a loop keeps what has no place outside, in slots that loops share: carried values by
+    number, and what a step computes, in those from `first` on by its own plan.
+    """
+
+    carried: Mapping[int, int]
+    first: int
+    plan: Plan
+
+
+def plan_loops(
+    kernels: Sequence[Kernel],
+) -> tuple[dict[Kernel, LoopPlan], tuple[tuple[Dim, ...], ...]]:
+    """The plans of all loops, and the bytes that each of their slots holds in turn: one after
+    another they use the same slots, one inside another those behind the other's.
+    """
+    slots: list[dict[Dim, None]] = []
+    found: dict[Kernel, LoopPlan] = {}
+
+    def hold(slot: int, sizes: Sequence[Dim]) -> None:
+        slots.extend({} for _ in range(slot + 1 - len(slots)))
+        slots[slot].update(dict.fromkeys(sizes))
+
+    pending = [(kernel, 0) for kernel in kernels]
+    while pending:
+        kernel, used = pending.pop()
+        op = kernel.anchor.op
+        if not isinstance(op, Scan):
+            continue
+        body = op.body_of_step
+        outside = {n.op.output for n in kernel.writes if isinstance(n.op, Scan)}
+        chained = {chain.carry for chain in kernel.chains}
+        apart = [i for i in range(len(body.carries)) if i not in outside | chained]
+        carried = {i: used + place for place, i in enumerate(apart)}
+        first = used + len(apart)
+        kept = [y for j, y in enumerate(body.ys, len(body.carries)) if j in outside]
+        kept += [body.nexts[i] for i in chained]
+        plan = plan_buffers(kernel.inside, list(map(storage, kept)))
+        for i, slot in carried.items():
+            hold(slot, [bytes_of(body.carries[i])])
+        for i, sizes in enumerate(plan.slots):
+            hold(first + i, sizes)
+        found[kernel] = LoopPlan(carried, first, plan)
+        pending += [(inner, first + len(plan.slots)) for inner in kernel.inside]
+    return found, tuple(map(tuple, slots))
+
+
+def room_of(made: Made) -> Dim:
+    """The bytes that a value takes, a chain for all its stacks."""
+    kernel, node = made
+    chain = kernel.chain_of(node)
+    return bytes_of(node) + (chain.row if chain else 0)
 
 
 def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]:
@@ -129,11 +176,13 @@ def _blocks(kernels: Sequence[Kernel], kept: Sequence[Node]) -> list[list[Life]]
 
 def _gives(kernel: Kernel, old: Life, new: Life) -> bool:
     """Whether a kernel that reads a value for the last time may write another in its place."""
-    (_, gone), (_, value) = old.made, new.made
+    (maker, gone), (_, value) = old.made, new.made
+    if old.born >= new.born or maker.chain_of(gone) is not None:
+        return False
     fits = gone.type.shape == value.type.shape and (
         gone.type.dtype.itemsize == value.type.dtype.itemsize
     )
-    return fits and old.born < new.born and reads_at_its_index(kernel, gone)
+    return (fits and reads_at_its_index(kernel, gone)) or writes_behind(kernel, gone, value)
 
 
 class _Slot:

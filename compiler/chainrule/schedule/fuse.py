@@ -11,7 +11,7 @@ no kernel before they have been tested: those that are given are tested first of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
@@ -19,7 +19,7 @@ from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
 from chainrule.ops.scan import Scan
-from chainrule.schedule.kernel import Form, Kernel, Test, every, positions_of
+from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -72,11 +72,13 @@ class _Fusion:
                 self.test(node, None)
         for root in self.graph.roots:
             self.store(root)
-        for kernel in self.kernels:
-            for body in kernel.anchor.op.bodies() if kernel.form is Form.SCAN else ():
-                kernel.inside = tuple(fuse(body, codes=self.codes))
-                _repeated(kernel)
         _connect(self.kernels, self.graph)
+        roots = frozenset(map(storage, self.graph.roots))
+        for kernel in self.kernels:
+            if kernel.form is Form.SCAN:
+                kernel.chains = _chains(kernel, roots)
+                kernel.inside = tuple(fuse(_step(kernel), codes=self.codes))
+                _repeated(kernel)
         return order_kernels(self.kernels, self.graph)
 
     def place(self, node: Node) -> None:
@@ -92,6 +94,10 @@ class _Fusion:
         elif role in ("scan", "attend"):
             self.together(node)
         elif role in ("contract", "nest"):
+            place = self.where_joined(node) if node.op.joins else None
+            if place is not None:
+                self.enter(place, node)
+                return
             self.begin(Kernel(Form(role), node.type.shape), node)
         else:
             raise CompileError(f"no loops are known for {node.op.name}, whose role is {role!r}")
@@ -135,11 +141,23 @@ class _Fusion:
         tested = max((self.tested[pair] for pair in positions_of(node)), default=-1)
         if last is not None and last < tested:
             last = None
-        if last is not None and self.fits(node, last):
-            self.enter(last, node)
-            return
+        beside = self.maps.get(node.type.shape, -1)
+        for place in () if last is None else (last, *([beside] if beside > last else [])):
+            if self.fits(node, place):
+                self.enter(place, node)
+                return
         self.maps[node.type.shape] = len(self.kernels)
         self.begin(Kernel(Form.MAP, node.type.shape), node)
+
+    def where_joined(self, node: Node) -> int | None:
+        """The kernel that can put together what a node joins, as it computes it."""
+        place = self.at.get(node.inputs[0])
+        if place is None or any(self.at.get(part) != place for part in node.inputs):
+            return None
+        kernel = self.kernels[place]
+        takes = kernel.form in (Form.MAP, Form.CONTRACT) and len(kernel.nodes) < MAX_NODES
+        same = all(part.type.shape == kernel.space for part in node.inputs)
+        return place if takes and same else None
 
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""
@@ -197,12 +215,40 @@ class _Fusion:
             self.kernels.append(Kernel(Form.CHECK, node.type.shape, nodes=[node], test=test))
 
 
+def _chains(loop: Kernel, roots: Collection[Node]) -> tuple[Chain, ...]:
+    """The carried values of which stacks are kept, where nobody outside asks for one of them."""
+    op = loop.anchor.op
+    assert isinstance(op, Scan)
+    body = op.body_of_step
+    found: list[Chain] = []
+    made = {n.op.output: n for n in loop.writes if isinstance(n.op, Scan) and n not in roots}
+    count, end = len(body.carries), len(body.carries) + len(body.ys)
+    for i, new in enumerate(body.nexts):
+        alike = (made[j] for j, y in enumerate(body.ys, count) if y is new and j in made)
+        chain = Chain(i, made.get(end + i), next(alike, None), bytes_of(new), op.reverse)
+        found += [chain] if chain.stacks else []
+    return tuple(found)
+
+
+def _step(loop: Kernel) -> Graph:
+    """What a loop repeats: values of chains are results, the other carried ones are updated."""
+    op = loop.anchor.op
+    (graph,) = op.bodies()
+    assert isinstance(op, Scan)
+    chained = {op.body_of_step.carries[chain.carry] for chain in loop.chains}
+    results = tuple(op.body_of_step.nexts[chain.carry] for chain in loop.chains)
+    updates = tuple(pair for pair in graph.updates if pair[0] not in chained)
+    return Graph((*graph.outputs, *results), updates)
+
+
 def _repeated(loop: Kernel) -> None:
-    """Tell the kernels inside a loop how often they run."""
+    """Tell the kernels inside a loop how often they run, and what is the same each time."""
     op = loop.anchor.op
     assert isinstance(op, Scan)
     for kernel in every(loop.inside):
         kernel.times, kernel.depth = kernel.times * op.length, kernel.depth + 1
+    for kernel in loop.inside:
+        kernel.fixed = frozenset(kernel.reads).intersection(op.body_of_step.constants)
 
 
 def _readable(base: Node, path: tuple[Node, ...], node: Node, kernel: Kernel) -> bool:

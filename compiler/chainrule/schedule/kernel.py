@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Bound, Node
-from chainrule.ir.size import Dim, Shape
+from chainrule.ir.size import Dim, Shape, product
+from chainrule.ir.types import TensorType
 
 
 class Form(Enum):
@@ -25,13 +27,38 @@ class Form(Enum):
     SCAN = "scan"  # the kernels of a body, in order, once for each step
 
 
+@dataclass(frozen=True)
+class Chain:
+    """The values that a loop carries, one behind another in memory: the first, one a step more.
+
+    All but the last are the stack `before`, all but the first the stack `after`, of which there is
+    one at least; where slices go backward, so do they. `row` are the bytes of one.
+    """
+
+    carry: int
+    before: Node | None
+    after: Node | None
+    row: Dim
+    reverse: bool
+
+    @property
+    def stacks(self) -> tuple[Node, ...]:
+        """Those that are there."""
+        return tuple(n for n in (self.before, self.after) if n is not None)
+
+    def start(self, after: bool) -> Dim:
+        """Where a stack begins."""
+        return self.row if after is not self.reverse else 0
+
+
 @dataclass(eq=False)
 class Kernel:
     """Nodes in order, the memory they read and write, and the space they share.
 
     `writes` maps a node to the node whose memory takes its value: itself, or the leaf it updates.
-    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops. One that
-    computes `again` what had been computed before saves the memory in between.
+    `inside` are the kernels that a SCAN repeats; it runs `times` in all, in `depth` loops, at each
+    step of the innermost of which what it reads of `fixed` is the same. Of a SCAN some stacks are
+    `chains`. One that computes `again` what had been computed before saves the memory in between.
     """
 
     form: Form
@@ -44,6 +71,8 @@ class Kernel:
     inside: tuple[Kernel, ...] = ()
     times: Dim = 1
     depth: int = 0
+    fixed: frozenset[Node] = frozenset()
+    chains: tuple[Chain, ...] = ()
     again: bool = False
 
     @property
@@ -59,6 +88,10 @@ class Kernel:
         """What it asks of values, itself or inside."""
         own = () if self.test is None else (self.test,)
         return own + tuple(t for kernel in self.inside for t in kernel.tests)
+
+    def chain_of(self, node: Node) -> Chain | None:
+        """The chain that a stack is part of."""
+        return next((chain for chain in self.chains if node in chain.stacks), None)
 
     @property
     def anchor(self) -> Node:
@@ -98,6 +131,16 @@ class Test:
     __test__ = False
 
 
+def bytes_of(node: Node) -> Dim:
+    """The bytes of a node's elements."""
+    return _bytes(node.type)
+
+
+@lru_cache(maxsize=1 << 12)
+def _bytes(of: TensorType) -> Dim:
+    return product(of.shape) * of.dtype.itemsize
+
+
 def positions_of(node: Node) -> list[tuple[Node, Bound]]:
     """The positions that a node reads at, and the bound within which each must have been tested."""
     pairs = node.op.bounds(*[i.type for i in node.inputs])
@@ -115,4 +158,5 @@ def identity(kernel: Kernel) -> Hashable:
     memory = tuple(n.type for n in (*kernel.reads, *kernel.writes.values()))
     writes = tuple((number[value], number[leaf]) for value, leaf in kernel.writes.items())
     test = kernel.test and (kernel.test.code, kernel.test.bound, number[kernel.test.node])
-    return kernel.form, kernel.space, kernel.inner, steps, memory, writes, test
+    fixed = frozenset(number[node] for node in kernel.fixed)
+    return kernel.form, kernel.space, kernel.inner, steps, memory, writes, test, fixed

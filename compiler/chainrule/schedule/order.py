@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.schedule.kernel import Form, Kernel, positions_of
+from chainrule.ops.layout import Slice
+from chainrule.ops.scan import Scan
+from chainrule.schedule.kernel import Form, Kernel, bytes_of, positions_of
 from chainrule.schedule.reading import bases, sources, storage
 
 #: For each kernel, by its number, the kernels that must have run before it.
@@ -71,6 +73,55 @@ def reads_at_its_index(kernel: Kernel, node: Node) -> bool:
         return False
     readers = [(n, path) for n in nodes for base, path in bases(n) if base is node]
     return all(n.op.role != "view" and not path for n, path in readers)
+
+
+def writes_behind(loop: Kernel, stack: Node, value: Node) -> bool:
+    """Whether a loop that reads a stack, slice by slice, may write another where that lies: each
+    step writes its slice when all of the step have read theirs.
+    """
+    op = loop.anchor.op
+    if not isinstance(op, Scan) or not isinstance(value.op, Scan) or loop.chain_of(value):
+        return False
+    body = op.body_of_step
+    count, y = len(body.carries), value.op.output - len(body.carries)
+    at = [i for i, operand in enumerate(loop.anchor.inputs) if storage(operand) is stack]
+    if len(at) != 1 or not 0 <= at[0] - count < len(body.slices) or not 0 <= y < len(body.ys):
+        return False
+    old, home = body.slices[at[0] - count], storage(body.ys[y])
+    writers = [i for i, k in enumerate(loop.inside) if k.writes.get(home) is home]
+    given_out = old in map(storage, body.roots)  # at the end of the step
+    fits = old.type.shape == home.type.shape and bytes_of(old) == bytes_of(home)
+    if given_out or not fits or len(writers) != 1:
+        return False
+    readers = [i for i, k in enumerate(loop.inside) if old in k.reads]
+    (last,) = writers
+    kernel = loop.inside[last]
+    in_place = reads_at_its_index(kernel, old) or _reads_its_parts(kernel, old, home)
+    return all(i < last or (i == last and in_place) for i in readers)
+
+
+def _reads_its_parts(kernel: Kernel, node: Node, whole: Node) -> bool:
+    """Whether a map that writes a whole, part by part, reads of another just what lies there."""
+    if kernel.form is not Form.MAP or not whole.op.joins:
+        return False
+    if any(
+        base is node
+        for n in kernel.nodes
+        for i in n.op.buffered
+        for base, _ in sources(n.inputs[i])
+    ):
+        return False
+    types, origin = [part.type for part in whole.inputs], (0,) * len(kernel.space)
+    starts = [whole.op.stands(types, i, origin) for i in range(len(types))]
+    paths = [path for n in kernel.nodes for base, path in bases(n) if base is node]
+    return all(
+        len(path) == 1
+        and isinstance(path[0].op, Slice)
+        and path[0].op.starts in starts
+        and path[0].type.shape == kernel.space
+        and set(path[0].op.steps) == {1}
+        for path in paths
+    )
 
 
 def _needs(

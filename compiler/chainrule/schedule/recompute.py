@@ -22,8 +22,8 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, evaluate
-from chainrule.schedule.buffers import Plan, bytes_of, lives, plan_buffers
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.buffers import Plan, lives, plan_buffers, plan_loops
+from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.order import copy_into
 from chainrule.schedule.reading import bases
 
@@ -50,7 +50,7 @@ class Budget:
 @dataclass(frozen=True)
 class Fitted:
     """Kernels and their plan within a budget: the arena's bytes before and after, and what is
-    computed again.
+    computed again. Loops may run again too, `steps` at a time, which takes `looped` operations.
     """
 
     budget: Budget
@@ -58,6 +58,8 @@ class Fitted:
     plan: Plan
     before: int
     after: int
+    steps: int = 0
+    looped: Dim = 0
 
     @property
     def again(self) -> tuple[Node, ...]:
@@ -67,27 +69,42 @@ class Fitted:
     @property
     def flops(self) -> Dim:
         """The operations that it takes to compute them again."""
-        total: Dim = 0
+        total = self.looped
         for kernel in self.kernels:
             total = total + (kernel.flops if kernel.again else 0)
         return total
 
 
-def fit(kernels: Sequence[Kernel], kept: Sequence[Node], budget: Budget) -> Fitted:
+def fit(
+    kernels: Sequence[Kernel], kept: Sequence[Node], budget: Budget, before: int | None = None
+) -> Fitted:
     """The kernels with as little computed again as is found for the arena to fit the budget.
 
-    Products are computed again only where nothing else suffices. Raises CompileError where the
-    budget can't be met.
+    Products are computed again only where nothing else suffices. Raises OverBudget where the budget
+    can't be met. `before` is the arena that there would be otherwise, if not that of the kernels.
     """
     search = _Search(kernels, kept, budget)
     begin = search.whole
+    before = begin.arena if before is None else before
     if begin.arena <= budget.bytes:
-        return Fitted(budget, tuple(kernels), begin.plan, begin.arena, begin.arena)
+        return Fitted(budget, tuple(kernels), begin.plan, before, begin.arena)
     search = _Search(_beside(kernels), kept, budget)
     found = search.best()
     if found.arena > budget.bytes:
-        raise _too_much(begin, min(begin, found, key=lambda attempt: attempt.arena), search)
-    return Fitted(budget, tuple(found.kernels), found.plan, begin.arena, found.arena)
+        raise _too_much(before, min(begin, found, key=lambda attempt: attempt.arena), search)
+    return Fitted(budget, tuple(found.kernels), found.plan, before, found.arena)
+
+
+class OverBudget(CompileError):
+    """A budget that can't be met: the arena with nothing computed again, and the least found."""
+
+    before: int
+    least: int
+
+
+def arena_of(kernels: Sequence[Kernel], kept: Sequence[Node], budget: Budget) -> int:
+    """The arena's bytes with nothing computed again."""
+    return _Search(kernels, kept, budget).whole.arena
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,7 @@ class _Search:
         self.kernels, self.kept, self.budget = kernels, kept, budget
         self.number = cache(lambda size: evaluate(size, budget.sizes))
         self.parts: dict[Hashable, tuple[Kernel, int]] = {}
+        self.loops = self.bytes_in(plan_loops(kernels)[1])
         self.whole = self.tried(kernels, 0)
         alive = self.alive(kernels)
         self.turn = max(range(len(alive)), key=alive.__getitem__, default=0)
@@ -136,8 +154,12 @@ class _Search:
     def tried(self, kernels: Sequence[Kernel], flops: int) -> _Attempt:
         """Kernels with the plan of their buffers, and the bytes of that as it is laid out."""
         plan = plan_buffers(kernels, self.kept, self.number)
-        slots = (max(map(self.number, slot)) for slot in plan.slots)
-        return _Attempt(kernels, plan, sum(-(-size // ALIGN) * ALIGN for size in slots), flops)
+        return _Attempt(kernels, plan, self.bytes_in(plan.slots) + self.loops, flops)
+
+    def bytes_in(self, slots: Sequence[Sequence[Dim]]) -> int:
+        """The bytes of slots as they are laid out."""
+        largest = (max(map(self.number, slot)) for slot in slots)
+        return sum(-(-size // ALIGN) * ALIGN for size in largest)
 
     def alive(self, kernels: Sequence[Kernel]) -> list[int]:
         """The bytes alive while each kernel runs."""
@@ -352,21 +374,23 @@ def _beside(kernels: Sequence[Kernel]) -> list[Kernel]:
     return [*out, *copies]
 
 
-def _too_much(begin: _Attempt, found: _Attempt, search: _Search) -> CompileError:
+def _too_much(before: int, found: _Attempt, search: _Search) -> OverBudget:
     budget, bytes_at = search.budget, search.alive(found.kernels)
     time = max(range(len(bytes_at)), key=bytes_at.__getitem__)
     alive = [v.made[1] for v in lives(found.kernels, search.kept) if v.born <= time <= v.last]
     alive.sort(key=lambda node: -search.number(bytes_of(node)))
     largest = [f"{_named(n)}, {search.number(bytes_of(n)):,} bytes" for n in alive[:3]]
     loops = any(k.form is Form.SCAN for k in search.kernels)
-    return CompileError(
+    error = OverBudget(
         f"a memory budget of {budget} can't be met: the least found is {found.arena:,} bytes",
-        f"without recomputing anything it is {begin.arena:,} bytes",
+        f"without recomputing anything it is {before:,} bytes",
         f"alive together there, the largest: {'; '.join(largest)}",
-        *(["what a scan keeps for its derivative is not computed again"] if loops else []),
+        *(["a scan runs again in equal segments, so its length must have a divisor"] * loops),
         "allow so many bytes, or state smaller sizes: memory_budget=(bytes, {size: number})",
         where=provenance.line_of(alive[0]),
     )
+    error.before, error.least = before, found.arena
+    return error
 
 
 def _named(node: Node) -> str:

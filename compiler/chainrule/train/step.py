@@ -84,8 +84,8 @@ def training_step(
     wait for the backward pass: what does not fit is computed again, to the same bits, products only
     if nothing else suffices; `report()` says what, and how many operations that costs. An arena
     grows with the batch, so a budget goes with its sizes: `(50_000_000, {"batch": 1024})`. With
-    bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. What a
-    scan keeps for its derivative is not computed again.
+    bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. A scan
+    of a known number of steps runs again in equal segments, one at a time.
 
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
