@@ -48,7 +48,7 @@ def make_step(spec: Any, threads: int, fast: bool) -> Any:
 def main() -> None:
     """Print a table for each net."""
     from chainrule.cli.bench import reference, run, tables
-    from chainrule.cli.bench.machine import Machine
+    from chainrule.codegen.rates import Machine
     from chainrule.cli.bench.workloads import WORKLOADS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

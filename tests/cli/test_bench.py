@@ -23,7 +23,7 @@ import pytest
 
 from chainrule.cli import bench
 from chainrule.cli.bench import run, tables
-from chainrule.cli.bench.machine import Machine
+from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.reference import losses as reference_losses
 from chainrule.cli.bench.reference import slopes
 from chainrule.cli.bench.workloads import SEQUENCES, WORKLOADS, Workload

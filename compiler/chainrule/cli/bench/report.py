@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainrule.cli.bench.machine import Machine
+from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
     CHECKED,

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.cli.bench.machine import Machine
+from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.config import environment
 from chainrule.errors import CompileError

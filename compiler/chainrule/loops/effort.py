@@ -1,0 +1,268 @@
+"""What a program asks of a machine, counted from its loops: instructions, and bytes from afar.
+
+A roofline (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
+CACM 52(4), 2009) with a roof for each cache: a core does two vector operations and two loads a
+cycle, a chain of multiply-adds waits CHAIN operations for each link, and what an iteration of some
+loop touches beyond a cache's size has to come from the next one each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Buffer,
+    Combine,
+    Get,
+    IndexValue,
+    Load,
+    Loop,
+    Program,
+    Set,
+    Stmt,
+    Store,
+    Value,
+)
+from chainrule.ir.machine import MACHINE
+from chainrule.ir.size import Dim, coefficient, evaluate, symbols_of
+from chainrule.loops.library import listing_of
+from chainrule.loops.walk import operands, postorder, statements, values_of
+from chainrule.target import Target
+from chainrule.target.speeds import Speeds
+
+#: operations, of which a core does two a cycle: of a division or a root of whole vectors, of the
+#: tree over the lanes of one, and what each link of a chain of additions waits for the one before
+DIVISION, TREE, CHAIN = 16, 8, 8
+#: the same of calling a program, and of each iteration of a loop of numbers
+CALL, TURN = 80, 2
+#: bytes that come together from afar
+_LINE = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """A loop that is run through, the `number`th: how often, and in which mode."""
+
+    var: str
+    extent: int
+    mode: str
+    number: int
+
+    @property
+    def times(self) -> int:
+        """How often its body is done: for vectors of elements at a time."""
+        return -(-self.extent // LANES) if self.mode == "vector" else self.extent
+
+
+@dataclass(frozen=True)
+class Touch:
+    """Memory that is read or written in some loops, of which it depends on those in `along`;
+    `near` are those along which its elements lie side by side.
+    """
+
+    buffer: Buffer
+    loops: tuple[Place, ...]
+    along: frozenset[str]
+    near: frozenset[str]
+
+    def span(self, depth: int, size: int) -> int:
+        """The bytes of it that one iteration of its loop number `depth` - 1 touches, of a buffer of
+        `size` bytes.
+        """
+        inner = [p for p in self.loops[depth:] if p.var in self.along]
+        beside = not inner or any(p.var in self.near for p in inner)
+        each = self.buffer.dtype.itemsize if beside else _LINE
+        return min(size, prod(p.extent for p in inner) * each)
+
+
+@dataclass
+class Effort:
+    """Vector operations, loads and stores of a program, and what it touches, at some sizes."""
+
+    operations: float = 0.0
+    loads: float = 0.0
+    stores: float = 0.0
+    touches: dict[tuple[object, ...], Touch] = field(default_factory=dict)
+    read: set[Buffer] = field(default_factory=set)
+    written: set[Buffer] = field(default_factory=set)
+    sizes: dict[Buffer, int] = field(default_factory=dict)
+
+    def seconds(self, speeds: Speeds, target: Target) -> float:
+        """How long one core takes where all that is touched lies in its nearest cache."""
+        rate = speeds.flops / 2 / (target.vector_bytes // 4)
+        return (CALL + max(self.operations, self.loads, 2 * self.stores)) / rate
+
+    def traffic(self, held: int) -> float:
+        """The bytes that come from beyond a cache that holds so many, each time it is run."""
+        within = self._within()
+        total = 0.0
+        for touch in self.touches.values():
+            size = self.sizes[touch.buffer]
+            path = touch.loops
+            depth = next(
+                d for d in range(len(path) + 1) if within[path[:d]] <= held or d == len(path)
+            )
+            if depth == 0:
+                continue  # all of it fits: what comes from afar is told by what was done before
+            here = path[depth - 1]
+            again = here.extent if here.var in touch.along else 1
+            total += prod(p.extent for p in path[: depth - 1]) * again * touch.span(depth, size)
+        return total
+
+    def ways(self, buffer: Buffer) -> int:
+        """In how many ways it moves memory of a buffer: 2 where it is read and written."""
+        return (buffer in self.read) + (buffer in self.written)
+
+    def _within(self) -> dict[tuple[Place, ...], int]:
+        """The bytes that one iteration of each loop touches, by the loops from the outermost."""
+        found: dict[tuple[Place, ...], int] = {(): 0}
+        for touch in self.touches.values():
+            size = self.sizes[touch.buffer]
+            for depth in range(len(touch.loops) + 1):
+                path = touch.loops[:depth]
+                found[path] = found.get(path, 0) + touch.span(depth, size)
+        return found
+
+
+def effort_of(program: Program, sizes: Mapping[str, int], target: Target) -> Effort:
+    """What a program asks at given sizes. A loop's inner extents are those of its middle."""
+    counted = _Counter(sizes, target)
+    counted.effort.sizes = {b: evaluate(b.size, sizes) * b.dtype.itemsize for b in program.buffers}
+    counted.block(program.body, ())
+    return counted.effort
+
+
+class _Counter:
+    def __init__(self, sizes: Mapping[str, int], target: Target) -> None:
+        self.at: dict[str, int] = dict(sizes)
+        self.target = target
+        self.effort = Effort()
+        self.count = 0
+
+    def block(self, body: Iterable[Stmt], around: tuple[Place, ...]) -> None:
+        for s in body:
+            if isinstance(s, Loop):
+                self.loop(s, around)
+            elif isinstance(s, Set | Store):
+                self.assign(s, around)
+
+    def loop(self, loop: Loop, around: tuple[Place, ...]) -> None:
+        extent = max(0, evaluate(loop.extent, self.at))
+        if not extent:
+            return
+        self.count += 1
+        place = Place(loop.var, extent, loop.mode, self.count)
+        shadowed, self.at[loop.var] = self.at.get(loop.var), place.extent // 2
+        before = self.effort.operations
+        self.block(loop.body, (*around, place))
+        turns = place.times * prod(p.times for p in around if p.mode != "unroll")
+        if loop.mode != "unroll" and place.times > 1:
+            waits = CHAIN if _carries(loop) else TURN if loop.mode == "serial" else 0
+            self.effort.operations = max(self.effort.operations, before + waits * turns)
+        if shadowed is None:
+            del self.at[loop.var]
+        else:
+            self.at[loop.var] = shadowed
+
+    def assign(self, s: Set | Store, around: tuple[Place, ...]) -> None:
+        values = values_of(s)
+        along: dict[int, frozenset[str]] = {}
+        everywhere = frozenset(p.var for p in around if p.mode != "unroll")
+        for v in postorder(*values):
+            on = self.dependence(v, everywhere).union(*(along[id(o)] for o in operands(v)))
+            along[id(v)] = on & {p.var for p in around}
+            times = _times(around, along[id(v)])
+            if isinstance(v, Load):
+                self.effort.loads += times * self.touched(v, around, along[id(v)])
+            elif isinstance(v, Apply):
+                self.effort.operations += times * self.weight(v)
+            elif isinstance(v, Combine):
+                self.effort.operations += times * TREE
+        if isinstance(s, Store):
+            on = (symbols_of(s.offset) | symbols_of(s.stride)) & {p.var for p in around}
+            on = on if s.index is None else on | along[id(s.index)]
+            self.effort.stores += _times(around, on) * self.touched(s, around, on)
+
+    def dependence(self, v: Value, everywhere: frozenset[str]) -> frozenset[str]:
+        if isinstance(v, Load):
+            return symbols_of(v.offset) | symbols_of(v.stride)
+        if isinstance(v, IndexValue):
+            return symbols_of(v.index)
+        if isinstance(v, Get | Combine):
+            return everywhere.union(*(symbols_of(i) for i in v.index))
+        return frozenset()
+
+    def weight(self, v: Apply) -> int:
+        """Operations of a whole vector of a function."""
+        kinds = tuple(a.dtype for a in v.args)
+        wide = max([v.dtype.itemsize, *(k.itemsize for k in kinds)])
+        each = self.target.registers_of(wide, LANES)
+        if v.fn in MACHINE or (v.fn == "dot2" and self.target.pairs):
+            return each * _weight(v.fn)
+        _, listing = listing_of(v.fn, kinds)
+        return each * sum(_weight(step.fn) for step in listing.steps)
+
+    def touched(self, ref: Load | Store, around: tuple[Place, ...], along: frozenset[str]) -> int:
+        """Note memory that is touched; the loads or stores of a vector, or of one element."""
+        kind = ref.buffer.dtype.itemsize
+        (self.effort.read if isinstance(ref, Load) else self.effort.written).add(ref.buffer)
+        slopes = {p.var: _slope(ref, p.var) for p in around if p.var in along}
+        near = frozenset(var for var, slope in slopes.items() if slope in (1, -1))
+        loops = tuple(around)
+        self.effort.touches.setdefault(
+            (ref.buffer, str(ref.offset), loops), Touch(ref.buffer, loops, along, near)
+        )
+        vector = next((p for p in around if p.mode == "vector"), None)
+        if vector is None or vector.var not in along:
+            return 1
+        each = self.target.registers_of(kind, LANES)
+        if vector.var in near:
+            return each
+        turned = any(p.mode == "unroll" and p.var in near and p.extent >= 4 for p in around)
+        return 5 * each if turned else LANES  # by shuffles of whole blocks, or one by one
+
+
+def _slope(ref: Load | Store, var: str) -> Dim | None:
+    """How far a reference moves along a variable; None where that is not one number."""
+    found = coefficient(ref.offset, var)
+    return None if found is None else found[0]
+
+
+def _times(around: tuple[Place, ...], along: frozenset[str]) -> int:
+    """How often what depends on some loops is done: outside those that it does not depend on."""
+    deepest = max(
+        (i for i, p in enumerate(around) if p.var in along and p.mode != "unroll"), default=-1
+    )
+    return prod(
+        p.times
+        for i, p in enumerate(around)
+        if (p.var in along if p.mode == "unroll" else i <= deepest)
+    )
+
+
+def _weight(fn: str) -> int:
+    return DIVISION if fn in ("div", "sqrt") else 1
+
+
+def _carries(loop: Loop) -> bool:
+    """Whether each iteration of an inmost loop adds to what the one before has left; vectors that
+    are done at once are no loop.
+    """
+    inside = list(statements(loop.body))
+    if any(isinstance(s, Loop) and not _at_once(s) for s in inside):
+        return False
+    return any(_adds(s) for s in inside if isinstance(s, Set))
+
+
+def _at_once(loop: Loop) -> bool:
+    short = isinstance(loop.extent, int) and loop.extent <= LANES
+    return loop.mode == "unroll" or (loop.mode == "vector" and short)
+
+
+def _adds(s: Set) -> bool:
+    own = (v for v in postorder(s.value) if isinstance(v, Get))
+    return any(v.local == s.local and v.index == s.index for v in own)
