@@ -23,10 +23,10 @@ import pytest
 
 from chainrule.cli import bench
 from chainrule.cli.bench import run, tables
-from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.reference import losses as reference_losses
 from chainrule.cli.bench.reference import slopes
 from chainrule.cli.bench.workloads import SEQUENCES, WORKLOADS, Workload
+from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
 
 ROOT = Path(__file__).parents[2]

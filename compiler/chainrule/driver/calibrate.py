@@ -17,10 +17,12 @@ from chainrule.codegen.rates import Machine
 from chainrule.target.speeds import Speeds, read_speeds, usual_speeds
 from chainrule_runtime.pool import TEAM, usable_cpus
 
-#: bytes of the blocks that are read: what lies in between is as fast as the next larger one
+#: bytes of the blocks that are read, and of one that is larger than all of them: what lies in
+#: between is as fast as the next larger one
 BLOCKS = (2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
-#: of each that is larger
 FAR = 2**27
+#: by how much a fork or a meeting may differ from the usual one
+FACTOR = 8
 
 
 def speeds() -> Speeds:
@@ -72,6 +74,12 @@ def _measured() -> Speeds:
     if machine.shares and usable_cpus() > 1:
         TEAM.want(2, *machine.crew)
         if TEAM.workers:
-            fork, meeting = machine.sharing(TEAM.address)
+            # where other processes want the CPUs, the clock tells of them
+            fork, meeting = map(_near, machine.sharing(TEAM.address), (fork, meeting))
     reads = tuple(zip((*BLOCKS, 0), nearest, strict=True))
-    return Speeds(machine.flops(), reads, max(fork, 1e-9), max(meeting, 1e-9))
+    return Speeds(machine.flops(), reads, fork, meeting)
+
+
+def _near(found: float, usual: float) -> float:
+    """A time, as far as it is not implausibly far from the usual one."""
+    return min(max(found, usual / FACTOR), usual * FACTOR)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chainrule.driver.build import Compiled
 from chainrule.ir.loop import Buffer
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate
 from chainrule.loops.build import Built
 from chainrule.loops.effort import Effort, effort_of
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import Form
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds
 
@@ -28,14 +29,10 @@ class Prediction:
     bound: str
 
 
-def predict(
-    kernels: Sequence[Kernel],
-    built: Sequence[Built],
-    sizes: Mapping[str, int],
-    target: Target,
-    speeds: Speeds,
-) -> list[Prediction]:
+def predict(compiled: Compiled, sizes: Mapping[str, int], speeds: Speeds) -> list[Prediction]:
     """What each kernel should take, where symbolic sizes are so large."""
+    kernels, built = compiled.levels.kernels, compiled.levels.built
+    target = compiled.native.target
     efforts: dict[int, Effort] = {}
     for b in built:
         if id(b.program) not in efforts:
@@ -63,7 +60,7 @@ def _one(
 ) -> Prediction:
     found = [Prediction(effort.seconds(speeds, target), "operations")]
     for (held, _), (_, rate) in zip(speeds.reads, speeds.reads[1:], strict=False):
-        found.append(Prediction(effort.traffic(held) / rate, f"{_size(held)} passed over again"))
+        found.append(Prediction(effort.traffic(held) / rate, f"reads beyond {_size(held)}"))
     moved = sum(size / speeds.bandwidth(away[node]) for node, size in memory.items())
     rate = sum(memory.values()) / moved / 1e9 if moved else 0.0
     found.append(Prediction(moved, f"bytes at {rate:.0f} GB/s"))

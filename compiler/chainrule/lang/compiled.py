@@ -11,7 +11,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.lang.derive import flatten, rebuilt
-from chainrule.lang.options import check_budget, check_options, check_seed
+from chainrule.lang.options import check_budget, check_flag, check_options, check_seed
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
@@ -55,9 +55,16 @@ class Function:
         """The program at one level: graph, passes, optimized, kernels, loops, llvm or asm."""
         return self._program.show(level)
 
-    def report(self) -> driver.Report:
-        """Passes, kernels with flops and bytes, memory plan, code size."""
-        return self._program.report()
+    def report(
+        self, measure: bool = False, sizes: Mapping[str, int] | None = None
+    ) -> driver.Report:
+        """Passes, kernels with flops, bytes and times, memory plan, code size.
+
+        Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With
+        `measure` each kernel is timed too, on made-up numbers, and the machine is calibrated first
+        unless it has been, which takes a second.
+        """
+        return self._program.report(check_flag("measure", measure), sizes)
 
     def __repr__(self) -> str:
         return f"<compiled function of {', '.join(self.inputs)}, backend {self.backend!r}>"
@@ -85,8 +92,7 @@ def compile(
     """
     check_options(backend, threads, precision)
     check_seed(seed)
-    if not isinstance(training, bool):
-        raise CompileError(f"training is True or False, not {training!r}")
+    check_flag("training", training)
     return Function(outputs, backend, training, seed, threads, precision, memory_budget)
 
 

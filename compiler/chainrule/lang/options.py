@@ -68,3 +68,10 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise CompileError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
     return seed
+
+
+def check_flag(name: str, value: object) -> bool:
+    """A flag is True or False."""
+    if not isinstance(value, bool):
+        raise CompileError(f"{name} is True or False, not {value!r}")
+    return value

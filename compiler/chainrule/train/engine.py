@@ -66,7 +66,7 @@ class Engine(Protocol):
 
     def show(self, level: str) -> str: ...
 
-    def report(self) -> driver.Report: ...
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report: ...
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
@@ -159,9 +159,9 @@ class NativeEngine:
         """The program as text at a level."""
         return driver.show(self.compiled, level)
 
-    def report(self) -> driver.Report:
-        """What the compiler did."""
-        return driver.report(self.compiled)
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+        """What the compiler did; see driver.report."""
+        return driver.report(self.compiled, measured, sizes, self._program.kept)
 
 
 class ReferenceEngine:
@@ -254,7 +254,7 @@ class ReferenceEngine:
             raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
         return graph_text(self.graph)
 
-    def report(self) -> driver.Report:
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
         """There is nothing to report: raises CompileError."""
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
 

@@ -20,7 +20,7 @@ from chainrule.errors import (
 from chainrule.export import Artifact
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
-from chainrule.lang.options import check_budget, check_options, check_seed
+from chainrule.lang.options import check_budget, check_flag, check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
@@ -378,9 +378,20 @@ class TrainingStep:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
         return self._engine.show(level)
 
-    def report(self) -> driver.Report:
-        """Passes, kernels with flops and bytes, memory plan, code size."""
-        return self._engine.report()
+    def report(
+        self, measure: bool = False, sizes: Mapping[str, int] | None = None
+    ) -> driver.Report:
+        """Passes, kernels with flops, bytes and times, memory plan, code size.
+
+        Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With
+        `measure` each kernel is timed too, on copies of parameters and optimizer and on made-up
+        data, and the machine is calibrated first unless it has been, which takes a second.
+        """
+        with self._alone():
+            try:
+                return self._engine.report(check_flag("measure", measure), sizes)
+            except RuntimeFault as fault:
+                self._raise(fault)
 
     # keeping it
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
     CHECKED,
@@ -34,6 +33,7 @@ from chainrule.cli.bench.tables import (
     start_lines,
 )
 from chainrule.cli.page import Page
+from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
 
 #: seconds of a block, unless they are given: of a quick run, of a full one

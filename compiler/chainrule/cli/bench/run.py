@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.codegen.rates import Machine
 from chainrule.cli.bench.workloads import WORKLOADS, Workload
+from chainrule.codegen.rates import Machine
 from chainrule.config import environment
 from chainrule.errors import CompileError
 
