@@ -17,11 +17,11 @@ from chainrule.codegen.team import has_threads, team_functions
 
 #: multiply-adds in flight: two units of four cycles want 8, and 12 fit 16 registers
 _CHAINS = 12
-_ROUNDS = 5
+_ROUNDS = 20
 #: bytes that lie in a cache together
 _LINE = 64
 #: bytes that one call reads at the least, so that it is no call that is timed
-_LEAST = 2**22
+_LEAST = 2**20
 _SECONDS = 0.02
 
 
@@ -157,15 +157,17 @@ class Machine:
         number = ctypes.c_int64
         steps = ctypes.CFUNCTYPE(None, ctypes.c_void_p, number, number)(self._code.address("steps"))
 
-        def best(often: int) -> float:  # of short looks: in a long one other processes show
-            return min(_best(lambda: steps(team, 1, often), _SECONDS / 10) for _ in range(10))
+        def best(often: int) -> float:
+            return _best(lambda: steps(team, 1, often))
 
         without, with_all = best(0), best(1)
         return without, max(with_all - without, 0.0) / _MEETINGS
 
 
 def _best(run: Callable[[], object], seconds: float = _SECONDS) -> float:
-    """Seconds of one run: the least of some rounds, each long enough for the clock."""
+    """Seconds of one run: the least of some rounds, each long enough for the clock, and shorter
+    than the time that another process takes when its turn comes.
+    """
     times, best = 1, float("inf")
     run()
     for _ in range(_ROUNDS):

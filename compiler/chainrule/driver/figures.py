@@ -9,11 +9,9 @@ from chainrule.codegen.steps import calls_in
 from chainrule.driver.build import Compiled
 from chainrule.driver.predict import Prediction
 from chainrule.ir import provenance
-from chainrule.ir.loop import Note
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim
-from chainrule.loops.build import Built
-from chainrule.loops.walk import statements
+from chainrule.loops.chosen import chosen
 from chainrule.ops.scan import Scan
 from chainrule.schedule.buffers import bytes_of
 from chainrule.schedule.kernel import Form, Kernel
@@ -67,23 +65,18 @@ def kernel_figures(
             for call in calls_in(levels.calls)
         ]
     )
-    found = []
+    found, target = [], compiled.native.target
     for i, (k, b, p, t) in enumerate(
         zip(levels.kernels, levels.built, predicted, times, strict=True)
     ):
         parts = sharing.parts if k.form is not Form.SCAN and next(worth) else 1
         found.append(
             replace(
-                figures(k, f"kernel{i}"), shared=i in shared, parts=parts, chosen=_chosen(b),
+                figures(k, f"kernel{i}"), shared=i in shared, parts=parts, chosen=chosen(b.program, [*map(label, b.memory)], target),
                 predicted=p.seconds, bound=p.bound, measured=t,
             )
         )  # fmt: skip
     return tuple(found)
-
-
-def _chosen(built: Built) -> tuple[str, ...]:
-    """What is noted in a kernel's loops."""
-    return tuple(s.text for s in statements(built.program.body) if isinstance(s, Note))
 
 
 def figures(kernel: Kernel, name: str) -> KernelFigures:
