@@ -157,14 +157,11 @@ class Machine:
         number = ctypes.c_int64
         steps = ctypes.CFUNCTYPE(None, ctypes.c_void_p, number, number)(self._code.address("steps"))
 
-        def best(often: int) -> float:
-            return _best(lambda: steps(team, 1, often))
-
-        without, with_all = best(0), best(1)
+        without, with_all = (_best(lambda often=o: steps(team, 1, often)) for o in (0, 1))
         return without, max(with_all - without, 0.0) / _MEETINGS
 
 
-def _best(run: Callable[[], object], seconds: float = _SECONDS) -> float:
+def _best(run: Callable[[], object]) -> float:
     """Seconds of one run: the least of some rounds, each long enough for the clock, and shorter
     than the time that another process takes when its turn comes.
     """
@@ -176,7 +173,7 @@ def _best(run: Callable[[], object], seconds: float = _SECONDS) -> float:
             for _ in range(times):
                 run()
             spent = time.perf_counter() - begun
-            if spent >= seconds / _ROUNDS:
+            if spent >= _SECONDS / _ROUNDS:
                 break
             times *= 2
         best = min(best, spent / times)

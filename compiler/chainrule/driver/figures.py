@@ -72,10 +72,15 @@ def kernel_figures(
         parts = sharing.parts if k.form is not Form.SCAN and next(worth) else 1
         found.append(
             replace(
-                figures(k, f"kernel{i}"), shared=i in shared, parts=parts, chosen=chosen(b.program, [*map(label, b.memory)], target),
-                predicted=p.seconds, bound=p.bound, measured=t,
+                figures(k, f"kernel{i}"),
+                shared=i in shared,
+                parts=parts,
+                chosen=chosen(b.program, [*map(label, b.memory)], target),
+                predicted=p.seconds,
+                bound=p.bound,
+                measured=t,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
