@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _ROUNDS = 20
 #: bytes that lie in a cache together
 _LINE = 64
 #: bytes that one call reads at the least, so that it is no call that is timed
-_LEAST = 2**20
+_LEAST = 2**22
 _SECONDS = 0.02
 
 
@@ -157,7 +158,7 @@ class Machine:
         number = ctypes.c_int64
         steps = ctypes.CFUNCTYPE(None, ctypes.c_void_p, number, number)(self._code.address("steps"))
 
-        without, with_all = (_best(lambda often=o: steps(team, 1, often)) for o in (0, 1))
+        without, with_all = (_best(partial(steps, team, 1, often)) for often in (0, 1))
         return without, max(with_all - without, 0.0) / _MEETINGS
 
 

@@ -2,7 +2,7 @@
 
 A roofline (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
 CACM 52(4), 2009) with a roof for each cache: a core does two vector operations and two loads a
-cycle, a chain of multiply-adds waits CHAIN operations for each link, and what an iteration of some
+cycle, an operation waits for its operands, which a core makes up for as far as it looks ahead, and what an iteration of some
 loop touches beyond a cache's size has to come from the next one each time.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from chainrule.ir.loop import (
@@ -20,6 +21,7 @@ from chainrule.ir.loop import (
     Get,
     IndexValue,
     Load,
+    Local,
     Loop,
     Program,
     Set,
@@ -29,14 +31,18 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, coefficient, evaluate, symbols_of
+from chainrule.ir.types import DType
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import operands, postorder, statements, values_of
+from chainrule.ops.pairs import NATIVE as PAIRS
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds
 
 #: operations, of which a core does two a cycle: of a division or a root of whole vectors, of the
-#: tree over the lanes of one, and what each link of a chain of additions waits for the one before
-DIVISION, TREE, CHAIN = 16, 8, 8
+#: tree over the lanes of one, and how long an operation waits for what it is made of
+DIVISION, TREE, CHAIN = 20, 8, 8
+#: how many operations a core looks ahead: what is longer than that is waited for
+WINDOW = 512
 #: the same of calling a program, and of each iteration of a loop of numbers
 CALL, TURN = 80, 2
 #: bytes that come together from afar
@@ -81,11 +87,14 @@ class Touch:
 
 @dataclass
 class Effort:
-    """Vector operations, loads and stores of a program, and what it touches, at some sizes."""
+    """Vector operations, loads and stores of a program, the `longest` chain of operations that need
+    each other, and what it touches, at some sizes.
+    """
 
     operations: float = 0.0
     loads: float = 0.0
     stores: float = 0.0
+    longest: int = 0
     touches: dict[tuple[object, ...], Touch] = field(default_factory=dict)
     read: set[Buffer] = field(default_factory=set)
     written: set[Buffer] = field(default_factory=set)
@@ -94,7 +103,8 @@ class Effort:
     def seconds(self, speeds: Speeds, target: Target) -> float:
         """How long one core takes where all that is touched lies in its nearest cache."""
         rate = speeds.flops / 2 / (target.vector_bytes // 4)
-        return (CALL + max(self.operations, self.loads, 2 * self.stores)) / rate
+        begun = CALL + CHAIN * self.longest
+        return (begun + max(self.operations, self.loads, 2 * self.stores)) / rate
 
     def traffic(self, held: int) -> float:
         """The bytes that come from beyond a cache that holds so many, each time it is run."""
@@ -142,6 +152,7 @@ class _Counter:
         self.target = target
         self.effort = Effort()
         self.count = 0
+        self.links: dict[tuple[Local, str], int] = {}
 
     def block(self, body: Iterable[Stmt], around: tuple[Place, ...]) -> None:
         for s in body:
@@ -171,21 +182,39 @@ class _Counter:
     def assign(self, s: Set | Store, around: tuple[Place, ...]) -> None:
         values = values_of(s)
         along: dict[int, frozenset[str]] = {}
+        links: dict[int, int] = {}
+        done = 0.0
         everywhere = frozenset(p.var for p in around if p.mode != "unroll")
         for v in postorder(*values):
             on = self.dependence(v, everywhere).union(*(along[id(o)] for o in operands(v)))
             along[id(v)] = on & {p.var for p in around}
+            before = max([links[id(o)] for o in operands(v)], default=0)
+            links[id(v)] = before + self.chain(v)
             times = _times(around, along[id(v)])
             if isinstance(v, Load):
                 self.effort.loads += times * self.touched(v, around, along[id(v)])
             elif isinstance(v, Apply):
-                self.effort.operations += times * self.weight(v)
+                done += times * self.weight(v)
             elif isinstance(v, Combine):
-                self.effort.operations += times * TREE
+                done += times * TREE
+        chain = max(links[id(v)] for v in values)
+        self.effort.operations += done * max(1.0, chain * CHAIN / WINDOW)
+        self.effort.longest = max(self.effort.longest, chain)
+        if isinstance(s, Set):
+            self.links[s.local, str(s.index)] = chain
         if isinstance(s, Store):
             on = (symbols_of(s.offset) | symbols_of(s.stride)) & {p.var for p in around}
             on = on if s.index is None else on | along[id(s.index)]
             self.effort.stores += _times(around, on) * self.touched(s, around, on)
+
+    def chain(self, v: Value) -> int:
+        """How many operations a value's are that need each other; of a local those it is made of."""
+        if isinstance(v, Apply):
+            return _chain(v.fn, tuple(a.dtype for a in v.args))
+        if isinstance(v, Get | Combine):
+            made = self.links.get((v.local, str(v.index)), 0)
+            return made + (TREE // 2 if isinstance(v, Combine) else 0)
+        return 0
 
     def dependence(self, v: Value, everywhere: frozenset[str]) -> frozenset[str]:
         if isinstance(v, Load):
@@ -201,7 +230,7 @@ class _Counter:
         kinds = tuple(a.dtype for a in v.args)
         wide = max([v.dtype.itemsize, *(k.itemsize for k in kinds)])
         each = self.target.registers_of(wide, LANES)
-        if v.fn in MACHINE or (v.fn == "dot2" and self.target.pairs):
+        if v.fn in MACHINE or (v.fn in PAIRS and self.target.pairs):
             return each * _weight(v.fn)
         _, listing = listing_of(v.fn, kinds)
         return each * sum(_weight(step.fn) for step in listing.steps)
@@ -246,6 +275,21 @@ def _times(around: tuple[Place, ...], along: frozenset[str]) -> int:
 
 def _weight(fn: str) -> int:
     return DIVISION if fn in ("div", "sqrt") else 1
+
+
+@lru_cache(maxsize=4096)
+def _chain(fn: str, kinds: tuple[DType, ...]) -> int:
+    """The longest chain of operations in a function of numbers of these types."""
+    if fn in MACHINE:
+        return 5 if fn in ("div", "sqrt") else 1
+    if fn in PAIRS:
+        return 1
+    _, listing = listing_of(fn, kinds)
+    longest: dict[str, int] = {}
+    for step in listing.steps:
+        before = [longest.get(a, 0) for a in step.args if isinstance(a, str)]
+        longest[step.name] = max([0, *before]) + _chain(step.fn, ())
+    return max(longest.values(), default=0)
 
 
 def _carries(loop: Loop) -> bool:
