@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chainrule.driver.build import Compiled
-from chainrule.ir.loop import Buffer
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate
 from chainrule.loops.build import Built
@@ -68,15 +67,9 @@ def _one(
 
 
 def _touched(built: Built, effort: Effort) -> dict[Node, int]:
-    """The bytes of each node's memory that a program touches once or more; twice if it does both,
-    read and write.
-    """
-    bytes_of: dict[Buffer, int] = {}
-    for touch in effort.touches.values():
-        size = effort.sizes[touch.buffer]
-        bytes_of[touch.buffer] = max(bytes_of.get(touch.buffer, 0), touch.span(0, size))
+    """The bytes of each node's memory that a program moves."""
     own = zip(built.program.buffers, built.memory, strict=False)  # workspace comes after them
-    return {node: bytes_of.get(buffer, 0) * effort.ways(buffer) for buffer, node in own}
+    return {node: effort.moved(buffer) for buffer, node in own}
 
 
 def _distances(touched: Sequence[Mapping[Node, int]]) -> list[dict[Node, int]]:

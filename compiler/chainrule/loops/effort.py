@@ -2,8 +2,9 @@
 
 A roofline (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
 CACM 52(4), 2009) with a roof for each cache: a core does two vector operations and two loads a
-cycle, an operation waits for its operands, which a core makes up for as far as it looks ahead, and what an iteration of some
-loop touches beyond a cache's size has to come from the next one each time.
+cycle; an operation waits for its operands, which a core makes up for as far as it looks ahead; and
+what an iteration of some loop touches beyond a cache's size has to come from the next one each
+time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.machine import MACHINE
-from chainrule.ir.size import Dim, coefficient, evaluate, symbols_of
+from chainrule.ir.size import Dim, evaluate, symbols_of
 from chainrule.ir.types import DType
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import operands, postorder, statements, values_of
@@ -66,23 +67,22 @@ class Place:
 
 @dataclass(frozen=True)
 class Touch:
-    """Memory that is read or written in some loops, of which it depends on those in `along`;
-    `near` are those along which its elements lie side by side.
+    """Memory that is read or written in some loops; `slopes` are the elements by which it moves on
+    average along those that it depends on, 0 where only the numbers in memory tell.
     """
 
     buffer: Buffer
     loops: tuple[Place, ...]
-    along: frozenset[str]
-    near: frozenset[str]
+    slopes: Mapping[str, float]
 
     def span(self, depth: int, size: int) -> int:
         """The bytes of it that one iteration of its loop number `depth` - 1 touches, of a buffer of
         `size` bytes.
         """
-        inner = [p for p in self.loops[depth:] if p.var in self.along]
-        beside = not inner or any(p.var in self.near for p in inner)
-        each = self.buffer.dtype.itemsize if beside else _LINE
-        return min(size, prod(p.extent for p in inner) * each)
+        inner = [p for p in self.loops[depth:] if p.var in self.slopes]
+        nearest = min((self.slopes[p.var] or _LINE for p in inner), default=1)
+        each = min(_LINE, self.buffer.dtype.itemsize * nearest)
+        return min(size, int(prod(p.extent for p in inner) * each))
 
 
 @dataclass
@@ -119,13 +119,17 @@ class Effort:
             if depth == 0:
                 continue  # all of it fits: what comes from afar is told by what was done before
             here = path[depth - 1]
-            again = here.extent if here.var in touch.along else 1
+            again = here.extent if here.var in touch.slopes else 1
             total += prod(p.extent for p in path[: depth - 1]) * again * touch.span(depth, size)
         return total
 
-    def ways(self, buffer: Buffer) -> int:
-        """In how many ways it moves memory of a buffer: 2 where it is read and written."""
-        return (buffer in self.read) + (buffer in self.written)
+    def moved(self, buffer: Buffer) -> int:
+        """The bytes of a buffer that it moves: half of what is read and written as well comes on
+        top, as it goes back while others come.
+        """
+        spans = [t.span(0, self.sizes[buffer]) for t in self.touches.values() if t.buffer == buffer]
+        most = max(spans, default=0)
+        return most + (most // 2 if buffer in self.read and buffer in self.written else 0)
 
     def _within(self) -> dict[tuple[Place, ...], int]:
         """The bytes that one iteration of each loop touches, by the loops from the outermost."""
@@ -208,7 +212,7 @@ class _Counter:
             self.effort.stores += _times(around, on) * self.touched(s, around, on)
 
     def chain(self, v: Value) -> int:
-        """How many operations a value's are that need each other; of a local those it is made of."""
+        """How many operations of a value need each other; of a local, those it was made of."""
         if isinstance(v, Apply):
             return _chain(v.fn, tuple(a.dtype for a in v.args))
         if isinstance(v, Get | Combine):
@@ -239,26 +243,23 @@ class _Counter:
         """Note memory that is touched; the loads or stores of a vector, or of one element."""
         kind = ref.buffer.dtype.itemsize
         (self.effort.read if isinstance(ref, Load) else self.effort.written).add(ref.buffer)
-        slopes = {p.var: _slope(ref, p.var) for p in around if p.var in along}
-        near = frozenset(var for var, slope in slopes.items() if slope in (1, -1))
-        loops = tuple(around)
-        self.effort.touches.setdefault(
-            (ref.buffer, str(ref.offset), loops), Touch(ref.buffer, loops, along, near)
-        )
+        slopes = {p.var: self.slope(ref.offset, p) for p in around if p.var in along}
+        key = (ref.buffer, str(ref.offset), around)
+        self.effort.touches.setdefault(key, Touch(ref.buffer, around, slopes))
         vector = next((p for p in around if p.mode == "vector"), None)
         if vector is None or vector.var not in along:
             return 1
         each = self.target.registers_of(kind, LANES)
-        if vector.var in near:
+        if slopes[vector.var] == 1:
             return each
-        turned = any(p.mode == "unroll" and p.var in near and p.extent >= 4 for p in around)
+        turned = any(p.mode == "unroll" and slopes.get(p.var) == 1 and p.extent > 3 for p in around)
         return 5 * each if turned else LANES  # by shuffles of whole blocks, or one by one
 
-
-def _slope(ref: Load | Store, var: str) -> Dim | None:
-    """How far a reference moves along a variable; None where that is not one number."""
-    found = coefficient(ref.offset, var)
-    return None if found is None else found[0]
+    def slope(self, offset: Dim, place: Place) -> float:
+        """By how many elements an offset moves on average from one iteration to the next."""
+        last = max(1, place.extent - 1)
+        first, end = (evaluate(offset, {**self.at, place.var: i}) for i in (0, last))
+        return abs(end - first) / last
 
 
 def _times(around: tuple[Place, ...], along: frozenset[str]) -> int:
