@@ -66,6 +66,7 @@ def kernel_figures(
         ]
     )
     found, target = [], compiled.native.target
+    timed = {id(levels.built[i].program) for i in levels.choices}
     for i, (k, b, p, t) in enumerate(
         zip(levels.kernels, levels.built, predicted, times, strict=True)
     ):
@@ -75,7 +76,10 @@ def kernel_figures(
                 figures(k, f"kernel{i}"),
                 shared=i in shared,
                 parts=parts,
-                chosen=chosen(b.program, [*map(label, b.memory)], target),
+                chosen=(
+                    *chosen(b.program, [*map(label, b.memory)], target),
+                    *(("fastest of those timed",) if id(b.program) in timed else ()),
+                ),
                 predicted=p.seconds,
                 bound=p.bound,
                 measured=t,

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from chainrule.codegen.native import compile_object, load
-from chainrule.codegen.steps import calls_in
-from chainrule.codegen.timed import MONOTONIC, timed_module
 from chainrule.driver.build import Compiled
-from chainrule.errors import CompileError
+from chainrule.driver.clock import CALLS, SECONDS, Array, seconds_of, timed
 from chainrule.schedule.kernel import Form
 from chainrule_runtime import NonFiniteError, Program, Storage
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
-from chainrule_runtime.pool import function_in_c
-
-Array = np.ndarray[Any, Any]
-#: for how long calls are timed, and how many at the least; one before them is not
-SECONDS, CALLS = 0.3, 5
 
 
 def measure(compiled: Compiled, sizes: Mapping[str, int], kept: Mapping[str, Array]) -> list[float]:
@@ -32,15 +22,7 @@ def measure(compiled: Compiled, sizes: Mapping[str, int], kept: Mapping[str, Arr
     where the system has no clock that native code can read.
     """
     levels, manifest = compiled.levels, compiled.manifest
-    calls = calls_in(levels.calls)
-    times = np.zeros(len(calls) + 1, np.int64)
-    clock = function_in_c("clock_gettime"), MONOTONIC.get(sys.platform, 0)
-    if not all(clock):
-        raise CompileError("kernels can't be timed on this system", "leave measure out")
-    text = timed_module(
-        levels.calls, manifest.sizes, compiled.native.target, clock, times.ctypes.data
-    )
-    code = load(compile_object(text, compiled.native.target))
+    code, times = timed(levels.calls, manifest.sizes, compiled.native.target)
     storage = _copies(manifest, kept)
     program = Program(manifest, code.address("step"), kept=storage.arrays, keep_alive=code)
     feeds = made_up(manifest, sizes)
@@ -55,9 +37,8 @@ def measure(compiled: Compiled, sizes: Mapping[str, int], kept: Mapping[str, Arr
             _fill(storage, kept)
             continue
         found.append(times.copy())
-    middle = np.median(found[1:], axis=0)
-    spent = iter(np.maximum(middle[:-1] - middle[-1], 1) * 1e-9)
-    return [0.0 if k.form is Form.SCAN else float(next(spent)) for k in levels.kernels]
+    spent = iter(seconds_of(found[1:]))
+    return [0.0 if k.form is Form.SCAN else next(spent) for k in levels.kernels]
 
 
 def made_up(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chainrule.driver.build import Compiled
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate
 from chainrule.loops.build import Built
 from chainrule.loops.effort import Effort, effort_of
-from chainrule.schedule.kernel import Form
+from chainrule.schedule.kernel import Form, Kernel
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds
 
@@ -28,10 +27,14 @@ class Prediction:
     bound: str
 
 
-def predict(compiled: Compiled, sizes: Mapping[str, int], speeds: Speeds) -> list[Prediction]:
+def predict(
+    kernels: Sequence[Kernel],
+    built: Sequence[Built],
+    sizes: Mapping[str, int],
+    target: Target,
+    speeds: Speeds,
+) -> list[Prediction]:
     """What each kernel should take, where symbolic sizes are so large."""
-    kernels, built = compiled.levels.kernels, compiled.levels.built
-    target = compiled.native.target
     efforts: dict[int, Effort] = {}
     for b in built:
         if id(b.program) not in efforts:

@@ -46,13 +46,15 @@ def program(
     threads: int | None = None,
     precision: str | None = None,
     budget: Budget | None = None,
+    tune: Mapping[str, int] | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds, precision)
     native = build(
-        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget
-    )
+        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget,
+        tune=tune,
+    )  # fmt: skip
     return NativeProgram(native)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from chainrule.driver.build import Compiled
 from chainrule.driver.calibrate import calibrate, calibrated, speeds
+from chainrule.driver.clock import Array
 from chainrule.driver.figures import KernelFigures, kernel_figures, label, total
-from chainrule.driver.measure import Array, measure
+from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
 from chainrule.errors import CompileError
 from chainrule.ir.passes import PassRecord
@@ -258,11 +259,18 @@ def report(
         "arena": total(largest),
         "workspace": total(max(sizes, key=typical) for sizes in workspace),
     }
-    times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     target = compiled.native.target
+    predicted = predict(levels.kernels, levels.built, at, target, speeds())
+    times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     return Report(
         levels.passes,
-        kernel_figures(compiled, at, threads, predict(compiled, at, speeds()), times),
+        kernel_figures(
+            compiled,
+            at,
+            threads,
+            predicted,
+            times,
+        ),
         memory,
         len(levels.plan.slots),
         len(levels.plan.slot),

@@ -48,6 +48,8 @@ _M, _N, _K, _I, _V, _J, _H, _S = (Size.symbol(f"{name}'") for name in "mnkivjhs"
 
 def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
+    if c.choice.packed is not None:
+        return c.k * ((c.n + LANES - 1) // LANES * LANES) if c.choice.packed else 0
     many = isinstance(c.m, int) and c.m >= CONFLICT_ROWS
     loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
     strided = any(slope_along(load, "n'") not in (0, 1) for load in loads)

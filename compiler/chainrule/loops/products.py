@@ -97,6 +97,7 @@ def _scheduled(b: Builder, layout: ContractLayout, maps: Callable[[Index, Value]
         node.type.dtype,
         epilogue,
         before=(*copy_first, *copy_second),
+        choice=b.choice,
     )
     if layout.sliding:
         outside, inside = layout.split_groups

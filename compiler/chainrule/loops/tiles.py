@@ -9,6 +9,7 @@ from chainrule.ir.loop import LANES, Apply, Buffer, Get, Local, Set, Stmt, Store
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType
+from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import postorder, statements
 from chainrule.target import Target
@@ -31,7 +32,7 @@ class Contraction:
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for long sums. With `terms` a sum is nested loops, not one over k, and there
-    may be loops `inside` those over tiles of rows.
+    may be loops `inside` those over tiles of rows. A `choice` says what is not chosen by sizes.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -49,6 +50,7 @@ class Contraction:
     sums: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
+    choice: Choice = BY_SIZES
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def _rows(c: Contraction, target: Target, tall: bool) -> Iterator[Rows]:
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
     best = min(available, 3 if available == 3 else 2, max(1, 2 // width))
+    best = min(available, c.choice.vectors or best)
     most = (target.vector_registers - 1 - best * width) // (best * width)
-    most = max(1, min(most, 14))
+    most = max(1, min(most, c.choice.rows or 14))
     if not tall:
         most = min(most, _unrolled_rows(c, best))
 

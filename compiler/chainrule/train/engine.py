@@ -70,7 +70,7 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, the products' precision, and a budget for the arena
+#: many threads there may be, the products' precision, a budget for the arena, and sizes to tune at
 MakeEngine = Callable[
     [
         Graph,
@@ -82,6 +82,7 @@ MakeEngine = Callable[
         int | None,
         str | None,
         Budget | None,
+        Mapping[str, int] | None,
     ],
     Engine,
 ]
@@ -101,6 +102,7 @@ class NativeEngine:
         threads: int | None,
         precision: str | None,
         budget: Budget | None,
+        tune: Mapping[str, int] | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -112,6 +114,7 @@ class NativeEngine:
             threads=threads,
             precision=precision,
             budget=budget,
+            tune=tune,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -178,6 +181,7 @@ class ReferenceEngine:
         threads: int | None,
         precision: str | None,
         budget: Budget | None,
+        tune: Mapping[str, int] | None,
     ) -> None:
         self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
         self.kept = tuple(kept)
