@@ -171,7 +171,7 @@ OTHERS = {
     "outputs": None,  # names alone
     "finite": {"finite": [0]}, "epochs": {"epochs": True}, "threads": {"threads": 1},
     "budget": {"budget": Budget(2**20, {"n": 64})},
-    "precision": {"precision": "bfloat16"},
+    "precision": {"precision": "bfloat16"}, "tune": {"tune": {"n": 64}},
     "target": {"target": replace(host_target(), level="generic", cpu="x86-64")},
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from chainrule.codegen.module import (
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
-from chainrule.driver.calibrate import calibrate, calibrated
+from chainrule.driver.calibrate import calibrate, calibrated, worth_sharing
 from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -232,6 +232,9 @@ def build(
             cache.put(key, packed(manifest, native.object, made().choices))
     loaded = load(native)
     clock.lap("load")
+    if several:
+        call_work, step_work = worth_sharing(manifest.call_work, manifest.step_work)
+        manifest = replace(manifest, call_work=call_work, step_work=step_work)
     labels = [*map(_label, (*feeds, *kept)), *outputs]
     return Compiled(
         graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,

@@ -22,7 +22,7 @@ from chainrule_runtime.pool import TEAM, usable_cpus
 BLOCKS = (2**15, 2**18, 2**20, 2**22, 2**24, 2**26)
 FAR = 2**27
 #: by how much a fork or a meeting may differ from the usual one
-FACTOR = 8
+FACTOR = 4
 
 
 def speeds() -> Speeds:
@@ -34,6 +34,18 @@ def calibrated() -> Speeds | None:
     """This machine's speeds, if they have been measured."""
     cache = object_cache()
     return _known(host_target().level, str(cache.folder) if cache else "")
+
+
+def worth_sharing(call_work: int, step_work: int) -> tuple[int, int]:
+    """How much work a call and a step must be for threads to share them: so much on a usual machine
+    of this level, more or less where a calibrated one needs longer to meet or computes faster.
+    """
+    here, usual = calibrated(), usual_speeds(host_target().level)
+    if here is None:
+        return call_work, step_work
+    faster = here.flops / usual.flops
+    call, step = here.meeting / usual.meeting, here.fork / usual.fork
+    return int(call_work * faster * call), int(step_work * faster * step)
 
 
 def calibrate() -> Speeds:

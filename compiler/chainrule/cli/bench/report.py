@@ -12,11 +12,11 @@ from pathlib import Path
 
 from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
-    CHECKED,
     ROUNDS,
     Peer,
     about,
     as_data,
+    checked,
     chosen_peers,
     chosen_workloads,
     limits,
@@ -66,7 +66,7 @@ def run(asked: Asked) -> None:
     results = _begun(machine, columns, seconds)
     _head(page, results)
     for work in works:
-        truth = losses(work, CHECKED)
+        truth = losses(work, checked(work))
         for threads in counts:
             if asked.markdown:
                 print(f"{work.name}, {said(threads)}", file=sys.stderr, flush=True)
