@@ -16,7 +16,7 @@ from chainrule.loops.build import Built
 from chainrule.loops.effort import Effort, effort_of
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.target import Target
-from chainrule.target.speeds import Speeds
+from chainrule.target.speeds import Speeds, told
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _one(
 ) -> Prediction:
     found = [Prediction(effort.seconds(speeds, target), "operations")]
     for (held, _), (_, rate) in zip(speeds.reads, speeds.reads[1:], strict=False):
-        found.append(Prediction(effort.traffic(held) / rate, f"reads beyond {_size(held)}"))
+        found.append(Prediction(effort.traffic(held) / rate, f"reads beyond {told(held)}"))
     moved = sum(size / speeds.bandwidth(away[node]) for node, size in memory.items())
     rate = sum(memory.values()) / moved / 1e9 if moved else 0.0
     found.append(Prediction(moved, f"bytes at {rate:.0f} GB/s"))
@@ -91,7 +91,3 @@ def _distances(touched: Sequence[Mapping[Node, int]]) -> list[dict[Node, int]]:
             found.append({n: min(most, passed - last.get(n, 0)) for n in memory})
             last.update(dict.fromkeys(memory, passed))
     return found
-
-
-def _size(held: int) -> str:
-    return f"{held >> 20} MiB" if held >= 2**20 else f"{held >> 10} KiB"

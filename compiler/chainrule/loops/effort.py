@@ -80,7 +80,8 @@ class Touch:
         `size` bytes.
         """
         inner = [p for p in self.loops[depth:] if p.var in self.slopes]
-        nearest = min((self.slopes[p.var] or _LINE for p in inner), default=1)
+        around = [p for p in self.loops[max(depth - 1, 0) :] if p.var in self.slopes]
+        nearest = min((self.slopes[p.var] or _LINE for p in around), default=1)
         each = min(_LINE, self.buffer.dtype.itemsize * nearest)
         return min(size, int(prod(p.extent for p in inner) * each))
 
@@ -127,8 +128,8 @@ class Effort:
         """The bytes of a buffer that it moves: half of what is read and written as well comes on
         top, as it goes back while others come.
         """
-        spans = [t.span(0, self.sizes[buffer]) for t in self.touches.values() if t.buffer == buffer]
-        most = max(spans, default=0)
+        size = self.sizes[buffer]
+        most = min(size, sum(t.span(0, size) for t in self.touches.values() if t.buffer == buffer))
         return most + (most // 2 if buffer in self.read and buffer in self.written else 0)
 
     def _within(self) -> dict[tuple[Place, ...], int]:
@@ -245,7 +246,9 @@ class _Counter:
         (self.effort.read if isinstance(ref, Load) else self.effort.written).add(ref.buffer)
         slopes = {p.var: self.slope(ref.offset, p) for p in around if p.var in along}
         key = (ref.buffer, str(ref.offset), around)
-        self.effort.touches.setdefault(key, Touch(ref.buffer, around, slopes))
+        if key in self.effort.touches and isinstance(ref, Load) and ref.index is None:
+            return 0  # it is there: equal reads are one
+        self.effort.touches[key] = Touch(ref.buffer, around, slopes)
         vector = next((p for p in around if p.mode == "vector"), None)
         if vector is None or vector.var not in along:
             return 1

@@ -9,6 +9,7 @@ from typing import Any
 
 #: what a text of speeds begins with; a change of what is measured changes it
 KIND = "speeds 1"
+_KIB, _MIB = 2**10, 2**20
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Speeds:
         return next((rate for held, rate in self.reads if size <= held), self.reads[-1][1])
 
     def __str__(self) -> str:
-        held = [f"up to {size >> 10} KiB" if size else "beyond" for size, _ in self.reads]
+        held = [f"up to {told(size)}" if size else "beyond" for size, _ in self.reads]
         reads = ", ".join(
             f"{rate / 1e9:.0f} {block}" for block, (_, rate) in zip(held, self.reads, strict=True)
         )
@@ -43,6 +44,11 @@ class Speeds:
     def text(self) -> str:
         """What `read_speeds` makes the same of."""
         return json.dumps({"kind": KIND, **asdict(self)})
+
+
+def told(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size >> 20} MiB" if size >= _MIB else f"{size >> 10} KiB"
 
 
 def read_speeds(text: str) -> Speeds | None:
@@ -59,9 +65,6 @@ def read_speeds(text: str) -> Speeds | None:
     sizes = [size for size, _ in reads]
     ordered = len(sizes) > 1 and sizes[-1] == 0 and sizes[:-1] == sorted({*sizes[:-1]} - {0})
     return found if ordered and all(math.isfinite(r) and r > 0 for r in rates) else None
-
-
-_KIB, _MIB = 2**10, 2**20
 
 
 def _usual(gigaflops: float, first: float) -> Speeds:
