@@ -201,7 +201,7 @@ def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.Monkey
         plain(**data(batch))
     texts, module = set(), sys.modules["chainrule.driver.build"]  # not the function of that name
     monkeypatch.setattr(module, "calibrated", lambda: SPEEDS)
-    for choice in [*candidates(host_target())][threads - 1 :: 3]:
+    for choice in [*candidates(host_target())][threads - 1 :: 5]:
         everywhere = dict.fromkeys(range(99), choice)
         monkeypatch.setattr(module, "tuned", lambda *_, found=everywhere: found)
         step = net(threads=threads, tune=True)
@@ -209,7 +209,7 @@ def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.Monkey
         for batch in (1, 37, 160):
             step(**data(batch))
         assert bits(step) == bits(plain), choice
-    assert len(texts) > 4  # they were other loops
+    assert len(texts) > 3  # they were other loops
 
 
 def first_is_slowest(calls: Sequence[Any], *_: Any) -> list[float]:
@@ -250,8 +250,9 @@ def test_a_handful_of_ways_is_timed(measured: list[int], monkeypatch: pytest.Mon
         return seconds
 
     monkeypatch.setattr(tune, "measure_programs", counted)
-    net(tune=True, threads=1)
-    assert counts and len(counts) <= tune.PRODUCTS and max(counts) <= tune.WAYS
+    x, w = cr.input("x", ("batch", 40)), cr.input("w", (40, 64))
+    cr.compile(x @ w, tune=True, threads=1)
+    assert len(counts) == 1 and 2 <= counts[0] <= tune.WAYS
 
 
 def test_a_system_without_a_clock_is_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
