@@ -124,3 +124,13 @@ def test_larger_caches_save_and_larger_sizes_cost(net: str) -> None:
 def test_a_call_of_nothing_takes_the_time_of_a_call() -> None:
     speeds, level = usual_speeds("x86-64-v4"), TARGETS["x86-64-v4"]
     assert Effort().seconds(speeds, level) == pytest.approx(CALL / (speeds.flops / 32))
+
+
+def test_rows_at_distances_of_a_power_of_two_evict_each_other() -> None:
+    """Of a cache's sets a panel of such rows finds few: it comes from afar again and again."""
+    traffic = []
+    for n in (496, 512):
+        x, w = cr.input("x", (96, 784)), cr.input("w", (784, n))
+        (program,) = programs(x @ w)
+        traffic.append(effort(program).traffic(2**20))
+    assert traffic[1] > 8 * traffic[0]

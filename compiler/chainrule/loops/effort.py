@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 
 from chainrule.ir.loop import (
     LANES,
@@ -48,6 +48,8 @@ WINDOW = 512
 CALL, TURN = 80, 2
 #: bytes that come together from afar
 _LINE = 64
+#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
+_WAY = 4096
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,20 @@ class Touch:
         nearest = min((self.slopes[p.var] or _LINE for p in around), default=1)
         each = min(_LINE, self.buffer.dtype.itemsize * nearest)
         return min(size, int(prod(p.extent for p in inner) * each))
+
+    def room(self, depth: int, size: int) -> int:
+        """The bytes of a cache that hold its span: more where runs of it lie at distances that few
+        of a cache's sets serve, such as a power of two.
+        """
+        kind = self.buffer.dtype.itemsize
+        steps = sorted((self.slopes.get(p.var, 0) * kind, p.extent) for p in self.loops[depth:])
+        run = float(kind)
+        for step, extent in steps:
+            if step > max(run, _LINE):
+                apart = gcd(int(step), _WAY)
+                return int(self.span(depth, size) * max(1.0, apart / max(run, _LINE)))
+            run = max(run, step * extent)
+        return self.span(depth, size)
 
 
 @dataclass
@@ -133,13 +149,13 @@ class Effort:
         return most + (most // 2 if buffer in self.read and buffer in self.written else 0)
 
     def _within(self) -> dict[tuple[Place, ...], int]:
-        """The bytes that one iteration of each loop touches, by the loops from the outermost."""
+        """The room that one iteration of each loop takes, by the loops from the outermost."""
         found: dict[tuple[Place, ...], int] = {(): 0}
         for touch in self.touches.values():
             size = self.sizes[touch.buffer]
             for depth in range(len(touch.loops) + 1):
                 path = touch.loops[:depth]
-                found[path] = found.get(path, 0) + touch.span(depth, size)
+                found[path] = found.get(path, 0) + touch.room(depth, size)
         return found
 
 
