@@ -38,14 +38,15 @@ def calibrated() -> Speeds | None:
 
 def worth_sharing(call_work: int, step_work: int) -> tuple[int, int]:
     """How much work a call and a step must be for threads to share them: so much on a usual machine
-    of this level, more or less where a calibrated one needs longer to meet or computes faster.
+    of this level, less where a calibrated one needs less time to meet than that takes. Never more:
+    where sharing loses, trials find out, and what is shared in part moves memory to and fro.
     """
     here, usual = calibrated(), usual_speeds(host_target().level)
     if here is None:
         return call_work, step_work
     faster = here.flops / usual.flops
     call, step = here.meeting / usual.meeting, here.fork / usual.fork
-    return int(call_work * faster * call), int(step_work * faster * step)
+    return int(call_work * min(1, faster * call)), int(step_work * min(1, faster * step))
 
 
 def calibrate() -> Speeds:
