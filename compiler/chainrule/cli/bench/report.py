@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
     ROUNDS,
     Peer,
     about,
     as_data,
-    checked,
     chosen_peers,
     chosen_workloads,
     limits,
     measure,
+    truth_of,
 )
 from chainrule.cli.bench.tables import (
     COLUMNS,
@@ -66,7 +65,7 @@ def run(asked: Asked) -> None:
     results = _begun(machine, columns, seconds)
     _head(page, results)
     for work in works:
-        truth = losses(work, checked(work))
+        truth = truth_of(work)
         for threads in counts:
             if asked.markdown:
                 print(f"{work.name}, {said(threads)}", file=sys.stderr, flush=True)

@@ -37,6 +37,10 @@ LARGE, FEW = 10**9, 5
 DRAWN = 0.1
 #: seconds that a peer may take to its first losses, and to a block beyond what was asked for
 PATIENCE = 300.0
+#: what libraries under NumPy are told their number of threads by
+_BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
 _UNSET = ("PYTHONDONTWRITEBYTECODE", "OPENBLAS_CORETYPE", "BENCH_PEERS")
 
 
@@ -305,9 +309,18 @@ def _timed(worker: Worker, seconds: float, counts: bool) -> None:
         worker.row.seconds.append(spent)
 
 
-def checked(work: Workload) -> int:
-    """How many steps' losses are held to those of float64."""
-    return CHECKED if work.flops() < LARGE else FEW
+def truth_of(work: Workload) -> list[float] | None:
+    """The first losses of a workload in float64; None where they depend on random draws.
+
+    They are NumPy's in a process of its own, on one thread: on several its products wait for each
+    other, on a busy machine ten times as long as they compute.
+    """
+    count = CHECKED if work.flops() < LARGE else FEW
+    env = environment((), dict.fromkeys(_BLAS_THREADS, "1"))
+    code = "from chainrule.cli.bench.reference import main; main()"
+    command = [sys.executable, "-P", "-c", code, work.name, str(count)]
+    found: list[float] | None = json.loads(subprocess.check_output(command, env=env))
+    return found
 
 
 def compare(rows: Sequence[Row], truth: Sequence[float] | None) -> None:
