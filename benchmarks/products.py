@@ -22,7 +22,7 @@ import numpy as np
 
 import chainrule as cr
 from chainrule import driver
-from chainrule.cli.bench.machine import Machine
+from chainrule.codegen.rates import Machine
 from chainrule.ir.graph import Graph
 
 

@@ -72,7 +72,7 @@ def _quota_of(group: Path) -> int:
     return MOST + 1
 
 
-def _in_c(name: str) -> int:
+def function_in_c(name: str) -> int:
     """Where a function of the C library starts; 0 where there is none of the name."""
     try:
         return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
@@ -113,8 +113,8 @@ class Team:
         if self.workers + 1 >= min(parts, MOST + 1):
             return
         with self._lock.guard:
-            self._word(CLOCK).value = _in_c("clock_gettime")
-            self._word(SYSCALL).value = _in_c("syscall")
+            self._word(CLOCK).value = function_in_c("clock_gettime")
+            self._word(SYSCALL).value = function_in_c("syscall")
             if not self._word(SYSCALL).value:
                 return  # nobody could sleep
             self._code.append(code)

@@ -23,10 +23,10 @@ import pytest
 
 from chainrule.cli import bench
 from chainrule.cli.bench import run, tables
-from chainrule.cli.bench.machine import Machine
 from chainrule.cli.bench.reference import losses as reference_losses
 from chainrule.cli.bench.reference import slopes
 from chainrule.cli.bench.workloads import SEQUENCES, WORKLOADS, Workload
+from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
 
 ROOT = Path(__file__).parents[2]
@@ -413,3 +413,17 @@ def test_the_peer_of_other_harnesses_is_the_same() -> None:
     truth = reference_losses(WORKLOADS["tiny"], 1)
     assert truth is not None
     assert step.losses() == pytest.approx(truth, rel=run.TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["tiny", "dropout"])
+def test_the_truth_is_worked_out_in_a_process_of_its_own(name: str) -> None:
+    assert run.truth_of(WORKLOADS[name]) == reference_losses(WORKLOADS[name], run.CHECKED)
+
+
+def test_fewer_losses_are_checked_of_large_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LARGE", 1)
+    truth = run.truth_of(WORKLOADS["tiny"])
+    assert truth == reference_losses(WORKLOADS["tiny"], run.FEW)
+    row = run.Row("peer", losses=[*truth, 9.0], seconds=[1.0])
+    run.compare([row], truth)
+    assert row.counts and row.deviation == 0

@@ -20,6 +20,7 @@ from chainrule.driver import LEVELS
 from chainrule.driver.kept import packed, unpacked
 from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
+from chainrule.loops.choice import Choice
 from chainrule.schedule.recompute import Budget
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
 
@@ -171,7 +172,7 @@ OTHERS = {
     "outputs": None,  # names alone
     "finite": {"finite": [0]}, "epochs": {"epochs": True}, "threads": {"threads": 1},
     "budget": {"budget": Budget(2**20, {"n": 64})},
-    "precision": {"precision": "bfloat16"},
+    "precision": {"precision": "bfloat16"}, "tune": {"tune": {"n": 64}},
     "target": {"target": replace(host_target(), level="generic", cpu="x86-64")},
 }  # fmt: skip
 
@@ -295,10 +296,11 @@ def test_a_manifest_comes_back_whole():
         step_work=6, stages=(Stage(0, (1, -1), (2,), (1,), (2,), True, (1,)), Stage(meeting=True)),
     )  # fmt: skip
     assert all(getattr(whole, f.name) or f.name == "constants" for f in fields(Manifest))
-    assert unpacked(packed(whole, b"code\n")) == (whole, b"code\n")
+    choices = {3: Choice(8, None, True), 0: Choice()}
+    assert unpacked(packed(whole, b"code\n", choices)) == (whole, b"code\n", choices)
     arrays = (np.arange(6, dtype=np.int64).reshape(2, 3), np.array(True), np.zeros((0, 2)))
     held = tuple((Tensor("0", a.dtype.name, a.shape, i), a) for i, a in enumerate(arrays))
-    manifest, code = unpacked(packed(replace(whole, constants=held), b"\n"))
+    manifest, code, _ = unpacked(packed(replace(whole, constants=held), b"\n", {}))
     assert code == b"\n" and replace(manifest, constants=()) == whole
     for (tensor, array), (wanted, given) in zip(manifest.constants, held, strict=True):
         assert tensor == wanted and array.dtype == given.dtype and array.flags.aligned

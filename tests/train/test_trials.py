@@ -64,10 +64,10 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_faster_way_is_taken(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, data = Clock(), {"x": np.ones((9, 40), np.float32)}
-    in_c = pool._in_c
+    in_c = pool.function_in_c
     monkeypatch.setattr(program, "TEAM", pool.Team())
     monkeypatch.setattr(sharing, "TEAM", program.TEAM)
-    monkeypatch.setattr(pool, "_in_c", lambda n: clock.address if "clock" in n else in_c(n))
+    monkeypatch.setattr(pool, "function_in_c", lambda n: clock.address if "clock" in n else in_c(n))
     step(**data)
     clock.record = step._engine._program._current.native_sizes
     for cost in ([10, 30], [30, 20], [20, 20], [10, 11], [500, 3]):
@@ -87,10 +87,10 @@ def test_the_faster_way_is_taken(step: Any, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_long_stop_is_soon_forgotten(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was stopped in a trial takes that way again before long."""
     clock, data = Clock(), {"x": np.ones((9, 40), np.float32)}
-    in_c = pool._in_c
+    in_c = pool.function_in_c
     monkeypatch.setattr(program, "TEAM", pool.Team())
     monkeypatch.setattr(sharing, "TEAM", program.TEAM)
-    monkeypatch.setattr(pool, "_in_c", lambda n: clock.address if "clock" in n else in_c(n))
+    monkeypatch.setattr(pool, "function_in_c", lambda n: clock.address if "clock" in n else in_c(n))
     step(**data)
     clock.record = step._engine._program._current.native_sizes
     mode = len(clock.record) - len(RECORD) + MODE

@@ -159,9 +159,14 @@ def inspect(file: Path) -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """Show what will work here: CPU, threads, compilers, packages; and test the whole way down."""
-    if not doctors.run(Page()):
+@click.option("--calibrate", is_flag=True, help="Measure the machine's speeds first: a second.")
+def doctor(calibrate: bool) -> None:
+    """Show what will work here: CPU, threads, compilers, packages; and test the whole way down.
+
+    Speeds that were measured are kept beside compiled code. They decide what reports predict and
+    which steps are shared among threads, never a result.
+    """
+    if not doctors.run(Page(), calibrate):
         raise SystemExit(1)
 
 

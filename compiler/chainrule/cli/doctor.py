@@ -16,6 +16,7 @@ from chainrule.codegen.cache import is_ours
 from chainrule.codegen.host import about_tiles, describe_host, host_target
 from chainrule.codegen.team import has_threads
 from chainrule.config import KNOBS, cache_folder
+from chainrule.driver.calibrate import calibrate, calibrated, speeds
 from chainrule.errors import ChainruleError
 from chainrule.lang import functions as f
 from chainrule.lang.compiled import compile
@@ -36,8 +37,12 @@ LINKERS = ("cc", "gcc", "clang", "ld", "ld.lld", "zig")
 TOLERANCE = 1e-5
 
 
-def run(page: Page) -> bool:
-    """Print what is there; whether the self-test went well."""
+def run(page: Page, measure: bool = False) -> bool:
+    """Print what is there; whether the self-test went well. With `measure` the machine's speeds are
+    measured first, and kept.
+    """
+    if measure:
+        calibrate()
     page.heading("Versions")
     page.table(("what", "version"), _versions())
     page.heading("Machine")
@@ -85,6 +90,7 @@ def _machine() -> list[tuple[str, str]]:
         ("LLVM", host.llvm),
         ("cores", _cores()),
         ("threads", _threads()),
+        ("speeds", _speeds()),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
         ("CUDA", 'not built yet: backend="cuda" is refused'),
         ("cache", _cache()),
@@ -124,6 +130,16 @@ def _cache() -> str:
 def _cores() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{os.cpu_count()}, of which this process may use {usable}"
+
+
+def _speeds() -> str:
+    try:
+        whose = (
+            "as measured" if calibrated() else "usual ones, chainrule doctor --calibrate measures"
+        )
+        return f"{speeds()} ({whose})"
+    except ChainruleError:
+        return "nothing is compiled here"
 
 
 def _threads() -> str:

@@ -25,13 +25,13 @@ RECORD = (
     "trial", "mode", "length", "count", "spent", "alone", "shared",
 )  # fmt: skip
 #: how many times what a trial lost must be gained before the next
-PATIENCE = 64
+PATIENCE = 128
 #: one trial tells little where other processes come and go: 1/SMOOTH of it counts, and the rest is
 #: what was known before; a while of LONG trials counts whole
 SMOOTH, LONG = 4, 8
 #: a trial's loss counts up to what its steps may lose and so many trials: a process that was
 #: stopped meanwhile is not to pay for hours
-STALL = 16
+STALL = 8
 #: CLOCK_MONOTONIC of clock_gettime(2), under Linux
 _MONOTONIC = 1
 

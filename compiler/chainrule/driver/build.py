@@ -19,10 +19,12 @@ from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.steps import Place, Step
 from chainrule.codegen.team import has_threads
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
+from chainrule.driver.calibrate import calibrate, calibrated, worth_sharing
 from chainrule.driver.kept import computed, named, packed, unpacked
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
 from chainrule.driver.stages import stages_of
+from chainrule.driver.tune import tuned
 from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
@@ -32,6 +34,7 @@ from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
+from chainrule.loops.choice import Choice
 from chainrule.loops.parts import work_of
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Constant, Leaf
@@ -110,6 +113,7 @@ class Levels:
     calls: tuple[Step, ...]
     manifest: Manifest  # without names, see driver.kept
     fitted: Fitted | None
+    choices: Mapping[int, Choice]
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ class Wanted:
     machine: Target
     precision: str | None
     budget: Budget | None
+    tune: tuple[tuple[str, int], ...] | None = None
 
 
 @uncollected
@@ -192,6 +197,7 @@ def build(
     threads: int | None = None,
     precision: str | None = None,
     budget: Budget | None = None,
+    tune: Mapping[str, int] | None = None,
 ) -> Compiled:
     """Compile a graph, or find it compiled.
 
@@ -200,38 +206,43 @@ def build(
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
     has threads. With a `budget` values are computed again for the arena to fit it. `precision` is
-    None or a name in PRECISIONS. Raises CompileError.
+    None or a name in PRECISIONS. With `tune` products are timed at some sizes, and what is faster
+    than what sizes say is kept with the program. Raises CompileError.
     """
     clock = _Clock()
     machine = target or host_target()
     several = threads != 1 and has_threads(machine)
     wanted = Wanted(
-        tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, precision, budget
-    )
+        tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, precision, budget,
+        None if tune is None else tuple(sorted(tune.items())),
+    )  # fmt: skip
     cache = object_cache()
     key = cache and _key(graph, wanted)
     content = cache.get(key) if cache and key else None
+    found = unpacked(content) if content else None
     clock.lap("key")
 
     @lru_cache(maxsize=1)
     def made() -> Levels:
-        return lower_all(graph, wanted, clock)
+        return lower_all(graph, wanted, clock, found[2] if found else None)
 
     def text() -> str:
         return emit_module(made().calls, made().manifest.sizes, machine, epochs, several)
 
-    found = unpacked(content) if content else None
     if found is not None:
-        manifest, code = found
+        manifest, code, _ = found
         native = NativeObject(code, text, machine, cached=True)
     else:
         manifest = made().manifest
         native = compile_object(text(), machine)
         clock.lap("llvm")
         if cache and key:
-            cache.put(key, packed(manifest, native.object))
+            cache.put(key, packed(manifest, native.object, made().choices))
     loaded = load(native)
     clock.lap("load")
+    if several:
+        call_work, step_work = worth_sharing(manifest.call_work, manifest.step_work)
+        manifest = replace(manifest, call_work=call_work, step_work=step_work)
     labels = [*map(_label, (*feeds, *kept)), *outputs]
     return Compiled(
         graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
@@ -239,8 +250,12 @@ def build(
     )  # fmt: skip
 
 
-def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
-    """A graph at every level above machine code, each made of the one before."""
+def lower_all(
+    graph: Graph, wanted: Wanted, clock: _Clock, choices: Mapping[int, Choice] | None = None
+) -> Levels:
+    """A graph at every level above machine code, each made of the one before; `choices` are those
+    that had been made for it.
+    """
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
     kernels = fused(final, wanted.finite)
@@ -253,13 +268,17 @@ def lower_all(graph: Graph, wanted: Wanted, clock: _Clock) -> Levels:
     plan = fitted.plan if fitted else plan_buffers(kernels, kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
-    built = build_kernels(flat, wanted.machine)
+    built = build_kernels(flat, wanted.machine, choices)
     clock.lap("loops")
+    if choices is None and wanted.tune is not None:
+        choices = tuned(flat, built, dict(wanted.tune), wanted.machine, calibrated() or calibrate())
+        built = build_kernels(flat, wanted.machine, choices)
+        clock.lap("tune")
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(
         final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.loops,
-        layout.calls, layout.manifest, fitted,
+        layout.calls, layout.manifest, fitted, choices or {},
     )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, element_type
 
@@ -48,15 +49,16 @@ def named(manifest: Manifest, labels: Sequence[str]) -> Manifest:
     )
 
 
-def packed(manifest: Manifest, code: bytes) -> bytes:
-    """A manifest without names and an object file as bytes."""
+def packed(manifest: Manifest, code: bytes, choices: Mapping[int, Choice]) -> bytes:
+    """A manifest without names, an object file and what was chosen for kernels, as bytes."""
     data = asdict(replace(manifest, constants=()))
+    data["choices"] = [[i, asdict(choice)] for i, choice in choices.items()]
     data["constants"] = [asdict(tensor) for tensor, _ in manifest.constants]
     arrays = (np.ascontiguousarray(array).tobytes() for _, array in manifest.constants)
     return b"".join([json.dumps(data, separators=(",", ":")).encode(), b"\n", *arrays, code])
 
 
-def unpacked(content: bytes) -> tuple[Manifest, bytes] | None:
+def unpacked(content: bytes) -> tuple[Manifest, bytes, dict[int, Choice]] | None:
     """What `packed` made bytes of; None of anything else."""
     try:
         end = content.index(b"\n")
@@ -65,7 +67,7 @@ def unpacked(content: bytes) -> tuple[Manifest, bytes] | None:
         return None
 
 
-def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes]:
+def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes, dict[int, Choice]]:
     constants = []
     for tensor in _tensors(data["constants"]):
         dtype, shape = element_type(tensor.dtype), tuple(map(int, tensor.shape))  # type: ignore[arg-type]
@@ -88,7 +90,8 @@ def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes]:
         step_work=data["step_work"],
         stages=tuple(_made(Stage, stage) for stage in data["stages"]),
     )
-    return manifest, bytes(rest)
+    choices = {int(i): Choice(**choice) for i, choice in data["choices"]}
+    return manifest, bytes(rest), choices
 
 
 def _tensors(data: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from chainrule.codegen.steps import Step
 from chainrule.driver.build import Wanted, _Clock, _label, lower_all
+from chainrule.driver.figures import figures
 from chainrule.driver.kept import named
-from chainrule.driver.report import figures
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected

@@ -9,7 +9,8 @@ import numpy as np
 
 from chainrule import errors
 from chainrule.driver.build import Compiled, build, called
-from chainrule.driver.report import Report, report, show
+from chainrule.driver.levels import show
+from chainrule.driver.report import Report, report
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
@@ -34,7 +35,7 @@ class Callee(Protocol):
 
     def show(self, level: str) -> str: ...
 
-    def report(self) -> Report: ...
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report: ...
 
 
 def program(
@@ -45,13 +46,15 @@ def program(
     threads: int | None = None,
     precision: str | None = None,
     budget: Budget | None = None,
+    tune: Mapping[str, int] | None = None,
 ) -> Callee:
     """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds, precision)
     native = build(
-        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget
-    )
+        graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget,
+        tune=tune,
+    )  # fmt: skip
     return NativeProgram(native)
 
 
@@ -96,9 +99,12 @@ class NativeProgram:
         """The program as text at a level."""
         return show(self.compiled, level)
 
-    def report(self) -> Report:
-        """What the compiler did."""
-        return report(self.compiled)
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
+        """What the compiler did; see driver.report."""
+        try:
+            return report(self.compiled, measured, sizes)
+        except RuntimeFault as fault:
+            raise_ours(fault)
 
 
 class ReferenceProgram:
@@ -151,7 +157,7 @@ class ReferenceProgram:
             )
         return graph_text(self.source if level == "graph" else self.graph)
 
-    def report(self) -> Report:
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """There is nothing to report: raises CompileError."""
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
 

@@ -1,57 +1,30 @@
-"""What the compiler did, in figures and, level by level, as text."""
+"""What the compiler did, in figures: what was chosen and why, and how long it should take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from textwrap import indent
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chainrule.codegen.host import about_tiles
-from chainrule.driver.build import Compiled, passes_for
+from chainrule.driver.build import Compiled
+from chainrule.driver.calibrate import calibrate, calibrated, speeds
+from chainrule.driver.clock import Array
+from chainrule.driver.figures import KernelFigures, kernel_figures, label, total
+from chainrule.driver.measure import measure
+from chainrule.driver.predict import predict
 from chainrule.errors import CompileError
-from chainrule.ir import provenance
-from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node, within
-from chainrule.ir.passes import PassRecord, run_passes
-from chainrule.ir.size import Dim, evaluate, substitute, typical
-from chainrule.loops.build import Built
-from chainrule.loops.text import show as loop_text
-from chainrule.loops.walk import factors_of
-from chainrule.ops.scan import Scan
-from chainrule.schedule.kernel import Form, Kernel, bytes_of
+from chainrule.ir.passes import PassRecord
+from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
+from chainrule.schedule.kernel import bytes_of
 from chainrule.schedule.recompute import Fitted
-from chainrule.show.graph import graph_text
+from chainrule.target.speeds import Speeds
 from chainrule_runtime import threads_for
 from chainrule_runtime.manifest import PARTS, Manifest, element_type
 from chainrule_runtime.manifest import evaluate as dims
 from chainrule_runtime.memory import round_up
 from chainrule_runtime.sharing import share
-
-LEVELS = ("graph", "passes", "optimized", "kernels", "loops", "llvm", "asm")
-
-
-@dataclass(frozen=True)
-class KernelFigures:
-    """A kernel: its form, the ops in it, what it writes (a leaf that it updates by the leaf's
-    name), floating-point operations and bytes moved, as sizes.
-
-    An elementwise op counts as one operation an element, whatever its polynomial; a product as two
-    for each multiply-add. Bytes are those of each tensor read or written, once. A kernel in a loop
-    counts as often as it runs. A `shared` one is split among threads where it is large enough.
-    `factors` says what a product takes its factors as, where that is not what they are.
-    """
-
-    name: str
-    form: str
-    ops: tuple[str, ...]
-    writes: tuple[str, ...]
-    flops: Dim
-    bytes: Dim
-    shared: bool = False
-    again: bool = False
-    factors: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +54,11 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Report:
-    """Passes, kernels, memory, code size and where the time went; `str()` prints it as tables."""
+    """Passes, kernels, memory, code size and where the time went; `str()` prints it as tables.
+
+    Times of kernels are those at `sizes`, predicted from `speeds`, which are this machine's where
+    it has been calibrated, else the usual ones of its instruction level.
+    """
 
     passes: tuple[PassRecord, ...]
     kernels: tuple[KernelFigures, ...]
@@ -94,6 +71,9 @@ class Report:
     threads: int
     seconds: Mapping[str, float] = field(repr=False)
     manifest: Manifest = field(repr=False)
+    sizes: Mapping[str, int]
+    speeds: Speeds
+    calibrated: bool
     recomputed: Recomputed | None = None
     tiles: str = ""
 
@@ -101,6 +81,17 @@ class Report:
     def total_seconds(self) -> float:
         """Compile time, from the graph to loaded code."""
         return sum(self.seconds.values())
+
+    @property
+    def predicted(self) -> float:
+        """Seconds that a call should take on one thread, at the report's sizes."""
+        return sum(k.predicted for k in self.kernels)
+
+    @property
+    def measured(self) -> float | None:
+        """Seconds of all kernels of a call on one thread; None where they were not measured."""
+        times = [k.measured for k in self.kernels if k.measured is not None]
+        return sum(times) if times else None
 
     def totals(self, **sizes: int) -> dict[str, int]:
         """Operations and bytes of one call, for given symbolic sizes."""
@@ -161,6 +152,11 @@ class Report:
                     "shared": k.shared,
                     "again": k.again,
                     "factors": k.factors,
+                    "parts": k.parts,
+                    "chosen": list(k.chosen),
+                    "predicted": k.predicted,
+                    "bound": k.bound,
+                    "measured": k.measured,
                 }
                 for k in self.kernels
             ],
@@ -181,7 +177,35 @@ class Report:
             "tiles": self.tiles,
             "threads": self.threads,
             "seconds": dict(self.seconds),
+            "sizes": dict(self.sizes),
+            "speeds": asdict(self.speeds),
+            "calibrated": self.calibrated,
+            "predicted": self.predicted,
+            "measured": self.measured,
         }
+
+    def _times(self) -> list[str]:
+        """How long kernels should take, and take, and what was chosen for them."""
+        head = ("kernel", "µs predicted", "measured", "bound by", "threads", "chosen")
+        rows = [
+            (
+                k.name,
+                _micro(k.predicted),
+                "" if k.measured is None else _micro(k.measured),
+                k.bound,
+                str(k.parts),
+                "; ".join(k.chosen),
+            )
+            for k in self.kernels
+        ]
+        total = "" if self.measured is None else _micro(self.measured)
+        rows.append(("all", _micro(self.predicted), total, "", "", ""))
+        where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
+        whose = "as measured here" if self.calibrated else f"usual ones of {self.target}"
+        return [
+            *_table(head, rows),
+            f"of one thread{where and ' at '}{where}; speeds {whose}: {self.speeds}",
+        ]
 
     def __str__(self) -> str:
         kernels = [
@@ -207,6 +231,8 @@ class Report:
                 "",
                 *_table(("kernel", "form", "ops", "flops", "bytes"), kernels),
                 "",
+                *self._times(),
+                "",
                 *_table(("memory", "size"), memory),
                 f"the arena holds {self.values} values in {self.slots} slots",
                 *([str(self.recomputed)] if self.recomputed else []),
@@ -219,91 +245,79 @@ class Report:
         )
 
 
-def report(compiled: Compiled) -> Report:
-    """The figures of a compiled program."""
+def report(
+    compiled: Compiled,
+    measured: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    kept: Mapping[str, Array] | None = None,
+) -> Report:
+    """The figures of a compiled program.
+
+    Times are those where symbolic sizes are as given, others TYPICAL. If they are to be `measured`,
+    the machine is calibrated unless it has been, and kernels run on copies of what is `kept`.
+    """
     levels = compiled.levels
+    at = sizes_for(compiled.manifest, sizes or {})
+    if measured and calibrated() is None:
+        calibrate()
     slots = (*levels.plan.slots, *levels.loops)
     largest = [max(slot, key=typical) for slot in slots]
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
-    shared = compiled.shared
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
     memory = {
-        "inputs": _sum(bytes_of(n) for n in compiled.feeds),
-        "parameters and state": _sum(bytes_of(n) for n in compiled.kept),
-        "arena": _sum(largest),
-        "workspace": _sum(max(sizes, key=typical) for sizes in workspace),
+        "inputs": total(bytes_of(n) for n in compiled.feeds),
+        "parameters and state": total(bytes_of(n) for n in compiled.kept),
+        "arena": total(largest),
+        "workspace": total(max(sizes, key=typical) for sizes in workspace),
     }
+    target = compiled.native.target
+    predicted = predict(levels.kernels, levels.built, at, target, speeds())
+    times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     return Report(
         levels.passes,
-        tuple(
-            replace(figures(k, f"kernel{i}"), shared=i in shared, factors=factors_of(b.program))
-            for i, (k, b) in enumerate(zip(levels.kernels, levels.built, strict=True))
+        kernel_figures(
+            compiled,
+            at,
+            threads,
+            predicted,
+            times,
         ),
         memory,
         len(slots),
         len(levels.plan.slot),
         compiled.native.code_size,
         compiled.native.llvm.count("\ndefine "),
-        compiled.native.target.level,
+        target.level,
         threads,
         compiled.seconds,
         compiled.manifest,
+        at,
+        speeds(),
+        calibrated() is not None,
         _recomputed(levels.fitted) if levels.fitted else None,
         about_tiles() if compiled.precision else "",
     )
 
 
+def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:
+    """All symbolic sizes of a program: those given, others TYPICAL. Raises CompileError."""
+    for name, number in given.items():
+        whole = isinstance(number, int) and not isinstance(number, bool) and number > 0
+        if name not in manifest.sizes or not whole:
+            have = ", ".join(manifest.sizes) or "all known"
+            raise CompileError(f"the sizes are {have}, not {name!r}: {number!r}")
+    return {name: int(given.get(name, TYPICAL)) for name in manifest.sizes}
+
+
+def _micro(seconds: float) -> str:
+    return f"{seconds * 1e6:,.2f}" if seconds < 1e-4 else f"{seconds * 1e6:,.0f}"
+
+
 def _recomputed(fitted: Fitted) -> Recomputed:
-    budget, values = fitted.budget, tuple(map(_label, fitted.again))
+    budget, values = fitted.budget, tuple(map(label, fitted.again))
     return Recomputed(
         budget.bytes, budget.sizes, fitted.before, fitted.after, values, fitted.flops, fitted.steps
     )
-
-
-def figures(kernel: Kernel, name: str) -> KernelFigures:
-    """A kernel's operations and bytes, as sizes, of all the times it runs in a call."""
-    ops = (
-        ()
-        if kernel.form in (Form.CHECK, Form.COPY)
-        else tuple(str(n.op.name) for n in kernel.nodes)
-    )
-    written = tuple(map(_label, kernel.writes.values()))
-    return KernelFigures(
-        name,
-        kernel.form.value,
-        ops or (kernel.form.value,),
-        written,
-        kernel.flops,
-        _moved(kernel) * kernel.times,
-        again=kernel.again,
-    )
-
-
-def _moved(kernel: Kernel) -> Dim:
-    """The bytes of what a kernel reads and writes, once each.
-
-    Of a loop those that it copies itself: what it carries, as it begins and as each step does.
-    """
-    op = kernel.anchor.op
-    if kernel.patch is not None:
-        return 2 * bytes_of(kernel.patch)
-    if not isinstance(op, Scan):
-        return _sum(map(bytes_of, {*kernel.reads, *kernel.writes}))
-    body = op.body_of_step
-    kept = (n for n in kernel.writes if _output(n) >= len(body.carries) + len(body.ys))
-    return 2 * _sum(map(bytes_of, (*body.carries, *kept)))
-
-
-def _output(node: Node) -> int:
-    assert isinstance(node.op, Scan)
-    return node.op.output
-
-
-def _sum(sizes: Iterable[Dim]) -> Dim:
-    total: Dim = 0
-    for size in sizes:
-        total = total + size
-    return total
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -312,74 +326,3 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
         for r in (head, *rows)
     ]
-
-
-def show(compiled: Compiled, level: str) -> str:
-    """A program as text at one of LEVELS; "passes" is the graph after each pass in turn."""
-    if not isinstance(level, str):
-        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(LEVELS)}")
-    if level == "graph":
-        return graph_text(compiled.source)
-    if level == "passes":
-        return _after_each_pass(compiled)
-    if level == "optimized":
-        return graph_text(compiled.levels.graph)
-    if level == "kernels":
-        pairs = zip(compiled.levels.kernels, compiled.levels.built, strict=True)
-        texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
-        indents = ("    " * k.depth for k in compiled.levels.kernels)
-        return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
-    if level == "loops":
-        programs = dict.fromkeys(b.program for b in compiled.levels.built)
-        return "\n".join(map(loop_text, programs))
-    if level == "llvm":
-        return compiled.native.llvm
-    if level == "asm":
-        return compiled.native.asm
-    raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
-
-
-def _after_each_pass(compiled: Compiled) -> str:
-    pages: list[str] = []
-
-    def keep(record: PassRecord, result: Graph) -> None:
-        pages.append(f"{record}\n{graph_text(result)}")
-
-    run_passes(compiled.source, passes_for(compiled.precision), keep)
-    return "\n\n".join(pages)
-
-
-def _kernel_text(kernel: Kernel, name: str, built: Built) -> str:
-    space = ", ".join(map(str, kernel.space))
-    op = kernel.anchor.op
-    if isinstance(op, Scan):
-        space = f"{op.length}, from the last" if op.reverse else str(op.length)
-    alike = "" if built.program.name == name else f", the loops of {built.program.name}"
-    again = " again" if kernel.again else ""
-    lines = [f"{name}: {kernel.form.value}{again} over [{space}]{alike}"]
-    lines += [f"  reads  {_listed(map(_shown, kernel.reads))}"]
-    if kernel.test is not None:
-        bound = kernel.test.bound
-        asked = "is finite" if bound is None else "is in [{}, {})".format(*within(bound))
-        return "\n".join([*lines, f"  leaves with {kernel.test.code} unless each element {asked}"])
-    if kernel.form is not Form.COPY:
-        lines.append(f"  {' '.join(str(node.op.name) for node in kernel.nodes)}")
-        factors = factors_of(built.program)
-        lines += [f"  factors as {factors}"] if factors else []
-    written = (
-        _shown(node) if node is target else f"{_shown(node)} into {_label(target)}"
-        for node, target in kernel.writes.items()
-    )
-    return "\n".join([*lines, f"  writes {_listed(written)}"])
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(parts) or "nothing"
-
-
-def _label(node: Node) -> str:
-    return provenance.name_of(node) or str(node.op.name)
-
-
-def _shown(node: Node) -> str:
-    return f"{_label(node)}: {node.type}"

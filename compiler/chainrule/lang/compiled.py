@@ -11,7 +11,13 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.lang.derive import flatten, rebuilt
-from chainrule.lang.options import check_budget, check_options, check_seed
+from chainrule.lang.options import (
+    check_budget,
+    check_flag,
+    check_options,
+    check_seed,
+    check_tune,
+)
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
@@ -32,6 +38,7 @@ class Function:
         threads: int | None,
         precision: str | None,
         memory_budget: object = None,
+        tune: object = False,
     ) -> None:
         nodes = flatten(outputs)
         if not nodes:
@@ -44,8 +51,12 @@ class Function:
         graph = bind_draws(
             resolve_phase(Graph(tuple(nodes)), training), seed_node(seed), step_node(0)
         )
-        budget = check_budget(memory_budget, backend, driver.sizes_of(leaves))
-        self._program = driver.program(graph, leaves, names, backend, threads, precision, budget)
+        sizes = driver.sizes_of(leaves)
+        budget = check_budget(memory_budget, backend, sizes)
+        timed = check_tune(tune, backend, sizes)
+        self._program = driver.program(
+            graph, leaves, names, backend, threads, precision, budget, timed
+        )
 
     def __call__(self, /, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
@@ -55,9 +66,16 @@ class Function:
         """The program at one level: graph, passes, optimized, kernels, loops, llvm or asm."""
         return self._program.show(level)
 
-    def report(self) -> driver.Report:
-        """Passes, kernels with flops and bytes, memory plan, code size."""
-        return self._program.report()
+    def report(
+        self, measure: bool = False, sizes: Mapping[str, int] | None = None
+    ) -> driver.Report:
+        """Passes, kernels with flops, bytes and times, memory plan, code size.
+
+        Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With
+        `measure` each kernel is timed too, on made-up numbers, and the machine is calibrated first
+        unless it has been, which takes a second.
+        """
+        return self._program.report(check_flag("measure", measure), sizes)
 
     def __repr__(self) -> str:
         return f"<compiled function of {', '.join(self.inputs)}, backend {self.backend!r}>"
@@ -71,6 +89,7 @@ def compile(
     training: bool = False,
     seed: int = 0,
     memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
+    tune: bool | Mapping[str, int] = False,
 ) -> Function:
     """Compile a Tensor, or a list, tuple or dict of them, to a function with that structure.
 
@@ -80,14 +99,15 @@ def compile(
     of the first step of a training step. At most so many `threads` share a call, None for every CPU
     that this process may use; the result has the same bits for each number of them. With
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
-    "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster. Raises
-    CompileError for an option that is not built.
+    "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster. With `tune` the
+    products that take longest are timed in a handful of ways, at the sizes given, such as
+    `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code, and has
+    the same bits. Raises CompileError for an option that is not built.
     """
     check_options(backend, threads, precision)
     check_seed(seed)
-    if not isinstance(training, bool):
-        raise CompileError(f"training is True or False, not {training!r}")
-    return Function(outputs, backend, training, seed, threads, precision, memory_budget)
+    check_flag("training", training)
+    return Function(outputs, backend, training, seed, threads, precision, memory_budget, tune)
 
 
 def check_names(leaves: list[Node]) -> None:

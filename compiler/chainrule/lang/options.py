@@ -59,6 +59,24 @@ def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Bu
     return Budget(int(count), {s: int(sizes.get(s, TYPICAL)) for s in symbols})
 
 
+def check_tune(given: object, backend: str, symbols: Sequence[str] = ()) -> dict[str, int] | None:
+    """False for None, True for typical sizes, or {size: number} with sizes of the program."""
+    if given is False:
+        return None
+    sizes = {} if given is True else given
+    if not isinstance(sizes, Mapping):
+        raise CompileError(
+            f"tune is True, False or sizes, not {given!r}", 'such as tune={"batch": 128}'
+        )
+    for name, number in sizes.items():
+        if name not in symbols or not _is_count(number):
+            have = ", ".join(symbols) or "all known"
+            raise CompileError(f"tune: the sizes are {have}, not {name!r}: {number!r}")
+    if backend != "cpu":
+        raise CompileError(f"backend={backend!r} has nothing to tune", "leave tune out")
+    return {s: int(sizes.get(s, TYPICAL)) for s in symbols}
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -68,3 +86,10 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise CompileError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
     return seed
+
+
+def check_flag(name: str, value: object) -> bool:
+    """A flag is True or False."""
+    if not isinstance(value, bool):
+        raise CompileError(f"{name} is True or False, not {value!r}")
+    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chainrule.ir.loop import Buffer, Program
@@ -10,6 +10,7 @@ from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
 from chainrule.loops.attend import attend_loops
 from chainrule.loops.builder import Builder, memory_of
+from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.folds import column_loops, row_loops
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
 from chainrule.loops.products import product_loops
@@ -47,21 +48,26 @@ class Built:
     given: tuple[int, ...] = ()
 
 
-def build_kernels(kernels: Sequence[Kernel], target: Target) -> list[Built]:
-    """The loops of kernels; those that differ in names alone share the first one's program."""
+def build_kernels(
+    kernels: Sequence[Kernel], target: Target, choices: Mapping[int, Choice] | None = None
+) -> list[Built]:
+    """The loops of kernels; those that differ in names alone share the first one's program, of
+    which there may be a choice, by the number of the kernel.
+    """
+    chosen = choices or {}
     first: dict[Hashable, Built] = {}
     found: list[Built] = []
     for i, kernel in enumerate(kernels):
         key = identity(kernel)
         if key not in first:
-            first[key] = build_kernel(kernel, f"kernel{i}", target)
+            first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, BY_SIZES))
         found.append(replace(first[key], memory=memory_of(kernel)))
     return found
 
 
-def build_kernel(kernel: Kernel, name: str, target: Target) -> Built:
+def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_SIZES) -> Built:
     """The loops of a kernel."""
-    builder = Builder(kernel, target)
+    builder = Builder(kernel, target, choice)
     form = _FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *form)
     memory, lasting = (*builder.buffers.values(),), (*builder.lasting,)

@@ -12,6 +12,7 @@ from chainrule.ir.loop import Buffer, Get, Load, Local, Loop, Set, Stmt, Store, 
 from chainrule.ir.node import Index, Node, Reader, Stmts, for_each
 from chainrule.ir.size import Dim, Shape, Size, product
 from chainrule.ir.types import DType
+from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.ops.layout import ravel
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import bases, sources, storage
@@ -26,8 +27,8 @@ class Builder:
     `laid` down in a buffer are read from there.
     """
 
-    def __init__(self, kernel: Kernel, target: Target) -> None:
-        self.kernel, self.target = kernel, target
+    def __init__(self, kernel: Kernel, target: Target, choice: Choice = BY_SIZES) -> None:
+        self.kernel, self.target, self.choice = kernel, target, choice
         self.memory = memory_of(kernel)
         self.buffers = {
             node: Buffer(f"b{i}", node.type.dtype, product(node.type.shape))

@@ -98,6 +98,8 @@ def is_blocked(c: Contraction) -> bool:
     """Whether blocks may be worth it: for many rows, long sums and a b that is large."""
     if c.start is not None or c.terms or c.inside:
         return False
+    if c.choice.packed is not None:
+        return c.choice.packed
     few = at_most(c.m, BLOCKED_ROWS - 1) or at_most(c.k, BLOCKED_TERMS - 1)
     narrow = at_most(c.n, BLOCKED_COLUMNS - 1)
     return not (few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES))

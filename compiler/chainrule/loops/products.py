@@ -117,6 +117,7 @@ def _scheduled(
         node.type.dtype,
         epilogue,
         before=(*laid.each, *copy_first, *copy_second),
+        choice=b.choice,
     )
     if layout.sliding:
         outside, inside = layout.split_groups

@@ -9,6 +9,7 @@ from chainrule.ir.loop import LANES, Apply, Buffer, Get, Local, Set, Stmt, Store
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType
+from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import postorder, statements
 from chainrule.target import Target
@@ -36,7 +37,8 @@ class Contraction:
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for products in blocks. With `terms` a sum is nested loops, not one over k,
     and there may be loops `inside` those over tiles of rows. With a `height` tiles have so many
-    rows, which divide m. Of each vector the first `width` lanes are there.
+    rows, which divide m. Of each vector the first `width` lanes are there. A `choice` says what is
+    not chosen by sizes.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -56,6 +58,7 @@ class Contraction:
     inside: tuple[tuple[str, Dim], ...] = ()
     height: int | None = None
     width: int = LANES
+    choice: Choice = BY_SIZES
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
         yield Rows(c.height, c.m // c.height, 0, best)
         return
     most = (target.vector_registers - 1 - best * width) // (best * width)
-    most = max(1, min(most, cap))
+    most = max(1, min(most, cap, c.choice.rows or cap))
 
     def vectors(rows: int) -> int:
         if rows * best * width >= CHAINS:
@@ -148,7 +151,7 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
     """Registers of a vector, vectors of a row of the result, and how many a tile should have."""
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    return width, available, best_vectors(c.n, width)
+    return width, available, min(available, c.choice.vectors or best_vectors(c.n, width))
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:

@@ -66,11 +66,11 @@ class Engine(Protocol):
 
     def show(self, level: str) -> str: ...
 
-    def report(self) -> driver.Report: ...
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report: ...
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, the products' precision, and a budget for the arena
+#: many threads there may be, the products' precision, a budget for the arena, and sizes to tune at
 MakeEngine = Callable[
     [
         Graph,
@@ -82,6 +82,7 @@ MakeEngine = Callable[
         int | None,
         str | None,
         Budget | None,
+        Mapping[str, int] | None,
     ],
     Engine,
 ]
@@ -101,6 +102,7 @@ class NativeEngine:
         threads: int | None,
         precision: str | None,
         budget: Budget | None,
+        tune: Mapping[str, int] | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -112,6 +114,7 @@ class NativeEngine:
             threads=threads,
             precision=precision,
             budget=budget,
+            tune=tune,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -159,9 +162,9 @@ class NativeEngine:
         """The program as text at a level."""
         return driver.show(self.compiled, level)
 
-    def report(self) -> driver.Report:
-        """What the compiler did."""
-        return driver.report(self.compiled)
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+        """What the compiler did; see driver.report."""
+        return driver.report(self.compiled, measured, sizes, self._program.kept)
 
 
 class ReferenceEngine:
@@ -178,6 +181,7 @@ class ReferenceEngine:
         threads: int | None,
         precision: str | None,
         budget: Budget | None,
+        tune: Mapping[str, int] | None,
     ) -> None:
         self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
         self.kept = tuple(kept)
@@ -254,7 +258,7 @@ class ReferenceEngine:
             raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
         return graph_text(self.graph)
 
-    def report(self) -> driver.Report:
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
         """There is nothing to report: raises CompileError."""
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
 

@@ -67,7 +67,16 @@ class Predictor:
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
         return make(
-            graph, inputs, kept, names, self._storage, False, self._threads, self._precision, None
+            graph,
+            inputs,
+            kept,
+            names,
+            self._storage,
+            False,
+            self._threads,
+            self._precision,
+            None,
+            None,
         )
 
 

@@ -20,7 +20,13 @@ from chainrule.errors import (
 from chainrule.export import Artifact
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
-from chainrule.lang.options import check_budget, check_options, check_seed
+from chainrule.lang.options import (
+    check_budget,
+    check_flag,
+    check_options,
+    check_seed,
+    check_tune,
+)
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
@@ -62,6 +68,7 @@ def training_step(
     precision: str | None = None,
     memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
+    tune: bool | Mapping[str, int] = False,
     seed: int = 0,
 ) -> TrainingStep:
     """Compile the training of a loss: its gradients and the optimizer's update in one program.
@@ -87,6 +94,10 @@ def training_step(
     bytes alone, and for sizes that are not given, it holds where each symbolic size is 64. A scan
     of a known number of steps runs again in equal segments, one at a time.
 
+    With `tune` the products that take longest are timed in a handful of ways, at the sizes given,
+    such as `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code,
+    and has the same bits. That takes some seconds, once on a machine.
+
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
     """
@@ -99,9 +110,15 @@ def training_step(
     measured = {} if metrics is None else metrics
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
-    budget = check_budget(memory_budget, backend, driver.sizes_of(plan.inputs))
+    sizes = driver.sizes_of(plan.inputs)
+    budget, timed = (
+        check_budget(memory_budget, backend, sizes),
+        check_tune(tune, backend, sizes),
+    )
     members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
-    return TrainingStep(plan, outputs, share, backend, seed, threads, precision, budget, members)
+    return TrainingStep(
+        plan, outputs, share, backend, seed, threads, precision, budget, members, timed
+    )
 
 
 class TrainingStep:
@@ -121,6 +138,7 @@ class TrainingStep:
         precision: str | None = None,
         budget: Budget | None = None,
         members: Ensemble | None = None,
+        tune: Mapping[str, int] | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._precision, self._members = precision, members
@@ -146,8 +164,9 @@ class TrainingStep:
         graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
         self._engine = make(
-            graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget
-        )
+            graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget,
+            tune,
+        )  # fmt: skip
         self._epochs = Epochs(plan, self._engine, self._storage, members)
         self._predictor = Predictor(
             plan, outputs, self._storage, members, backend, threads, precision
@@ -379,9 +398,20 @@ class TrainingStep:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
         return self._engine.show(level)
 
-    def report(self) -> driver.Report:
-        """Passes, kernels with flops and bytes, memory plan, code size."""
-        return self._engine.report()
+    def report(
+        self, measure: bool = False, sizes: Mapping[str, int] | None = None
+    ) -> driver.Report:
+        """Passes, kernels with flops, bytes and times, memory plan, code size.
+
+        Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With
+        `measure` each kernel is timed too, on copies of parameters and optimizer and on made-up
+        data, and the machine is calibrated first unless it has been, which takes a second.
+        """
+        with self._alone():
+            try:
+                return self._engine.report(check_flag("measure", measure), sizes)
+            except RuntimeFault as fault:
+                self._raise(fault)
 
     # keeping it
 

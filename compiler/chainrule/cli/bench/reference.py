@@ -6,6 +6,8 @@ notes are read backwards. No code of the compiler's has a part in it.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from chainrule.cli.bench.workloads import Workload
+from chainrule.cli.bench.workloads import WORKLOADS, Workload
 
 Array = NDArray[np.float64]
 Arrays = dict[str, Array]
@@ -35,6 +37,11 @@ def losses(work: Workload, steps: int) -> list[float] | None:
         found.append(loss)
         update(weights, grads)
     return found
+
+
+def main() -> None:
+    """Print the first losses of a workload as JSON: its name and their number are the arguments."""
+    print(json.dumps(losses(WORKLOADS[sys.argv[1]], int(sys.argv[2]))))
 
 
 def slopes(work: Workload, weights: Arrays, rows: Mapping[str, Any]) -> tuple[float, Arrays]:

@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainrule.cli.bench.machine import Machine
-from chainrule.cli.bench.reference import losses
 from chainrule.cli.bench.run import (
-    CHECKED,
     ROUNDS,
     Peer,
     about,
@@ -22,6 +19,7 @@ from chainrule.cli.bench.run import (
     chosen_workloads,
     limits,
     measure,
+    truth_of,
 )
 from chainrule.cli.bench.tables import (
     COLUMNS,
@@ -34,6 +32,7 @@ from chainrule.cli.bench.tables import (
     start_lines,
 )
 from chainrule.cli.page import Page
+from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
 
 #: seconds of a block, unless they are given: of a quick run, of a full one
@@ -66,7 +65,7 @@ def run(asked: Asked) -> None:
     results = _begun(machine, columns, seconds)
     _head(page, results)
     for work in works:
-        truth = losses(work, CHECKED)
+        truth = truth_of(work)
         for threads in counts:
             if asked.markdown:
                 print(f"{work.name}, {said(threads)}", file=sys.stderr, flush=True)

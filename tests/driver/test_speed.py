@@ -1,0 +1,286 @@
+"""What a report predicts and measures, what tuning chooses, and that neither shows in a result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.codegen.host import host_target
+from chainrule.driver import calibrate, clock, tune
+from chainrule.driver.tune import tuned
+from chainrule.errors import CompileError
+from chainrule.loops.choice import Choice, candidates
+from chainrule.target.speeds import Speeds, usual_speeds
+
+SPEEDS = Speeds(2e11, ((2**15, 3e11), (2**20, 1.5e11), (0, 2e10)), 1e-6, 3e-7)
+can_measure = pytest.mark.skipif(not clock.can_measure(), reason="no clock for native code here")
+
+
+@pytest.fixture(autouse=True)
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has measured nothing, and of which others learn nothing."""
+    monkeypatch.setattr(calibrate, "_here", {})
+    monkeypatch.setattr(clock, "SECONDS", 0.0)
+    calibrate._known.cache_clear()
+    yield
+    calibrate._known.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Calibration finds SPEEDS at once; how often it was made."""
+    made: list[int] = []
+    monkeypatch.setattr(calibrate, "_measured", lambda: made.append(1) or SPEEDS)
+    return made
+
+
+def net(**options: Any) -> cr.TrainingStep:
+    x, t = cr.input("x", ("batch", 40)), cr.input("t", ("batch",), dtype="int32")
+    h = cr.tanh(x @ cr.parameter("W", (40, 70)) + cr.parameter("b", (70,)))
+    loss = cr.losses.cross_entropy(h @ cr.parameter("V", (70, 33)), t)
+    return cr.training_step(loss, cr.optim.Adam(1e-2), **options)
+
+
+def data(batch: int) -> dict[str, Any]:
+    random = np.random.default_rng(1)
+    x = random.standard_normal((batch, 40)).astype(np.float32)
+    return {"x": x, "t": random.integers(0, 33, batch).astype(np.int32)}
+
+
+def bits(step: cr.TrainingStep) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in step.state_dict().items()}
+
+
+# calibration
+
+
+def test_the_usual_speeds_are_taken_until_others_are_measured(
+    folder: Path, measured: list[int]
+) -> None:
+    assert calibrate.speeds() == usual_speeds(host_target().level)
+    assert calibrate.calibrated() is None and not measured
+    assert calibrate.calibrate() == calibrate.speeds() == calibrate.calibrated() == SPEEDS
+
+
+def test_speeds_are_kept_for_other_processes(
+    folder: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate.calibrate()
+    monkeypatch.setattr(calibrate, "_here", {})
+    calibrate._known.cache_clear()
+    assert calibrate.calibrated() == SPEEDS
+    (file,) = folder.glob("*.object")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3] + b"9" + whole[-2:])
+    calibrate._known.cache_clear()
+    assert calibrate.calibrated() is None
+    file.write_bytes(whole)
+    file.chmod(0o666)
+    calibrate._known.cache_clear()
+    assert calibrate.calibrated() is None
+
+
+def test_another_machine_has_speeds_of_its_own(
+    folder: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate.calibrate()
+    key = calibrate._key()
+    monkeypatch.setattr(calibrate.os, "cpu_count", lambda: 999)
+    assert calibrate._key() != key
+
+
+def test_without_a_cache_speeds_live_as_long_as_the_process(measured: list[int]) -> None:
+    calibrate.calibrate()
+    assert calibrate.calibrated() == SPEEDS
+
+
+def test_sharing_waits_for_what_a_machine_needs(measured: list[int]) -> None:
+    assert calibrate.worth_sharing(100, 1000) == (100, 1000)
+    calibrate.calibrate()
+    usual = usual_speeds(host_target().level)
+    call, step = calibrate.worth_sharing(10**6, 10**6)
+    faster = 2e11 / usual.flops
+    assert call == pytest.approx(1e6 * min(1, faster * 3e-7 / usual.meeting), rel=1e-5)
+    assert step == pytest.approx(1e6 * min(1, faster * 1e-6 / usual.fork), rel=1e-5)
+    assert calibrate.worth_sharing(0, 0) == (0, 0)
+
+
+def test_a_machine_can_be_measured() -> None:
+    found = calibrate._measured()
+    assert 1e9 < found.flops < 1e12
+    rates = [rate for _, rate in found.reads]
+    assert rates == sorted(rates, reverse=True) and rates[-1] > 5e8
+    assert 1e-8 < found.meeting < 1e-4 and 1e-7 < found.fork < 1e-3
+
+
+# reports
+
+
+def test_a_report_predicts_without_measuring(measured: list[int]) -> None:
+    report = net().report(sizes={"batch": 96})
+    assert not measured and not report.calibrated and report.measured is None
+    assert report.sizes == {"batch": 96}
+    assert report.predicted == pytest.approx(sum(k.predicted for k in report.kernels))
+    products = [k for k in report.kernels if k.form == "contract"]
+    assert products and all(k.predicted > 0 and k.bound for k in products)
+    flops = report.totals(batch=96)["flops"]
+    assert report.predicted > flops / report.speeds.flops
+    assert any("tiles" in text for k in products for text in k.chosen)
+    text = str(report)
+    assert "of one thread at batch 96" in text and "usual ones of" in text
+
+
+def test_more_rows_are_predicted_to_take_longer() -> None:
+    step = net(threads=1)
+    seconds = [step.report(sizes={"batch": n}).predicted for n in (8, 64, 512, 4096)]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] / seconds[-2] == pytest.approx(8, rel=0.5)
+
+
+@can_measure
+def test_kernels_are_measured_on_copies(measured: list[int]) -> None:
+    step = net()
+    step(**data(9))
+    before = bits(step)
+    report = step.report(measure=True, sizes={"batch": 9})
+    assert measured and report.calibrated and report.speeds == SPEEDS
+    assert bits(step) == before
+    assert all(k.measured is not None and k.measured > 0 for k in report.kernels)
+    assert report.measured == pytest.approx(sum(k.measured or 0.0 for k in report.kernels))
+    assert report.as_dict()["measured"] == report.measured
+    step(**data(9))  # which goes on as if nothing had been measured
+    other = net()
+    for _ in range(2):
+        other(**data(9))
+    assert bits(step) == bits(other)
+
+
+@can_measure
+def test_the_kernels_of_a_loop_are_measured_where_they_are_repeated(measured: list[int]) -> None:
+    x, w = cr.input("x", ("time", 3, 20)), cr.input("w", (20, 20))
+    final, _ = cr.scan(lambda h, row: (cr.tanh(h @ w + row), None), cr.zeros((3, 20)), x)
+    report = cr.compile(final).report(measure=True, sizes={"time": 50})
+    times = {k.form: k.measured for k in report.kernels}
+    assert times["scan"] == 0.0 and (times["contract"] or 0.0) > 0
+
+
+@can_measure
+def test_what_reads_at_places_is_measured(measured: list[int]) -> None:
+    table, places = cr.input("table", (50, 8)), cr.input("places", ("n",), dtype="int32")
+    assert cr.compile(cr.take(table, places, axis=0)).report(measure=True).measured
+
+
+def test_sizes_that_are_none_are_refused() -> None:
+    step = net()
+    for sizes in ({"rows": 3}, {"batch": 0}, {"batch": True}, {"batch": 2.5}):
+        with pytest.raises(CompileError, match="the sizes are batch"):
+            step.report(sizes=sizes)
+    with pytest.raises(CompileError, match="measure is True or False"):
+        step.report(measure="yes")  # type: ignore[arg-type]
+
+
+# tuning
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way a product may be tuned, in forward and backward products and updates."""
+    plain = net(threads=threads)
+    for batch in (1, 37, 160):
+        plain(**data(batch))
+    texts, module = set(), sys.modules["chainrule.driver.build"]  # not the function of that name
+    monkeypatch.setattr(module, "calibrated", lambda: SPEEDS)
+    for choice in [*candidates(host_target())][threads - 1 :: 5]:
+        everywhere = dict.fromkeys(range(99), choice)
+        monkeypatch.setattr(module, "tuned", lambda *_, found=everywhere: found)
+        step = net(threads=threads, tune=True)
+        texts.add(step.show("loops"))
+        for batch in (1, 37, 160):
+            step(**data(batch))
+        assert bits(step) == bits(plain), choice
+    assert len(texts) > 3  # they were other loops
+
+
+def first_is_slowest(calls: Sequence[Any], *_: Any) -> list[float]:
+    return [1.0 / (i + 1) for i, _ in enumerate(calls)]
+
+
+def test_what_was_chosen_is_kept_with_the_program(
+    folder: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "measure_programs", first_is_slowest)
+    first = net(tune={"batch": 96})
+    choices = first._engine.compiled.levels.choices  # type: ignore[attr-defined]
+    assert choices and all(isinstance(c, Choice) for c in choices.values())
+
+    def never(*_: Any) -> list[float]:
+        raise AssertionError("it was timed before")
+
+    monkeypatch.setattr(tune, "measure_programs", never)
+    second = net(tune={"batch": 96})
+    native = second._engine.compiled.native  # type: ignore[attr-defined]
+    assert native.cached
+    assert second.show("loops") == first.show("loops") != net().show("loops")
+    report = second.report()
+    assert any("fastest of those timed" in k.chosen for k in report.kernels)
+    first(**data(37)), second(**data(37))
+    assert bits(first) == bits(second)
+
+
+@can_measure
+def test_a_handful_of_ways_is_timed(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    measure = tune.measure_programs
+
+    def counted(calls: Sequence[Any], memory: Any, sizes: Mapping[str, int], target: Any) -> Any:
+        counts.append(len(calls))
+        seconds = measure(calls, memory, sizes, target)
+        assert len(seconds) == len(calls) and min(seconds) > 0
+        return seconds
+
+    monkeypatch.setattr(tune, "measure_programs", counted)
+    x, w = cr.input("x", ("batch", 40)), cr.input("w", (40, 64))
+    cr.compile(x @ w, tune=True, threads=1)
+    assert len(counts) == 1 and 2 <= counts[0] <= tune.WAYS
+
+
+def test_a_system_without_a_clock_is_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "can_measure", lambda: False)
+    assert tuned([], [], {}, host_target(), SPEEDS) == {}
+
+
+@pytest.mark.parametrize("given", [{"rows": 3}, {"batch": 0}, 3, "yes", None])
+def test_what_is_no_tuning_is_refused(given: Any) -> None:
+    with pytest.raises(CompileError, match="tune"):
+        net(tune=given)
+    x = cr.input("x", ("batch", 4))
+    with pytest.raises(CompileError, match="tune"):
+        cr.compile(x @ x.T, tune=given)
+
+
+def test_the_reference_has_nothing_to_tune() -> None:
+    with pytest.raises(CompileError, match="nothing to tune"):
+        net(tune=True, backend="reference")
+
+
+def test_a_model_is_tuned(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "measure_programs", first_is_slowest)
+    net = cr.nn.Sequential([cr.nn.Dense(70, "relu"), cr.nn.Dense(33)])
+    histories = []
+    for tuning in (False, True):
+        model = cr.Model(net, optimizer=cr.optim.Adam(1e-2), tune=tuning, seed=3)
+        d = data(64)
+        histories.append(model.fit(d["x"], d["t"], epochs=2, verbose=0).history)
+    assert histories[0] == histories[1]
