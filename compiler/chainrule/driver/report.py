@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import indent
-from typing import Any
+from typing import Any, Protocol
 
-from chainrule.driver.build import Compiled, passes_for
+from chainrule.driver.build import Compiled, Levels, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
@@ -209,10 +209,37 @@ class Report:
 
 def report(compiled: Compiled) -> Report:
     """The figures of a compiled program."""
-    levels = compiled.levels
-    largest = [max(slot, key=typical) for slot in levels.plan.slots]
+    native = compiled.native
     threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
-    shared = compiled.shared
+    code = native.code_size, native.llvm.count("\ndefine "), native.target.level
+    return figured(compiled, compiled.levels, code, threads, compiled.shared)
+
+
+class Reported(Protocol):
+    """What a report asks of a compiled program, for whichever machine."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def feeds(self) -> tuple[Node, ...]: ...
+
+    @property
+    def kept(self) -> tuple[Node, ...]: ...
+
+
+def figured(
+    compiled: Reported,
+    levels: Levels,
+    code: tuple[int, int, str],
+    threads: int = 1,
+    shared: Collection[int] = (),
+) -> Report:
+    """The figures of a program, whose code has so many bytes, so many functions, and a target."""
+    largest = [max(slot, key=typical) for slot in levels.plan.slots]
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
     memory = {
         "inputs": _sum(bytes_of(n) for n in compiled.feeds),
@@ -220,23 +247,14 @@ def report(compiled: Compiled) -> Report:
         "arena": _sum(largest),
         "workspace": _sum(max(sizes, key=typical) for sizes in workspace),
     }
-    return Report(
-        levels.passes,
-        tuple(
-            replace(figures(k, f"kernel{i}"), shared=i in shared)
-            for i, k in enumerate(levels.kernels)
-        ),
-        memory,
-        len(levels.plan.slots),
-        len(levels.plan.slot),
-        compiled.native.code_size,
-        compiled.native.llvm.count("\ndefine "),
-        compiled.native.target.level,
-        threads,
-        compiled.seconds,
-        compiled.manifest,
-        _recomputed(levels.fitted) if levels.fitted else None,
+    kernels = (
+        replace(figures(k, f"kernel{i}"), shared=i in shared) for i, k in enumerate(levels.kernels)
     )
+    return Report(
+        levels.passes, tuple(kernels), memory, len(levels.plan.slots), len(levels.plan.slot),
+        *code, threads, compiled.seconds, compiled.manifest,
+        _recomputed(levels.fitted) if levels.fitted else None,
+    )  # fmt: skip
 
 
 def _recomputed(fitted: Fitted) -> Recomputed:
@@ -300,36 +318,49 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def show(compiled: Compiled, level: str) -> str:
     """A program as text at one of LEVELS; "passes" is the graph after each pass in turn."""
+    texts = {"llvm": lambda: compiled.native.llvm, "asm": lambda: compiled.native.asm}
+    return shown(compiled.source, lambda: compiled.levels, compiled.precision, level, texts)
+
+
+def shown(
+    source: Graph,
+    levels: Callable[[], Levels],
+    precision: str | None,
+    level: str,
+    code: Mapping[str, Callable[[], str]],
+) -> str:
+    """A program as text at a level, those of its `code` among them."""
+    texts: dict[str, Callable[[], str]] = {
+        "graph": lambda: graph_text(source),
+        "passes": lambda: _after_each_pass(source, precision),
+        "optimized": lambda: graph_text(levels().graph),
+        "kernels": lambda: _kernels_text(levels()),
+        "loops": lambda: "\n".join(
+            map(loop_text, dict.fromkeys(b.program for b in levels().built))
+        ),
+        **code,
+    }
     if not isinstance(level, str):
-        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(LEVELS)}")
-    if level == "graph":
-        return graph_text(compiled.source)
-    if level == "passes":
-        return _after_each_pass(compiled)
-    if level == "optimized":
-        return graph_text(compiled.levels.graph)
-    if level == "kernels":
-        pairs = zip(compiled.levels.kernels, compiled.levels.built, strict=True)
-        texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
-        indents = ("    " * k.depth for k in compiled.levels.kernels)
-        return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
-    if level == "loops":
-        programs = dict.fromkeys(b.program for b in compiled.levels.built)
-        return "\n".join(map(loop_text, programs))
-    if level == "llvm":
-        return compiled.native.llvm
-    if level == "asm":
-        return compiled.native.asm
-    raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
+        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(texts)}")
+    if level not in texts:
+        raise CompileError(f"there is no level {level!r}", f"there are {', '.join(texts)}")
+    return texts[level]()
 
 
-def _after_each_pass(compiled: Compiled) -> str:
+def _kernels_text(levels: Levels) -> str:
+    pairs = zip(levels.kernels, levels.built, strict=True)
+    texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
+    indents = ("    " * k.depth for k in levels.kernels)
+    return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
+
+
+def _after_each_pass(source: Graph, precision: str | None) -> str:
     pages: list[str] = []
 
     def keep(record: PassRecord, result: Graph) -> None:
         pages.append(f"{record}\n{graph_text(result)}")
 
-    run_passes(compiled.source, passes_for(compiled.precision), keep)
+    run_passes(source, passes_for(precision), keep)
     return "\n\n".join(pages)
 
 

@@ -6,6 +6,7 @@
             | Set local[index] = value
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
+            | When index < bound, ...: body                   for threads only, see below
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -26,6 +27,11 @@ them a share of its iterations, a run of them; everything else is done by every 
 stands in split loops, which do not nest, and whose iterations read nothing that other iterations
 write, before a Barrier lies between them. Barriers stand outside split loops. Of a `private` buffer
 each part has one of its own. No sum is split, so the parts' number never shows in a result.
+
+On a GPU a part is so many threads, a lane is one of them, and `loops.launch` says how many there
+are: the lanes of a part are then as many as it has threads. What differs among lanes stands in
+vector loops, where there may be serial loops and When too; everything else all lanes do alike, but
+for its Stores, which one of them does. Lanes see what others wrote after a Barrier among lanes.
 
 `fn` is the name of a machine operation (`chainrule.ir.machine`) or of an elementwise op in the
 table of `chainrule.ops`, whose `native` recipe says what it is in machine operations.
@@ -178,7 +184,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Barrier:
-    """Wait until every part of the program has come here. Outside split loops only."""
+    """Wait until every part of the program has come here, outside split loops only; or, on a GPU,
+    until every lane of this part has.
+    """
+
+    lanes: bool = False
+
+
+@dataclass(frozen=True)
+class When:
+    """The body, where every index is below its bound. In programs for GPUs only."""
+
+    bounds: tuple[tuple[Dim, Dim], ...]
+    body: tuple[Stmt, ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +206,7 @@ class Note:
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | Barrier | Note
+Stmt = Loop | Local | Set | Store | Check | When | Barrier | Note
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
 from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.folds import column_loops, row_loops
+from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
 from chainrule.loops.products import product_loops
+from chainrule.loops.threads import THREAD_FORMS
 from chainrule.loops.walk import symbols_in
 from chainrule.schedule.kernel import Form, Kernel, identity
 from chainrule.target import Target
@@ -31,12 +33,13 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
 @dataclass(frozen=True)
 class Built:
     """A kernel's program; `memory` are the nodes its buffers belong to, in order, `scratch` the
-    workspace buffers that follow them.
+    workspace buffers that follow them. On a GPU `launches` are what it is run by.
     """
 
     program: Program
     memory: tuple[Node, ...]
     scratch: tuple[Buffer, ...]
+    launches: tuple[Launch, ...] = ()
 
 
 def build_kernels(kernels: Sequence[Kernel], target: Target) -> list[Built]:
@@ -54,9 +57,16 @@ def build_kernels(kernels: Sequence[Kernel], target: Target) -> list[Built]:
 def build_kernel(kernel: Kernel, name: str, target: Target) -> Built:
     """The loops of a kernel."""
     builder = Builder(kernel, target)
-    form = _FORMS[kernel.form](builder)
-    body = (*builder.locals.values(), *form)
+    if target.threads:
+        loops, lanes = THREAD_FORMS[kernel.form](builder)
+    else:
+        loops, lanes = _FORMS[kernel.form](builder), 0
+    body = (*builder.locals.values(), *loops)
     buffers = (*builder.buffers.values(), *builder.scratch)
     sizes = symbols_in(body) | {s for b in buffers for s in symbols_of(b.size)}
     program = Program(name, buffers, tuple(sorted(sizes)), body)
-    return Built(program, builder.memory, tuple(builder.scratch))
+    if not lanes:
+        return Built(program, builder.memory, tuple(builder.scratch))
+    launches, buffers = launches_of(program, lanes)
+    scratch = tuple(b for b in buffers if b not in builder.buffers.values())
+    return Built(replace(program, buffers=buffers), builder.memory, scratch, launches)

@@ -56,7 +56,7 @@ def product_loops(b: Builder) -> Stmts:
         return abreast_loops(b, maps)
     layout = ContractLayout.of(b.kernel)
     if layout is None:
-        return _plain(b)
+        return plain_product(b)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is None and _slides(b, layout):
         layout = ContractLayout.of(b.kernel, sliding=True) or layout
@@ -178,7 +178,7 @@ def _in_steps(b: Builder, c: Contraction, layout: ContractLayout, packed: Buffer
     return body
 
 
-def _plain(b: Builder) -> Stmts:
+def plain_product(b: Builder) -> Stmts:
     """A product whose axes no template takes: one sum of products an element."""
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
     op, dtype = node.op, node.type.dtype

@@ -21,6 +21,7 @@ from chainrule.ir.loop import (
     Stmt,
     Store,
     Value,
+    When,
 )
 from chainrule.ir.size import Dim, Size, substitute
 from chainrule.loops.walk import shared, values_of
@@ -73,7 +74,10 @@ class _Printer:
             if self.notes:
                 yield f"{indent}# {s.text}"
         elif isinstance(s, Barrier):
-            yield f"{indent}barrier"
+            yield f"{indent}barrier{' among lanes' if s.lanes else ''}"
+        elif isinstance(s, When):
+            yield f"{indent}when {', '.join(f'{self.dim(i)} < {self.dim(n)}' for i, n in s.bounds)}:"
+            yield from self.block(s.body, indent + "  ")
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Local):

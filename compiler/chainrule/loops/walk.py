@@ -19,6 +19,7 @@ from chainrule.ir.loop import (
     Stmt,
     Store,
     Value,
+    When,
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
@@ -59,7 +60,7 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
     """Every statement of a body and of the loops in it."""
     for s in body:
         yield s
-        if isinstance(s, Loop):
+        if isinstance(s, Loop | When):
             yield from statements(s.body)
 
 
@@ -133,6 +134,8 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
+        elif isinstance(s, When):
+            dims += (dim for pair in s.bounds for dim in pair)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:

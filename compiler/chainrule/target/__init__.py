@@ -14,7 +14,8 @@ class Target:
     `level` names the instruction set; `triple`, `cpu` and `features` are what LLVM is told (the cpu
     is a generic level, never a product); `vector_bytes` and `vector_registers` are its widest
     vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared;
-    `pairs` that it adds the products of two pairs of bfloat16 in one instruction.
+    `pairs` that it adds the products of two pairs of bfloat16 in one instruction; `threads` that it
+    is a GPU, where lanes are threads and not parts of a vector.
     """
 
     level: str
@@ -25,6 +26,7 @@ class Target:
     vector_registers: int
     fma: bool
     pairs: bool = False
+    threads: bool = False
 
     @property
     def arch(self) -> str:

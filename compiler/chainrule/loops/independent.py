@@ -1,0 +1,160 @@
+"""Which loops of a nest may go in any order, all at once: those that no two iterations share.
+
+An element's place is a sum of steps times loop variables. A variable's iterations touch different
+memory where all smaller steps together stay below one step of it, and where all larger steps are
+multiples of one that it stays below with them, as digits of a number do: then no other variable can
+make up for a difference. Nothing else is asked, and a nest of which that can't be told stays as it
+was (Kennedy, Allen, "Optimizing Compilers for Modern Architectures", 2002, chapter 3, has the
+general theory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from chainrule.ir.loop import Buffer, Load, Local, Loop, Stmt, Store
+from chainrule.ir.node import Stmts
+from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, symbols_of
+from chainrule.loops.walk import postorder, set_locals, statements, values_of
+
+
+def shared_among_threads(body: Stmts) -> Stmts:
+    """Each nest with its independent loops outermost, split; the others inside, in order."""
+    return tuple(_shared(s) if isinstance(s, Loop) else s for s in body)
+
+
+def _shared(nest: Loop) -> Loop:
+    if any(isinstance(s, Loop) and s.split for s in statements((nest,))):
+        return nest
+    loops, body = _perfect(nest)
+    found = [loop.var for loop in loops if loop.var in _independent(loops, body)]
+    if not found:
+        return nest
+    inner = [replace(loop, mode="serial") for loop in loops if loop.var not in found]
+    outer = [replace(x, mode="serial", split=True) for x in loops if x.var in found]
+    for loop in reversed([*outer, *inner]):
+        body = (replace(loop, body=body),)
+    (whole,) = body
+    assert isinstance(whole, Loop)
+    return whole
+
+
+def _perfect(nest: Loop) -> tuple[list[Loop], Stmts]:
+    """Loops of which each holds the next and nothing else, and what the last one holds."""
+    loops = [nest]
+    while len(loops[-1].body) == 1 and isinstance(inner := loops[-1].body[0], Loop):
+        if inner.mode == "unroll" or symbols_of(inner.extent) & {x.var for x in loops}:
+            break
+        loops.append(inner)
+    return loops, loops[-1].body
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a buffer is touched: `first`, and steps by loop, None for a place known at run time.
+
+    Steps are 0 or more; `ends` says how often each is gone at most, None if that is not known.
+    """
+
+    first: Dim
+    steps: tuple[tuple[str | None, Dim, Dim | None], ...]
+
+
+def _independent(loops: Sequence[Loop], body: Stmts) -> frozenset[str]:
+    """The variables whose iterations touch nothing that another of them writes."""
+    declared = {s for s in statements(body) if isinstance(s, Local)}
+    if set_locals(body) - declared:
+        return frozenset()
+    every = [*loops, *(s for s in statements(body) if isinstance(s, Loop))]
+    places: dict[Buffer, list[_Place | None]] = {}
+    accesses = list(_accesses(body))
+    stored = {a.buffer for a in accesses if isinstance(a, Store)}
+    for access in accesses:
+        if access.buffer in stored:
+            places.setdefault(access.buffer, []).append(_place(access, every))
+    return frozenset(
+        loop.var
+        for loop in loops
+        if all(_apart(loop.var, known) for known in places.values())
+    )
+
+
+def _accesses(body: Stmts) -> Iterator[Load | Store]:
+    for s in statements(body):
+        if isinstance(s, Store):
+            yield s
+        yield from (v for v in postorder(*values_of(s)) if isinstance(v, Load))
+
+
+def _place(access: Load | Store, loops: Sequence[Loop]) -> _Place | None:
+    """The steps of an access; None where it is not a sum of them."""
+    names = {loop.var for loop in loops}
+    first: Dim = access.offset
+    steps: list[tuple[str | None, Dim, Dim | None]] = []
+    for loop in loops:
+        slope = coefficient(first, loop.var)
+        if slope is None or symbols_of(slope[0]) & names:
+            return None
+        step, first = slope
+        if step == 0:
+            continue
+        last = loop.extent - 1
+        if not is_nonnegative(step):
+            first, step = first + step * last, -step
+        if not is_nonnegative(step) or symbols_of(last) & names:
+            return None
+        steps.append((loop.var, step, last))
+    if access.index is not None:
+        if not is_nonnegative(access.stride):
+            return None
+        steps.append((None, access.stride, None))
+    return None if symbols_of(first) & names else _Place(first, tuple(steps))
+
+
+def _apart(var: str, known: Sequence[_Place | None]) -> bool:
+    """Whether two iterations of a variable never meet at these places of one buffer."""
+    digits = set()
+    for place in known:
+        if place is None:
+            return False
+        same = all(p is not None and p.first == place.first for p in known)
+        digit = _digit(var, place, same)
+        if digit is None:
+            return False
+        digits.add(digit)
+    return len(digits) == 1
+
+
+def _digit(var: str, place: _Place, same: bool) -> tuple[Dim, Dim] | None:
+    """The step of a variable and the one above that others are multiples of, 0 for none, if it is a
+    digit of the place; `same` says that every place begins at the same element.
+    """
+    mine = [(step, last) for name, step, last in place.steps if name == var]
+    if len(mine) != 1:
+        return None
+    ((step, last),) = mine
+    assert last is not None
+    others = [(s, e) for name, s, e in place.steps if name != var]
+    above = [s for s, _ in others if is_nonnegative(s - step - 1)]
+    below = [(s, e) for s, e in others if s not in above]
+    unit = _unit(above)
+    low: Dim = 0
+    for s, e in below:
+        if e is None or not is_nonnegative(step - s):
+            return None
+        low = low + s * e
+    if not same and (unit == 0 or divide(place.first, unit) is None):
+        if not is_nonnegative(place.first):
+            return None
+        low = low + place.first
+    if not is_nonnegative(step - 1 - low):
+        return None
+    if above and (unit == 0 or not is_nonnegative(unit - 1 - step * last - low)):
+        return None
+    return step, unit
+
+
+def _unit(steps: Sequence[Dim]) -> Dim:
+    """The one of some steps that all are multiples of; 0 where there is none."""
+    return next((u for u in steps if all(divide(s, u) is not None for s in steps)), 0)

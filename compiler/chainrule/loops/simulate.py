@@ -1,0 +1,282 @@
+"""Run a launch as a GPU does, thread by thread in step, over NumPy arrays: its meaning, and a judge.
+
+Every thread of every block goes through the statements at once, those for which a statement is not
+meant looking on. What a GPU leaves open is refused: an access outside a buffer, a barrier that not
+all lanes of a part come to, and two threads that touch one element, one of them to write it, with
+no barrier between. Memory of a part's own holds NaN, or a number unlike others, until it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import CompileError
+from chainrule.ir.loop import (
+    Barrier,
+    Buffer,
+    Check,
+    Combine,
+    Get,
+    Load,
+    Local,
+    Loop,
+    Note,
+    Set,
+    Stmt,
+    Store,
+    Value,
+    When,
+)
+from chainrule.ir.size import Dim, evaluate
+from chainrule.loops.interpret import Machine
+from chainrule.loops.launch import Launch, split_loops
+
+Array = np.ndarray[Any, Any]
+
+
+class Race(CompileError):
+    """What two threads do depends on which is first."""
+
+
+def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, int]) -> int:
+    """Run a launch; `buffers` are one-dimensional arrays by name and are written in place.
+
+    The result is 0, or the code of a Check that did not hold; threads that met none go on. Raises
+    Race, and CompileError for what else no program may do.
+    """
+    parts = evaluate(launch.parts, sizes)
+    blocks = evaluate(launch.blocks, sizes)
+    if blocks <= 0:
+        return 0
+    threads = _Threads(launch, dict(buffers), dict(sizes), blocks, parts)
+    with np.errstate(all="ignore"):
+        threads.block(launch.program.body)
+    threads.log.judge(launch)
+    return threads.code
+
+
+class _Threads(Machine):
+    """All threads of a launch; `active` are those that a statement is meant for."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        buffers: dict[str, Array],
+        sizes: dict[str, Any],
+        blocks: int,
+        parts: int,
+    ) -> None:
+        super().__init__(buffers, sizes, True)
+        self.launch = launch
+        number = np.arange(blocks * launch.threads)
+        self.part, self.lane = number // launch.lanes, number % launch.lanes
+        self.number = number
+        self.active = np.ones(len(number), bool)
+        self.in_vector = False
+        self.code = 0
+        self.log = _Log(self.part)
+        self.widths: dict[str, int] = {}
+        for buffer in launch.shared:
+            assert isinstance(buffer.size, int)
+            self.keep(buffer, buffer.size, blocks * launch.parts_of_block)
+        for buffer in launch.own:
+            self.widths[buffer.name] = self.index(buffer.size)
+            self.buffers[buffer.name][:] = _unwritten(buffer)  # type: ignore[index]
+
+    def keep(self, buffer: Buffer, size: int, parts: int) -> None:
+        """Shared memory, a stretch for each part."""
+        self.widths[buffer.name] = size
+        stretch = np.full(max(1, parts * size), _unwritten(buffer), buffer.dtype.numpy)
+        self.buffers[buffer.name] = stretch  # type: ignore[index]
+
+    # statements
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Loop):
+            self.loop(s)
+        elif isinstance(s, When):
+            held = [np.asarray(self.index(i)) < self.index(n) for i, n in s.bounds]
+            self.where(np.logical_and.reduce(np.broadcast_arrays(self.active, *held)), s.body)
+        elif isinstance(s, Local):
+            for index in np.ndindex(*s.shape):
+                self.cells[s.name, tuple(map(int, index))] = np.zeros(
+                    len(self.number), s.dtype.numpy
+                )
+        elif isinstance(s, Set):
+            if self.in_vector and not s.local.lanes:
+                raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
+            value = np.broadcast_to(self.value(s.value), self.number.shape)
+            self.cell(s.local, s.index)[self.active] = value[self.active]
+        elif isinstance(s, Store):
+            self.store(s)
+        elif isinstance(s, Check):
+            good = np.broadcast_to(self.value(s.condition), self.number.shape)
+            if (self.active & ~good).any():
+                self.code = self.code or s.code
+            self.active = self.active & good
+        elif isinstance(s, Barrier):
+            self.barrier()
+        elif not isinstance(s, Note):
+            raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def where(self, active: Array, body: Sequence[Stmt]) -> None:
+        """Statements for some threads; one that has left with a code does not come back."""
+        before, self.active = self.active, active
+        if active.any():
+            self.block(body)
+        left = active & ~self.active
+        self.active = before & ~left
+
+    def loop(self, loop: Loop) -> None:
+        shadowed = self.symbols.get(loop.var)
+        extent = np.broadcast_to(np.asarray(self.index(loop.extent)), self.number.shape)
+        if loop.split:
+            nest = split_loops((loop,))
+            shape = [self.index(one.extent) for one in nest]
+            index = np.unravel_index(np.minimum(self.part, math.prod(shape) - 1), shape)
+            self.symbols.update(zip((one.var for one in nest), index, strict=True))
+            self.where(self.active & (self.part < math.prod(shape)), nest[-1].body)
+        elif loop.mode == "vector":
+            self.vector(loop, extent)
+        else:
+            for i in range(int(np.where(self.active, extent, 0).max(initial=0))):
+                self.symbols[loop.var] = i
+                self.where(self.active & (i < extent), loop.body)
+        self.symbols.pop(loop.var, None)
+        if shadowed is not None:
+            self.symbols[loop.var] = shadowed
+
+    def vector(self, loop: Loop, extent: Array) -> None:
+        if self.in_vector:
+            raise CompileError("vector loops do not nest")
+        self.in_vector = True
+        for start in range(0, int(np.where(self.active, extent, 0).max(initial=0)), self.launch.lanes):
+            self.symbols[loop.var] = start + self.lane
+            self.where(self.active & (start + self.lane < extent), loop.body)
+        self.in_vector = False
+
+    def barrier(self) -> None:
+        """Lanes of a part meet: all of them, or none."""
+        self.whole("a barrier")
+        self.log.meet(self.active)
+
+    def whole(self, what: str) -> None:
+        """Refuse what some lanes of a part come to and others do not."""
+        here = self.active.reshape(-1, self.launch.lanes)
+        if self.in_vector or (here.any(axis=1) != here.all(axis=1)).any():
+            raise CompileError(f"{self.launch.program.name}: not all lanes come to {what}")
+
+    # memory and values
+
+    def store(self, s: Store) -> None:
+        moved = None if s.index is None else self.value(s.index)
+        value = np.broadcast_to(self.value(s.value), self.number.shape)
+        mine = self.active if self.in_vector else self.active & (self.lane == 0)
+        at = self.touched(s, moved, mine, True)
+        self.buffers[s.buffer.name][at[mine]] = value[mine]
+
+    def part_of(self, v: Value, known: dict[int, Array]) -> Any:
+        if isinstance(v, Load):
+            index = None if v.index is None else known[id(v.index)]
+            at = self.touched(v, index, self.active, False)
+            array = self.buffers[v.buffer.name]
+            return array[np.where(self.active, at, 0)] if len(array) else np.zeros(1, array.dtype)
+        if isinstance(v, Get):
+            if v.local.lanes and not self.in_vector:
+                raise CompileError(f"{v.local.name} has lanes: outside a vector loop, combine them")
+            return self.cell(v.local, v.index).copy()
+        if isinstance(v, Combine):
+            self.whole("a fold of lanes")
+            return self.combined(v)
+        return super().part_of(v, known)
+
+    def combined(self, v: Combine) -> Array:
+        """The tree over a part's lanes, for each of them."""
+        cell = self.cell(v.local, v.index).reshape(-1, self.launch.lanes)
+        half = self.launch.lanes // 2
+        while half:
+            cell = self.apply(v.fn, [cell[:, :half], cell[:, half : 2 * half]], v.dtype)
+            half //= 2
+        return np.repeat(cell[:, 0], self.launch.lanes)
+
+    def lanes(self, local: Local) -> Any:
+        return ...
+
+    def touched(self, access: Load | Store, moved: Any, mine: Array, writes: bool) -> Array:
+        """Which element each thread means; noted for those that are `mine`."""
+        buffer = access.buffer
+        at = np.broadcast_to(np.asarray(self.place(access, moved)), self.number.shape)
+        width = self.widths.get(buffer.name, len(self.buffers[buffer.name]))
+        bad = mine & ((at < 0) | (at >= width))
+        if bad.any():
+            word = "writes" if writes else "reads"
+            raise CompileError(
+                f"{self.launch.program.name}: thread {int(np.argmax(bad))} {word} "
+                f"{buffer.name}[{int(at[np.argmax(bad)])}], which has {width} elements"
+            )
+        if buffer.name in self.widths:
+            at = at + self.part * width
+        array = self.buffers[buffer.name]
+        first = array.__array_interface__["data"][0]
+        self.log.note(first + at[mine] * array.itemsize, self.number[mine], writes)
+        return at
+
+
+def _unwritten(buffer: Buffer) -> Any:
+    kind = np.dtype(buffer.dtype.numpy)
+    return 77 if kind.kind in "biu" else np.nan
+
+
+@dataclass
+class _Log:
+    """Who touched which address, and how often lanes had met by then."""
+
+    part: Array
+    meetings: Array = field(init=False)
+    seen: list[Array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.meetings = np.zeros(len(self.part), np.int64)
+
+    def meet(self, active: Array) -> None:
+        """These threads have waited for each other."""
+        self.meetings[active] += 1
+
+    def note(self, address: Array, thread: Array, writes: bool) -> None:
+        if len(address):
+            time = self.meetings[thread]
+            rows = np.stack([address, thread, time, np.full(len(thread), int(writes))], axis=1)
+            self.seen.append(np.unique(rows, axis=0))
+
+    def judge(self, launch: Launch) -> None:
+        """Raise Race where an address that one thread writes is touched by another of another
+        part, or of its own with no meeting between.
+        """
+        if not self.seen:
+            return
+        rows = np.unique(np.concatenate(self.seen), axis=0)
+        address, thread, time, writes = rows.T
+        part = self.part[thread]
+        for keys, who in (((address,), part), ((address, part, time), thread)):
+            order = np.lexsort((who, *reversed(keys)))
+            columns = [k[order] for k in keys]
+            new = np.ones(len(order), bool)
+            new[1:] = np.logical_or.reduce([c[1:] != c[:-1] for c in columns])
+            group = np.cumsum(new) - 1
+            written = np.zeros(group[-1] + 1, bool)
+            np.logical_or.at(written, group, writes[order] > 0)
+            sorted_who = who[order]
+            several = np.zeros(group[-1] + 1, bool)
+            np.logical_or.at(several, group, sorted_who != sorted_who[np.flatnonzero(new)[group]])
+            bad = written & several
+            if bad.any():
+                one = np.flatnonzero(group == np.argmax(bad))
+                threads = sorted({int(t) for t in thread[order][one]})[:4]
+                raise Race(
+                    f"{launch.program.name}: threads {threads} touch one element, and one writes it"
+                )
