@@ -93,14 +93,6 @@ class FakeGpu:
         self.calls.append("launch")
         self.do(lambda: self.run(kernel, blocks, threads, arguments))
 
-    def copy(self, to: int, source: int, size: int) -> None:
-        self.calls.append("copy")
-
-        def run() -> None:
-            self.bytes_at(to, size)[:] = self.bytes_at(source, size)
-
-        self.do(run)
-
     def do(self, command: Callable[[], None]) -> None:
         if self.recorded is None:
             command()

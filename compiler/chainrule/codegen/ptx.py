@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chainrule.codegen.native import assembled
@@ -26,8 +26,10 @@ class GpuModule:
         return assembled(self.llvm, self.target)
 
 
-def emit_gpu_module(programs: Iterable[Sequence[Launch]], target: Target) -> GpuModule:
-    """One kernel for each distinct launch of programs."""
+def emit_gpu_module(
+    programs: Iterable[Sequence[Launch]], helpers: Mapping[str, Launch], target: Target
+) -> GpuModule:
+    """One kernel for each distinct launch of programs, and `helpers` by their names."""
     known: dict[tuple[str, int], str] = {}
     kernels: dict[str, Launch] = {}
     names: dict[int, str] = {}
@@ -44,6 +46,11 @@ def emit_gpu_module(programs: Iterable[Sequence[Launch]], target: Target) -> Gpu
                 texts.append(text)
                 declarations |= needed
             names[id(launch)] = known[key]
+    for name, launch in helpers.items():
+        kernels[name] = launch
+        text, needed = emit_launch(launch, name, target)
+        texts.append(text)
+        declarations |= needed
     # convergent: lanes meet in them, so no instruction may be moved to where not all of them come
     attributes = 'attributes #0 = { nounwind convergent "no-builtins" }'
     parts = [f'target triple = "{target.triple}"', *texts, *sorted(declarations), attributes, ""]

@@ -15,7 +15,10 @@ from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
-from chainrule.loops.launch import Launch
+from chainrule.ir.size import Size, divide
+from chainrule.ir.types import DType, uint8, uint32
+from chainrule.loops import minibatch
+from chainrule.loops.launch import BLOCK, Launch
 from chainrule.schedule.recompute import Budget
 from chainrule.target import Target
 from chainrule.target.gpu import GPUS, OLDEST, gpu
@@ -25,11 +28,12 @@ from chainrule_runtime.gpu.commands import (
     Command,
     GpuCode,
     KernelLaunch,
-    Move,
     Repeated,
     Spot,
 )
 from chainrule_runtime.manifest import Manifest
+
+_COPY_WORDS, _COPY_BYTES = "copy_words", "copy_bytes"
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,14 @@ def build_gpu(
     outputs: Sequence[str],
     finite: Sequence[int] = (),
     precision: str | None = None,
+    epochs: bool = False,
     budget: Budget | None = None,
     target: Target | None = None,
 ) -> CompiledGpu:
     """Compile a graph for a GPU, which need not be here; the parameters are those of `build`.
 
-    Raises CompileError.
+    With `epochs` there are the kernels besides that a loop over minibatches needs. Raises
+    CompileError.
     """
     clock = _Clock()
     machine = target or gpu_target()
@@ -87,7 +93,9 @@ def build_gpu(
         tuple(feeds), tuple(kept), tuple(finite), False, False, machine, precision, budget
     )
     levels = lower_all(graph, wanted, clock)
-    module = emit_gpu_module([b.launches for b in levels.built], machine)
+    module = emit_gpu_module(
+        [b.launches for b in levels.built], _helpers(graph, wanted, epochs), machine
+    )
     clock.lap("llvm text")
     ptx = module.ptx()
     clock.lap("ptx")
@@ -101,6 +109,20 @@ def build_gpu(
     )  # fmt: skip
 
 
+def _helpers(graph: Graph, wanted: Wanted, epochs: bool) -> dict[str, Launch]:
+    """Kernels beside those of the graph, by name."""
+    found = {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
+    if epochs:
+        found["advance"] = minibatch.advance()
+        found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
+        found |= {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
+    return found
+
+
+def _types(nodes: Sequence[Node]) -> dict[DType, None]:
+    return dict.fromkeys(n.type.dtype for n in nodes)
+
+
 def _commands(
     steps: Sequence[Step], launches: Mapping[int, Sequence[Launch]], names: Mapping[int, str]
 ) -> tuple[Command, ...]:
@@ -109,18 +131,31 @@ def _commands(
     for step in steps:
         if isinstance(step, Call):
             spots = tuple(map(_spot, step.buffers))
-            out += (
-                KernelLaunch(
-                    names[id(x)], spots, x.program.sizes, dim_data(x.blocks), x.threads
-                )
-                for x in launches[id(step.program)]
-            )
+            for x in launches[id(step.program)]:
+                sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
+                blocks = dim_data(x.blocks)
+                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads))
         elif isinstance(step, Copy):
-            out.append(Move(_spot(step.source), _spot(step.target), dim_data(step.size)))
+            out.append(_copy(step))
         else:
             inside = _commands(step.steps, launches, names)
             out.append(Repeated(dim_data(step.length), inside, step.reverse))
     return tuple(out)
+
+
+def _copy(step: Copy) -> KernelLaunch:
+    """A copy by a kernel, as what follows a failed check must change nothing: by words of 4 bytes
+    where all places are multiples of them.
+    """
+    moves = (size for place in (step.source, step.target) for _, size in place.moves)
+    words = divide(step.size, 4)
+    if words is None or any(divide(size, 4) is None for size in moves):
+        name, count = _COPY_BYTES, step.size
+    else:
+        name, count = _COPY_WORDS, words
+    spots = _spot(step.source), _spot(step.target)
+    blocks = (count + BLOCK - 1) // BLOCK
+    return KernelLaunch(name, spots, (dim_data(count),), dim_data(blocks), BLOCK)
 
 
 def _spot(place: int | Place) -> Spot:

@@ -198,7 +198,7 @@ def _threads(body: Stmts) -> Stmt:
 def _axis(letters: list[str], sizes: Mapping[str, Dim], runs: set[str]) -> _Axis:
     """Letters as one axis; those of a run have the whole of it in their last."""
     shape = [sizes[c] for c in letters]
-    for i in reversed(range(len(letters) - 1)):
+    for i in range(len(letters) - 1):
         if letters[i] + letters[i + 1] in runs:
             shape[i], shape[i + 1] = 1, shape[i] * shape[i + 1]
     return _Axis("".join(letters), tuple(shape))

@@ -28,18 +28,9 @@ class KernelLaunch:
 
     name: str
     buffers: tuple[Spot, ...]
-    sizes: tuple[str, ...]
+    sizes: tuple[DimData, ...]
     blocks: DimData
     threads: int
-
-
-@dataclass(frozen=True)
-class Move:
-    """So many bytes from one place to another."""
-
-    source: Spot
-    target: Spot
-    size: DimData
 
 
 @dataclass(frozen=True)
@@ -51,12 +42,21 @@ class Repeated:
     reverse: bool = False
 
 
-Command = KernelLaunch | Move | Repeated
+Command = KernelLaunch | Repeated
 
 
 @dataclass(frozen=True)
 class GpuCode:
-    """A module of PTX and what is launched of it; `changed` are the kept tensors that it writes."""
+    """A module of PTX and what is launched of it in a call; `changed` are the kept tensors that it
+    writes.
+
+    Where it runs over minibatches there are kernels besides: `gather_T` and `log_T` for element
+    types T, and `advance`. The first is given data, order, cursor and minibatch, then the rows of a
+    minibatch, the elements of a row, an epoch's rows, its steps, the rows of a full minibatch, the
+    step that the cursor's 0 is, and how many epochs there are; the second a result, its log, the
+    cursor, how many elements, and how many results; the last the cursor. The cursor is an int64
+    that counts steps, the order int64 row numbers, epoch after epoch.
+    """
 
     ptx: str
     commands: tuple[Command, ...]
@@ -73,24 +73,15 @@ class Run:
     arguments: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Copied:
-    """Bytes from an address to another."""
-
-    target: int
-    source: int
-    size: int
-
-
 def resolved(
     commands: Sequence[Command],
     sizes: Mapping[str, int],
     table: Mapping[int, int],
     status: int,
     loops: tuple[int, ...] = (),
-) -> Iterator[Run | Copied]:
-    """The launches and copies of commands in order, where sizes and addresses are known; what has
-    nothing to do is left out.
+) -> Iterator[Run]:
+    """The launches of commands in order, where sizes and addresses are known; what has nothing to
+    do is left out.
     """
 
     def address(spot: Spot) -> int:
@@ -101,14 +92,9 @@ def resolved(
         if isinstance(command, KernelLaunch):
             blocks = evaluate(command.blocks, sizes)
             if blocks > 0:
-                given = (*map(address, command.buffers), *(sizes[s] for s in command.sizes))
+                given = *map(address, command.buffers), *(evaluate(s, sizes) for s in command.sizes)
                 yield Run(command.name, blocks, command.threads, (*given, status))
-        elif isinstance(command, Move):
-            size = evaluate(command.size, sizes)
-            if size > 0:
-                yield Copied(address(command.target), address(command.source), size)
         else:
-            length = evaluate(command.length, sizes)
-            order = range(length)
+            order = range(evaluate(command.length, sizes))
             for i in reversed(order) if command.reverse else order:
                 yield from resolved(command.commands, sizes, table, status, (*loops, i))

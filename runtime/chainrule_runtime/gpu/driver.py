@@ -61,10 +61,8 @@ class Gpu(Protocol):
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         """Run a kernel, after what was asked before; its parameters are 8 bytes each."""
 
-    def copy(self, to: int, source: int, size: int) -> None: ...
-
     def record(self, commands: Callable[[], None]) -> Any:
-        """What `commands` launches and copies, as one thing that can be played; nothing is run."""
+        """What `commands` launches, as one thing that can be played; nothing is run."""
 
     def play(self, recording: Any) -> None: ...
 
@@ -161,12 +159,8 @@ class CudaGpu:
         grid = blocks, 1, 1, threads, 1, 1
         self._ask("cuLaunchKernel", kernel, *grid, 0, self._stream, ctypes.addressof(places), 0)
 
-    def copy(self, to: int, source: int, size: int) -> None:
-        """Copy bytes on the GPU."""
-        self._ask("cuMemcpyDtoDAsync", to, source, size, self._stream)
-
     def record(self, commands: Callable[[], None]) -> Any:
-        """A CUDA graph of what is launched and copied."""
+        """A CUDA graph of what is launched."""
         with self._recording() as made:
             commands()
         return self._ask("cuGraphInstantiate", made[0], 0)

@@ -7,15 +7,14 @@ has changed. A run of many steps sends and fetches them once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from chainrule_runtime.errors import FeedError
+from chainrule_runtime.errors import FeedError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import GpuCode, Run, resolved
@@ -31,7 +30,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """What a call of some sizes needs: offsets by places in the table, and all bytes together."""
 
     sizes: dict[str, int]
@@ -52,7 +51,7 @@ class _Memory:
         self.kernels: dict[str, Any] = {}
         given = [(t, kept[t.name]) for t in manifest.kept]
         given += [(t, np.ascontiguousarray(array)) for t, array in manifest.constants]
-        starts = [0, *accumulate(_rounded(a.nbytes) for _, a in given)]
+        starts = [0, *accumulate(rounded(a.nbytes) for _, a in given)]
         self._block = gpu.allocate(_ALIGN + starts[-1])
         self.status = self._block
         self.fixed = {
@@ -63,7 +62,7 @@ class _Memory:
             gpu.upload(self.fixed[tensor.place], np.ascontiguousarray(array))
         gpu.wait()
         self.arena, self.room = 0, 0
-        self.recordings: dict[_Plan, Any] = {}
+        self.recordings: dict[Plan, Any] = {}
 
     def reserve(self, size: int) -> None:
         """Have an arena of so many bytes; what was recorded for a smaller one is gone."""
@@ -109,7 +108,7 @@ class GpuProgram:
         kept = kept or {}
         self.kept = {t.name: kept[t.name] for t in manifest.kept}
         self._memory: _Memory | None = None
-        self._plans: dict[Shapes, _Plan] = {}
+        self._plans: dict[Shapes, Plan] = {}
 
     def __call__(self, given: Mapping[str, object]) -> list[Array]:
         """Run once on what is given by name; new arrays, in the order of `manifest.outputs`.
@@ -117,12 +116,14 @@ class GpuProgram:
         Raises FeedError, NonFiniteError and DeviceError; what is kept is then as it was.
         """
         arrays = self.binder.arrays(given)
-        with self.lock.guard, self.session() as session:
-            return session.step(arrays)
+        with self.lock.guard:
+            session = self.session()
+            results = session.step(arrays)
+            session.fetch()
+            return results
 
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """The program at work: what is kept has been sent, and is fetched at the end."""
+    def session(self) -> Session:
+        """The program at work: what is kept has been sent. Hold the lock."""
         if self._memory is None:
             gpu = driver.find()
             gpu.enter()
@@ -132,12 +133,9 @@ class GpuProgram:
         for tensor in self.manifest.kept:
             memory.gpu.upload(memory.fixed[tensor.place], self.kept[tensor.name])
         memory.gpu.clear(memory.status, 4)
-        yield Session(self, memory)
-        for tensor in self.manifest.kept:
-            if tensor.name in self.code.changed:
-                memory.gpu.download(self.kept[tensor.name], memory.fixed[tensor.place])
+        return Session(self, memory)
 
-    def plan(self, shapes: Shapes) -> _Plan:
+    def plan(self, shapes: Shapes) -> Plan:
         """The plan for feeds of these shapes. Raises FeedError where they do not fit."""
         plan = self._plans.get(shapes)
         if plan is None:
@@ -148,7 +146,7 @@ class GpuProgram:
             plan = self._plans[shapes] = self._make_plan(shapes)
         return plan
 
-    def _make_plan(self, shapes: Shapes) -> _Plan:
+    def _make_plan(self, shapes: Shapes) -> Plan:
         m, sizes = self.manifest, self.binder.sizes(shapes)
         offsets: dict[int, int] = {}
         end = 0
@@ -156,13 +154,13 @@ class GpuProgram:
         for tensor in (*m.feeds, *m.outputs):
             if tensor.place not in offsets and tensor.place not in fixed:
                 offsets[tensor.place] = end
-                end += _rounded(_bytes(tensor, sizes))
+                end += rounded(_bytes(tensor, sizes))
         starts = []
         for slot in m.arena:
             starts.append(end)
-            end += _rounded(max([0, *(evaluate(size, sizes) for size in slot)]))
+            end += rounded(max([0, *(evaluate(size, sizes) for size in slot)]))
         offsets |= {place: starts[slot] for place, slot in m.temporaries}
-        return _Plan(sizes, offsets, end, tuple(_shape(t, sizes) for t in m.outputs))
+        return Plan(sizes, offsets, end, tuple(_shape(t, sizes) for t in m.outputs))
 
 
 class Session:
@@ -171,52 +169,73 @@ class Session:
     def __init__(self, program: GpuProgram, memory: _Memory) -> None:
         self.program, self.memory, self.gpu = program, memory, memory.gpu
 
+    def fetch(self) -> None:
+        """Bring back what is kept and may have changed."""
+        for tensor in self.program.manifest.kept:
+            if tensor.name in self.program.code.changed:
+                array = self.program.kept[tensor.name]
+                self.gpu.download(array, self.memory.fixed[tensor.place])
+
     def step(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once; new arrays. Raises FeedError and NonFiniteError."""
         program, memory = self.program, self.memory
         plan = program.plan(tuple([a.shape for a in arrays]))
         memory.reserve(plan.size)
-        table = {place: memory.arena + at for place, at in plan.offsets.items()} | memory.fixed
+        table = self.table(plan)
         for tensor, array in zip(program.manifest.feeds, arrays, strict=True):
             self.gpu.upload(table[tensor.place], array)
-        self.gpu.play(self._recording(plan, table))
-        status = np.zeros(1, np.int32)
-        self.gpu.download(status, memory.status)
-        outputs = [
-            Output(t.name, t.place, shape, element_type(t.dtype), np.zeros(shape, element_type(t.dtype)))
-            for t, shape in zip(program.manifest.outputs, plan.shapes, strict=True)
-        ]
-        for output in outputs:
-            assert output.buffer is not None
-            self.gpu.download(output.buffer, table[output.place])
-        if status[0]:
-            self.gpu.clear(memory.status, 4)
-            known = {**program.kept, **dict(zip(program.binder.names, arrays, strict=True))}
-            checks = program.manifest.checks
-            raise fault_of(checks, int(status[0]), known, outputs, plan.sizes)
+        if plan not in memory.recordings:
+            memory.recordings[plan] = self.record(self.launches(plan, table))
+        self.gpu.play(memory.recordings[plan])
+        code, outputs = self.status(), self.outputs(plan, table)
+        if code:
+            raise self.fault(code, arrays, outputs, plan)
         return [o.buffer for o in outputs if o.buffer is not None]
 
-    def _recording(self, plan: _Plan, table: Mapping[int, int]) -> Any:
-        """All launches of a call as one."""
-        found = self.memory.recordings.get(plan)
-        if found is None:
-            steps = list(
-                resolved(self.program.code.commands, plan.sizes, table, self.memory.status)
-            )
-            kernels = [self.memory.kernel(s.name) if isinstance(s, Run) else None for s in steps]
+    def table(self, plan: Plan) -> dict[int, int]:
+        """The address of each place, where the arena is now."""
+        return {p: self.memory.arena + at for p, at in plan.offsets.items()} | self.memory.fixed
 
-            def run() -> None:
-                for step, kernel in zip(steps, kernels, strict=True):
-                    if isinstance(step, Run):
-                        self.gpu.launch(kernel, step.blocks, step.threads, step.arguments)
-                    else:
-                        self.gpu.copy(step.target, step.source, step.size)
+    def launches(self, plan: Plan, table: Mapping[int, int]) -> list[Run]:
+        """What a call of a plan launches, in order."""
+        commands, status = self.program.code.commands, self.memory.status
+        return list(resolved(commands, plan.sizes, table, status))
 
-            found = self.memory.recordings[plan] = self.gpu.record(run)
+    def record(self, launches: Sequence[Run]) -> Any:
+        """Launches as one thing to be played."""
+        kernels = [self.memory.kernel(run.name) for run in launches]
+
+        def go() -> None:
+            for kernel, run in zip(kernels, launches, strict=True):
+                self.gpu.launch(kernel, run.blocks, run.threads, run.arguments)
+
+        return self.gpu.record(go)
+
+    def status(self) -> int:
+        """The code that a check left, or 0, once all is done."""
+        status = np.zeros(1, np.int32)
+        self.gpu.download(status, self.memory.status)
+        return int(status[0])
+
+    def outputs(self, plan: Plan, table: Mapping[int, int]) -> list[Output]:
+        """What a call of a plan has left."""
+        found = []
+        for t, shape in zip(self.program.manifest.outputs, plan.shapes, strict=True):
+            array = np.zeros(shape, element_type(t.dtype))
+            self.gpu.download(array, table[t.place])
+            found.append(Output(t.name, t.place, shape, array.dtype, array))
         return found
 
+    def fault(
+        self, code: int, arrays: Sequence[Array], outputs: Sequence[Output], plan: Plan
+    ) -> RuntimeFault:
+        """What a code means, in words."""
+        program = self.program
+        known = {**program.kept, **dict(zip(program.binder.names, arrays, strict=True))}
+        return fault_of(program.manifest.checks, code, known, outputs, plan.sizes)
 
-def _rounded(size: int) -> int:
+
+def rounded(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 

@@ -1,0 +1,51 @@
+"""Every op on a simulated GPU: the bits of a CPU, or where a fold is long, the reference's numbers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chainrule.driver import program
+from chainrule.errors import CompileError
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Op, apply
+from chainrule.ir.types import TensorType
+from chainrule.ops.registry import OPS
+from chainrule.ops.source import leaf
+
+SAMPLES = [
+    pytest.param(op, types, id=f"{entry.name}-{i}")
+    for entry in OPS
+    for i, (op, types) in enumerate(entry.samples)
+]
+
+
+def draw(op: Op, types: Sequence[TensorType]) -> list[np.ndarray]:
+    """Operands within the op's domain, the same for the same op."""
+    rng = np.random.default_rng(zlib.crc32(str(op.name).encode()))
+    low, high = op.domain
+    return [
+        rng.uniform(low, high, t.shape).astype(t.dtype.numpy)
+        if not t.dtype.is_bool
+        else rng.random(t.shape) < 0.5
+        for t in types
+    ]
+
+
+@pytest.mark.parametrize(("op", "types"), SAMPLES)
+def test_an_op_has_the_bits_of_the_cpu(op: Op, types: list[TensorType], gpu: Any) -> None:
+    leaves = [leaf("input", f"x{i}", t) for i, t in enumerate(types)]
+    graph = Graph((apply(op, *leaves),))
+    feeds = dict(zip((f"x{i}" for i in range(len(types))), draw(op, types), strict=True))
+    results = []
+    for backend in ("cpu", "cuda"):
+        try:
+            results += program(graph, leaves, ["out"], backend).call(feeds)
+        except CompileError as error:
+            results.append(error.what)
+    native, simulated = results
+    np.testing.assert_array_equal(simulated, native)
