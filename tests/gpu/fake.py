@@ -31,9 +31,14 @@ class FakeGpu:
     name = "a simulated GPU"
     ptx_version = 90
 
-    def __init__(self, room: int = 1 << 28, capability: tuple[int, int] = (8, 0)) -> None:
+    def __init__(
+        self,
+        room: int = 1 << 28,
+        capability: tuple[int, int] = (8, 0),
+        runs_ptx: Callable[..., None] | None = None,
+    ) -> None:
         self.capability = capability
-        self.room = room
+        self.room, self.runs_ptx = room, runs_ptx
         self.blocks: dict[int, Array] = {}
         self.calls: list[str] = []
         self.modules: dict[str, Mapping[str, Launch]] = {}
@@ -83,6 +88,7 @@ class FakeGpu:
     def load(self, ptx: str) -> Mapping[str, Launch]:
         self.calls.append("load")
         assert ".version" in ptx and ".target sm_" in ptx
+        self.ptx = ptx
         return self.modules[ptx]
 
     def kernel(self, module: Mapping[str, Launch], name: str) -> Launch:
@@ -117,6 +123,9 @@ class FakeGpu:
         self.calls.append("wait")
 
     def run(self, launch: Launch, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        if self.runs_ptx is not None:
+            self.runs_ptx(self, launch, blocks, threads, arguments)
+            return
         program = launch.program
         *given, status = arguments
         assert len(given) == len(program.buffers) + len(program.sizes)

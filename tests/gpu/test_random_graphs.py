@@ -1,4 +1,7 @@
-"""Random graphs and their gradients on a simulated GPU, where no two threads race, mean the same."""
+"""Random graphs and their gradients on a simulated GPU, where no two threads race, mean the same.
+
+They are held to native code, which is held to the reference elsewhere, of the same seeds.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,15 @@ def check(seed: int, order: int) -> None:
     if native is None:
         return
     simulated = cr.compile(outputs, backend="cuda")
-    reference = cr.compile(outputs, backend="reference")
     for n in SIZES:
         feeds = graphs.feeds_of(native, inputs, n, rng)
-        got, want = graphs.results(simulated, feeds), graphs.results(reference, feeds)
+        got, want = graphs.results(simulated, feeds), graphs.results(native, feeds)
         assert (got is None) == (want is None), f"seed {seed}, n = {n}: only one of them refuses"
         for i, (a, b) in enumerate(zip(got or [], want or [], strict=True)):
             scale = np.abs(b).max(initial=0.0)
             if not np.isfinite(scale) or scale > 1e6:
                 continue  # exp of exp of ...: what is lost there says nothing
-            # some 1e5 roundings of 1e-16 each, of the largest element and of numbers near 1 before
+            # long folds are in another order: 1e5 roundings of 1e-16, of the largest element
             np.testing.assert_allclose(
                 a,
                 b,
@@ -48,12 +50,12 @@ def check(seed: int, order: int) -> None:
             )
 
 
-@pytest.mark.parametrize("seed", range(5000, 5012))
+@pytest.mark.parametrize("seed", range(5000, 5006))
 def test_values_and_gradients(seed: int, gpu: Any) -> None:
     check(seed, order=1)
 
 
-@pytest.mark.parametrize("seed", range(5100, 5104))
+@pytest.mark.parametrize("seed", range(5100, 5102))
 def test_second_derivatives(seed: int, gpu: Any) -> None:
     check(seed, order=2)
 
