@@ -1,8 +1,9 @@
-"""Programs for a GPU are run on a simulated one."""
+"""Programs for a GPU are run on a simulated one, or by an emulator of the PTX that a GPU would get."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,48 @@ import pytest
 from chainrule.codegen import ptx
 from chainrule_runtime.gpu import driver
 
-_spec = importlib.util.spec_from_file_location("fake_gpu", Path(__file__).with_name("fake.py"))
-assert _spec and _spec.loader
-fake_gpu: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake_gpu)
+
+def beside(name: str) -> Any:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The simulated GPU that programs find; what they are compiled to it knows."""
-    made = fake_gpu.FakeGpu()
+fake, ptx_machine = beside("fake"), beside("ptx_machine")
+
+
+def _found(monkeypatch: pytest.MonkeyPatch, made: Any) -> Any:
+    original = ptx.GpuModule.ptx
 
     def translate(module: ptx.GpuModule) -> str:
         text = original(module)
         made.knows(module, text)
         return text
 
-    original = ptx.GpuModule.ptx
     monkeypatch.setattr(ptx.GpuModule, "ptx", translate)
     monkeypatch.setattr(driver, "find", lambda: made)
+    return made
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The simulated GPU that programs find; what is compiled meanwhile it knows."""
+    return _found(monkeypatch, fake.FakeGpu())
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that runs PTX."""
+    return _found(monkeypatch, ptx_machine.PtxGpu(fake.FakeGpu))
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What cuda-bindings would be, writing down what it is asked."""
+    made = fake.FakeApi()
+    monkeypatch.setattr(driver, "_bindings", lambda: made)
     return made

@@ -31,14 +31,9 @@ class FakeGpu:
     name = "a simulated GPU"
     ptx_version = 90
 
-    def __init__(
-        self,
-        room: int = 1 << 28,
-        capability: tuple[int, int] = (8, 0),
-        runs_ptx: Callable[..., None] | None = None,
-    ) -> None:
+    def __init__(self, room: int = 1 << 28, capability: tuple[int, int] = (8, 0)) -> None:
         self.capability = capability
-        self.room, self.runs_ptx = room, runs_ptx
+        self.room = room
         self.blocks: dict[int, Array] = {}
         self.calls: list[str] = []
         self.modules: dict[str, Mapping[str, Launch]] = {}
@@ -85,17 +80,16 @@ class FakeGpu:
         self.calls.append("clear")
         self.bytes_at(at, size)[:] = 0
 
-    def load(self, ptx: str) -> Mapping[str, Launch]:
+    def load(self, ptx: str) -> Mapping[str, Any]:
         self.calls.append("load")
         assert ".version" in ptx and ".target sm_" in ptx
-        self.ptx = ptx
         return self.modules[ptx]
 
-    def kernel(self, module: Mapping[str, Launch], name: str) -> Launch:
+    def kernel(self, module: Mapping[str, Any], name: str) -> Any:
         self.calls.append("kernel")
         return module[name]
 
-    def launch(self, kernel: Launch, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         self.calls.append("launch")
         self.do(lambda: self.run(kernel, blocks, threads, arguments))
 
@@ -122,10 +116,7 @@ class FakeGpu:
     def wait(self) -> None:
         self.calls.append("wait")
 
-    def run(self, launch: Launch, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
-        if self.runs_ptx is not None:
-            self.runs_ptx(self, launch, blocks, threads, arguments)
-            return
+    def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         program = launch.program
         *given, status = arguments
         assert len(given) == len(program.buffers) + len(program.sizes)
@@ -140,3 +131,56 @@ class FakeGpu:
         code = simulate(launch, buffers, sizes)
         if code:
             self.bytes_at(status, 4).view(np.int32)[0] = code
+
+
+class FakeApi:
+    """The driver's functions, as cuda-bindings has them: each answers a code and what is asked.
+
+    `asked` are calls in order; `fails` maps a function's name to the code that it answers instead.
+    """
+
+    class CUdevice_attribute:
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = "major"
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = "minor"
+
+    class CUstreamCaptureMode:
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = "thread local"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.fails: dict[str, str] = {}
+        self.cuda = 12080
+
+    def __getattr__(self, word: str) -> Callable[..., tuple[Any, ...]]:
+        def ask(*given: Any) -> tuple[Any, ...]:
+            self.asked.append((word, *given))
+            if word in self.fails:
+                return (Code(self.fails[word]), None)
+            if word == "cuDeviceGetAttribute":
+                return (Code(), {"major": 8, "minor": 9}[given[0]])
+            answers = {
+                "cuDriverGetVersion": (self.cuda,),
+                "cuDeviceGetName": (b"GPU of a test\0\0",),
+                "cuMemAlloc": (4096,),
+                "cuMemGetInfo": (1000, 2000),
+            }
+            return (Code(), *answers.get(word, (f"<{word}>",)))
+
+        return ask
+
+    @property
+    def words(self) -> list[str]:
+        return [word for word, *_ in self.asked]
+
+
+class Code:
+    """A code of the driver; 0 where all is well."""
+
+    def __init__(self, name: str = "CUDA_SUCCESS") -> None:
+        self.name = name
+
+    def __int__(self) -> int:
+        return int(self.name != "CUDA_SUCCESS")
+
+    def __str__(self) -> str:
+        return f"CUresult.{self.name}"
