@@ -1,4 +1,4 @@
-"""Programs for a GPU are run on a simulated one, or by an emulator of the PTX that a GPU would get."""
+"""Programs for a GPU are run on a simulated one, or by an emulator of the PTX that it would get."""
 
 from __future__ import annotations
 

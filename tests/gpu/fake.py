@@ -125,7 +125,9 @@ class FakeGpu:
         sizes = dict(zip(program.sizes, given[len(program.buffers) :], strict=True))
         assert (blocks, threads) == (evaluate(launch.blocks, sizes), launch.threads)
         buffers = {
-            b.name: self.bytes_at(at, evaluate(b.size, sizes) * b.dtype.itemsize).view(b.dtype.numpy)
+            b.name: self.bytes_at(at, evaluate(b.size, sizes) * b.dtype.itemsize).view(
+                b.dtype.numpy
+            )
             for b, at in zip(program.buffers, given, strict=False)
         }
         code = simulate(launch, buffers, sizes)

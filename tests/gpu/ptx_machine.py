@@ -283,7 +283,7 @@ class Machine:
             held = self.registers.get(operand)
             if held is None:
                 return np.zeros(self.count, to)
-            if to == bool or held.dtype == bool:
+            if "b" in (to.kind, held.dtype.kind):
                 return held
             if held.dtype.itemsize == to.itemsize:
                 return held.view(to)
@@ -305,14 +305,16 @@ class Machine:
     def write(self, operand: str, value: Array, kind: str) -> None:
         to = _KINDS[kind]
         value = np.broadcast_to(np.asarray(value).astype(to, copy=False), (self.count,))
-        if to != bool and to.itemsize == 1:  # registers have 16 bits at least
+        if to.kind != "b" and to.itemsize == 1:  # registers have 16 bits at least
             value = value.astype("i2" if to.kind == "i" else "u2")
         if operand.startswith("%rd"):
             value = value.astype("i8" if value.dtype.kind == "i" else value.dtype)
-        elif operand.startswith("%r") and not operand.startswith("%rs") and value.dtype.itemsize < 4:
+        elif (
+            operand.startswith("%r") and not operand.startswith("%rs") and value.dtype.itemsize < 4
+        ):
             value = value.astype("i4" if value.dtype.kind == "i" else "u4")
         held = self.registers.get(operand)
-        raw = value if to == bool else value.view(f"u{value.dtype.itemsize}")
+        raw = value if to.kind == "b" else value.view(f"u{value.dtype.itemsize}")
         if held is None or held.dtype != raw.dtype:
             held = self.registers[operand] = np.zeros(self.count, raw.dtype)
         held[self.mask] = raw[self.mask]

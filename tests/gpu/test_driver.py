@@ -31,7 +31,7 @@ def test_a_launch_is_given_its_arguments_by_address(api: Any) -> None:
     seen: list[int] = []
 
     def launch(*given: Any) -> tuple[Any]:
-        kernel, bx, by, bz, tx, ty, tz, shared, stream, places, extra = given
+        kernel, bx, by, bz, tx, ty, tz, shared, _, places, extra = given
         assert (kernel, bx, by, bz, tx, ty, tz, shared, extra) == ("k", 7, 1, 1, 256, 1, 1, 0, 0)
         pointers = (ctypes.c_void_p * 3).from_address(places)
         seen.extend(ctypes.c_uint64.from_address(int(p or 0)).value for p in pointers)

@@ -1,7 +1,7 @@
 """A launch as one LLVM function for a GPU: what each thread does, in code for one thread.
 
-A lane's cell of a local is a value of its thread, a vector loop is a loop from the thread's lane on,
-and a fold of lanes exchanges values within a warp, or through shared memory within a block.
+A lane's cell of a local is a value of its thread, a vector loop is a loop from the thread's lane
+on, and a fold of lanes exchanges values within a warp, or through shared memory within a block.
 """
 
 from __future__ import annotations

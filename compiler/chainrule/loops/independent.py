@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from chainrule.ir.loop import Buffer, Load, Local, Loop, Stmt, Store
+from chainrule.ir.loop import Buffer, Load, Local, Loop, Store
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, symbols_of
+from chainrule.ir.size import Dim, coefficient, divide, is_nonnegative, symbols_of
 from chainrule.loops.walk import postorder, set_locals, statements, values_of
 
 
@@ -74,9 +74,7 @@ def _independent(loops: Sequence[Loop], body: Stmts) -> frozenset[str]:
         if access.buffer in stored:
             places.setdefault(access.buffer, []).append(_place(access, every))
     return frozenset(
-        loop.var
-        for loop in loops
-        if all(_apart(loop.var, known) for known in places.values())
+        loop.var for loop in loops if all(_apart(loop.var, known) for known in places.values())
     )
 
 

@@ -67,7 +67,8 @@ def interpret(
 
 @dataclass
 class Machine:
-    """What runs statements. Its state: arrays, the value of each size and loop variable, the cells of locals.
+    """What runs statements. Its state: arrays, the value of each size and loop variable, the cells
+    of locals.
 
     In a vector loop its variable is an array of up to LANES indices, and `count` their number.
     """

@@ -2,9 +2,9 @@
 
 A program is cut into launches, one for each split loop, which run one after another. Split loops
 nest here: a launch has as many parts as they have iterations together, in row-major order iteration
-p is done by part p, and a part is 1, 16 or BLOCK threads: its lanes. Iteration i of a vector loop is done by lane i modulo their number. So a
-fold over lanes has one order, whatever else runs on the machine, and of 16 lanes that of every
-other target.
+p is done by part p, and a part is 1, 16 or BLOCK threads: its lanes. Iteration i of a vector loop
+is done by lane i modulo their number. So a fold over lanes has one order, whatever else runs on the
+machine, and of 16 lanes that of every other target.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
+    Barrier,
     Buffer,
     Get,
     Load,
@@ -23,7 +24,6 @@ from chainrule.ir.loop import (
     Program,
     Stmt,
 )
-from chainrule.ir.loop import Barrier as Meeting
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, product
 from chainrule.loops.lanes import with_barriers
@@ -42,7 +42,7 @@ class Launch:
     """A program with one nest of split loops, run by `parts` parts of `lanes` threads each.
 
     Of private buffers those in `shared` lie in shared memory, `parts_of_block` of each; of the
-    others, in `own`, part p has elements p * size up to (p + 1) * size of a buffer of the program's.
+    others, in `own`, part p has elements p * size up to (p + 1) * size of a buffer that is given.
     """
 
     program: Program
@@ -109,7 +109,7 @@ def _cut(program: Program) -> Iterator[Stmts]:
     """The statements of each launch: one that is split or done by one part, and its locals."""
     locals_ = tuple(s for s in program.body if isinstance(s, Local))
     where: dict[Local, int] = {}
-    pieces = [s for s in program.body if not isinstance(s, Local | Note | Meeting)]
+    pieces = [s for s in program.body if not isinstance(s, Local | Note | Barrier)]
     for number, s in enumerate(pieces):
         for local in {*set_locals((s,)), *_read_locals((s,))}:
             if where.setdefault(local, number) != number:

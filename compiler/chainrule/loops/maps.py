@@ -26,6 +26,7 @@ def map_loops(b: Builder) -> Stmts:
 
 
 def patch_loops(b: Builder) -> Stmts:
+    """Of a result that lies in the place of an operand, what differs."""
     node = b.kernel.anchor
     types, readers = [i.type for i in node.inputs], [b.reader(i) for i in node.inputs]
     return shared_nest(node.op.patch(types, readers[0], *readers), len(b.kernel.space))

@@ -1,9 +1,10 @@
-"""Run a launch as a GPU does, thread by thread in step, over NumPy arrays: its meaning, and a judge.
+"""Run a launch as a GPU does, all threads in step, over NumPy arrays: its meaning, and a judge.
 
 Every thread of every block goes through the statements at once, those for which a statement is not
 meant looking on. What a GPU leaves open is refused: an access outside a buffer, a barrier that not
 all lanes of a part come to, and two threads that touch one element, one of them to write it, with
-no barrier between. Memory of a part's own holds NaN, or a number unlike others, until it is written.
+no barrier between. Memory of a part's own holds NaN, or a number unlike others, until it is
+written.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from chainrule.ir.loop import (
     Value,
     When,
 )
-from chainrule.ir.size import Dim, evaluate
+from chainrule.ir.size import evaluate
 from chainrule.loops.interpret import Machine
 from chainrule.loops.launch import Launch, split_loops
 
@@ -86,7 +87,7 @@ class _Threads(Machine):
             self.keep(buffer, buffer.size, blocks * launch.parts_of_block)
         for buffer in launch.own:
             self.widths[buffer.name] = self.index(buffer.size)
-            self.buffers[buffer.name][:] = _unwritten(buffer)  # type: ignore[index]
+            self.buffers[buffer.name][:] = _unwritten(buffer)
 
     def keep(self, buffer: Buffer, size: int, parts: int) -> None:
         """Shared memory, a stretch for each part."""
@@ -155,7 +156,9 @@ class _Threads(Machine):
         if self.in_vector:
             raise CompileError("vector loops do not nest")
         self.in_vector = True
-        for start in range(0, int(np.where(self.active, extent, 0).max(initial=0)), self.launch.lanes):
+        for start in range(
+            0, int(np.where(self.active, extent, 0).max(initial=0)), self.launch.lanes
+        ):
             self.symbols[loop.var] = start + self.lane
             self.where(self.active & (start + self.lane < extent), loop.body)
         self.in_vector = False

@@ -76,7 +76,8 @@ class _Printer:
         elif isinstance(s, Barrier):
             yield f"{indent}barrier{' among lanes' if s.lanes else ''}"
         elif isinstance(s, When):
-            yield f"{indent}when {', '.join(f'{self.dim(i)} < {self.dim(n)}' for i, n in s.bounds)}:"
+            bounds = ", ".join(f"{self.dim(i)} < {self.dim(n)}" for i, n in s.bounds)
+            yield f"{indent}when {bounds}:"
             yield from self.block(s.body, indent + "  ")
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)

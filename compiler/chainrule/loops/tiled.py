@@ -2,9 +2,9 @@
 memory, each thread a square of it in registers.
 
 Letters of the result that stand in both factors number the products, those of one alone are its
-rows or its columns. Every element is one chain of multiply-adds from 0, its terms ascending, so that
-neither the tile nor the shape of a square shows in the bits (Volkov and Demmel, "Benchmarking GPUs
-to Tune Dense Linear Algebra", SC 2008, for squares in registers over tiles in shared memory).
+rows or its columns. Every element is one chain of multiply-adds from 0, its terms ascending, so
+that neither the tile nor the shape of a square shows in the bits (Volkov and Demmel, "Benchmarking
+GPUs to Tune Dense Linear Algebra", SC 2008, for squares in registers over shared memory).
 """
 
 from __future__ import annotations
@@ -124,9 +124,7 @@ class _Tiles:
     def _tiles(self, axis: _Axis) -> Dim:
         return (axis.size + self.wide - 1) // self.wide
 
-    def _last(
-        self, places: Mapping[str, Dim], top: Dim, left: Dim, whole: Dim, rest: Dim
-    ) -> Loop:
+    def _last(self, places: Mapping[str, Dim], top: Dim, left: Dim, whole: Dim, rest: Dim) -> Loop:
         """The terms that do not fill a panel: none, or one more."""
         some = 1 if isinstance(rest, int) else (rest + DEPTH - 1) // DEPTH
         return Loop("k'", some, self._panel(places, top, left, whole * DEPTH, rest))
@@ -135,6 +133,7 @@ class _Tiles:
         self, places: Mapping[str, Dim], top: Dim, left: Dim, start: Dim, depth: Dim
     ) -> Stmts:
         """Some terms: each factor's to shared memory, then the multiply-adds from there."""
+
         def x(k: Dim, m: Dim) -> Value:
             return self.x(_index(self.op.a, {**places, **self.terms.at(k), **self.rows.at(m)}))
 
@@ -223,7 +222,7 @@ def _runs(b: Builder) -> set[str]:
 
 
 def _side(groups: Dim, rows: Dim, columns: Dim) -> int:
-    """The side of a thread's square: the largest that leaves enough tiles, and few of them empty."""
+    """The side of a thread's square: the largest that leaves enough tiles."""
     g, m, n = (d if isinstance(d, int) else TYPICAL for d in (groups, rows, columns))
 
     def tiles(side: int) -> int:

@@ -295,7 +295,7 @@ class TrainingStep:
 
     @property
     def backend(self) -> str:
-        """What runs it: "cpu" or "reference"."""
+        """What runs it: "cpu", "cuda" or "reference"."""
         return self._backend
 
     @property

@@ -26,8 +26,8 @@ class GpuEpochLoop:
 
     def sizes(self, arrays: Sequence[Array], cut: Minibatches) -> dict[str, int]:
         """The sizes of a full minibatch. Raises FeedError where shapes do not fit."""
-        first, last = (self.program.plan(s) for s in cut.both_shapes(arrays))
-        return first.sizes
+        plans = [self.program.plan(s) for s in cut.both_shapes(arrays)]
+        return plans[0].sizes
 
     def __call__(
         self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
@@ -120,7 +120,9 @@ class _Run:
             plan = self.plans[which]
             outputs = self.session.outputs(plan, tables[which])
             fault = self.session.fault(code, batch, outputs, plan)
-        return Outcome(int(done[0]), tuple(log[: int(done[0])] for log in self.fetched(logs)), fault)
+        return Outcome(
+            int(done[0]), tuple(log[: int(done[0])] for log in self.fetched(logs)), fault
+        )
 
     def is_last(self, step: int) -> bool:
         """Whether a step's minibatch is the last of its epoch, which may be smaller."""

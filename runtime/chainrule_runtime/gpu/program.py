@@ -236,6 +236,7 @@ class Session:
 
 
 def rounded(size: int) -> int:
+    """The next multiple of what a stretch of memory begins at."""
     return -(-size // _ALIGN) * _ALIGN
 
 
