@@ -10,12 +10,12 @@ general theory).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chainrule.ir.loop import Buffer, Load, Local, Loop, Store
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, coefficient, divide, is_nonnegative, symbols_of
+from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, substitute, symbols_of
 from chainrule.loops.walk import postorder, set_locals, statements, values_of
 
 
@@ -67,12 +67,15 @@ def _independent(loops: Sequence[Loop], body: Stmts) -> frozenset[str]:
     if set_locals(body) - declared:
         return frozenset()
     every = [*loops, *(s for s in statements(body) if isinstance(s, Loop))]
+    # where a size that a loop goes to is 0 nothing is touched, so such sizes are 1 at least
+    ends = {s for loop in every for s in symbols_of(loop.extent) if loop.extent == Size.symbol(s)}
+    positive = {s: Size.symbol(s) + 1 for s in ends}
     places: dict[Buffer, list[_Place | None]] = {}
     accesses = list(_accesses(body))
     stored = {a.buffer for a in accesses if isinstance(a, Store)}
     for access in accesses:
         if access.buffer in stored:
-            places.setdefault(access.buffer, []).append(_place(access, every))
+            places.setdefault(access.buffer, []).append(_place(access, every, positive))
     return frozenset(
         loop.var for loop in loops if all(_apart(loop.var, known) for known in places.values())
     )
@@ -85,10 +88,12 @@ def _accesses(body: Stmts) -> Iterator[Load | Store]:
         yield from (v for v in postorder(*values_of(s)) if isinstance(v, Load))
 
 
-def _place(access: Load | Store, loops: Sequence[Loop]) -> _Place | None:
+def _place(
+    access: Load | Store, loops: Sequence[Loop], positive: Mapping[str, Dim]
+) -> _Place | None:
     """The steps of an access; None where it is not a sum of them."""
     names = {loop.var for loop in loops}
-    first: Dim = access.offset
+    first: Dim = substitute(access.offset, positive)
     steps: list[tuple[str | None, Dim, Dim | None]] = []
     for loop in loops:
         slope = coefficient(first, loop.var)
@@ -97,16 +102,17 @@ def _place(access: Load | Store, loops: Sequence[Loop]) -> _Place | None:
         step, first = slope
         if step == 0:
             continue
-        last = loop.extent - 1
+        last = substitute(loop.extent, positive) - 1
         if not is_nonnegative(step):
             first, step = first + step * last, -step
         if not is_nonnegative(step) or symbols_of(last) & names:
             return None
         steps.append((loop.var, step, last))
     if access.index is not None:
-        if not is_nonnegative(access.stride):
+        stride = substitute(access.stride, positive)
+        if not is_nonnegative(stride):
             return None
-        steps.append((None, access.stride, None))
+        steps.append((None, stride, None))
     return None if symbols_of(first) & names else _Place(first, tuple(steps))
 
 
@@ -134,7 +140,7 @@ def _digit(var: str, place: _Place, same: bool) -> tuple[Dim, Dim] | None:
     ((step, last),) = mine
     assert last is not None
     others = [(s, e) for name, s, e in place.steps if name != var]
-    above = [s for s, _ in others if is_nonnegative(s - step - 1)]
+    above = [s for s, _ in others if s != step and is_nonnegative(s - step)]
     below = [(s, e) for s, e in others if s not in above]
     unit = _unit(above)
     low: Dim = 0
