@@ -48,13 +48,16 @@ class FakeGpu:
 
     def allocate(self, size: int) -> int:
         self.calls.append("allocate")
-        if size > self.room - sum(map(len, self.blocks.values())):
+        if size > self.free():
             raise DeviceError(f"{self.name} has no room for {size:,} bytes")
         block = np.full(size + 256, _UNWRITTEN, np.uint8)
         start = -block.__array_interface__["data"][0] % 256
         at = block[start:].__array_interface__["data"][0]
         self.blocks[at] = block[start : start + size]
         return int(at)
+
+    def free(self) -> int:
+        return self.room - sum(map(len, self.blocks.values()))
 
     def release(self, at: int) -> None:
         self.calls.append("release")

@@ -1,4 +1,4 @@
-"""The code itself: NVIDIA's assembler takes it for every GPU, and it asks for nothing from outside."""
+"""The code itself: ptxas takes it for every GPU, and it asks for nothing from outside."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ on, and a fold of lanes exchanges values within a warp, or through shared memory
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 from chainrule.codegen.function import Emitter
@@ -14,6 +15,7 @@ from chainrule.codegen.scalar import constant
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     LANES,
+    Apply,
     Barrier,
     Check,
     Combine,
@@ -26,10 +28,11 @@ from chainrule.ir.loop import (
     Value,
     When,
 )
+from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim
 from chainrule.ir.types import DType, int32, int64
 from chainrule.loops.launch import Launch, split_loops
-from chainrule.loops.walk import values_of
+from chainrule.loops.walk import postorder, values_of
 from chainrule.target import Target
 
 #: what PTX's shuffle is told to stay within 16 threads ("PTX ISA 9.0", shfl.sync: the mask of lanes
@@ -63,6 +66,20 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
         "}",
     ]
     return "\n".join(lines), emitter.builder.declarations
+
+
+#: iterations of a short loop that are written out together, and what is short
+AHEAD, SHORT = 8, 8
+
+
+def _is_short(loop: Loop) -> bool:
+    """Whether a loop holds a few assignments and stores nothing: a fold, most often."""
+    if not all(isinstance(s, Set) for s in loop.body):
+        return False
+    values = [v for s in loop.body for v in postorder(*values_of(s))]
+    return len(values) <= SHORT and not any(
+        isinstance(v, Apply) and v.fn not in MACHINE for v in values
+    )
 
 
 class _Threads(Emitter):
@@ -194,6 +211,35 @@ class _Threads(Emitter):
         return self.pure(f"shl i32 {(1 << LANES) - 1}, {short}", short)
 
     # loops
+
+    def counted(
+        self, loop: Loop, stop: str, step: int, body: Callable[[], None], start: str = "0"
+    ) -> None:
+        """A loop that runs at least once; a short one several iterations at a time, in order, so
+        that the loads of some are under way while another waits for its own.
+        """
+        if not _is_short(loop):
+            super().counted(loop, stop, step, body, start)
+            return
+        pure, var = self.pure, loop.var
+        left = pure(f"sub i64 {stop}, {start}", stop, start)
+        above = pure(f"add i64 {left}, {step - 1}", left)
+        count = pure(f"udiv i64 {above}, {step}", above)
+        whole = pure(f"and i64 {count}, {-AHEAD}", count)
+        far = pure(f"mul i64 {whole}, {step}", whole)
+        middle = pure(f"add i64 {start}, {far}", start, far)
+        counted = super().counted
+
+        def several() -> None:
+            index = str(self.address.symbols[var])
+            for i in range(AHEAD):
+                self.address.symbols[var] = pure(f"add i64 {index}, {i * step}", index)
+                body()
+
+        self.where(
+            self.less(start, middle), lambda: counted(loop, middle, AHEAD * step, several, start)
+        )
+        self.where(self.less(middle, stop), lambda: counted(loop, stop, step, body, middle))
 
     def loop(self, loop: Loop) -> None:
         if not loop.split:

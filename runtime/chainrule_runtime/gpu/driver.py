@@ -47,6 +47,9 @@ class Gpu(Protocol):
 
     def release(self, at: int) -> None: ...
 
+    def free(self) -> int:
+        """Bytes that nobody has."""
+
     def upload(self, at: int, array: Array) -> None: ...
 
     def download(self, array: Array, at: int) -> None: ...
@@ -122,6 +125,10 @@ class CudaGpu:
                 f"{self.name} has no room for {size:,} bytes: {free:,} of {total:,} are free",
                 "take smaller minibatches or a memory_budget, or end what else uses the GPU",
             ) from None
+
+    def free(self) -> int:
+        """Bytes of its memory that nobody has."""
+        return int(self._ask("cuMemGetInfo")[0])
 
     def release(self, at: int) -> None:
         """Give memory back."""
