@@ -90,11 +90,15 @@ class MemoryCode:
         if slope[0] == 0:
             return self.loaded(
                 v.buffer,
-                f"load {memory(v.dtype)}, ptr {pointer}, align {v.dtype.itemsize}",
+                f"load {memory(v.dtype)}, ptr {pointer}, align {self.alignment(v)}",
                 0,
                 pointer,
             )
         return self.vector_load(v.buffer, pointer)
+
+    def alignment(self, access: Load | Store) -> int:
+        """Of how many bytes an address is a multiple: of an element's, as far as is known."""
+        return access.buffer.dtype.itemsize
 
     def moved(self, access: Load | Store, index: Register | None) -> str:
         """The address of an element; `index`, a scalar, moves it by index * stride."""
@@ -225,7 +229,7 @@ class MemoryCode:
         mask = self.lanes.mask if self.lanes else None
         if mask == _ONE_LANE:
             value, mask = self.code.lane(value, 0), None
-        kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
+        kind, align = vector(memory(s.buffer.dtype), value.lanes), self.alignment(s)
         if mask is None:
             self.builder.effect(f"store {kind} {value.text}, ptr {pointer}, align {align}")
             return

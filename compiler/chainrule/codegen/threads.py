@@ -6,10 +6,12 @@ on, and a fold of lanes exchanges values within a warp, or through shared memory
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 
 from chainrule.codegen.function import Emitter
+from chainrule.codegen.memory import MemoryCode
 from chainrule.codegen.registers import Register, element, memory
 from chainrule.codegen.scalar import constant
 from chainrule.errors import CompileError
@@ -17,9 +19,11 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
+    Buffer,
     Check,
     Combine,
     Get,
+    Load,
     Local,
     Loop,
     Set,
@@ -29,7 +33,7 @@ from chainrule.ir.loop import (
     When,
 )
 from chainrule.ir.machine import MACHINE
-from chainrule.ir.size import Dim
+from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType, int32, int64
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.walk import postorder, values_of
@@ -68,6 +72,8 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
     return "\n".join(lines), emitter.builder.declarations
 
 
+#: bytes of the widest access
+WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
 AHEAD, SHORT = 8, 8
 
@@ -82,6 +88,22 @@ def _is_short(loop: Loop) -> bool:
     )
 
 
+class _Memory(MemoryCode):
+    """Accesses of one thread. Those to buffers in shared memory say how they are aligned, so that
+    LLVM makes one of neighbours: of floats up to four.
+    """
+
+    aligned: frozenset[Buffer] = frozenset()
+
+    def alignment(self, access: Load | Store) -> int:
+        size = super().alignment(access)
+        if access.buffer not in self.aligned or access.index is not None:
+            return size
+        offset = self.address.known(access.offset)
+        steps = [c for _, c in offset.terms] if isinstance(offset, Size) else [offset]
+        return size * math.gcd(WIDEST // size, *steps)
+
+
 class _Threads(Emitter):
     """Emits a launch. `part` and `lane` are the registers that tell this thread's."""
 
@@ -91,6 +113,7 @@ class _Threads(Emitter):
         self.in_vector = False
         self.shared: list[str] = []
         self.trees: dict[DType, str] = {}
+        self.memory = _Memory(self.builder, self.address, self.code)
         self.builder.here.label = "begin"
         thread, block = self.special("tid.x"), self.special("ctaid.x")
         self.thread = thread
@@ -114,6 +137,8 @@ class _Threads(Emitter):
             by = self.pure(f"mul i64 {mine}, {buffer.size}", mine)
             text = f"getelementptr {memory(buffer.dtype)}, ptr {start}, i64 {by}"
             self.point(buffer, self.pure(text, by))
+        even = [b for b in launch.shared if b.size * b.dtype.itemsize % WIDEST == 0]
+        self.memory.aligned = frozenset(even)
 
     def point(self, buffer: object, pointer: str) -> None:
         self.address.pointers[buffer] = pointer  # type: ignore[index]
