@@ -116,6 +116,12 @@ class FakeGpu:
         for command in recording:
             command()
 
+    def forget(self, recording: object) -> None:
+        self.calls.append("forget")
+
+    def unload(self, module: object) -> None:
+        self.calls.append("unload")
+
     def wait(self) -> None:
         self.calls.append("wait")
 

@@ -49,7 +49,7 @@ def test_what_is_recorded_is_one_graph(api: Any) -> None:
     gpu.play(made)
     assert api.words == [
         "cuStreamBeginCapture", "cuLaunchKernel", "cuStreamEndCapture", "cuGraphInstantiate",
-        "cuGraphLaunch",
+        "cuGraphDestroy", "cuGraphLaunch",
     ]  # fmt: skip
 
 

@@ -73,6 +73,8 @@ def test_memory_does_not_grow(data: dict[str, np.ndarray], gpu: Any) -> None:
     assert sum(map(len, gpu.blocks.values())) == before
     del step
     assert not gpu.blocks
+    assert gpu.calls.count("forget") == gpu.calls.count("record")
+    assert gpu.calls.count("unload") == gpu.calls.count("load")
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

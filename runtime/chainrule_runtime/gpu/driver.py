@@ -59,6 +59,8 @@ class Gpu(Protocol):
     def load(self, ptx: str) -> Any:
         """A module. Raises DeviceError where the driver refuses it."""
 
+    def unload(self, module: Any) -> None: ...
+
     def kernel(self, module: Any, name: str) -> Any: ...
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
@@ -68,6 +70,9 @@ class Gpu(Protocol):
         """What `commands` launches, as one thing that can be played; nothing is run."""
 
     def play(self, recording: Any) -> None: ...
+
+    def forget(self, recording: Any) -> None:
+        """It will not be played again."""
 
     def wait(self) -> None:
         """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
@@ -152,7 +157,12 @@ class CudaGpu:
 
     def load(self, ptx: str) -> Any:
         """A module of PTX, translated by the driver."""
-        return self._ask("cuModuleLoadData", ptx.encode() + b"\0")
+        text = ctypes.create_string_buffer(ptx.encode())
+        return self._ask("cuModuleLoadData", ctypes.addressof(text))
+
+    def unload(self, module: Any) -> None:
+        """Give a module back."""
+        self._ask("cuModuleUnload", module)
 
     def kernel(self, module: Any, name: str) -> Any:
         """A kernel of a module."""
@@ -170,7 +180,9 @@ class CudaGpu:
         """A CUDA graph of what is launched."""
         with self._recording() as made:
             commands()
-        return self._ask("cuGraphInstantiate", made[0], 0)
+        recording = self._ask("cuGraphInstantiate", made[0], 0)
+        self._ask("cuGraphDestroy", made[0])
+        return recording
 
     @contextmanager
     def _recording(self) -> Iterator[list[Any]]:
@@ -185,6 +197,10 @@ class CudaGpu:
     def play(self, recording: Any) -> None:
         """Launch a graph: one call of the driver, however many kernels."""
         self._ask("cuGraphLaunch", recording, self._stream)
+
+    def forget(self, recording: Any) -> None:
+        """Give a graph back."""
+        self._ask("cuGraphExecDestroy", recording)
 
     def wait(self) -> None:
         """Until the stream has come to its end."""

@@ -69,6 +69,7 @@ class _Run:
             for t, shape in zip(manifest.outputs, self.plans[0].shapes, strict=True)
         ]
         self.owned: list[int] = []
+        self.recordings: list[Any] = []
 
     def given(self, array: Array) -> int:
         """An array that lies on the GPU during the run."""
@@ -84,6 +85,8 @@ class _Run:
     def release(self) -> None:
         """Give back what the run had, once nothing is at work there."""
         self.gpu.wait()
+        for recording in self.recordings:
+            self.gpu.forget(recording)
         for at in self.owned:
             self.gpu.release(at)
 
@@ -99,13 +102,11 @@ class _Run:
         self.data = [self.given(a) for a in self.arrays]
         logs = [self.room(count * _bytes(s, t)) for _, s, t in self.results]
         tables = [self.table(plan) for plan in self.plans]
-        recordings = [
-            self.session.record(self.launches(plan, table, logs))
-            for plan, table in zip(self.plans, tables, strict=True)
-        ]
+        for plan, table in zip(self.plans, tables, strict=True):
+            self.recordings.append(self.session.record(self.launches(plan, table, logs)))
         try:
             for step in range(self.first, self.last):
-                self.gpu.play(recordings[self.is_last(step)])
+                self.gpu.play(self.recordings[self.is_last(step)])
         except KeyboardInterrupt:
             self.session.fetch()
             raise

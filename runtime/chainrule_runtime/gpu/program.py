@@ -67,12 +67,18 @@ class _Memory:
     def reserve(self, size: int) -> None:
         """Have an arena of so many bytes; what was recorded for a smaller one is gone."""
         if size > self.room or not self.arena:
-            self.recordings.clear()
+            self.forget()
             if self.arena:
                 self.gpu.wait()
                 self.gpu.release(self.arena)
                 self.arena = self.room = 0
             self.arena, self.room = self.gpu.allocate(size), size
+
+    def forget(self) -> None:
+        """Give back what was recorded."""
+        for recording in self.recordings.values():
+            self.gpu.forget(recording)
+        self.recordings.clear()
 
     def kernel(self, name: str) -> Any:
         """A kernel by name."""
@@ -82,9 +88,12 @@ class _Memory:
 
     def __del__(self) -> None:
         try:
+            self.gpu.enter()  # of whichever thread collects garbage
+            self.forget()
             for at in (self.arena, self._block):
                 if at:
                     self.gpu.release(at)
+            self.gpu.unload(self.module)
         except Exception:  # the process ends, or the GPU is lost: there is nothing to give back
             pass
 
@@ -142,7 +151,7 @@ class GpuProgram:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
                 if self._memory is not None:
-                    self._memory.recordings.clear()
+                    self._memory.forget()
             plan = self._plans[shapes] = self._make_plan(shapes)
         return plan
 
