@@ -56,6 +56,7 @@ def parse(ptx: str) -> dict[str, Kernel]:
     for name, parameters, body in (m.groups() for m in heads):
         kernel = Kernel(name, re.findall(r"(\w+_param_\d+)", parameters))
         body = re.sub(r"\{ \.reg \.b32 tmp; (.*?;) \}", r"\1", body)  # a half that nobody reads
+        body = re.sub(r"mma\.sync[^;]*;", lambda m: " ".join(m[0].split()), body)
         for line in (one.split("//")[0].strip() for one in body.splitlines()):
             if m := re.match(r"\.shared \.align \d+ \.b8 ([\w.$]+)\[(\d+)\];", line):
                 kernel.shared[m[1]] = kernel.shared_bytes
@@ -151,6 +152,9 @@ class Machine:
             self.access(op, word, operands)
         elif op == "shfl":
             self.write(operands[0], self.shuffled(word[2], operands), "b32")
+        elif op == "mma":
+            assert text == "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", text
+            self.multiply(operands)
         elif op == "setp":
             a, b = (self.read(o, kind) for o in operands[1:])
             self.write(operands[0], _TESTS[word[1]](a, b), "pred")
@@ -199,6 +203,11 @@ class Machine:
             return np.fmin(*x) if op == "min" else np.fmax(*x)
         if op in ("shl", "shr"):
             return _shifted(op, *x)
+        if op == "shf":
+            assert "wrap" in word, text
+            both, by = x[0].astype("u8") | x[1].astype("u8") << np.uint64(32), x[2] & np.uint64(31)
+            moved = (both << by) >> np.uint64(32) if "l" in word else both >> by
+            return moved.astype(kind)
         if op == "bfe":
             return x[0] >> x[1].astype(kind) & ((kind.type(1) << x[2].astype(kind)) - kind.type(1))
         simple: dict[str, Callable[..., Array]] = {
@@ -230,6 +239,31 @@ class Machine:
         index = np.arange(self.count) - lane + source
         assert self.mask[index[self.mask]].all(), "a lane reads what no lane gives"
         return value[np.clip(index, 0, self.count - 1)].astype("u4")
+
+    def multiply(self, operands: list[str]) -> None:
+        """Fragments as "PTX ISA 9.0" draws them, element by element; sums in float64."""
+        d, a, b, c = map(_parts, operands)
+        assert self.mask.reshape(-1, 32).all(axis=1)[self.mask.reshape(-1, 32).any(axis=1)].all()
+        group, inside = np.arange(32) // 4, np.arange(32) % 4
+        warps = self.count // 32
+        left, right, sums = (np.zeros((warps, *s)) for s in ((16, 16), (16, 8), (16, 8)))
+
+        def halves(names: list[str]) -> list[Array]:
+            words = [self.read(o, "u32").reshape(warps, 32) for o in names]
+            bits = [h for w in words for h in (w << np.uint32(16), w & np.uint32(0xFFFF0000))]
+            return [h.astype("u4").view("f4") for h in bits]
+
+        for i, value in enumerate(halves(a)):
+            row = group if i in (0, 1, 4, 5) else group + 8
+            left[:, row, inside * 2 + (i & 1) + (8 if i >= 4 else 0)] = value
+        for i, value in enumerate(halves(b)):
+            right[:, inside * 2 + (i & 1) + (8 if i >= 2 else 0), group] = value
+        place = [(group if i < 2 else group + 8, inside * 2 + (i & 1)) for i in range(4)]
+        for (row, column), o in zip(place, c, strict=True):
+            sums[:, row, column] = self.read(o, "f32").reshape(warps, 32)
+        sums += left @ right
+        for (row, column), o in zip(place, d, strict=True):
+            self.write(o, sums[:, row, column].reshape(-1).astype("f4"), "f32")
 
     def access(self, op: str, word: list[str], operands: list[str]) -> None:
         where, values = (operands[1], operands[0]) if op == "ld" else (operands[0], operands[1])

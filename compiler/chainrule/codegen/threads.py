@@ -26,6 +26,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Set,
     Stmt,
     Store,
@@ -166,6 +167,8 @@ class _Threads(Emitter):
     def statement(self, s: Stmt) -> None:
         if isinstance(s, When):
             self.when(s)
+        elif isinstance(s, Multiply):
+            self.multiply(s)
         elif isinstance(s, Barrier) and s.lanes:
             self.meet()
         elif isinstance(s, Store) and not self.in_vector and self.launch.lanes > 1:
@@ -174,6 +177,18 @@ class _Threads(Emitter):
             self.where(first, lambda: self.memory.store(s, value, index[0] if index else None))
         else:
             super().statement(s)
+
+    def multiply(self, s: Multiply) -> None:
+        """One instruction of the tensor cores."""
+        words = [w.typed for w in self.values(*s.a, *s.b)]
+        cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
+        kinds, fn = ", ".join(["float"] * 4), "@llvm.nvvm.mma.m16n8k16.row.col.bf16"
+        self.builder.declare(f"{{{kinds}}} {fn}({', '.join(['i32'] * 6)}, {kinds})")
+        given = ", ".join([*words, *(self.cells[cell].typed for cell in cells)])
+        made = self.fresh(f"call {{{kinds}}} {fn}({given})")
+        for r, cell in enumerate(cells):
+            text = f"extractvalue {{{kinds}}} {made}, {r}"
+            self.cells[cell] = Register(self.fresh(text), s.local.dtype)
 
     def local(self, local: Local) -> None:
         for index in product(*map(range, local.shape)):

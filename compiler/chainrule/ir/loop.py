@@ -7,6 +7,7 @@
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
             | When index < bound, ...: body                   for threads only, see below
+            | Multiply local += words * words                 for warps of threads only
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -206,7 +207,27 @@ class Note:
     text: str
 
 
-Stmt = Loop | Local | Set | Store | Check | When | Barrier | Note
+@dataclass(frozen=True)
+class Multiply:
+    """A warp's product of bfloat16 tiles, 16x16 by 16x8, added to 16x8 in float32.
+
+    That is what the tensor cores of a GPU do. Of 32 lanes lane 4g + c, c below 4, gives and gets
+
+        a   words of row g, terms 2c and 2c+8, and of row g+8; in the order g, g+8, g, g+8
+        b   words of column g, terms 2c and 2c+8
+        local[index, 0..3]   row g, columns 2c and 2c+1, then row g+8
+
+    A word is two terms, the first in its lower half ("PTX ISA 9.0", NVIDIA, mma.m16n8k16). In which
+    order the 16 products and the sum so far are added is the machine's affair.
+    """
+
+    local: Local
+    index: tuple[Dim, ...]
+    a: tuple[Value, Value, Value, Value]
+    b: tuple[Value, Value]
+
+
+Stmt = Loop | Local | Set | Store | Check | When | Multiply | Barrier | Note
 
 
 @dataclass(frozen=True)

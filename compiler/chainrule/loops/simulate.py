@@ -26,6 +26,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Note,
     Set,
     Stmt,
@@ -38,6 +39,7 @@ from chainrule.loops.interpret import Machine
 from chainrule.loops.launch import Launch, split_loops
 
 Array = np.ndarray[Any, Any]
+WARP = 32
 
 
 class Race(CompileError):
@@ -113,6 +115,8 @@ class _Threads(Machine):
                 raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
             value = np.broadcast_to(self.value(s.value), self.number.shape)
             self.cell(s.local, s.index)[self.active] = value[self.active]
+        elif isinstance(s, Multiply):
+            self.multiply(s)
         elif isinstance(s, Store):
             self.store(s)
         elif isinstance(s, Check):
@@ -124,6 +128,27 @@ class _Threads(Machine):
             self.barrier()
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def multiply(self, s: Multiply) -> None:
+        """Whole warps' products, each sum in float64 and rounded once."""
+        if not self.active.reshape(-1, WARP).all():
+            raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
+        words = [self.value(v).astype(np.uint32).reshape(-1, WARP) for v in (*s.a, *s.b)]
+        cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
+        g, c = np.arange(WARP) // 4, np.arange(WARP) % 4
+        a, b = (np.zeros((len(words[0]), 16, n)) for n in (16, 8))
+        sums = np.zeros((len(words[0]), 16, 8))
+        for half in (0, 1):
+            terms = [(w << 16 if half == 0 else w & 0xFFFF0000).view(np.float32) for w in words]
+            for i, row in enumerate((g, g + 8, g, g + 8)):
+                a[:, row, 2 * c + half + 8 * (i // 2)] = terms[i]
+            for i in (0, 1):
+                b[:, 2 * c + half + 8 * i, g] = terms[4 + i]
+            for i, row in enumerate((g, g + 8)):
+                sums[:, row, 2 * c + half] = cells[2 * i + half].reshape(-1, WARP)
+        sums += a @ b
+        for r, cell in enumerate(cells):
+            cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
 
     def where(self, active: Array, body: Sequence[Stmt]) -> None:
         """Statements for some threads; one that has left with a code does not come back."""

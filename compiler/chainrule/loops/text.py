@@ -15,6 +15,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Note,
     Program,
     Set,
@@ -88,6 +89,9 @@ class _Printer:
         elif isinstance(s, Set):
             yield from self.lets((s.value,), indent)
             yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
+        elif isinstance(s, Multiply):
+            words = (f"({', '.join(map(self.value, side))})" for side in (s.a, s.b))
+            yield f"{indent}{self.cell(s.local, s.index)} += {' * '.join(words)}"
         elif isinstance(s, Store):
             yield from self.lets(values_of(s), indent)
             yield f"{indent}{self.place(s)} = {self.value(s.value)}"

@@ -19,8 +19,12 @@ from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import BLOCK
 from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loops, scan_loops
 from chainrule.loops.parts import by_one
-from chainrule.loops.tiled import tiled_product
+from chainrule.loops.products import plain_product
+from chainrule.loops.tensor import WarpTiles
+from chainrule.loops.tiled import Tiles
 from chainrule.ops.axes import Reduce
+from chainrule.ops.cast import widens
+from chainrule.ops.contract import Contract
 from chainrule.schedule.kernel import Form
 
 #: a row of more elements, or of a number that is not known, is folded by a whole block
@@ -104,6 +108,16 @@ def _tree(acc: Local, combine: str, cells: int) -> Stmts:
     return out
 
 
+def _product(b: Builder) -> Shaped:
+    node = b.kernel.anchor
+    op = node.op
+    assert isinstance(op, Contract)
+    if not node.type.dtype.is_float or not op.out or not op.summed:
+        return plain_product(b), 1
+    narrow = b.target.tensor and all(map(widens, node.inputs))
+    return (WarpTiles(b) if narrow else Tiles(b)).loops(), BLOCK
+
+
 def _check(b: Builder) -> Shaped:
     return shared_among_threads(check_loops(b)), 1
 
@@ -124,7 +138,7 @@ THREAD_FORMS: dict[Form, Callable[[Builder], Shaped]] = {
     Form.MAP: _map,
     Form.ROWS: _rows,
     Form.COLUMNS: _columns,
-    Form.CONTRACT: tiled_product,
+    Form.CONTRACT: _product,
     Form.NEST: _nest,
     Form.CHECK: _check,
     Form.COPY: _copy,

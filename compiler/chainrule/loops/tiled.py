@@ -31,25 +31,21 @@ from chainrule.ir.size import Dim, Size, coefficient, product
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.launch import BLOCK
 from chainrule.loops.layout import is_view, letter_sizes
-from chainrule.loops.products import plain_product
 from chainrule.loops.walk import postorder
 from chainrule.ops.contract import Contract
 
 #: a block's threads stand in a square of SIDE x SIDE, each with a square of the result of its own
 SIDE = 16
-#: terms of the sums that lie in shared memory at a time
-DEPTH = 16
-#: sides of a thread's square, and how many tiles are enough to keep the smaller from being taken:
-#: about one for each multiprocessor of a large GPU
-SQUARES, ENOUGH = (8, 4, 2, 1), 128
+#: so many tiles are enough, about one for each multiprocessor of a large GPU
+ENOUGH = 128
 #: the number that a size is taken to be where it is not known; any choice has the same bits
 TYPICAL = 64
 
-_T, _K, _I, _J, _P, _Q, _E = (Size.symbol(f"{name}'") for name in "tkijpqe")
+_T, _K, _I, _J, _P, _E = (Size.symbol(f"{name}'") for name in "tkijpe")
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Letters that are walked as one, of `size` places together."""
 
     letters: str
@@ -68,19 +64,14 @@ class _Axis:
         return index | {c: place for c, _ in long[:1]}
 
 
-def tiled_product(b: Builder) -> tuple[Stmts, int]:
-    """One product, with the maps that follow it, and the lanes of a part."""
-    op = b.kernel.anchor.op
-    assert isinstance(op, Contract)
-    if not b.kernel.anchor.type.dtype.is_float or not op.out or not op.summed:
-        return plain_product(b), 1
-    return _Tiles(b).loops(), BLOCK
-
-
-class _Tiles:
-    """The tiles of a product: `side` of a thread's square, `wide` of a tile; lines of a panel lie
-    `step` apart, so that threads along its terms are not all at one bank of shared memory.
+class Tiles:
+    """The tiles of a product: each is `unit` times as wide as the `side` of a thread's share of it,
+    one of `sides`, the first that leaves enough tiles; panels have `depth` terms.
     """
+
+    unit: int = SIDE
+    depth: int = 16
+    sides: tuple[int, ...] = (8, 4, 2, 1)
 
     def __init__(self, b: Builder) -> None:
         self.b, self.node = b, b.kernel.anchor
@@ -92,15 +83,36 @@ class _Tiles:
         self.rows = _axis([c for c in op.out if c not in op.b], sizes, runs)
         self.columns = _axis([c for c in op.out if c not in op.a], sizes, runs)
         self.terms = _axis(list(op.summed), sizes, runs)
-        self.side = _side(self.groups.size, self.rows.size, self.columns.size)
-        self.wide = SIDE * self.side
-        self.step = self.wide + 4
-        dtype = self.node.type.dtype
-        self.first, self.second = (
-            b.scratch_of(dtype, DEPTH * self.step, private=True) for _ in range(2)
-        )
-        self.acc = Local("acc", dtype, (self.side, self.side), True)
+        self.side = next((s for s in self.sides if self._count(s) >= ENOUGH), self.sides[-1])
+        self.wide = self.unit * self.side
         self.x, self.y = (b.reader(i) for i in self.node.inputs)
+        self.acc, self.first, self.second = self.memory()
+
+    def _count(self, side: int) -> int:
+        """About how many tiles there are."""
+        axes = (self.groups, self.rows, self.columns)
+        g, m, n = (a.size if isinstance(a.size, int) else TYPICAL for a in axes)
+        wide = self.unit * side
+        return g * -(-m // wide) * -(-n // wide)
+
+    def memory(self) -> tuple[Local, Buffer, Buffer]:
+        """A thread's sums, and panels of both factors: a line of `step` for each term, such that
+        threads along the terms are not all at one bank of shared memory.
+        """
+        dtype = self.node.type.dtype
+        self.step = self.wide + 4
+        first, second = (
+            self.b.scratch_of(dtype, self.depth * self.step, private=True) for _ in range(2)
+        )
+        return Local("acc", dtype, (self.side, self.side), True), first, second
+
+    def element(self) -> tuple[Dim, Dim, tuple[Dim, ...]]:
+        """Row and column in the tile of an element of a thread's share, and its cell."""
+        return _T // SIDE * self.side + _I, _T % SIDE * self.side + _J, (_I, _J)
+
+    def share(self, body: Stmts) -> Stmts:
+        """The body for each element of a thread's share."""
+        return (Loop("i'", self.side, (Loop("j'", self.side, body, "unroll"),), "unroll"),)
 
     def loops(self) -> Stmts:
         """A part for each tile: the sums, then what becomes of them."""
@@ -108,26 +120,26 @@ class _Tiles:
         g, tile_row, tile_column = (Size.symbol(f"{name}'") for name in ("g", "m", "n"))
         places = self.groups.at(g)
         top, left = tile_row * self.wide, tile_column * self.wide
-        whole, rest = self.terms.size // DEPTH, self.terms.size % DEPTH
-        zero = Literal(0, self.acc.dtype)
+        whole, rest = self.terms.size // self.depth, self.terms.size % self.depth
+        zero = Set(self.acc, self.element()[2], Literal(0, self.acc.dtype))
         body: Stmts = (
             self.acc,
-            _threads(self._square((Set(self.acc, (_I, _J), zero),))),
-            Loop("k'", whole, self._panel(places, top, left, _K * DEPTH, DEPTH)),
+            threads(self.share((zero,))),
+            Loop("k'", whole, self._panel(places, top, left, _K * self.depth, self.depth)),
             *((self._last(places, top, left, whole, rest),) if rest != 0 else ()),
-            _threads(self._finish(places, top, left)),
+            threads(self._finish(places, top, left)),
         )
         for var, extent in zip(("n'", "m'", "g'"), reversed(over), strict=True):
             body = (Loop(var, extent, body, split=True),)
         return body
 
-    def _tiles(self, axis: _Axis) -> Dim:
+    def _tiles(self, axis: Axis) -> Dim:
         return (axis.size + self.wide - 1) // self.wide
 
     def _last(self, places: Mapping[str, Dim], top: Dim, left: Dim, whole: Dim, rest: Dim) -> Loop:
         """The terms that do not fill a panel: none, or one more."""
-        some = 1 if isinstance(rest, int) else (rest + DEPTH - 1) // DEPTH
-        return Loop("k'", some, self._panel(places, top, left, whole * DEPTH, rest))
+        some = 1 if isinstance(rest, int) else (rest + self.depth - 1) // self.depth
+        return Loop("k'", some, self._panel(places, top, left, whole * self.depth, rest))
 
     def _panel(
         self, places: Mapping[str, Dim], top: Dim, left: Dim, start: Dim, depth: Dim
@@ -140,21 +152,21 @@ class _Tiles:
         def y(k: Dim, n: Dim) -> Value:
             return self.y(_index(self.op.b, {**places, **self.terms.at(k), **self.columns.at(n)}))
 
-        def at(row: Dim) -> Value:
-            return Load(self.first, _P * self.step + row)
-
-        i = _T // SIDE * self.side + _I
-        j = _T % SIDE * self.side + _J
-        factors = (at(i), Load(self.second, _P * self.step + j), Get(self.acc, (_I, _J)))
-        add = self._square((Set(self.acc, (_I, _J), Apply("fma", factors, self.acc.dtype)),))
-        mode = "unroll" if isinstance(depth, int) else "serial"
         return (
-            _threads(self._copy(self.first, x, top, self.rows.size, start, depth)),
-            _threads(self._copy(self.second, y, left, self.columns.size, start, depth)),
-            _threads((Loop("p'", depth, add, mode),)),
+            threads(self.copy(self.first, x, top, self.rows.size, start, depth)),
+            threads(self.copy(self.second, y, left, self.columns.size, start, depth)),
+            threads(self.multiply(depth)),
         )
 
-    def _copy(
+    def multiply(self, depth: Dim) -> Stmts:
+        """The multiply-adds of a panel."""
+        i, j, cell = self.element()
+        x, y = Load(self.first, _P * self.step + i), Load(self.second, _P * self.step + j)
+        sums = Apply("fma", (x, y, Get(self.acc, cell)), self.acc.dtype)
+        mode = "unroll" if isinstance(depth, int) else "serial"
+        return (Loop("p'", depth, self.share((Set(self.acc, cell, sums),)), mode),)
+
+    def copy(
         self,
         to: Buffer,
         read: Callable[[Dim, Dim], Value],
@@ -164,43 +176,46 @@ class _Tiles:
         depth: Dim,
     ) -> Stmts:
         """A panel of a factor, threads along its memory; what lies outside is left out."""
-        each, place = DEPTH * self.wide // BLOCK, _E * BLOCK + _T
-        by_terms = _goes_along(read(_K, _P), "k'")
-        term, line = (
-            (place % DEPTH, place // DEPTH) if by_terms else (place // self.wide, place % self.wide)
-        )
+        term, line, count = self.spread(read, self.depth)
         store = Store(to, term * self.step + line, read(start + term, begin + line))
         inside = [(begin + line, size)]
-        if depth != DEPTH:
+        if depth != self.depth:
             inside.append((term, depth))
-        return (Loop("e'", each, (When(tuple(inside), (store,)),), "unroll"),)
+        return (Loop("e'", count, (When(tuple(inside), (store,)),), "unroll"),)
 
-    def _square(self, body: Stmts) -> Stmts:
-        return (Loop("i'", self.side, (Loop("j'", self.side, body, "unroll"),), "unroll"),)
+    def spread(self, read: Callable[[Dim, Dim], Value], depth: int) -> tuple[Dim, Dim, int]:
+        """Which of so many terms, and which line, a thread copies at turn e', and its turns:
+        threads go along whichever lies along memory.
+        """
+        place, count = _E * BLOCK + _T, depth * self.wide // BLOCK
+        if goes_along(read(_K, _P), "k'"):
+            return place % depth, place // depth, count
+        return place // self.wide, place % self.wide, count
 
     def _finish(self, places: Mapping[str, Dim], top: Dim, left: Dim) -> Stmts:
-        """What becomes of each element of a thread's square that the result has."""
+        """What becomes of each element of a thread's share that the result has."""
         b = self.b
-        m = top + _T // SIDE * self.side + _I
-        n = left + _T % SIDE * self.side + _J
+        i, j, cell = self.element()
+        m, n = top + i, left + j
         index = _index(self.op.out, {**places, **self.rows.at(m), **self.columns.at(n)})
-        b.values[self.node] = Get(self.acc, (_I, _J))
+        b.values[self.node] = Get(self.acc, cell)
         rest = b.kernel.nodes[1:]
         maps = (*b.compute(rest, index, True), *b.store([self.node, *rest], index))
-        return self._square((When(((m, self.rows.size), (n, self.columns.size)), maps),))
+        return self.share((When(((m, self.rows.size), (n, self.columns.size)), maps),))
 
 
-def _threads(body: Stmts) -> Stmt:
+def threads(body: Stmts) -> Stmt:
+    """The body for each thread of a block."""
     return Loop("t'", BLOCK, body, "vector")
 
 
-def _axis(letters: list[str], sizes: Mapping[str, Dim], runs: set[str]) -> _Axis:
+def _axis(letters: list[str], sizes: Mapping[str, Dim], runs: set[str]) -> Axis:
     """Letters as one axis; those of a run have the whole of it in their last."""
     shape = [sizes[c] for c in letters]
     for i in range(len(letters) - 1):
         if letters[i] + letters[i + 1] in runs:
             shape[i], shape[i + 1] = 1, shape[i] * shape[i + 1]
-    return _Axis("".join(letters), tuple(shape))
+    return Axis("".join(letters), tuple(shape))
 
 
 def _runs(b: Builder) -> set[str]:
@@ -221,18 +236,7 @@ def _runs(b: Builder) -> set[str]:
     return found
 
 
-def _side(groups: Dim, rows: Dim, columns: Dim) -> int:
-    """The side of a thread's square: the largest that leaves enough tiles."""
-    g, m, n = (d if isinstance(d, int) else TYPICAL for d in (groups, rows, columns))
-
-    def tiles(side: int) -> int:
-        wide = SIDE * side
-        return g * -(-m // wide) * -(-n // wide)
-
-    return next((s for s in SQUARES if tiles(s) >= ENOUGH), SQUARES[-1])
-
-
-def _goes_along(value: Value, var: str) -> bool:
+def goes_along(value: Value, var: str) -> bool:
     """Whether neighbours along a variable are neighbours in memory."""
     loads = [v for v in postorder(value) if isinstance(v, Load)]
     slopes = [coefficient(v.offset, var) for v in loads]

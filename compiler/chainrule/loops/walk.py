@@ -15,6 +15,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Set,
     Stmt,
     Store,
@@ -71,7 +72,7 @@ def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
 
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
     """The locals a body writes."""
-    return frozenset(s.local for s in statements(body) if isinstance(s, Set))
+    return frozenset(s.local for s in statements(body) if isinstance(s, Set | Multiply))
 
 
 def has_check(body: Iterable[Stmt]) -> bool:
@@ -130,7 +131,7 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
         if isinstance(s, Loop):
             bound.add(s.var)
             dims.append(s.extent)
-        elif isinstance(s, Set):
+        elif isinstance(s, Set | Multiply):
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
@@ -149,6 +150,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.value,)
     if isinstance(stmt, Store):
         return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
+    if isinstance(stmt, Multiply):
+        return (*stmt.a, *stmt.b)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 

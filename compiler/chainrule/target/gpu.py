@@ -30,6 +30,7 @@ GPUS = {
         vector_registers=255,
         fma=True,
         threads=True,
+        tensor=(major, minor) >= (8, 0),
     )
     for (major, minor), ptx in PTX_VERSIONS.items()
 }
