@@ -266,7 +266,7 @@ class _Log:
 
     part: Array
     meetings: Array = field(init=False)
-    seen: list[Array] = field(default_factory=list)
+    seen: list[tuple[Array, Array, Array, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.meetings = np.zeros(len(self.part), np.int64)
@@ -276,10 +276,9 @@ class _Log:
         self.meetings[active] += 1
 
     def note(self, address: Array, thread: Array, writes: bool) -> None:
+        """Threads touch addresses now."""
         if len(address):
-            time = self.meetings[thread]
-            rows = np.stack([address, thread, time, np.full(len(thread), int(writes))], axis=1)
-            self.seen.append(np.unique(rows, axis=0))
+            self.seen.append((address, thread, self.meetings[thread], writes))
 
     def judge(self, launch: Launch) -> None:
         """Raise Race where an address that one thread writes is touched by another of another
@@ -287,24 +286,28 @@ class _Log:
         """
         if not self.seen:
             return
-        rows = np.unique(np.concatenate(self.seen), axis=0)
-        address, thread, time, writes = rows.T
+        address, thread, time = (np.concatenate([row[i] for row in self.seen]) for i in range(3))
+        writes = np.repeat([row[3] for row in self.seen], [len(row[0]) for row in self.seen])
+        _, place = np.unique(address, return_inverse=True)
         part = self.part[thread]
-        for keys, who in (((address,), part), ((address, part, time), thread)):
-            order = np.lexsort((who, *reversed(keys)))
-            columns = [k[order] for k in keys]
-            new = np.ones(len(order), bool)
-            new[1:] = np.logical_or.reduce([c[1:] != c[:-1] for c in columns])
-            group = np.cumsum(new) - 1
-            written = np.zeros(group[-1] + 1, bool)
-            np.logical_or.at(written, group, writes[order] > 0)
-            sorted_who = who[order]
-            several = np.zeros(group[-1] + 1, bool)
-            np.logical_or.at(several, group, sorted_who != sorted_who[np.flatnonzero(new)[group]])
-            bad = written & several
-            if bad.any():
-                one = np.flatnonzero(group == np.argmax(bad))
-                threads = sorted({int(t) for t in thread[order][one]})[:4]
+        moment = (place * (part.max() + 1) + part) * (time.max() + 1) + time
+        for group, who in ((place, part), (moment, thread)):
+            bad = _contested(group, who, writes)
+            if len(bad):
+                several = sorted({int(t) for t in thread[bad]})[:4]
                 raise Race(
-                    f"{launch.program.name}: threads {threads} touch one element, and one writes it"
+                    f"{launch.program.name}: threads {several} touch one element, and one writes it"
                 )
+
+
+def _contested(group: Array, who: Array, writes: Array) -> Array:
+    """The rows of a group that several share, one of which writes; none where there is none."""
+    _, number = np.unique(group, return_inverse=True)
+    count = number.max() + 1
+    least, most = np.full(count, who.max()), np.zeros(count, who.dtype)
+    written = np.zeros(count, bool)
+    np.minimum.at(least, number, who)
+    np.maximum.at(most, number, who)
+    written[number[writes]] = True
+    bad = np.flatnonzero(written & (least != most))
+    return np.flatnonzero(number == bad[0]) if len(bad) else bad
