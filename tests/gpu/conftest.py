@@ -26,13 +26,16 @@ def beside(name: str) -> Any:
 fake, ptx_machine = beside("fake"), beside("ptx_machine")
 
 
-def _found(monkeypatch: pytest.MonkeyPatch, made: Any) -> Any:
-    original = ptx.GpuModule.ptx
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The simulated GPU that programs find; what is compiled meanwhile it knows by its text, which
+    LLVM need not translate.
+    """
+    made = fake.FakeGpu()
 
     def translate(module: ptx.GpuModule) -> str:
-        text = original(module)
-        made.knows(module, text)
-        return text
+        made.knows(module, module.llvm)
+        return module.llvm
 
     monkeypatch.setattr(ptx.GpuModule, "ptx", translate)
     monkeypatch.setattr(driver, "find", lambda: made)
@@ -40,15 +43,11 @@ def _found(monkeypatch: pytest.MonkeyPatch, made: Any) -> Any:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The simulated GPU that programs find; what is compiled meanwhile it knows."""
-    return _found(monkeypatch, fake.FakeGpu())
-
-
-@pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Any:
     """One that runs PTX."""
-    return _found(monkeypatch, ptx_machine.PtxGpu(fake.FakeGpu))
+    made = ptx_machine.PtxGpu(fake.FakeGpu)
+    monkeypatch.setattr(driver, "find", lambda: made)
+    return made
 
 
 @pytest.fixture

@@ -208,6 +208,14 @@ class Machine:
             both, by = x[0].astype("u8") | x[1].astype("u8") << np.uint64(32), x[2] & np.uint64(31)
             moved = (both << by) >> np.uint64(32) if "l" in word else both >> by
             return moved.astype(kind)
+        if op == "prmt":
+            eight = np.stack(
+                [v >> np.uint32(8 * i) & np.uint32(255) for v in x[:2] for i in range(4)]
+            )
+            picks = [x[2] >> np.uint32(4 * i) & np.uint32(15) for i in range(4)]
+            assert all((p < 8).all() for p in picks), text
+            bytes_ = [np.take_along_axis(eight, p[None].astype(int), 0)[0] for p in picks]
+            return sum((b << np.uint32(8 * i) for i, b in enumerate(bytes_)), np.zeros_like(x[0]))
         if op == "bfe":
             return x[0] >> x[1].astype(kind) & ((kind.type(1) << x[2].astype(kind)) - kind.type(1))
         simple: dict[str, Callable[..., Array]] = {
@@ -334,7 +342,8 @@ class Machine:
         if operand[:2] in ("0d", "0f"):
             bits = int(operand[2:], 16)
             return np.array(bits, f"u{to.itemsize}").view(to)[()]
-        return np.array(int(operand) & (1 << 8 * to.itemsize) - 1, f"u{to.itemsize}").view(to)[()]
+        number = int(operand.rstrip("U"), 0)
+        return np.array(number & (1 << 8 * to.itemsize) - 1, f"u{to.itemsize}").view(to)[()]
 
     def write(self, operand: str, value: Array, kind: str) -> None:
         to = _KINDS[kind]

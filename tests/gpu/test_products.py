@@ -95,12 +95,12 @@ def test_so_does_their_ptx(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> No
     near(ours, feeds)
 
 
-def test_a_gpu_without_them_has_the_ordinary_units(gpu: Any) -> None:
-    gpu.capability = (7, 5)
+def test_a_gpu_without_them_has_the_ordinary_units(emulator: Any) -> None:
+    emulator.capability = (7, 5)
     x = cr.input("x", (20, 20))
     old = cr.compile(x @ x, backend="cuda", precision="bfloat16")
     assert "mma.sync" not in old.show("ptx")
-    gpu.capability = (8, 0)
+    emulator.capability = (8, 0)
     assert "mma.sync" in cr.compile(x @ x, backend="cuda", precision="bfloat16").show("ptx")
     feeds = {"x": np.random.default_rng(0).standard_normal((20, 20), np.float32)}
     np.testing.assert_allclose(

@@ -126,6 +126,19 @@ def test_rows_are_folded_within_warps(layer: CompiledGpu) -> None:
     assert "shfl.sync.down" in rows and "bar.sync" not in rows
 
 
+def test_neighbours_are_read_and_written_together(emulator: Any) -> None:
+    x, y = (cr.input(name, ("n", 5)) for name in "xy")
+    outputs = [cr.exp(x) * y, x > y]
+    ours, native = (cr.compile(outputs, backend=b) for b in ("cuda", "cpu"))
+    ptx = ours.show("ptx")
+    assert ptx.count("ld.global.v4.b32") >= 2 and "st.global.v4.b32" in ptx
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 3, 4, 130):  # few, and what is left over of fours
+        feeds = {name: rng.standard_normal((n, 5), np.float32) for name in "xy"}
+        for a, b in zip(ours(**feeds), native(**feeds), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_levels_show_launches(layer: CompiledGpu) -> None:
     loops = show_gpu(layer, "loops")
     assert "361 parts of 256 lanes" in loops and "300 parts of 16 lanes" in loops

@@ -50,12 +50,12 @@ def check(seed: int, order: int) -> None:
             )
 
 
-@pytest.mark.parametrize("seed", range(5000, 5006))
+@pytest.mark.parametrize("seed", range(5000, 5004))
 def test_values_and_gradients(seed: int, gpu: Any) -> None:
     check(seed, order=1)
 
 
-@pytest.mark.parametrize("seed", range(5100, 5102))
+@pytest.mark.parametrize("seed", range(5100, 5101))
 def test_second_derivatives(seed: int, gpu: Any) -> None:
     check(seed, order=2)
 

@@ -30,14 +30,14 @@ def emit_gpu_module(
     programs: Iterable[Sequence[Launch]], helpers: Mapping[str, Launch], target: Target
 ) -> GpuModule:
     """One kernel for each distinct launch of programs, and `helpers` by their names."""
-    known: dict[tuple[str, int], str] = {}
+    known: dict[tuple[str, int, bool], str] = {}
     kernels: dict[str, Launch] = {}
     names: dict[int, str] = {}
     texts: list[str] = []
     declarations: set[str] = set()
     for number, launches in enumerate(programs):
         for i, launch in enumerate(launches):
-            key = signature(launch.program), launch.lanes
+            key = signature(launch.program), launch.lanes, launch.aligned
             if key not in known:
                 name = f"kernel{number}" + (f"_{i}" if len(launches) > 1 else "")
                 known[key] = name

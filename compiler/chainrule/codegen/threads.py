@@ -90,8 +90,8 @@ def _is_short(loop: Loop) -> bool:
 
 
 class _Memory(MemoryCode):
-    """Accesses of one thread. Those to buffers in shared memory say how they are aligned, so that
-    LLVM makes one of neighbours: of floats up to four.
+    """Accesses of one thread. Those to `aligned` buffers, which begin at multiples of WIDEST, say
+    how they are aligned themselves, so that LLVM makes one of neighbours: of floats up to four.
     """
 
     aligned: frozenset[Buffer] = frozenset()
@@ -139,7 +139,8 @@ class _Threads(Emitter):
             text = f"getelementptr {memory(buffer.dtype)}, ptr {start}, i64 {by}"
             self.point(buffer, self.pure(text, by))
         even = [b for b in launch.shared if b.size * b.dtype.itemsize % WIDEST == 0]
-        self.memory.aligned = frozenset(even)
+        given = launch.program.buffers if launch.aligned else ()
+        self.memory.aligned = frozenset([*even, *given])
 
     def point(self, buffer: object, pointer: str) -> None:
         self.address.pointers[buffer] = pointer  # type: ignore[index]

@@ -47,7 +47,7 @@ def build_kernels(kernels: Sequence[Kernel], target: Target) -> list[Built]:
     first: dict[Hashable, Built] = {}
     found: list[Built] = []
     for i, kernel in enumerate(kernels):
-        key = identity(kernel)
+        key = identity(kernel), kernel.depth > 0  # a slice may begin anywhere
         if key not in first:
             first[key] = build_kernel(kernel, f"kernel{i}", target)
         found.append(replace(first[key], memory=memory_of(kernel)))
@@ -67,6 +67,6 @@ def build_kernel(kernel: Kernel, name: str, target: Target) -> Built:
     program = Program(name, buffers, tuple(sorted(sizes)), body)
     if not lanes:
         return Built(program, builder.memory, tuple(builder.scratch))
-    launches, buffers = launches_of(program, lanes)
+    launches, buffers = launches_of(program, lanes, kernel.depth == 0)
     scratch = tuple(b for b in buffers if b not in builder.buffers.values())
     return Built(replace(program, buffers=buffers), builder.memory, scratch, launches)

@@ -43,6 +43,7 @@ class Launch:
 
     Of private buffers those in `shared` lie in shared memory, `parts_of_block` of each; of the
     others, in `own`, part p has elements p * size up to (p + 1) * size of a buffer that is given.
+    With `aligned` all buffers that are given begin at multiples of 16 bytes.
     """
 
     program: Program
@@ -50,6 +51,7 @@ class Launch:
     parts: Dim
     shared: tuple[Buffer, ...] = ()
     own: tuple[Buffer, ...] = ()
+    aligned: bool = False
 
     @property
     def threads(self) -> int:
@@ -69,7 +71,9 @@ class Launch:
         return (self.parts + self.parts_of_block - 1) // self.parts_of_block
 
 
-def launches_of(program: Program, lanes: int) -> tuple[tuple[Launch, ...], tuple[Buffer, ...]]:
+def launches_of(
+    program: Program, lanes: int, aligned: bool = False
+) -> tuple[tuple[Launch, ...], tuple[Buffer, ...]]:
     """The launches of a program whose parts have so many lanes, and its buffers as they are given
     then: without those in shared memory, and with a private one for each part in the others.
 
@@ -88,7 +92,7 @@ def launches_of(program: Program, lanes: int) -> tuple[tuple[Launch, ...], tuple
         if any(b in grown for b in mine):
             raise CompileError(f"{program.name}: a private buffer is used in several loops")
         grown |= {b: 0 if b in shared else b.size * parts for b in mine}
-        made.append(replace(launch, shared=shared, own=own))
+        made.append(replace(launch, shared=shared, own=own, aligned=aligned))
     buffers = tuple(
         replace(b, size=grown.get(b, 0), private=False) if b.private else b
         for b in program.buffers

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chainrule.ir.loop import LANES, Apply, Get, Literal, Local, Loop, Set, Value
-from chainrule.ir.node import Index, Stmts, for_each
+from chainrule.ir.loop import LANES, Apply, Get, Literal, Local, Loop, Set, Stmt, Value, When
+from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Shape, Size, product
 from chainrule.loops.abreast import in_turn
 from chainrule.loops.builder import Builder, is_straight
@@ -29,6 +29,8 @@ from chainrule.schedule.kernel import Form
 
 #: a row of more elements, or of a number that is not known, is folded by a whole block
 LONG = 2048
+#: neighbours that a thread takes of what is walked straight through: of floats a 16-byte access
+FOUR = 4
 #: loops, and how many lanes a part of them has
 Shaped = tuple[Stmts, int]
 
@@ -53,8 +55,40 @@ def _map(b: Builder) -> Shaped:
         return (*b.compute(nodes, index, False), *b.store(nodes, index))
 
     if space and is_straight(nodes, b.kernel):
-        return each((product(space),), lambda at: one((*[0] * (len(space) - 1), *at))), 1
+        return _straight(b), 1
     return each(space, one), 1
+
+
+def _straight(b: Builder) -> Stmts:
+    """FOUR neighbours a thread, all read before any is written, so that each is one wide access;
+    what is left over goes one by one, to a thread of its own.
+    """
+    nodes, space = b.kernel.nodes, b.kernel.space
+    count, p, u = product(space), Size.symbol("p0"), Size.symbol("u'")
+    lead: Index = (0,) * (len(space) - 1)
+    kept = [n for n in nodes if n in b.kernel.writes]
+    cells = {n: Local(f"w{i}", n.type.dtype, (FOUR,)) for i, n in enumerate(kept)}
+
+    def compute(place: Dim) -> Stmts:
+        found = b.compute(nodes, (*lead, place), False)
+        return (*found, *(Set(cells[n], (u,), b.values[n]) for n in kept))
+
+    def store(node: Node) -> Callable[[Dim], Stmts]:
+        b.values[node] = Get(cells[node], (u,))
+        return lambda place: tuple(b.store([node], (*lead, place)))
+
+    def four(body: Callable[[Dim], Stmts]) -> Stmt:
+        return Loop("u'", FOUR, body(p * FOUR + u), "unroll")
+
+    whole, left = count // FOUR, count % FOUR
+    body: Stmts = (When(((p, whole),), (four(compute), *(four(store(n)) for n in kept))),)
+    if left != 0:
+        b.values.clear()
+        last = (*b.compute(nodes, (*lead, whole * FOUR + u), False),)
+        rest = (*last, *b.store(nodes, (*lead, whole * FOUR + u)))
+        body += (When(((whole, p + 1),), (Loop("u'", left, rest),)),)
+    parts = (count + FOUR - 1) // FOUR
+    return (*cells.values(), Loop("p0", parts, body, split=True))
 
 
 def _rows(b: Builder) -> Shaped:
