@@ -37,7 +37,7 @@ _T, _H, _I, _J, _R = (Size.symbol(f"{name}'") for name in "thijr")
 class WarpTiles(Tiles):
     """Tiles of 32 to 128 rows and columns; a warp has 16 * side by 8 * side of one."""
 
-    unit, depth, sides = 32, 2 * WORDS, (4, 2, 1)
+    unit, sides, depth = 32, (4, 2, 1), 2 * WORDS
 
     def memory(self) -> tuple[Local, Buffer, Buffer]:
         """A thread's sums, and a line of words for each row and each column."""

@@ -1,8 +1,9 @@
 """The forms of kernels on a GPU, each in loops of its own where lanes had better go another way.
 
-What is one element by itself is one thread; a row is folded by 16 lanes, in the order of every
-other target, or where it is long by a block of them; a fold of columns goes down one thread's
-column, in order; a product is tiles in shared memory, each element one chain of multiply-adds.
+What is one element by itself is one thread's, or four neighbours are. A row is folded by 16 lanes,
+in the order of every other target, or where it is long by a block of them; a fold of columns goes
+down one thread's column, in order, or where it is long down 16; a product is tiles in shared
+memory, each element one chain of multiply-adds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from chainrule.loops.launch import BLOCK
 from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loops, scan_loops
 from chainrule.loops.parts import by_one
 from chainrule.loops.products import plain_product
+from chainrule.loops.tall import tall_columns
 from chainrule.loops.tensor import WarpTiles
 from chainrule.loops.tiled import Tiles
 from chainrule.ops.axes import Reduce
@@ -29,6 +31,8 @@ from chainrule.schedule.kernel import Form
 
 #: a row of more elements, or of a number that is not known, is folded by a whole block
 LONG = 2048
+#: a column of more elements is folded by 16 lanes
+TALL = 256
 #: neighbours that a thread takes of what is walked straight through: of floats a 16-byte access
 FOUR = 4
 #: loops, and how many lanes a part of them has
@@ -103,9 +107,23 @@ def _rows(b: Builder) -> Shaped:
 
 
 def _columns(b: Builder) -> Shaped:
-    space, fold, rest = b.kernel.space, b.kernel.anchor, b.kernel.nodes[1:]
-    op = fold.op
+    op = _fold(b)
+    folded = product(tuple(b.kernel.space[i] for i in op.axes))
+    if op.by_lanes or (isinstance(folded, int) and folded <= TALL):
+        return _down_columns(b), 1
+    return tall_columns(b, TALL), BLOCK
+
+
+def _fold(b: Builder) -> Reduce:
+    op = b.kernel.anchor.op
     assert isinstance(op, Reduce)
+    return op
+
+
+def _down_columns(b: Builder) -> Stmts:
+    """A thread goes down each column: in order, or where lanes are asked for, in turns of them."""
+    space, fold, rest = b.kernel.space, b.kernel.anchor, b.kernel.nodes[1:]
+    op = _fold(b)
     kept = [i for i in range(len(space)) if i not in op.axes]
     shape = tuple(space[i] for i in kept)
     folded = tuple(space[i] for i in op.axes)
@@ -127,7 +145,7 @@ def _columns(b: Builder) -> Shaped:
         after = (*b.compute(rest, index, False), *b.store([fold, *rest], index))
         return (clear, *terms, *_tree(acc, combine, cells), *after)
 
-    return (acc, *each(shape, column)), 1
+    return (acc, *each(shape, column))
 
 
 def _tree(acc: Local, combine: str, cells: int) -> Stmts:

@@ -66,12 +66,13 @@ class Axis:
 
 class Tiles:
     """The tiles of a product: each is `unit` times as wide as the `side` of a thread's share of it,
-    one of `sides`, the first that leaves enough tiles; panels have `depth` terms.
+    one of `sides`, the first that leaves enough tiles; panels have `depth` terms: more where a tile
+    is small, as a panel takes as long to come as the way to memory is.
     """
 
     unit: int = SIDE
-    depth: int = 16
     sides: tuple[int, ...] = (8, 4, 2, 1)
+    depth: int
 
     def __init__(self, b: Builder) -> None:
         self.b, self.node = b, b.kernel.anchor
@@ -100,7 +101,7 @@ class Tiles:
         threads along the terms are not all at one bank of shared memory.
         """
         dtype = self.node.type.dtype
-        self.step = self.wide + 4
+        self.depth, self.step = max(16, 64 // self.side), self.wide + 4
         first, second = (
             self.b.scratch_of(dtype, self.depth * self.step, private=True) for _ in range(2)
         )
