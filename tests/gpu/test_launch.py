@@ -173,5 +173,15 @@ def test_reading_backwards_is_as_reading_forwards() -> None:
 
 def test_a_place_known_at_run_time_leaves_what_stands_below_it() -> None:
     at = Load(Buffer("at", int64, 4), I)
-    add = Store(Y, J, Literal(1.0, float64), at, N)
-    assert independent(*LOOPS, body=add) == ["j"]
+    put = Store(Y, J, Literal(1.0, float64), at, N)
+    assert independent(*LOOPS, body=put) == ["j"]
+
+
+def test_what_is_added_to_places_is_collected_by_them() -> None:
+    at, (i, j) = Load(Buffer("at", int64, 4), I), (Loop("i", 4, ()), Loop("j", 8, ()))
+    more = Apply("add", (Load(Y, J, at, 8), Literal(1.0, float64)), float64)
+    assert independent(i, j, body=Store(Y, J, more, at, 8)) == ["place'", "j"]
+    # two rows of four places: which row is no part of the place
+    at = Load(Buffer("at", int64, 4), J)
+    more = Apply("add", (Load(Y, 32 * I, at, 8), Literal(1.0, float64)), float64)
+    assert independent(Loop("i", 2, ()), j, body=Store(Y, 32 * I, more, at, 8)) == []

@@ -76,7 +76,7 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
 #: bytes of the widest access
 WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
-AHEAD, SHORT = 8, 8
+AHEAD, SHORT = 8, 12
 
 
 def _is_short(loop: Loop) -> bool:

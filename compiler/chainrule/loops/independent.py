@@ -13,10 +13,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from chainrule.ir.loop import Buffer, Load, Local, Loop, Store
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Get,
+    IndexValue,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Store,
+)
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, substitute, symbols_of
+from chainrule.ir.types import bool_
 from chainrule.loops.walk import postorder, set_locals, statements, values_of
+
+#: of so many places each may look at all that is added, and so many threads are enough
+PLACES = 512
 
 
 def shared_among_threads(body: Stmts) -> Stmts:
@@ -29,6 +43,9 @@ def _shared(nest: Loop) -> Loop:
         return nest
     loops, body = _perfect(nest)
     found = [loop.var for loop in loops if loop.var in _independent(loops, body)]
+    collected = _collected(loops, body, found)
+    if collected is not None:
+        return collected
     if not found:
         return nest
     inner = [replace(loop, mode="serial") for loop in loops if loop.var not in found]
@@ -38,6 +55,49 @@ def _shared(nest: Loop) -> Loop:
     (whole,) = body
     assert isinstance(whole, Loop)
     return whole
+
+
+def _collected(loops: Sequence[Loop], body: Stmts, found: Sequence[str]) -> Loop | None:
+    """A nest that adds to places known at run time, turned round: each place goes through what is
+    added, in order, and takes what is its own.
+
+    None of another nest, where a place is no digit of its own, or where there are many of them.
+    """
+    s = body[0]
+    if len(body) != 1 or not isinstance(s, Store) or s.index is None:
+        return None
+    v, inner = s.value, [loop for loop in loops if loop.var not in found]
+    if not (isinstance(v, Apply) and v.fn == "add" and isinstance(old := v.args[0], Load)):
+        return None
+    same = (old.buffer, old.offset, old.stride) == (s.buffer, s.offset, s.stride)
+    places = divide(s.buffer.size, s.stride)
+    if not same or old.index is not s.index or not isinstance(places, int) or places > PLACES:
+        return None
+    if symbols_of(s.offset) & {loop.var for loop in inner} or not _stays_below(s, loops):
+        return None
+    place, sum_ = Size.symbol("place'"), Local("sum", s.buffer.dtype)
+    home = s.offset + place * s.stride
+    mine = Apply("eq", (s.index, IndexValue(place, s.index.dtype)), bool_)
+    more = Apply("where", (mine, replace(v, args=(Get(sum_), v.args[1])), Get(sum_)), v.dtype)
+    nest: Stmts = (Set(sum_, (), more),)
+    for loop in reversed(inner):
+        nest = (replace(loop, mode="serial", body=nest),)
+    nest = (sum_, Set(sum_, (), Load(s.buffer, home)), *nest, Store(s.buffer, home, Get(sum_)))
+    for loop in reversed([x for x in loops if x.var in found]):
+        nest = (replace(loop, mode="serial", split=True, body=nest),)
+    return Loop("place'", places, nest, split=True)
+
+
+def _stays_below(s: Store, loops: Sequence[Loop]) -> bool:
+    """Whether a place, without what is known at run time only, stays below one step of that."""
+    place = _place(replace(s, index=None), loops, {})
+    if place is None:
+        return False
+    last: Dim = place.first
+    for _, step, end in place.steps:
+        assert end is not None
+        last = last + step * end
+    return is_nonnegative(s.stride - 1 - last)
 
 
 def _perfect(nest: Loop) -> tuple[list[Loop], Stmts]:
