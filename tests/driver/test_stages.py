@@ -128,11 +128,11 @@ class Part(Machine):
             self.touched.writes |= self.addresses(s.buffer, self.place(s, moved))
         super().statement(s)
 
-    def part(self, v: Any, known: dict[int, Any]) -> Any:
+    def part_of(self, v: Any, known: dict[int, Any]) -> Any:
         if isinstance(v, Load):
             index = None if v.index is None else known[id(v.index)]
             self.touched.reads |= self.addresses(v.buffer, self.place(v, index))
-        return super().part(v, known)
+        return super().part_of(v, known)
 
 
 #: for a stage, what each part touches between its meetings inside; None where all parts meet
