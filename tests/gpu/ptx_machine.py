@@ -91,7 +91,8 @@ class Machine:
         self.given = dict(zip(kernel.parameters, arguments, strict=True))
         self.shared = np.full((blocks, max(16, kernel.shared_bytes)), 0xFF, np.uint8)
         self.at = np.zeros(self.count, np.int64)
-        self.waits = np.zeros(self.count, bool)
+        self.waits = np.zeros(self.count, bool)  # for all threads of the block
+        self.held = np.zeros(self.count, bool)  # for a few of the warp
         self.warp = self.block * 1000 + self.thread // 32
         self.mask = np.ones(self.count, bool)
 
@@ -100,9 +101,11 @@ class Machine:
         end = len(self.kernel.code)
         with np.errstate(all="ignore"):
             while True:
-                ready = (self.at < end) & ~self.waits
+                ready = (self.at < end) & ~self.waits & ~self.held
                 if not ready.any():
-                    assert not self.waits.any(), f"{self.kernel.name}: threads wait for ever"
+                    assert not (self.waits | self.held).any(), (
+                        f"{self.kernel.name}: threads wait for ever"
+                    )
                     return
                 here = int(self.at[ready].min())
                 self.mask = ready & (self.at == here)
@@ -110,6 +113,9 @@ class Machine:
 
     def step(self, guard: str, text: str, word: list[str], operands: list[str], end: int) -> None:
         """One instruction, for the threads whose turn it is."""
+        if text == "bar.warp.sync" or word[0] == "shfl":
+            members = self.read(operands[-1], "u32")
+            self.mask = self.assembled(members)
         ready = self.mask.copy()
         self.at[ready] += 1
         if guard:
@@ -123,9 +129,7 @@ class Machine:
         elif text == "bar.sync":
             self.waits[self.mask] = True
             self.release()
-        elif text == "bar.warp.sync":
-            self.together(self.read(operands[0], "u32"))
-        else:
+        elif text != "bar.warp.sync":
             self.compute(text, word, operands)
         self.mask = ready
 
@@ -137,12 +141,15 @@ class Machine:
             if self.waits[mine].all():
                 self.waits[mine] = False
 
-    def together(self, members: Array) -> None:
-        """Refuse an instruction of several threads to which not all of them have come."""
-        for warp in np.unique(self.warp[self.mask]):
-            mine = self.mask & (self.warp == warp)
-            here = int(np.bitwise_or.reduce(np.uint32(1) << (self.thread[mine] % 32).astype("u4")))
-            assert all(int(m) & ~here == 0 for m in members[mine]), "a member has not come"
+    def assembled(self, members: Array) -> Array:
+        """Those whose fellow members have all come to the instruction; the others wait there."""
+        here = self.at == self.at[self.mask][0]
+        come = here & (self.mask | self.held)
+        bits = np.where(come, np.uint32(1) << (self.thread % 32).astype("u4"), np.uint32(0))
+        all_of = np.bitwise_or.reduceat(bits, np.flatnonzero(self.thread % 32 == 0))
+        whole = come & (members & ~np.repeat(all_of, 32) == 0)
+        self.held[come] = ~whole[come]
+        return whole
 
     # instructions
 
@@ -237,8 +244,7 @@ class Machine:
         return value.astype(to)
 
     def shuffled(self, how: str, operands: list[str]) -> Array:
-        value, b, c, members = (self.read(o, "u32").astype(np.int64) for o in operands[1:])
-        self.together(members)
+        value, b, c, _ = (self.read(o, "u32").astype(np.int64) for o in operands[1:])
         lane = self.thread % 32
         segment = c >> 8 & 31
         last = (lane & segment) | (c & 31 & ~segment)
