@@ -199,7 +199,9 @@ class Machine:
         if op in _TWO:
             return _TWO[op](*x)
         if op == "fma":
-            return np.asarray(MACHINE["fma"].ref(*x))
+            exact = np.zeros(self.count, kind)
+            exact[self.mask] = MACHINE["fma"].ref(*(v[self.mask] for v in x))
+            return exact
         if op == "mad":
             return x[0] * x[1] + x[2]
         if op == "div" and kind.kind != "f":
