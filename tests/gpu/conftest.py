@@ -26,6 +26,17 @@ def beside(name: str) -> Any:
 fake, ptx_machine = beside("fake"), beside("ptx_machine")
 
 
+class PtxGpu(fake.FakeGpu):  # type: ignore[misc, name-defined]
+    """A GPU whose modules are what is parsed of their PTX, and run as that."""
+
+    def load(self, ptx: str) -> Any:
+        self.calls.append("load")
+        return ptx_machine.parse(ptx)
+
+    def run(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        ptx_machine.Machine(kernel, blocks, threads, arguments, self.blocks).run()
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The simulated GPU that programs find; what is compiled meanwhile it knows by its text, which
@@ -45,7 +56,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Any:
     """One that runs PTX."""
-    made = ptx_machine.PtxGpu(fake.FakeGpu)
+    made = PtxGpu()
     monkeypatch.setattr(driver, "find", lambda: made)
     return made
 

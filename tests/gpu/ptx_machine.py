@@ -371,24 +371,6 @@ class Machine:
         held[self.mask] = raw[self.mask]
 
 
-class PtxGpu:
-    """A fake GPU of a `kind`, whose kernels are PTX and run as such."""
-
-    def __new__(cls, kind: type[Any]) -> Any:
-        class Made(kind):  # type: ignore[misc]
-            """Its modules are what is parsed of their text."""
-
-            def load(self, ptx: str) -> dict[str, Kernel]:
-                return parse(ptx)
-
-            def run(
-                self, kernel: Kernel, blocks: int, threads: int, arguments: tuple[int, ...]
-            ) -> None:
-                Machine(kernel, blocks, threads, arguments, self.blocks).run()
-
-        return Made()
-
-
 def _parts(braces: str) -> list[str]:
     return [part.strip() for part in braces.strip("{}").split(",")]
 
