@@ -21,6 +21,8 @@ from chainrule.ops.source import leaf
 from chainrule.target.gpu import GPUS, gpu
 
 PTXAS = shutil.which("ptxas")
+#: GPUs without tensor cores' instructions, with them, and the newest
+OFTEN = ("sm_75", "sm_90", "sm_120")
 needs_ptxas = pytest.mark.skipif(PTXAS is None, reason="no ptxas here: it comes with CUDA")
 
 
@@ -55,7 +57,9 @@ def assembled(ptx: str, sm: str, folder: Path) -> str:
 
 
 @needs_ptxas
-@pytest.mark.parametrize("sm", GPUS)
+@pytest.mark.parametrize(
+    "sm", [sm if sm in OFTEN else pytest.param(sm, marks=pytest.mark.long) for sm in GPUS]
+)
 def test_ptxas_takes_a_step_for_every_gpu(
     sm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,8 @@ def test_values_and_gradients(seed: int, gpu: Any) -> None:
     check(seed, order=1)
 
 
-@pytest.mark.parametrize("seed", range(5100, 5101))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5100, 5110))
 def test_second_derivatives(seed: int, gpu: Any) -> None:
     check(seed, order=2)
 
