@@ -128,8 +128,9 @@ def make_step(spec: Any, threads: int, **options: Any) -> ExportedStep:
 
 def main() -> None:
     """Print a table for each net."""
-    from chainrule.cli.bench import reference, run, tables
     from chainrule.cli.bench.machine import Machine
+
+    from chainrule.cli.bench import reference, run, tables
     from chainrule.cli.bench.workloads import WORKLOADS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

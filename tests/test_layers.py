@@ -49,7 +49,7 @@ PEERS = ROOT / "compiler/chainrule/cli/bench/peers"
 # program and may start with its own.
 HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "click"}
 # Packages that are imported by another name than they are installed by.
-IMPORTED_AS = {"scikit_learn": "sklearn"}
+IMPORTED_AS = {"scikit_learn": "sklearn", "cuda_bindings": "cuda"}
 
 
 class Import(NamedTuple):
@@ -101,8 +101,8 @@ def wrong_import(room: str, wanted: Import, packages: set[str]) -> str | None:
     if top in sys.stdlib_module_names or top == "numpy":
         return None
     if room == RUNTIME:
-        if top == "ml_dtypes" and wanted.deep:
-            return None  # where a program has bfloat16, which NumPy alone has not
+        if top in ("ml_dtypes", "cuda") and wanted.deep:
+            return None  # where a program has bfloat16, or runs on a GPU
         return f"{RUNTIME} imports the standard library and NumPy alone"
     if top not in packages:
         return "it is no dependency in pyproject.toml"

@@ -41,8 +41,16 @@ CACHE = Knob(
     "keep compiled code in this folder instead of the user's cache folder; off keeps none",
 )
 
+GPU = Knob(
+    "CHAINRULE_GPU",
+    "",
+    str,
+    'with backend="cuda" compile for this GPU (sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120) '
+    "instead of the one that is here",
+)
+
 #: what docs and `chainrule doctor` list
-KNOBS: tuple[Knob[str], ...] = (TARGET, CACHE)
+KNOBS: tuple[Knob[str], ...] = (TARGET, CACHE, GPU)
 
 
 def environment(without: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:

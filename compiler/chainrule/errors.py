@@ -90,6 +90,10 @@ class CompileError(ChainruleError, RuntimeError):
     """A graph, an option or a machine that can't be compiled for."""
 
 
+class DeviceError(ChainruleError, RuntimeError):
+    """A GPU that is not there, has no room, or has failed."""
+
+
 class ArtifactError(ChainruleError, OSError):
     """A file that is damaged, of another model, or of another version."""
 

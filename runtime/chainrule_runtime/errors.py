@@ -35,5 +35,9 @@ class NonFiniteError(RuntimeFault, ArithmeticError):
         self.named, self.place, self.number = named, place, number
 
 
+class DeviceError(RuntimeFault, RuntimeError):
+    """A GPU that is not there, has no room, or has failed."""
+
+
 class ArtifactError(RuntimeFault, OSError):
     """A file that is damaged, of another kind, or for another machine."""

@@ -266,18 +266,28 @@ class Program:
         sizes: Mapping[str, int],
     ) -> RuntimeFault:
         """What a code other than 0 means, in words; `arrays` are what was fed."""
-        found = [c for c in self.manifest.checks if c.code == code]
-        if not found:
-            return RuntimeFault(f"the program left with code {code}, which it does not define")
-        check = found[0]
-        if check.bound is None:
-            return _non_finite(outputs) or NonFiniteError(f"{check.what} is not finite")
-        least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
-        array = self.kept.get(check.feed or "")
-        if check.feed in self.binder.names:
-            array = arrays[self.binder.names.index(check.feed)]
-        fault = None if array is None else outside(check, array, least, bound)
-        return fault or FeedError(f"{check.what} holds a position outside [{least}, {bound})")
+        known = {**self.kept, **dict(zip(self.binder.names, arrays, strict=True))}
+        return fault_of(self.manifest.checks, code, known, outputs, sizes)
+
+
+def fault_of(
+    checks: Sequence[Check],
+    code: int,
+    known: Mapping[str, Array],
+    outputs: Sequence[Output],
+    sizes: Mapping[str, int],
+) -> RuntimeFault:
+    """What a code other than 0 means, in words; `known` are what was fed and what is kept."""
+    found = [c for c in checks if c.code == code]
+    if not found:
+        return RuntimeFault(f"the program left with code {code}, which it does not define")
+    check = found[0]
+    if check.bound is None:
+        return _non_finite(outputs) or NonFiniteError(f"{check.what} is not finite")
+    least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
+    array = known.get(check.feed or "")
+    fault = None if array is None else outside(check, array, least, bound)
+    return fault or FeedError(f"{check.what} holds a position outside [{least}, {bound})")
 
 
 def threads_for(most: int | None) -> int:

@@ -22,7 +22,7 @@ from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, stretches
 from chainrule.codegen.team import has_threads
 from chainrule.ir.loop import LANES, Barrier, Buffer, Load, Loop, Stmt, Store
 from chainrule.ir.size import evaluate
-from chainrule.loops.interpret import _Machine
+from chainrule.loops.interpret import Machine
 from chainrule.loops.walk import has_check
 from chainrule_runtime.manifest import Stage
 from chainrule_runtime.sharing import meetings
@@ -98,7 +98,7 @@ class Touched:
         self.writes |= other.writes
 
 
-class Part(_Machine):
+class Part(Machine):
     """The interpreter of one part: its share of split loops, and what it touches in them."""
 
     def begin(self, part: int, parts: int, meet: threading.Barrier) -> None:
@@ -128,11 +128,11 @@ class Part(_Machine):
             self.touched.writes |= self.addresses(s.buffer, self.place(s, moved))
         super().statement(s)
 
-    def part(self, v: Any, known: dict[int, Any]) -> Any:
+    def part_of(self, v: Any, known: dict[int, Any]) -> Any:
         if isinstance(v, Load):
             index = None if v.index is None else known[id(v.index)]
             self.touched.reads |= self.addresses(v.buffer, self.place(v, index))
-        return super().part(v, known)
+        return super().part_of(v, known)
 
 
 #: for a stage, what each part touches between its meetings inside; None where all parts meet

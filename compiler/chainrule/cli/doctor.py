@@ -25,9 +25,11 @@ from chainrule.lang.leaves import input
 from chainrule.target import LEVEL_FEATURES
 from chainrule.version import __version__
 from chainrule_runtime import threads_for
+from chainrule_runtime.gpu import driver as gpu
 
 NEEDED = ("numpy", "llvmlite", "sympy", "networkx", "click", "rich")
 EXTRAS = {
+    "cuda-bindings": "backend=\"cuda\": pip install 'chainrule[cuda]'",
     "matplotlib": "loss curves: pip install matplotlib",
     "torch": "a peer in tests and benchmarks",
     "jax": "a peer in benchmarks",
@@ -92,7 +94,8 @@ def _machine() -> list[tuple[str, str]]:
         ("threads", _threads()),
         ("speeds", _speeds()),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
-        ("CUDA", 'not built yet: backend="cuda" is refused'),
+        ("CUDA", gpu.describe()),
+        ("ptxas", shutil.which("ptxas") or "none; none is needed: the driver translates PTX"),
         ("cache", _cache()),
     ]
 

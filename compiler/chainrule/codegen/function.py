@@ -67,7 +67,7 @@ def emit_function(
     PART more: the stretch that is this part's, in WHOLE-ths, its number and the team, or null for
     none. Nothing is promised about aliases: what a promise would let LLVM move has been moved here.
     """
-    emitter = _Emitter(program, target, parts)
+    emitter = Emitter(program, target, parts)
     emitter.block(program.body)
     parameters = [f"ptr %b{i}" for i in range(len(program.buffers))]
     parameters += [f"i64 %s{i}" for i in range(len(program.sizes))]
@@ -77,7 +77,9 @@ def emit_function(
     return "\n".join(lines), emitter.builder.declarations
 
 
-class _Emitter:
+class Emitter:
+    """Emits the statements of one function."""
+
     def __init__(self, program: Program, target: Target, parts: bool) -> None:
         self.parts = parts
         self.builder = Builder()
@@ -407,10 +409,10 @@ class _Emitter:
     def values(self, *roots: Value) -> list[Register]:
         registers: dict[int, Register] = {}
         for v in postorder(*roots):
-            registers[id(v)] = self.part(v, registers)
+            registers[id(v)] = self.part_of(v, registers)
         return [registers[id(root)] for root in roots]
 
-    def part(self, v: Value, registers: dict[int, Register]) -> Register:
+    def part_of(self, v: Value, registers: dict[int, Register]) -> Register:
         if isinstance(v, Apply):
             return self.code.apply(v.fn, [registers[id(a)] for a in v.args], v.dtype)
         if isinstance(v, Load):

@@ -92,7 +92,7 @@ class MemoryCode:
         if slope[0] == 0:
             return self.loaded(
                 v.buffer,
-                f"load {memory(v.dtype)}, ptr {pointer}, align {v.dtype.itemsize}",
+                f"load {memory(v.dtype)}, ptr {pointer}, align {self.alignment(v)}",
                 0,
                 pointer,
             )
@@ -107,6 +107,10 @@ class MemoryCode:
             text = f"load i32, ptr {pointer}, align {align}"
             return self.loaded(v.buffer, text, 0, pointer, of=int32)
         return self.vector_load(v.buffer, pointer, int32)
+
+    def alignment(self, access: Load | Store) -> int:
+        """Of how many bytes an address is a multiple: of an element's, as far as is known."""
+        return access.buffer.dtype.itemsize
 
     def moved(self, access: Load | Store, index: Register | None) -> str:
         """The address of an element; `index`, a scalar, moves it by index * stride."""
@@ -242,7 +246,7 @@ class MemoryCode:
         mask = self.lanes.mask if self.lanes else None
         if mask == _ONE_LANE:
             value, mask = self.code.lane(value, 0), None
-        kind, align = vector(memory(s.buffer.dtype), value.lanes), s.buffer.dtype.itemsize
+        kind, align = vector(memory(s.buffer.dtype), value.lanes), self.alignment(s)
         if mask is None:
             self.builder.effect(f"store {kind} {value.text}, ptr {pointer}, align {align}")
             return

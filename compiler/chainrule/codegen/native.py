@@ -103,7 +103,12 @@ def optimized(llvm: str, target: Target) -> str:
 
 def assembly(native: NativeObject) -> str:
     """The code of an object as assembly text, compiled once more for it."""
-    return str(_machine(native.target).emit_assembly(_parsed(native.llvm)))
+    return assembled(native.llvm, native.target)
+
+
+def assembled(llvm: str, target: Target) -> str:
+    """A module as assembly text, which for a GPU is PTX. Raises CompileError if LLVM refuses it."""
+    return str(_machine(target).emit_assembly(_parsed(llvm)))
 
 
 def load(native: NativeObject) -> Loaded:

@@ -1,6 +1,8 @@
 """The driver: all levels of the compiler in order, what it did, and programs to call."""
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
+from chainrule.driver.gpu import build_gpu
+from chainrule.driver.gpu_report import report_gpu, show_gpu
 from chainrule.driver.levels import LEVELS, show
 from chainrule.driver.lower import Lowered, lower
 from chainrule.driver.program import narrowed, program, raise_ours
@@ -14,12 +16,15 @@ __all__ = [
     "Lowered",
     "Report",
     "build",
+    "build_gpu",
     "leaves_of",
     "lower",
     "narrowed",
     "program",
     "raise_ours",
     "report",
+    "report_gpu",
     "show",
+    "show_gpu",
     "sizes_of",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from textwrap import indent
 
-from chainrule.driver.build import Compiled, passes_for
+from chainrule.driver.build import Compiled, Levels, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
@@ -23,36 +23,49 @@ LEVELS = ("graph", "passes", "optimized", "kernels", "loops", "llvm", "asm")
 
 def show(compiled: Compiled, level: str) -> str:
     """A program as text at one of LEVELS; "passes" is the graph after each pass in turn."""
+    texts = {"llvm": lambda: compiled.native.llvm, "asm": lambda: compiled.native.asm}
+    return shown(compiled.source, lambda: compiled.levels, compiled.precision, level, texts)
+
+
+def shown(
+    source: Graph,
+    levels: Callable[[], Levels],
+    precision: str | None,
+    level: str,
+    code: Mapping[str, Callable[[], str]],
+) -> str:
+    """A program as text at a level, those of its `code` among them."""
+    texts: dict[str, Callable[[], str]] = {
+        "graph": lambda: graph_text(source),
+        "passes": lambda: _after_each_pass(source, precision),
+        "optimized": lambda: graph_text(levels().graph),
+        "kernels": lambda: _kernels_text(levels()),
+        "loops": lambda: "\n".join(
+            map(loop_text, dict.fromkeys(b.program for b in levels().built))
+        ),
+        **code,
+    }
     if not isinstance(level, str):
-        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(LEVELS)}")
-    if level == "graph":
-        return graph_text(compiled.source)
-    if level == "passes":
-        return _after_each_pass(compiled)
-    if level == "optimized":
-        return graph_text(compiled.levels.graph)
-    if level == "kernels":
-        pairs = zip(compiled.levels.kernels, compiled.levels.built, strict=True)
-        texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
-        indents = ("    " * k.depth for k in compiled.levels.kernels)
-        return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
-    if level == "loops":
-        programs = dict.fromkeys(b.program for b in compiled.levels.built)
-        return "\n".join(map(loop_text, programs))
-    if level == "llvm":
-        return compiled.native.llvm
-    if level == "asm":
-        return compiled.native.asm
-    raise CompileError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
+        raise CompileError(f"a level is a text, not {level!r}", f"there are {', '.join(texts)}")
+    if level not in texts:
+        raise CompileError(f"there is no level {level!r}", f"there are {', '.join(texts)}")
+    return texts[level]()
 
 
-def _after_each_pass(compiled: Compiled) -> str:
+def _kernels_text(levels: Levels) -> str:
+    pairs = zip(levels.kernels, levels.built, strict=True)
+    texts = (_kernel_text(k, f"kernel{i}", b) for i, (k, b) in enumerate(pairs))
+    indents = ("    " * k.depth for k in levels.kernels)
+    return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
+
+
+def _after_each_pass(source: Graph, precision: str | None) -> str:
     pages: list[str] = []
 
     def keep(record: PassRecord, result: Graph) -> None:
         pages.append(f"{record}\n{graph_text(result)}")
 
-    run_passes(compiled.source, passes_for(compiled.precision), keep)
+    run_passes(source, passes_for(precision), keep)
     return "\n\n".join(pages)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from chainrule import errors
 from chainrule.driver.build import Compiled, build, called
+from chainrule.driver.gpu import CompiledGpu, build_gpu
+from chainrule.driver.gpu_report import report_gpu, show_gpu
 from chainrule.driver.levels import show
 from chainrule.driver.report import Report, report
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
@@ -24,6 +26,7 @@ from chainrule.rewrite.passes import expand_composites, stabilize
 from chainrule.schedule.recompute import Budget
 from chainrule.show.graph import graph_text
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
+from chainrule_runtime.gpu.program import GpuProgram
 
 Array = np.ndarray[Any, Any]
 
@@ -48,9 +51,13 @@ def program(
     budget: Budget | None = None,
     tune: Mapping[str, int] | None = None,
 ) -> Callee:
-    """A pure function of the leaves `feeds`: native for backend "cpu", else the reference."""
+    """A pure function of the leaves `feeds`, by one of the backends."""
     if backend == "reference":
         return ReferenceProgram(graph, feeds, precision)
+    if backend == "cuda":
+        return GpuFunction(
+            build_gpu(graph, feeds=feeds, outputs=names, precision=precision, budget=budget)
+        )
     native = build(
         graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget,
         tune=tune,
@@ -105,6 +112,29 @@ class NativeProgram:
             return report(self.compiled, measured, sizes)
         except RuntimeFault as fault:
             raise_ours(fault)
+
+
+class GpuFunction:
+    """A program for a GPU, which is asked for at the first call."""
+
+    def __init__(self, compiled: CompiledGpu) -> None:
+        self.compiled = compiled
+        self._program = GpuProgram(compiled.manifest, compiled.code)
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """New arrays, one for each output in order. Raises FeedError and DeviceError."""
+        try:
+            return self._program(feeds)
+        except RuntimeFault as fault:
+            raise_ours(fault)
+
+    def show(self, level: str) -> str:
+        """The program as text at a level."""
+        return show_gpu(self.compiled, level)
+
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
+        """What the compiler did. Raises CompileError where times are asked for."""
+        return report_gpu(self.compiled, measured, sizes)
 
 
 class ReferenceProgram:

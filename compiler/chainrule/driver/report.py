@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 from chainrule.codegen.host import about_tiles
-from chainrule.driver.build import Compiled
+from chainrule.driver.build import Compiled, Levels
 from chainrule.driver.calibrate import calibrate, calibrated, speeds
 from chainrule.driver.clock import Array
 from chainrule.driver.figures import KernelFigures, kernel_figures, label, total
 from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
 from chainrule.errors import CompileError
+from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
 from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
 from chainrule.schedule.kernel import bytes_of
@@ -260,9 +261,43 @@ def report(
     at = sizes_for(compiled.manifest, sizes or {})
     if measured and calibrated() is None:
         calibrate()
+    threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
+    native = compiled.native
+    predicted = predict(levels.kernels, levels.built, at, native.target, speeds())
+    times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
+    kernels = kernel_figures(compiled, at, threads, predicted, times)
+    code = native.code_size, native.llvm.count("\ndefine "), native.target.level
+    found = figured(compiled, levels, kernels, code, at, threads)
+    return replace(found, tiles=about_tiles() if compiled.precision else "")
+
+
+class Reported(Protocol):
+    """What a report asks of a compiled program, for whichever machine."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def feeds(self) -> tuple[Node, ...]: ...
+
+    @property
+    def kept(self) -> tuple[Node, ...]: ...
+
+
+def figured(
+    compiled: Reported,
+    levels: Levels,
+    kernels: tuple[KernelFigures, ...],
+    code: tuple[int, int, str],
+    at: Mapping[str, int],
+    threads: int = 1,
+) -> Report:
+    """The figures of a program, whose code has so many bytes, so many functions, and a target."""
     slots = (*levels.plan.slots, *levels.loops)
     largest = [max(slot, key=typical) for slot in slots]
-    threads = threads_for(compiled.threads) if compiled.manifest.shared else 1
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
     memory = {
         "inputs": total(bytes_of(n) for n in compiled.feeds),
@@ -270,33 +305,11 @@ def report(
         "arena": total(largest),
         "workspace": total(max(sizes, key=typical) for sizes in workspace),
     }
-    target = compiled.native.target
-    predicted = predict(levels.kernels, levels.built, at, target, speeds())
-    times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     return Report(
-        levels.passes,
-        kernel_figures(
-            compiled,
-            at,
-            threads,
-            predicted,
-            times,
-        ),
-        memory,
-        len(slots),
-        len(levels.plan.slot),
-        compiled.native.code_size,
-        compiled.native.llvm.count("\ndefine "),
-        target.level,
-        threads,
-        compiled.seconds,
-        compiled.manifest,
-        at,
-        speeds(),
-        calibrated() is not None,
+        levels.passes, kernels, memory, len(slots), len(levels.plan.slot), *code, threads,
+        compiled.seconds, compiled.manifest, at, speeds(), calibrated() is not None,
         _recomputed(levels.fitted) if levels.fitted else None,
-        about_tiles() if compiled.precision else "",
-    )
+    )  # fmt: skip
 
 
 def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:

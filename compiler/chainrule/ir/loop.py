@@ -8,6 +8,8 @@
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
             | Blocks sums[...] = left[...] * right[...]       products of bfloat16, blocks at a time
+            | When index < bound, ...: body                   for threads only, see below
+            | Multiply local += words * words                 for warps of threads only
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -28,6 +30,11 @@ them a share of its iterations, a run of them; everything else is done by every 
 stands in split loops, which do not nest, and whose iterations read nothing that other iterations
 write, before a Barrier lies between them. Barriers stand outside split loops. Of a `private` buffer
 each part has one of its own. No sum is split, so the parts' number never shows in a result.
+
+On a GPU a part is so many threads, a lane is one of them, and `loops.launch` says how many there
+are: the lanes of a part are then as many as it has threads. What differs among lanes stands in
+vector loops, where there may be serial loops and When too; everything else all lanes do alike, but
+for its Stores, which one of them does. Lanes see what others wrote after a Barrier among lanes.
 
 `fn` is the name of a machine operation (`chainrule.ir.machine`) or of an elementwise op in the
 table of `chainrule.ops`, whose `native` recipe says what it is in machine operations.
@@ -238,7 +245,19 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Barrier:
-    """Wait until every part of the program has come here. Outside split loops only."""
+    """Wait until every part of the program has come here, outside split loops only; or, on a GPU,
+    until every lane of this part has.
+    """
+
+    lanes: bool = False
+
+
+@dataclass(frozen=True)
+class When:
+    """The body, where every index is below its bound. In programs for GPUs only."""
+
+    bounds: tuple[tuple[Dim, Dim], ...]
+    body: tuple[Stmt, ...]
 
 
 @dataclass(frozen=True)
@@ -248,7 +267,27 @@ class Note:
     text: str
 
 
-Stmt = Loop | Let | Local | Set | Store | Check | Blocks | Barrier | Note
+@dataclass(frozen=True)
+class Multiply:
+    """A warp's product of bfloat16 tiles, 16x16 by 16x8, added to 16x8 in float32.
+
+    That is what the tensor cores of a GPU do. Of 32 lanes lane 4g + c, c below 4, gives and gets
+
+        a   words of row g, terms 2c and 2c+8, and of row g+8; in the order g, g+8, g, g+8
+        b   words of column g, terms 2c and 2c+8
+        local[index, 0..3]   row g, columns 2c and 2c+1, then row g+8
+
+    A word is two terms, the first in its lower half ("PTX ISA 9.0", NVIDIA, mma.m16n8k16). In which
+    order the 16 products and the sum so far are added is the machine's affair.
+    """
+
+    local: Local
+    index: tuple[Dim, ...]
+    a: tuple[Value, Value, Value, Value]
+    b: tuple[Value, Value]
+
+
+Stmt = Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ class Function:
         return rebuilt(self._structure, self._program.call(feeds))
 
     def show(self, level: str) -> str:
-        """The program at one level: graph, passes, optimized, kernels, loops, llvm or asm."""
+        """The program at a level: graph, passes, optimized, kernels, loops, llvm, asm (cpu) or ptx
+        (cuda).
+        """
         return self._program.show(level)
 
     def report(
@@ -93,7 +95,8 @@ def compile(
 ) -> Function:
     """Compile a Tensor, or a list, tuple or dict of them, to a function with that structure.
 
-    `backend` is "cpu" (native code) or "reference" (NumPy, slow and obvious). Every size that is
+    `backend` is "cpu" (native code), "cuda" (an NVIDIA GPU, see docs/cuda.md) or "reference"
+    (NumPy, slow and obvious). Every size that is
     not known is known at the call: one compilation serves all. `training` says whether dropout and
     batch statistics are active; `seed` decides what is drawn, the same numbers at each call: those
     of the first step of a training step. At most so many `threads` share a call, None for every CPU

@@ -10,7 +10,7 @@ from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.schedule.recompute import Budget
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
 
 
 def check_options(backend: str, threads: int | None, precision: str | None, **unbuilt: Any) -> None:
@@ -51,7 +51,7 @@ def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Bu
         if name not in symbols or not _is_count(number):
             have = ", ".join(symbols) or "all known"
             raise CompileError(f"memory_budget: the sizes are {have}, not {name!r}: {number!r}")
-    if backend != "cpu":
+    if backend == "reference":
         raise CompileError(
             f"backend={backend!r} keeps every value: it can't hold a memory_budget",
             "leave memory_budget out, or compile for the cpu",

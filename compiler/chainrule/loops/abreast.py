@@ -230,7 +230,7 @@ def turns_loops(b: Builder) -> Stmts:
                 return (*b.compute(rest, index, True), *b.store([fold, *rest], index))
 
             return (
-                acc, clear, *_in_turn(folded, add), *tree, Loop("l'", width, finish(), "vector")
+                acc, clear, *in_turn(folded, add), *tree, Loop("l'", width, finish(), "vector")
             )  # fmt: skip
 
         return _over_lanes(space[-1], one)
@@ -238,7 +238,7 @@ def turns_loops(b: Builder) -> Stmts:
     return shared_nest(for_each(space[:count], vectors, "r"), count + 1)
 
 
-def _in_turn(folded: tuple[Dim, ...], add: Callable[[Dim, Index], Stmts]) -> Stmts:
+def in_turn(folded: tuple[Dim, ...], add: Callable[[Dim, Index], Stmts]) -> Stmts:
     """Each element, with the cell whose turn it is."""
     total, last = product(folded), folded[-1]
     if isinstance(total, int) and total <= LANES:

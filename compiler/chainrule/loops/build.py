@@ -12,8 +12,10 @@ from chainrule.loops.attend import attend_loops
 from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.folds import column_loops, row_loops
+from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
 from chainrule.loops.products import product_loops
+from chainrule.loops.threads import THREAD_FORMS
 from chainrule.loops.walk import symbols_in
 from chainrule.schedule.kernel import Form, Kernel, identity
 from chainrule.target import Target
@@ -34,7 +36,7 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
 @dataclass(frozen=True)
 class Built:
     """A kernel's program; `memory` are the nodes its buffers belong to, in order, `scratch` the
-    workspace buffers that follow them.
+    workspace buffers that follow them. On a GPU `launches` are what it is run by.
 
     In a loop there may be more buffers, `lasting`, which `once` has filled before the loop: its own
     are those of memory numbered in `given`, then the lasting ones.
@@ -46,6 +48,7 @@ class Built:
     lasting: tuple[Buffer, ...] = ()
     once: Program | None = None
     given: tuple[int, ...] = ()
+    launches: tuple[Launch, ...] = ()
 
 
 def build_kernels(
@@ -58,7 +61,7 @@ def build_kernels(
     first: dict[Hashable, Built] = {}
     found: list[Built] = []
     for i, kernel in enumerate(kernels):
-        key = identity(kernel)
+        key = identity(kernel), kernel.depth > 0  # a slice may begin anywhere
         if key not in first:
             first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, BY_SIZES))
         found.append(replace(first[key], memory=memory_of(kernel)))
@@ -68,6 +71,8 @@ def build_kernels(
 def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_SIZES) -> Built:
     """The loops of a kernel."""
     builder = Builder(kernel, target, choice)
+    if target.threads:
+        return _for_threads(builder, name)
     form = _FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *form)
     memory, lasting = (*builder.buffers.values(),), (*builder.lasting,)
@@ -78,6 +83,19 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
     given = tuple(i for i, node in enumerate(builder.memory) if node in kernel.fixed)
     once = _program(f"{name}_once", (*(memory[i] for i in given), *lasting), builder.once)
     return replace(built, once=once, given=given)
+
+
+def _for_threads(builder: Builder, name: str) -> Built:
+    """The loops of a kernel for a GPU, and its launches."""
+    kernel = builder.kernel
+    loops, lanes = THREAD_FORMS[kernel.form](builder)
+    body = (*builder.locals.values(), *loops)
+    program = _program(name, (*builder.buffers.values(), *builder.scratch), body)
+    if not lanes:
+        return Built(program, builder.memory, tuple(builder.scratch))
+    launches, buffers = launches_of(program, lanes, kernel.depth == 0)
+    scratch = tuple(b for b in buffers if b not in builder.buffers.values())
+    return Built(replace(program, buffers=buffers), builder.memory, scratch, launches=launches)
 
 
 def _program(name: str, buffers: tuple[Buffer, ...], body: Stmts) -> Program:

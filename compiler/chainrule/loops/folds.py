@@ -45,7 +45,7 @@ _LANE, _VECTOR = Size.symbol("l"), Size.symbol("v")
 
 def row_loops(b: Builder) -> Stmts:
     """For each row a few passes along it: each folds what the next one needs."""
-    passes = _Passes(b)
+    passes = Passes(b)
 
     def row(index: Index) -> Stmts:
         return tuple(s for number in range(passes.count) for s in passes.one(number, index))
@@ -53,7 +53,7 @@ def row_loops(b: Builder) -> Stmts:
     return split_outermost(for_each(b.kernel.rows, row, "r"), len(b.kernel.rows))
 
 
-class _Passes:
+class Passes:
     """The passes along a row. `stage` is the pass in which each node can be computed; a value along
     the row that a later pass needs again waits in workspace, `saved`, as does in `folded` what is
     folded where memory is not walked straight through. A row of one vector is `held` in registers.

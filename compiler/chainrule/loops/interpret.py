@@ -61,7 +61,7 @@ def interpret(
     twice, as on a target that has none. With `backward` split loops go from their last iteration to
     the first, which must not change anything.
     """
-    machine = _Machine(buffers, dict(sizes), fma, backward)
+    machine = Machine(buffers, dict(sizes), fma, backward)
     try:
         machine.block(program.body)
     except _Leave as leave:
@@ -70,8 +70,9 @@ def interpret(
 
 
 @dataclass
-class _Machine:
-    """The state: arrays, the value of each size and loop variable, the cells of locals.
+class Machine:
+    """What runs statements. Its state: arrays, the value of each size and loop variable, the cells
+    of locals.
 
     In a vector loop its variable is an array of up to LANES indices, and `count` their number.
     """
@@ -173,10 +174,10 @@ class _Machine:
     def value(self, root: Value) -> Array:
         known: dict[int, Array] = {}
         for v in postorder(root):
-            known[id(v)] = np.asarray(self.part(v, known))
+            known[id(v)] = np.asarray(self.part_of(v, known))
         return known[id(root)]
 
-    def part(self, v: Value, known: dict[int, Array]) -> Any:
+    def part_of(self, v: Value, known: dict[int, Array]) -> Any:
         if isinstance(v, Apply):
             return self.apply(v.fn, [known[id(a)] for a in v.args], v.dtype)
         if isinstance(v, Load):

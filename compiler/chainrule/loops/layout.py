@@ -76,9 +76,9 @@ class ContractLayout:
             row, column = row[-1:], column[-1:]
         runs = [run for run in (row, column, inner) if len(run) > 1]
         cut = [any(run[0] in letters for run in runs) for letters in (a, b)]
-        gathered = _is_view(x) and cut[0], _is_view(y) and cut[1]
+        gathered = is_view(x) and cut[0], is_view(y) and cut[1]
         if sliding:
-            row, inner = row if not _is_view(x) else row[-1:], ""
+            row, inner = row if not is_view(x) else row[-1:], ""
             column = column if takes_lines(sizes[last]) else last
         outer = "".join(c for c in summed if c not in inner)
         groups = tuple((f"g{c}", sizes[c]) for c in out if c not in row + column)
@@ -202,7 +202,8 @@ def whole_vectors(size: Dim) -> Dim:
     return (size + LANES - 1) // LANES * LANES
 
 
-def _is_view(operand: Node) -> bool:
+def is_view(operand: Node) -> bool:
+    """Whether a factor is read through an index map, so that its axes may not lie together."""
     return operand.op.role == "view" or any(path for _, path in sources(operand))
 
 

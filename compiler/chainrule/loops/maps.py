@@ -16,7 +16,7 @@ def map_loops(b: Builder) -> Stmts:
     """Every element by itself; of what is patched in place, those that differ."""
     nodes = b.kernel.nodes
     if b.kernel.patch is not None:
-        return _patch_loops(b)
+        return patch_loops(b)
 
     def body(index: Index) -> Stmts:
         return (*b.compute(nodes, index, bool(index)), *b.store(nodes, index))
@@ -25,7 +25,8 @@ def map_loops(b: Builder) -> Stmts:
     return split_outermost(nest, len(b.kernel.space))
 
 
-def _patch_loops(b: Builder) -> Stmts:
+def patch_loops(b: Builder) -> Stmts:
+    """Of a result that lies in the place of an operand, what differs."""
     node = b.kernel.anchor
     types, readers = [i.type for i in node.inputs], [b.reader(i) for i in node.inputs]
     return shared_nest(node.op.patch(types, readers[0], *readers), len(b.kernel.space))

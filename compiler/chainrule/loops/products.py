@@ -66,7 +66,7 @@ def product_loops(b: Builder) -> Stmts:
         return abreast_loops(b, maps)
     layout = ContractLayout.of(b.kernel)
     if layout is None:
-        return _plain(b)
+        return plain_product(b)
     laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
     slides = not laid.each and _slides(b, layout, turned is not None)
@@ -228,7 +228,7 @@ def _in_steps(
     return laid.in_groups(c.groups, body)
 
 
-def _plain(b: Builder) -> Stmts:
+def plain_product(b: Builder) -> Stmts:
     """A product whose axes no template takes: one sum of products an element."""
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
     op, dtype = node.op, node.type.dtype

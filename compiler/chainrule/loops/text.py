@@ -17,6 +17,7 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Note,
     Panels,
     Program,
@@ -24,6 +25,7 @@ from chainrule.ir.loop import (
     Stmt,
     Store,
     Value,
+    When,
 )
 from chainrule.ir.size import Dim, Size, substitute
 from chainrule.loops.walk import shared, values_of
@@ -76,13 +78,17 @@ class _Printer:
             if self.notes:
                 yield f"{indent}# {s.text}"
         elif isinstance(s, Barrier):
-            yield f"{indent}barrier"
+            yield f"{indent}barrier{' among lanes' if s.lanes else ''}"
         elif isinstance(s, Blocks):
             left, right = self.panels(s.left), self.panels(s.right)
             parts = f" in {s.parts} parts" if s.parts > 1 else ""
             size = f"{s.rows} x {s.columns}{parts} over {self.dim(s.steps)}"
             sums = f"{self.buffer(s.sums)}[{self.dim(s.at)}]"
             yield f"{indent}{sums} {'+' if s.more else ''}= blocks {size}: {left} * {right}"
+        elif isinstance(s, When):
+            bounds = ", ".join(f"{self.dim(i)} < {self.dim(n)}" for i, n in s.bounds)
+            yield f"{indent}when {bounds}:"
+            yield from self.block(s.body, indent + "  ")
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)
         elif isinstance(s, Let):
@@ -97,6 +103,9 @@ class _Printer:
         elif isinstance(s, Set):
             yield from self.lets((s.value,), indent)
             yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
+        elif isinstance(s, Multiply):
+            words = (f"({', '.join(map(self.value, side))})" for side in (s.a, s.b))
+            yield f"{indent}{self.cell(s.local, s.index)} += {' * '.join(words)}"
         elif isinstance(s, Store):
             yield from self.lets(values_of(s), indent)
             yield f"{indent}{self.place(s)} = {self.value(s.value)}"

@@ -18,11 +18,13 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Program,
     Set,
     Stmt,
     Store,
     Value,
+    When,
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
@@ -63,7 +65,7 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
     """Every statement of a body and of the loops in it."""
     for s in body:
         yield s
-        if isinstance(s, Loop):
+        if isinstance(s, Loop | When):
             yield from statements(s.body)
 
 
@@ -85,7 +87,7 @@ def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
 
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
     """The locals a body writes."""
-    return frozenset(s.local for s in statements(body) if isinstance(s, Set))
+    return frozenset(s.local for s in statements(body) if isinstance(s, Set | Multiply))
 
 
 def has_check(body: Iterable[Stmt]) -> bool:
@@ -165,12 +167,14 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
         elif isinstance(s, Let):
             bound.add(s.var)
             dims.append(s.value)
-        elif isinstance(s, Set):
+        elif isinstance(s, Set | Multiply):
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
         elif isinstance(s, Blocks):
             dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
+        elif isinstance(s, When):
+            dims += (dim for pair in s.bounds for dim in pair)
         for value in postorder(*values_of(s)):
             dims += dims_of(value)
         for dim in dims:
@@ -184,6 +188,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.value,)
     if isinstance(stmt, Store):
         return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
+    if isinstance(stmt, Multiply):
+        return (*stmt.a, *stmt.b)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 

@@ -81,9 +81,9 @@ class Running(Op):
             value = self.following(Get(before), *here)
             value = Apply("where", (is_first, self.start(*here), value), x.dtype)
             body = (Set(before, (), value), write(at, Get(before)))
-            return (Loop("step", size, body),)
+            return (before, Loop("step", size, body))
 
-        return (before, *for_each(x.shape[:-1], row))
+        return for_each(x.shape[:-1], row)
 
     def _by_steps(self, x: TensorType, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         """Along another axis: one step after another, each for all that lies beside."""

@@ -15,7 +15,8 @@ class Target:
     is a generic level, never a product); `vector_bytes` and `vector_registers` are its widest
     vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared;
     `pairs` that it adds the products of two pairs of bfloat16 in one instruction, `blocks` that it
-    does so for whole blocks of them.
+    does so for whole blocks of them; `threads` that it is a GPU, where lanes are threads and not
+    parts of a vector, `tensor` that it multiplies tiles of bfloat16 in one instruction.
     """
 
     level: str
@@ -27,6 +28,8 @@ class Target:
     fma: bool
     pairs: bool = False
     blocks: bool = False
+    threads: bool = False
+    tensor: bool = False
 
     @property
     def arch(self) -> str:

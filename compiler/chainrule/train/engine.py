@@ -35,6 +35,8 @@ from chainrule_runtime import (
     non_finite,
 )
 from chainrule_runtime import Tensor as TensorData
+from chainrule_runtime.gpu.epochs import GpuEpochLoop
+from chainrule_runtime.gpu.program import GpuProgram
 from chainrule_runtime.manifest import DimData
 
 Array = np.ndarray[Any, Any]
@@ -167,6 +169,74 @@ class NativeEngine:
         return driver.report(self.compiled, measured, sizes, self._program.kept)
 
 
+class GpuEngine:
+    """Kernels on a GPU over the storage, which they are sent before and which is fetched after."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Node],
+        kept: Sequence[Node],
+        names: Sequence[str],
+        storage: Storage,
+        trains: bool,
+        threads: int | None,
+        precision: str | None,
+        budget: Budget | None,
+        tune: Mapping[str, int] | None,
+    ) -> None:
+        self.compiled = driver.build_gpu(
+            graph,
+            feeds=inputs,
+            kept=kept,
+            outputs=names,
+            finite=[0] if trains else [],
+            epochs=trains,
+            precision=precision,
+            budget=budget,
+        )
+        manifest = self.compiled.manifest
+        self._program = GpuProgram(
+            replace(manifest, nonempty=(*manifest.nonempty, *_rows(inputs, trains))),
+            self.compiled.code,
+            kept=storage.arrays,
+            lock=storage.lock,
+        )
+        self.binder, self._loop = self._program.binder, GpuEpochLoop(self._program)
+
+    @property
+    def direct(self) -> None:
+        """There is no shorter way."""
+        return None
+
+    def scalars(self) -> list[Array]:
+        """There is nothing that `call` did not return."""
+        return []
+
+    def call(self, feeds: Mapping[str, object]) -> list[Array]:
+        """Run once."""
+        return self._program(feeds)
+
+    def check(self, arrays: Sequence[Array], cut: Minibatches) -> None:
+        """Refuse data whose shapes or labels do not fit."""
+        sizes = self._loop.sizes(arrays, cut)
+        check_positions(self.compiled.manifest.checks, self.binder.names, arrays, sizes)
+
+    def loop(
+        self, arrays: list[Array], cut: Minibatches, first: int, last: int, order: Array | None
+    ) -> Outcome:
+        """Run steps one after another on the GPU."""
+        return self._loop(arrays, cut, first, last, order)
+
+    def show(self, level: str) -> str:
+        """The program as text at a level."""
+        return driver.show_gpu(self.compiled, level)
+
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+        """What the compiler did. Raises CompileError where times are asked for."""
+        return driver.report_gpu(self.compiled, measured, sizes)
+
+
 class ReferenceEngine:
     """The graph as written, evaluated in NumPy node by node over the same storage."""
 
@@ -263,7 +333,11 @@ class ReferenceEngine:
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
 
 
-ENGINES: dict[str, MakeEngine] = {"cpu": NativeEngine, "reference": ReferenceEngine}
+ENGINES: dict[str, MakeEngine] = {
+    "cpu": NativeEngine,
+    "cuda": GpuEngine,
+    "reference": ReferenceEngine,
+}
 
 
 def cut_rows(inputs: Sequence[Node], arrays: Sequence[Array], batch_size: int) -> Minibatches:

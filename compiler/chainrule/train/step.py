@@ -315,7 +315,7 @@ class TrainingStep:
 
     @property
     def backend(self) -> str:
-        """What runs it: "cpu" or "reference"."""
+        """What runs it: "cpu", "cuda" or "reference"."""
         return self._backend
 
     @property

@@ -1,0 +1,57 @@
+"""Launches as one module of PTX: LLVM's text for a GPU, and what LLVM makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chainrule.codegen.native import assembled
+from chainrule.codegen.threads import emit_launch
+from chainrule.loops.launch import Launch
+from chainrule.loops.text import signature
+from chainrule.target import Target
+
+
+@dataclass(frozen=True)
+class GpuModule:
+    """Kernels by name, their LLVM text, and what they are called by the identity of launches."""
+
+    kernels: dict[str, Launch]
+    names: dict[int, str]
+    llvm: str
+    target: Target
+
+    def ptx(self) -> str:
+        """The module in PTX, which a driver reads. Raises CompileError where LLVM refuses it."""
+        return assembled(self.llvm, self.target)
+
+
+def emit_gpu_module(
+    programs: Iterable[Sequence[Launch]], helpers: Mapping[str, Launch], target: Target
+) -> GpuModule:
+    """One kernel for each distinct launch of programs, and `helpers` by their names."""
+    known: dict[tuple[str, int, bool], str] = {}
+    kernels: dict[str, Launch] = {}
+    names: dict[int, str] = {}
+    texts: list[str] = []
+    declarations: set[str] = set()
+    for number, launches in enumerate(programs):
+        for i, launch in enumerate(launches):
+            key = signature(launch.program), launch.lanes, launch.aligned
+            if key not in known:
+                name = f"kernel{number}" + (f"_{i}" if len(launches) > 1 else "")
+                known[key] = name
+                kernels[name] = launch
+                text, needed = emit_launch(launch, name, target)
+                texts.append(text)
+                declarations |= needed
+            names[id(launch)] = known[key]
+    for name, launch in helpers.items():
+        kernels[name] = launch
+        text, needed = emit_launch(launch, name, target)
+        texts.append(text)
+        declarations |= needed
+    # convergent: lanes meet in them, so no instruction may be moved to where not all of them come
+    attributes = 'attributes #0 = { nounwind convergent "no-builtins" }'
+    parts = [f'target triple = "{target.triple}"', *texts, *sorted(declarations), attributes, ""]
+    return GpuModule(kernels, names, "\n\n".join(parts), target)

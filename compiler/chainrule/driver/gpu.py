@@ -1,0 +1,164 @@
+"""From a graph to kernels for a GPU: the levels of every program, then PTX and what launches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chainrule import config
+from chainrule.codegen.ptx import GpuModule, emit_gpu_module
+from chainrule.codegen.steps import Call, Copy, Place, Step
+from chainrule.driver.build import Levels, Wanted, _Clock, _label, lower_all
+from chainrule.driver.kept import named
+from chainrule.driver.sizes import dim_data
+from chainrule.errors import CompileError
+from chainrule.ir.graph import Graph
+from chainrule.ir.node import Node
+from chainrule.ir.passes import uncollected
+from chainrule.ir.size import Size, divide
+from chainrule.ir.types import DType, uint8, uint32
+from chainrule.loops import minibatch
+from chainrule.loops.launch import BLOCK, Launch
+from chainrule.schedule.recompute import Budget
+from chainrule.target import Target
+from chainrule.target.gpu import GPUS, OLDEST, gpu
+from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import driver
+from chainrule_runtime.gpu.commands import (
+    Command,
+    GpuCode,
+    KernelLaunch,
+    Repeated,
+    Spot,
+)
+from chainrule_runtime.manifest import Manifest
+
+_COPY_WORDS, _COPY_BYTES = "copy_words", "copy_bytes"
+
+
+@dataclass(frozen=True)
+class CompiledGpu:
+    """A program for a GPU: what it was, its module, and what is launched of it."""
+
+    source: Graph
+    levels: Levels
+    manifest: Manifest
+    module: GpuModule = field(repr=False)
+    code: GpuCode = field(repr=False)
+    seconds: Mapping[str, float]
+    feeds: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    precision: str | None
+
+
+def gpu_target() -> Target:
+    """What to compile for: what CHAINRULE_GPU names, else the GPU that is here, else the oldest,
+    whose code every newer one runs.
+    """
+    wanted = config.GPU.value()
+    if wanted:
+        if wanted not in GPUS:
+            raise CompileError(
+                f"{config.GPU.variable}={wanted} names no GPU", f"there are {', '.join(GPUS)}"
+            )
+        return GPUS[wanted]
+    try:
+        here = driver.find()
+        return gpu(here.capability, here.ptx_version)
+    except DeviceError:
+        return gpu(OLDEST)
+
+
+@uncollected
+def build_gpu(
+    graph: Graph,
+    *,
+    feeds: Sequence[Node],
+    kept: Sequence[Node] = (),
+    outputs: Sequence[str],
+    finite: Sequence[int] = (),
+    precision: str | None = None,
+    epochs: bool = False,
+    budget: Budget | None = None,
+    target: Target | None = None,
+) -> CompiledGpu:
+    """Compile a graph for a GPU, which need not be here; the parameters are those of `build`.
+
+    With `epochs` there are the kernels besides that a loop over minibatches needs. Raises
+    CompileError.
+    """
+    clock = _Clock()
+    machine = target or gpu_target()
+    wanted = Wanted(
+        tuple(feeds), tuple(kept), tuple(finite), False, False, machine, precision, budget
+    )
+    levels = lower_all(graph, wanted, clock)
+    module = emit_gpu_module(
+        [b.launches for b in levels.built], _helpers(graph, wanted, epochs), machine
+    )
+    clock.lap("llvm text")
+    ptx = module.ptx()
+    clock.lap("ptx")
+    launches = {id(b.program): b.launches for b in levels.built}
+    changed = tuple(_label(leaf) for leaf, _ in graph.updates)
+    code = GpuCode(ptx, _commands(levels.calls, launches, module.names), changed)
+    manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
+    return CompiledGpu(
+        graph, levels, manifest, module, code, dict(clock.seconds), wanted.feeds, wanted.kept,
+        precision,
+    )  # fmt: skip
+
+
+def _helpers(graph: Graph, wanted: Wanted, epochs: bool) -> dict[str, Launch]:
+    """Kernels beside those of the graph, by name."""
+    found = {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
+    if epochs:
+        found["advance"] = minibatch.advance()
+        found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
+        found |= {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
+    return found
+
+
+def _types(nodes: Sequence[Node]) -> dict[DType, None]:
+    return dict.fromkeys(n.type.dtype for n in nodes)
+
+
+def _commands(
+    steps: Sequence[Step], launches: Mapping[int, Sequence[Launch]], names: Mapping[int, str]
+) -> tuple[Command, ...]:
+    """What the runtime does in the place of each step."""
+    out: list[Command] = []
+    for step in steps:
+        if isinstance(step, Call):
+            spots = tuple(map(_spot, step.buffers))
+            for x in launches[id(step.program)]:
+                sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
+                blocks = dim_data(x.blocks)
+                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads))
+        elif isinstance(step, Copy):
+            out.append(_copy(step))
+        else:
+            inside = _commands(step.steps, launches, names)
+            out.append(Repeated(dim_data(step.length), inside, step.reverse))
+    return tuple(out)
+
+
+def _copy(step: Copy) -> KernelLaunch:
+    """A copy by a kernel, as what follows a failed check must change nothing: by words of 4 bytes
+    where all places are multiples of them.
+    """
+    moves = (size for place in (step.source, step.target) for _, size in place.moves)
+    words = divide(step.size, 4)
+    if words is None or any(divide(size, 4) is None for size in moves):
+        name, count = _COPY_BYTES, step.size
+    else:
+        name, count = _COPY_WORDS, words
+    spots = _spot(step.source), _spot(step.target)
+    blocks = (count + BLOCK - 1) // BLOCK
+    return KernelLaunch(name, spots, (dim_data(count),), dim_data(blocks), BLOCK)
+
+
+def _spot(place: int | Place) -> Spot:
+    if isinstance(place, int):
+        return Spot(place)
+    return Spot(place.entry, tuple((loop, dim_data(size)) for loop, size in place.moves))

@@ -1,0 +1,96 @@
+"""What a GPU does around a step so that many can go by themselves: rows of a minibatch brought
+together, results of a step put behind those of the steps before, and copies.
+
+How many steps are done stands in a cursor on the GPU, so that each step is the same launches.
+"""
+
+from __future__ import annotations
+
+from chainrule.ir.loop import Apply, Buffer, IndexValue, Literal, Load, Loop, Program, Store, Value
+from chainrule.ir.node import Stmts
+from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.types import DType, int64
+from chainrule.loops.launch import Launch
+
+#: the parameters of `gather` after its buffers: rows of a minibatch, elements of a row; of an epoch
+#: the rows, the steps, and the rows of all minibatches but the last; the step at which the cursor
+#: is 0, from the beginning of the first of so many epochs
+GATHER_SIZES = ("count", "row", "rows", "steps", "size", "first", "epochs")
+#: those of `log`: elements of a result, and how many results there will be
+LOG_SIZES = ("count", "total")
+
+
+def gather(dtype: DType) -> Launch:
+    """The rows of this step's minibatch, of data that lies there whole, by their order.
+
+    Buffers: the data, the numbers of rows in order, epoch after epoch, the cursor, the minibatch.
+    """
+    count, row, rows, steps, size, first, epochs = map(Size.symbol, GATHER_SIZES)
+    data, out = Buffer("data", dtype, rows * row), Buffer("out", dtype, count * row)
+    order, cursor = Buffer("order", int64, rows * epochs), Buffer("cursor", int64, 1)
+    i, j = Size.symbol("i'"), Size.symbol("j'")
+    step = _sum(Load(cursor, 0), _number(first))
+    epoch = Apply("quotient", (step, _number(steps)), int64)
+    in_epoch = _sum(step, Apply("neg", (_product(epoch, steps),), int64))
+    place = _sum(_sum(_product(epoch, rows), _product(in_epoch, size)), _number(i))
+    chosen = Load(order, 0, place, 1)
+    return _launch(
+        "gather",
+        (data, order, cursor, out),
+        GATHER_SIZES,
+        (("i'", count), ("j'", row)),
+        (Store(out, i * row + j, Load(data, j, chosen, row)),),
+    )
+
+
+def log(dtype: DType) -> Launch:
+    """A step's result, of so many elements, put where the log of this step begins.
+
+    Buffers: the result, the log, the cursor.
+    """
+    count, total = map(Size.symbol, LOG_SIZES)
+    j = Size.symbol("j'")
+    out, kept = Buffer("out", dtype, count), Buffer("log", dtype, count * total)
+    cursor = Buffer("cursor", int64, 1)
+    store = Store(kept, j, Load(out, j), Load(cursor, 0), count)
+    return _launch("log", (out, kept, cursor), LOG_SIZES, (("j'", count),), (store,))
+
+
+def advance() -> Launch:
+    """One step more is done; the buffer is the cursor."""
+    cursor = Buffer("cursor", int64, 1)
+    more = Store(cursor, 0, _sum(Load(cursor, 0), Literal(1, int64)))
+    return _launch("advance", (cursor,), (), (("i'", 1),), (more,))
+
+
+def copy(dtype: DType) -> Launch:
+    """So many elements from the first buffer to the second."""
+    count, j = Size.symbol("count"), Size.symbol("j'")
+    source, target = Buffer("source", dtype, count), Buffer("target", dtype, count)
+    move = Store(target, j, Load(source, j))
+    return _launch("copy", (source, target), ("count",), (("j'", count),), (move,))
+
+
+def _launch(
+    name: str,
+    buffers: tuple[Buffer, ...],
+    sizes: tuple[str, ...],
+    over: tuple[tuple[str, Dim], ...],
+    body: Stmts,
+) -> Launch:
+    for var, extent in reversed(over):
+        body = (Loop(var, extent, body, split=True),)
+    parts = product(tuple(extent for _, extent in over))
+    return Launch(Program(name, buffers, sizes, body), 1, parts)
+
+
+def _number(dim: Dim) -> Value:
+    return IndexValue(dim, int64)
+
+
+def _sum(a: Value, b: Value) -> Value:
+    return Apply("add", (a, b), int64)
+
+
+def _product(a: Value, by: Dim) -> Value:
+    return Apply("mul", (a, _number(by)), int64)

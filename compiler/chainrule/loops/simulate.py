@@ -1,0 +1,313 @@
+"""Run a launch as a GPU does, all threads in step, over NumPy arrays: its meaning, and a judge.
+
+Every thread of every block goes through the statements at once, those for which a statement is not
+meant looking on. What a GPU leaves open is refused: an access outside a buffer, a barrier that not
+all lanes of a part come to, and two threads that touch one element, one of them to write it, with
+no barrier between. Memory of a part's own holds NaN, or a number unlike others, until it is
+written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import CompileError
+from chainrule.ir.loop import (
+    Barrier,
+    Buffer,
+    Check,
+    Combine,
+    Get,
+    Load,
+    Local,
+    Loop,
+    Multiply,
+    Note,
+    Set,
+    Stmt,
+    Store,
+    Value,
+    When,
+)
+from chainrule.ir.size import evaluate
+from chainrule.loops.interpret import Machine
+from chainrule.loops.launch import Launch, split_loops
+
+Array = np.ndarray[Any, Any]
+WARP = 32
+
+
+class Race(CompileError):
+    """What two threads do depends on which is first."""
+
+
+def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, int]) -> int:
+    """Run a launch; `buffers` are one-dimensional arrays by name and are written in place.
+
+    The result is 0, or the code of a Check that did not hold; threads that met none go on. Raises
+    Race, and CompileError for what else no program may do.
+    """
+    parts = evaluate(launch.parts, sizes)
+    blocks = evaluate(launch.blocks, sizes)
+    if blocks <= 0:
+        return 0
+    threads = _Threads(launch, dict(buffers), dict(sizes), blocks, parts)
+    with np.errstate(all="ignore"):
+        threads.block(launch.program.body)
+    threads.log.judge(launch)
+    return threads.code
+
+
+class _Threads(Machine):
+    """All threads of a launch; `active` are those that a statement is meant for."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        buffers: dict[str, Array],
+        sizes: dict[str, Any],
+        blocks: int,
+        parts: int,
+    ) -> None:
+        super().__init__(buffers, sizes, True)
+        self.launch = launch
+        number = np.arange(blocks * launch.threads)
+        self.part, self.lane = number // launch.lanes, number % launch.lanes
+        self.number = number
+        self.active = np.ones(len(number), bool)
+        self.in_vector = False
+        self.code = 0
+        self.log = _Log(self.part)
+        self.widths: dict[str, int] = {}
+        for buffer in launch.shared:
+            assert isinstance(buffer.size, int)
+            self.keep(buffer, buffer.size, blocks * launch.parts_of_block)
+        for buffer in launch.own:
+            self.widths[buffer.name] = self.index(buffer.size)
+            self.buffers[buffer.name][:] = _unwritten(buffer)
+
+    def keep(self, buffer: Buffer, size: int, parts: int) -> None:
+        """Shared memory, a stretch for each part."""
+        self.widths[buffer.name] = size
+        stretch = np.full(max(1, parts * size), _unwritten(buffer), buffer.dtype.numpy)
+        self.buffers[buffer.name] = stretch  # type: ignore[index]
+
+    # statements
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Loop):
+            self.loop(s)
+        elif isinstance(s, When):
+            held = [np.asarray(self.index(i)) < self.index(n) for i, n in s.bounds]
+            self.where(np.logical_and.reduce(np.broadcast_arrays(self.active, *held)), s.body)
+        elif isinstance(s, Local):
+            for index in np.ndindex(*s.shape):
+                self.cells[s.name, tuple(map(int, index))] = np.zeros(
+                    len(self.number), s.dtype.numpy
+                )
+        elif isinstance(s, Set):
+            if self.in_vector and not s.local.lanes:
+                raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
+            value = np.broadcast_to(self.value(s.value), self.number.shape)
+            self.cell(s.local, s.index)[self.active] = value[self.active]
+        elif isinstance(s, Multiply):
+            self.multiply_tiles(s)
+        elif isinstance(s, Store):
+            self.store(s)
+        elif isinstance(s, Check):
+            good = np.broadcast_to(self.value(s.condition), self.number.shape)
+            if (self.active & ~good).any():
+                self.code = self.code or s.code
+            self.active = self.active & good
+        elif isinstance(s, Barrier):
+            self.barrier()
+        elif not isinstance(s, Note):
+            raise CompileError(f"{s!r} is no statement of the loop grammar")
+
+    def multiply_tiles(self, s: Multiply) -> None:
+        """Whole warps' products, each sum in float64 and rounded once."""
+        if not self.active.reshape(-1, WARP).all():
+            raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
+        words = [self.value(v).astype(np.uint32).reshape(-1, WARP) for v in (*s.a, *s.b)]
+        cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
+        g, c = np.arange(WARP) // 4, np.arange(WARP) % 4
+        a, b = (np.zeros((len(words[0]), 16, n)) for n in (16, 8))
+        sums = np.zeros((len(words[0]), 16, 8))
+        for half in (0, 1):
+            terms = [(w << 16 if half == 0 else w & 0xFFFF0000).view(np.float32) for w in words]
+            for i, row in enumerate((g, g + 8, g, g + 8)):
+                a[:, row, 2 * c + half + 8 * (i // 2)] = terms[i]
+            for i in (0, 1):
+                b[:, 2 * c + half + 8 * i, g] = terms[4 + i]
+            for i, row in enumerate((g, g + 8)):
+                sums[:, row, 2 * c + half] = cells[2 * i + half].reshape(-1, WARP)
+        sums += a @ b
+        for r, cell in enumerate(cells):
+            cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
+
+    def where(self, active: Array, body: Sequence[Stmt]) -> None:
+        """Statements for some threads; one that has left with a code does not come back."""
+        before, self.active = self.active, active
+        if active.any():
+            self.block(body)
+        left = active & ~self.active
+        self.active = before & ~left
+
+    def loop(self, loop: Loop) -> None:
+        shadowed = self.symbols.get(loop.var)
+        extent = np.broadcast_to(np.asarray(self.index(loop.extent)), self.number.shape)
+        if loop.split:
+            nest = split_loops((loop,))
+            shape = [self.index(one.extent) for one in nest]
+            index = np.unravel_index(np.minimum(self.part, math.prod(shape) - 1), shape)
+            self.symbols.update(zip((one.var for one in nest), index, strict=True))
+            self.where(self.active & (self.part < math.prod(shape)), nest[-1].body)
+        elif loop.mode == "vector":
+            self.vector(loop, extent)
+        else:
+            for i in range(int(np.where(self.active, extent, 0).max(initial=0))):
+                self.symbols[loop.var] = i
+                self.where(self.active & (i < extent), loop.body)
+        self.symbols.pop(loop.var, None)
+        if shadowed is not None:
+            self.symbols[loop.var] = shadowed
+
+    def vector(self, loop: Loop, extent: Array) -> None:
+        if self.in_vector:
+            raise CompileError("vector loops do not nest")
+        self.in_vector = True
+        for start in range(
+            0, int(np.where(self.active, extent, 0).max(initial=0)), self.launch.lanes
+        ):
+            self.symbols[loop.var] = start + self.lane
+            self.where(self.active & (start + self.lane < extent), loop.body)
+        self.in_vector = False
+
+    def barrier(self) -> None:
+        """Lanes of a part meet: all of them, or none."""
+        self.whole("a barrier")
+        self.log.meet(self.active)
+
+    def whole(self, what: str) -> None:
+        """Refuse what some lanes of a part come to and others do not."""
+        here = self.active.reshape(-1, self.launch.lanes)
+        if self.in_vector or (here.any(axis=1) != here.all(axis=1)).any():
+            raise CompileError(f"{self.launch.program.name}: not all lanes come to {what}")
+
+    # memory and values
+
+    def store(self, s: Store) -> None:
+        moved = None if s.index is None else self.value(s.index)
+        value = np.broadcast_to(self.value(s.value), self.number.shape)
+        mine = self.active if self.in_vector else self.active & (self.lane == 0)
+        at = self.touched(s, moved, mine, True)
+        self.buffers[s.buffer.name][at[mine]] = value[mine]
+
+    def part_of(self, v: Value, known: dict[int, Array]) -> Any:
+        if isinstance(v, Load):
+            index = None if v.index is None else known[id(v.index)]
+            at = self.touched(v, index, self.active, False)
+            array = self.buffers[v.buffer.name]
+            return array[np.where(self.active, at, 0)] if len(array) else np.zeros(1, array.dtype)
+        if isinstance(v, Get):
+            if v.local.lanes and not self.in_vector:
+                raise CompileError(f"{v.local.name} has lanes: outside a vector loop, combine them")
+            return self.cell(v.local, v.index).copy()
+        if isinstance(v, Combine):
+            self.whole("a fold of lanes")
+            return self.combined(v)
+        return super().part_of(v, known)
+
+    def combined(self, v: Combine) -> Array:
+        """The tree over a part's lanes, for each of them."""
+        cell = self.cell(v.local, v.index).reshape(-1, self.launch.lanes)
+        half = self.launch.lanes // 2
+        while half:
+            cell = self.apply(v.fn, [cell[:, :half], cell[:, half : 2 * half]], v.dtype)
+            half //= 2
+        return np.repeat(cell[:, 0], self.launch.lanes)
+
+    def lanes(self, local: Local) -> Any:
+        return ...
+
+    def touched(self, access: Load | Store, moved: Any, mine: Array, writes: bool) -> Array:
+        """Which element each thread means; noted for those that are `mine`."""
+        buffer = access.buffer
+        at = np.broadcast_to(np.asarray(self.place(access, moved)), self.number.shape)
+        width = self.widths.get(buffer.name, len(self.buffers[buffer.name]))
+        bad = mine & ((at < 0) | (at >= width))
+        if bad.any():
+            word = "writes" if writes else "reads"
+            raise CompileError(
+                f"{self.launch.program.name}: thread {int(np.argmax(bad))} {word} "
+                f"{buffer.name}[{int(at[np.argmax(bad)])}], which has {width} elements"
+            )
+        if buffer.name in self.widths:
+            at = at + self.part * width
+        array = self.buffers[buffer.name]
+        first = array.__array_interface__["data"][0]
+        self.log.note(first + at[mine] * array.itemsize, self.number[mine], writes)
+        return at
+
+
+def _unwritten(buffer: Buffer) -> Any:
+    kind = np.dtype(buffer.dtype.numpy)
+    return 77 if kind.kind in "biu" else np.nan
+
+
+@dataclass
+class _Log:
+    """Who touched which address, and how often lanes had met by then."""
+
+    part: Array
+    meetings: Array = field(init=False)
+    seen: list[tuple[Array, Array, Array, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.meetings = np.zeros(len(self.part), np.int64)
+
+    def meet(self, active: Array) -> None:
+        """These threads have waited for each other."""
+        self.meetings[active] += 1
+
+    def note(self, address: Array, thread: Array, writes: bool) -> None:
+        """Threads touch addresses now."""
+        if len(address):
+            self.seen.append((address, thread, self.meetings[thread], writes))
+
+    def judge(self, launch: Launch) -> None:
+        """Raise Race where an address that one thread writes is touched by another of another
+        part, or of its own with no meeting between.
+        """
+        if not self.seen:
+            return
+        address, thread, time = (np.concatenate([row[i] for row in self.seen]) for i in range(3))
+        writes = np.repeat([row[3] for row in self.seen], [len(row[0]) for row in self.seen])
+        _, place = np.unique(address, return_inverse=True)
+        part = self.part[thread]
+        moment = (place * (part.max() + 1) + part) * (time.max() + 1) + time
+        for group, who in ((place, part), (moment, thread)):
+            bad = _contested(group, who, writes)
+            if len(bad):
+                several = sorted({int(t) for t in thread[bad]})[:4]
+                raise Race(
+                    f"{launch.program.name}: threads {several} touch one element, and one writes it"
+                )
+
+
+def _contested(group: Array, who: Array, writes: Array) -> Array:
+    """The rows of a group that several share, one of which writes; none where there is none."""
+    _, number = np.unique(group, return_inverse=True)
+    count = number.max() + 1
+    least, most = np.full(count, who.max()), np.zeros(count, who.dtype)
+    written = np.zeros(count, bool)
+    np.minimum.at(least, number, who)
+    np.maximum.at(most, number, who)
+    written[number[writes]] = True
+    bad = np.flatnonzero(written & (least != most))
+    return np.flatnonzero(number == bad[0]) if len(bad) else bad

@@ -1,0 +1,248 @@
+"""The product on a GPU: a block computes a tile of the result from tiles of its factors in shared
+memory, each thread a square of it in registers.
+
+Letters of the result that stand in both factors number the products, those of one alone are its
+rows or its columns. Every element is one chain of multiply-adds from 0, its terms ascending, so
+that neither the tile nor the shape of a square shows in the bits (Volkov and Demmel, "Benchmarking
+GPUs to Tune Dense Linear Algebra", SC 2008, for squares in registers over shared memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Stmt,
+    Store,
+    Value,
+    When,
+)
+from chainrule.ir.node import Index, Stmts
+from chainrule.ir.size import Dim, Size, coefficient, product
+from chainrule.loops.builder import Builder, is_straight
+from chainrule.loops.launch import BLOCK
+from chainrule.loops.layout import is_view, letter_sizes
+from chainrule.loops.walk import postorder
+from chainrule.ops.contract import Contract
+
+#: a block's threads stand in a square of SIDE x SIDE, each with a square of the result of its own
+SIDE = 16
+#: so many tiles are enough, about one for each multiprocessor of a large GPU
+ENOUGH = 128
+#: the number that a size is taken to be where it is not known; any choice has the same bits
+TYPICAL = 64
+
+_T, _K, _I, _J, _P, _E = (Size.symbol(f"{name}'") for name in "tkijpe")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Letters that are walked as one, of `size` places together."""
+
+    letters: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def size(self) -> Dim:
+        return product(self.shape)
+
+    def at(self, place: Dim) -> dict[str, Dim]:
+        """The index of each letter at a place."""
+        index: dict[str, Dim] = dict.fromkeys(self.letters, 0)
+        long = [(c, d) for c, d in zip(self.letters, self.shape, strict=True) if d != 1]
+        for c, d in reversed(long[1:]):
+            index[c], place = place % d, place // d
+        return index | {c: place for c, _ in long[:1]}
+
+
+class Tiles:
+    """The tiles of a product: each is `unit` times as wide as the `side` of a thread's share of it,
+    one of `sides`, the first that leaves enough tiles; panels have `depth` terms: more where a tile
+    is small, as a panel takes as long to come as the way to memory is.
+    """
+
+    unit: int = SIDE
+    sides: tuple[int, ...] = (8, 4, 2, 1)
+    depth: int
+
+    def __init__(self, b: Builder) -> None:
+        self.b, self.node = b, b.kernel.anchor
+        op = self.node.op
+        assert isinstance(op, Contract)
+        self.op = op
+        sizes, runs = letter_sizes(self.node), _runs(b)
+        self.groups = _axis([c for c in op.out if c in op.a and c in op.b], sizes, runs)
+        self.rows = _axis([c for c in op.out if c not in op.b], sizes, runs)
+        self.columns = _axis([c for c in op.out if c not in op.a], sizes, runs)
+        self.terms = _axis(list(op.summed), sizes, runs)
+        self.side = next((s for s in self.sides if self._count(s) >= ENOUGH), self.sides[-1])
+        self.wide = self.unit * self.side
+        self.x, self.y = (b.reader(i) for i in self.node.inputs)
+        self.acc, self.first, self.second = self.memory()
+
+    def _count(self, side: int) -> int:
+        """About how many tiles there are."""
+        axes = (self.groups, self.rows, self.columns)
+        g, m, n = (a.size if isinstance(a.size, int) else TYPICAL for a in axes)
+        wide = self.unit * side
+        return g * -(-m // wide) * -(-n // wide)
+
+    def memory(self) -> tuple[Local, Buffer, Buffer]:
+        """A thread's sums, and panels of both factors: a line of `step` for each term, such that
+        threads along the terms are not all at one bank of shared memory.
+        """
+        dtype = self.node.type.dtype
+        self.depth, self.step = max(16, 64 // self.side), self.wide + 4
+        first, second = (
+            self.b.scratch_of(dtype, self.depth * self.step, private=True) for _ in range(2)
+        )
+        return Local("acc", dtype, (self.side, self.side), True), first, second
+
+    def element(self) -> tuple[Dim, Dim, tuple[Dim, ...]]:
+        """Row and column in the tile of an element of a thread's share, and its cell."""
+        return _T // SIDE * self.side + _I, _T % SIDE * self.side + _J, (_I, _J)
+
+    def share(self, body: Stmts) -> Stmts:
+        """The body for each element of a thread's share."""
+        return (Loop("i'", self.side, (Loop("j'", self.side, body, "unroll"),), "unroll"),)
+
+    def loops(self) -> Stmts:
+        """A part for each tile: the sums, then what becomes of them."""
+        over = self.groups.size, self._tiles(self.rows), self._tiles(self.columns)
+        g, tile_row, tile_column = (Size.symbol(f"{name}'") for name in ("g", "m", "n"))
+        places = self.groups.at(g)
+        top, left = tile_row * self.wide, tile_column * self.wide
+        whole, rest = self.terms.size // self.depth, self.terms.size % self.depth
+        zero = Set(self.acc, self.element()[2], Literal(0, self.acc.dtype))
+        body: Stmts = (
+            self.acc,
+            threads(self.share((zero,))),
+            Loop("k'", whole, self._panel(places, top, left, _K * self.depth, self.depth)),
+            *((self._last(places, top, left, whole, rest),) if rest != 0 else ()),
+            threads(self._finish(places, top, left)),
+        )
+        for var, extent in zip(("n'", "m'", "g'"), reversed(over), strict=True):
+            body = (Loop(var, extent, body, split=True),)
+        return body
+
+    def _tiles(self, axis: Axis) -> Dim:
+        return (axis.size + self.wide - 1) // self.wide
+
+    def _last(self, places: Mapping[str, Dim], top: Dim, left: Dim, whole: Dim, rest: Dim) -> Loop:
+        """The terms that do not fill a panel: none, or one more."""
+        some = 1 if isinstance(rest, int) else (rest + self.depth - 1) // self.depth
+        return Loop("k'", some, self._panel(places, top, left, whole * self.depth, rest))
+
+    def _panel(
+        self, places: Mapping[str, Dim], top: Dim, left: Dim, start: Dim, depth: Dim
+    ) -> Stmts:
+        """Some terms: each factor's to shared memory, then the multiply-adds from there."""
+
+        def x(k: Dim, m: Dim) -> Value:
+            return self.x(_index(self.op.a, {**places, **self.terms.at(k), **self.rows.at(m)}))
+
+        def y(k: Dim, n: Dim) -> Value:
+            return self.y(_index(self.op.b, {**places, **self.terms.at(k), **self.columns.at(n)}))
+
+        return (
+            threads(self.copy(self.first, x, top, self.rows.size, start, depth)),
+            threads(self.copy(self.second, y, left, self.columns.size, start, depth)),
+            threads(self.multiply(depth)),
+        )
+
+    def multiply(self, depth: Dim) -> Stmts:
+        """The multiply-adds of a panel."""
+        i, j, cell = self.element()
+        x, y = Load(self.first, _P * self.step + i), Load(self.second, _P * self.step + j)
+        sums = Apply("fma", (x, y, Get(self.acc, cell)), self.acc.dtype)
+        mode = "unroll" if isinstance(depth, int) else "serial"
+        return (Loop("p'", depth, self.share((Set(self.acc, cell, sums),)), mode),)
+
+    def copy(
+        self,
+        to: Buffer,
+        read: Callable[[Dim, Dim], Value],
+        begin: Dim,
+        size: Dim,
+        start: Dim,
+        depth: Dim,
+    ) -> Stmts:
+        """A panel of a factor, threads along its memory; what lies outside is left out."""
+        term, line, count = self.spread(read, self.depth)
+        store = Store(to, term * self.step + line, read(start + term, begin + line))
+        inside = [(begin + line, size)]
+        if depth != self.depth:
+            inside.append((term, depth))
+        return (Loop("e'", count, (When(tuple(inside), (store,)),), "unroll"),)
+
+    def spread(self, read: Callable[[Dim, Dim], Value], depth: int) -> tuple[Dim, Dim, int]:
+        """Which of so many terms, and which line, a thread copies at turn e', and its turns:
+        threads go along whichever lies along memory.
+        """
+        place, count = _E * BLOCK + _T, depth * self.wide // BLOCK
+        if goes_along(read(_K, _P), "k'"):
+            return place % depth, place // depth, count
+        return place // self.wide, place % self.wide, count
+
+    def _finish(self, places: Mapping[str, Dim], top: Dim, left: Dim) -> Stmts:
+        """What becomes of each element of a thread's share that the result has."""
+        b = self.b
+        i, j, cell = self.element()
+        m, n = top + i, left + j
+        index = _index(self.op.out, {**places, **self.rows.at(m), **self.columns.at(n)})
+        b.values[self.node] = Get(self.acc, cell)
+        rest = b.kernel.nodes[1:]
+        maps = (*b.compute(rest, index, True), *b.store([self.node, *rest], index))
+        return self.share((When(((m, self.rows.size), (n, self.columns.size)), maps),))
+
+
+def threads(body: Stmts) -> Stmt:
+    """The body for each thread of a block."""
+    return Loop("t'", BLOCK, body, "vector")
+
+
+def _axis(letters: list[str], sizes: Mapping[str, Dim], runs: set[str]) -> Axis:
+    """Letters as one axis; those of a run have the whole of it in their last."""
+    shape = [sizes[c] for c in letters]
+    for i in range(len(letters) - 1):
+        if letters[i] + letters[i + 1] in runs:
+            shape[i], shape[i + 1] = 1, shape[i] * shape[i + 1]
+    return Axis("".join(letters), tuple(shape))
+
+
+def _runs(b: Builder) -> set[str]:
+    """Pairs of letters that lie together wherever they occur, in memory as it is."""
+    node = b.kernel.anchor
+    op = node.op
+    assert isinstance(op, Contract)
+    texts = [op.a, op.b, op.out]
+    opaque = "".join(t for t, x in zip(texts, node.inputs, strict=False) if is_view(x))
+    axes = [{i for i, c in enumerate(op.out) if c not in text} for text in (op.a, op.b)]
+    if not is_straight(b.kernel.nodes[1:], b.kernel, axes):
+        opaque += op.out
+    found = set()
+    for c, d in {(t[i], t[i + 1]) for t in texts for i in range(len(t) - 1)}:
+        where = [t for t in texts if c in t or d in t]
+        if all(c + d in t for t in where) and not {c, d} & set(opaque):
+            found.add(c + d)
+    return found
+
+
+def goes_along(value: Value, var: str) -> bool:
+    """Whether neighbours along a variable are neighbours in memory."""
+    loads = [v for v in postorder(value) if isinstance(v, Load)]
+    slopes = [coefficient(v.offset, var) for v in loads]
+    return any(s is not None and s[0] == 1 for s in slopes)
+
+
+def _index(letters: str, places: Mapping[str, Dim]) -> Index:
+    return tuple(places[c] for c in letters)

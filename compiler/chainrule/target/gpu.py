@@ -1,0 +1,52 @@
+"""NVIDIA's GPUs as targets: what each generation is called, and the least PTX that knows it."""
+
+from __future__ import annotations
+
+from chainrule.errors import CompileError
+from chainrule.target import Target
+
+_TRIPLE = "nvptx64-nvidia-cuda"
+#: compute capability -> version of PTX that brought it ("PTX ISA 9.0", NVIDIA, release notes; 80
+#: is 8.0). Code for one runs on every later one: the driver translates it.
+PTX_VERSIONS = {
+    (7, 5): 63,
+    (8, 0): 70,
+    (8, 6): 71,
+    (8, 9): 78,
+    (9, 0): 78,
+    (10, 0): 86,
+    (12, 0): 87,
+}
+#: what is compiled for where no GPU is at hand to ask
+OLDEST = min(PTX_VERSIONS)
+
+GPUS = {
+    f"sm_{major}{minor}": Target(
+        level=f"sm_{major}{minor}",
+        triple=_TRIPLE,
+        cpu=f"sm_{major}{minor}",
+        features=f"+ptx{ptx}",
+        vector_bytes=16,
+        vector_registers=255,
+        fma=True,
+        threads=True,
+        tensor=(major, minor) >= (8, 0),
+    )
+    for (major, minor), ptx in PTX_VERSIONS.items()
+}
+
+
+def gpu(capability: tuple[int, int], ptx: int | None = None) -> Target:
+    """The newest target that a GPU of a compute capability runs, in PTX of a version that its
+    driver reads, if that is told (80 is 8.0). Raises CompileError where there is none.
+    """
+    fits = [c for c, v in PTX_VERSIONS.items() if c <= capability and (ptx is None or v <= ptx)]
+    if not fits:
+        oldest = ".".join(map(str, OLDEST))
+        raise CompileError(
+            f"no code for a GPU of compute capability {'.'.join(map(str, capability))}"
+            + ("" if ptx is None else f" whose driver reads PTX {ptx / 10}"),
+            f"it takes compute capability {oldest} (Turing) and a driver that reads PTX 6.3",
+        )
+    major, minor = max(fits)
+    return GPUS[f"sm_{major}{minor}"]

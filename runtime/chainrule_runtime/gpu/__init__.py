@@ -1,0 +1,1 @@
+"""What runs a program on an NVIDIA GPU, through the driver's own interface."""

@@ -1,0 +1,100 @@
+"""What is launched in which order, as plain data: the contract between a compiler and a GPU's
+runtime. Sizes are as in `chainrule_runtime.manifest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from chainrule_runtime.manifest import DimData, evaluate
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a buffer starts: at an address in the table, and so many bytes further on for each
+    slice that the loops around it have come to: `moves` are (loop, bytes), the outermost loop 0.
+    """
+
+    entry: int
+    moves: tuple[tuple[int, DimData], ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelLaunch:
+    """A kernel by its name in the module, what it is given, and how many run it: `blocks` of so
+    many `threads`. After its buffers and sizes it is given the address of the status.
+    """
+
+    name: str
+    buffers: tuple[Spot, ...]
+    sizes: tuple[DimData, ...]
+    blocks: DimData
+    threads: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Commands once for each slice, from the first or, with `reverse`, from the last."""
+
+    length: DimData
+    commands: tuple[Command, ...]
+    reverse: bool = False
+
+
+Command = KernelLaunch | Repeated
+
+
+@dataclass(frozen=True)
+class GpuCode:
+    """A module of PTX and what is launched of it in a call; `changed` are the kept tensors that it
+    writes.
+
+    Where it runs over minibatches there are kernels besides: `gather_T` and `log_T` for element
+    types T, and `advance`. The first is given data, order, cursor and minibatch, then the rows of a
+    minibatch, the elements of a row, an epoch's rows, its steps, the rows of a full minibatch, the
+    step that the cursor's 0 is, and how many epochs there are; the second a result, its log, the
+    cursor, how many elements, and how many results; the last the cursor. The cursor is an int64
+    that counts steps, the order int64 row numbers, epoch after epoch.
+    """
+
+    ptx: str
+    commands: tuple[Command, ...]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A launch whose numbers are known: `arguments` are addresses and sizes, 8 bytes each."""
+
+    name: str
+    blocks: int
+    threads: int
+    arguments: tuple[int, ...]
+
+
+def resolved(
+    commands: Sequence[Command],
+    sizes: Mapping[str, int],
+    table: Mapping[int, int],
+    status: int,
+    loops: tuple[int, ...] = (),
+) -> Iterator[Run]:
+    """The launches of commands in order, where sizes and addresses are known; what has nothing to
+    do is left out.
+    """
+
+    def address(spot: Spot) -> int:
+        moved = sum(loops[loop] * evaluate(size, sizes) for loop, size in spot.moves)
+        return table[spot.entry] + moved
+
+    for command in commands:
+        if isinstance(command, KernelLaunch):
+            blocks = evaluate(command.blocks, sizes)
+            if blocks > 0:
+                given = *map(address, command.buffers), *(evaluate(s, sizes) for s in command.sizes)
+                yield Run(command.name, blocks, command.threads, (*given, status))
+        else:
+            order = range(evaluate(command.length, sizes))
+            for i in reversed(order) if command.reverse else order:
+                yield from resolved(command.commands, sizes, table, status, (*loops, i))

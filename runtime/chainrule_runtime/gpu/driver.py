@@ -1,0 +1,276 @@
+"""A GPU through the CUDA driver's interface, and what can be wrong with it, in words.
+
+cuda-bindings gives the interface; it is imported when a GPU is first asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Protocol
+
+from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.memory import Array, address
+
+#: CUDA's version -> the newest PTX that a driver of it reads ("PTX ISA 9.0", NVIDIA, release
+#: notes); 12080 is 12.8, 87 is 8.7. A driver newer than all of these reads what the last one does.
+_PTX_OF_CUDA = (
+    (10000, 63), (11000, 70), (11010, 71), (11020, 72), (11030, 73), (11040, 74), (11050, 75),
+    (11060, 76), (11070, 77), (11080, 78), (12000, 80), (12010, 81), (12020, 82), (12030, 83),
+    (12040, 84), (12050, 85), (12070, 86), (12080, 87), (12090, 88), (13000, 90),
+)  # fmt: skip
+#: the driver's codes after which a context is of no use any more
+_LOST = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
+         "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
+         "ECC_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE")  # fmt: skip
+
+
+class Gpu(Protocol):
+    """A GPU: memory at addresses, modules of kernels, and recordings of launches."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capability(self) -> tuple[int, int]: ...
+
+    @property
+    def ptx_version(self) -> int: ...
+
+    def enter(self) -> None:
+        """Make it this thread's; before anything else is asked of it in a call."""
+
+    def allocate(self, size: int) -> int: ...
+
+    def release(self, at: int) -> None: ...
+
+    def free(self) -> int:
+        """Bytes that nobody has."""
+
+    def upload(self, at: int, array: Array) -> None: ...
+
+    def download(self, array: Array, at: int) -> None: ...
+
+    def clear(self, at: int, size: int) -> None: ...
+
+    def load(self, ptx: str) -> Any:
+        """A module. Raises DeviceError where the driver refuses it."""
+
+    def unload(self, module: Any) -> None: ...
+
+    def kernel(self, module: Any, name: str) -> Any: ...
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        """Run a kernel, after what was asked before; its parameters are 8 bytes each."""
+
+    def record(self, commands: Callable[[], None]) -> Any:
+        """What `commands` launches, as one thing that can be played; nothing is run."""
+
+    def play(self, recording: Any) -> None: ...
+
+    def forget(self, recording: Any) -> None:
+        """It will not be played again."""
+
+    def wait(self) -> None:
+        """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
+
+
+class CudaGpu:
+    """The first GPU that CUDA shows, in its primary context, on one stream."""
+
+    def __init__(self) -> None:
+        self._api = _bindings()
+        self._ask("cuInit", 0)
+        self.version = int(self._ask("cuDriverGetVersion"))
+        device = self._ask("cuDeviceGet", 0)
+        self.name = bytes(self._ask("cuDeviceGetName", 128, device)).split(b"\0")[0].decode()
+        attribute = self._api.CUdevice_attribute
+        word = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
+        self.capability: tuple[int, int] = (
+            int(self._ask("cuDeviceGetAttribute", getattr(attribute, word + "MAJOR"), device)),
+            int(self._ask("cuDeviceGetAttribute", getattr(attribute, word + "MINOR"), device)),
+        )
+        self._context = self._ask("cuDevicePrimaryCtxRetain", device)
+        self._process = os.getpid()
+        self.enter()
+        self._stream = self._ask("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
+
+    @property
+    def ptx_version(self) -> int:
+        """The newest PTX that the driver reads: 80 is 8.0."""
+        known = [ptx for cuda, ptx in _PTX_OF_CUDA if cuda <= self.version]
+        if not known:
+            raise DeviceError(
+                f"the NVIDIA driver is of CUDA {_version(self.version)}",
+                "install one of CUDA 10.0 or newer",
+            )
+        return known[-1]
+
+    def enter(self) -> None:
+        """Make it this thread's."""
+        if os.getpid() != self._process:
+            raise DeviceError(
+                "this process was forked from one that used the GPU, and can't use it",
+                'start processes with multiprocessing.get_context("spawn")',
+            )
+        self._ask("cuCtxSetCurrent", self._context)
+
+    def allocate(self, size: int) -> int:
+        """The address of so many bytes."""
+        try:
+            return int(self._ask("cuMemAlloc", max(size, 1)))
+        except DeviceError as fault:
+            if "OUT_OF_MEMORY" not in fault.what:
+                raise
+            free, total = self._ask("cuMemGetInfo")
+            raise DeviceError(
+                f"{self.name} has no room for {size:,} bytes: {free:,} of {total:,} are free",
+                "take smaller minibatches or a memory_budget, or end what else uses the GPU",
+            ) from None
+
+    def free(self) -> int:
+        """Bytes of its memory that nobody has."""
+        return int(self._ask("cuMemGetInfo")[0])
+
+    def release(self, at: int) -> None:
+        """Give memory back."""
+        self._ask("cuMemFree", at)
+
+    def upload(self, at: int, array: Array) -> None:
+        """Copy an array there, in order with launches."""
+        if array.nbytes:
+            self._ask("cuMemcpyHtoDAsync", at, address(array), array.nbytes, self._stream)
+
+    def download(self, array: Array, at: int) -> None:
+        """Copy to an array from there, once what was asked before is done."""
+        if array.nbytes:
+            self._ask("cuMemcpyDtoHAsync", address(array), at, array.nbytes, self._stream)
+        self.wait()
+
+    def clear(self, at: int, size: int) -> None:
+        """Make bytes 0."""
+        if size:
+            self._ask("cuMemsetD8Async", at, 0, size, self._stream)
+
+    def load(self, ptx: str) -> Any:
+        """A module of PTX, translated by the driver."""
+        text = ctypes.create_string_buffer(ptx.encode())
+        return self._ask("cuModuleLoadData", ctypes.addressof(text))
+
+    def unload(self, module: Any) -> None:
+        """Give a module back."""
+        self._ask("cuModuleUnload", module)
+
+    def kernel(self, module: Any, name: str) -> Any:
+        """A kernel of a module."""
+        return self._ask("cuModuleGetFunction", module, name.encode())
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        """Run a kernel."""
+        values = (ctypes.c_uint64 * len(arguments))(*arguments)
+        start = ctypes.addressof(values)
+        places = (ctypes.c_void_p * len(arguments))(*(start + 8 * i for i in range(len(arguments))))
+        grid = blocks, 1, 1, threads, 1, 1
+        self._ask("cuLaunchKernel", kernel, *grid, 0, self._stream, ctypes.addressof(places), 0)
+
+    def record(self, commands: Callable[[], None]) -> Any:
+        """A CUDA graph of what is launched."""
+        with self._recording() as made:
+            commands()
+        recording = self._ask("cuGraphInstantiate", made[0], 0)
+        self._ask("cuGraphDestroy", made[0])
+        return recording
+
+    @contextmanager
+    def _recording(self) -> Iterator[list[Any]]:
+        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._ask("cuStreamBeginCapture", self._stream, mode)
+        made: list[Any] = []
+        try:
+            yield made
+        finally:
+            made.append(self._ask("cuStreamEndCapture", self._stream))
+
+    def play(self, recording: Any) -> None:
+        """Launch a graph: one call of the driver, however many kernels."""
+        self._ask("cuGraphLaunch", recording, self._stream)
+
+    def forget(self, recording: Any) -> None:
+        """Give a graph back."""
+        self._ask("cuGraphExecDestroy", recording)
+
+    def wait(self) -> None:
+        """Until the stream has come to its end."""
+        self._ask("cuStreamSynchronize", self._stream)
+
+    def _ask(self, word: str, *given: Any) -> Any:
+        """Call the driver; its results without the code. Raises DeviceError, which names both."""
+        try:
+            code, *results = getattr(self._api, word)(*given)
+        except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
+            raise DeviceError(
+                "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
+            ) from None
+        if int(code):
+            raise DeviceError(*_told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word))
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def _told(code: str, word: str) -> tuple[str, ...]:
+    """What a code of the driver means, and what to do."""
+    what = f"the CUDA driver answered {code} to {word}"
+    if code in ("NO_DEVICE", "INVALID_DEVICE"):
+        return (
+            f"no GPU is to be seen here: {what}",
+            "nvidia-smi lists those that the driver sees; CUDA_VISIBLE_DEVICES may hide them",
+        )
+    if code in ("SYSTEM_DRIVER_MISMATCH", "INSUFFICIENT_DRIVER", "NOT_FOUND"):
+        return f"the NVIDIA driver is too old: {what}", "install a newer driver"
+    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
+        return f"the driver refuses the code: {what}", "this is a bug of chainrule, or its driver's"
+    if code in _LOST:
+        return (
+            f"a kernel has failed, and the GPU's memory of this process is lost: {what}",
+            "parameters on the host are those of the last call that came back: save them, and go "
+            "on in a new process",
+        )
+    return (what,)
+
+
+def _lines(error: BaseException) -> tuple[str, ...]:
+    return tuple(str(error).strip().splitlines()[:1])
+
+
+def _version(cuda: int) -> str:
+    return f"{cuda // 1000}.{cuda % 1000 // 10}"
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise DeviceError(
+            'backend="cuda" runs through cuda-bindings, which is not installed',
+            "pip install 'chainrule[cuda]'",
+        ) from None
+    return driver
+
+
+@lru_cache(maxsize=1)
+def find() -> Gpu:
+    """This process' GPU. Raises DeviceError where there is none, with what to do."""
+    return CudaGpu()
+
+
+def describe() -> str:
+    """The GPU that programs would run on, or why they would not, in one line."""
+    try:
+        gpu = find()
+        major, minor = gpu.capability
+        ptx = gpu.ptx_version
+        return f"{gpu.name}, compute capability {major}.{minor}; its driver reads PTX {ptx / 10}"
+    except DeviceError as fault:
+        return "; ".join([fault.what, *fault.details])

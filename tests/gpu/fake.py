@@ -1,0 +1,196 @@
+"""A GPU that is none: memory in an array, and kernels run by the simulator, thread by thread.
+
+It takes the calls that a real one gets through the driver, so that everything above the driver's
+own interface runs as it does on a GPU; what it can't show is the machine code and the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrule.codegen.ptx import GpuModule
+from chainrule.ir.size import evaluate
+from chainrule.loops.launch import Launch
+from chainrule.loops.simulate import simulate
+from chainrule_runtime.errors import DeviceError
+
+Array = np.ndarray[Any, Any]
+#: what memory holds that nobody wrote: of every type no number that anything is
+_UNWRITTEN = 0xFF
+
+
+class FakeGpu:
+    """Addresses are real ones of this process, so that an access outside is seen by the simulator.
+
+    `calls` are the words of what was asked, in order.
+    """
+
+    name = "a simulated GPU"
+    ptx_version = 90
+
+    def __init__(self, room: int = 1 << 28, capability: tuple[int, int] = (8, 0)) -> None:
+        self.capability = capability
+        self.room = room
+        self.blocks: dict[int, Array] = {}
+        self.calls: list[str] = []
+        self.modules: dict[str, Mapping[str, Launch]] = {}
+        self.recorded: list[Callable[[], None]] | None = None
+
+    def knows(self, module: GpuModule, text: str) -> None:
+        """Tell what the kernels of a module are, of which a GPU sees a text alone."""
+        self.modules[text] = module.kernels
+
+    def enter(self) -> None:
+        self.calls.append("enter")
+
+    def allocate(self, size: int) -> int:
+        self.calls.append("allocate")
+        if size > self.free():
+            raise DeviceError(f"{self.name} has no room for {size:,} bytes")
+        block = np.full(size + 256, _UNWRITTEN, np.uint8)
+        start = -block.__array_interface__["data"][0] % 256
+        at = block[start:].__array_interface__["data"][0]
+        self.blocks[at] = block[start : start + size]
+        return int(at)
+
+    def free(self) -> int:
+        return self.room - sum(map(len, self.blocks.values()))
+
+    def release(self, at: int) -> None:
+        self.calls.append("release")
+        del self.blocks[at]
+
+    def bytes_at(self, at: int, size: int) -> Array:
+        for start, block in self.blocks.items():
+            if start <= at and at + size <= start + len(block):
+                return block[at - start : at - start + size]
+        raise DeviceError(f"{size} bytes at {at} are in no memory of the GPU")
+
+    def upload(self, at: int, array: Array) -> None:
+        self.calls.append("upload")
+        assert array.flags.c_contiguous
+        self.bytes_at(at, array.nbytes)[:] = np.frombuffer(array.tobytes(), np.uint8)
+
+    def download(self, array: Array, at: int) -> None:
+        self.calls.append("download")
+        if array.nbytes:
+            array.reshape(-1).view(np.uint8)[:] = self.bytes_at(at, array.nbytes)
+
+    def clear(self, at: int, size: int) -> None:
+        self.calls.append("clear")
+        self.bytes_at(at, size)[:] = 0
+
+    def load(self, ptx: str) -> Mapping[str, Any]:
+        self.calls.append("load")
+        return self.modules[ptx]
+
+    def kernel(self, module: Mapping[str, Any], name: str) -> Any:
+        self.calls.append("kernel")
+        return module[name]
+
+    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        self.calls.append("launch")
+        self.do(lambda: self.run(kernel, blocks, threads, arguments))
+
+    def do(self, command: Callable[[], None]) -> None:
+        if self.recorded is None:
+            command()
+        else:
+            self.recorded.append(command)
+
+    def record(self, commands: Callable[[], None]) -> Sequence[Callable[[], None]]:
+        self.calls.append("record")
+        self.recorded = []
+        try:
+            commands()
+            return self.recorded
+        finally:
+            self.recorded = None
+
+    def play(self, recording: Sequence[Callable[[], None]]) -> None:
+        self.calls.append("play")
+        for command in recording:
+            command()
+
+    def forget(self, recording: object) -> None:
+        self.calls.append("forget")
+
+    def unload(self, module: object) -> None:
+        self.calls.append("unload")
+
+    def wait(self) -> None:
+        self.calls.append("wait")
+
+    def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        program = launch.program
+        *given, status = arguments
+        assert len(given) == len(program.buffers) + len(program.sizes)
+        if self.bytes_at(status, 4).view(np.int32)[0]:
+            return
+        sizes = dict(zip(program.sizes, given[len(program.buffers) :], strict=True))
+        assert (blocks, threads) == (evaluate(launch.blocks, sizes), launch.threads)
+        buffers = {
+            b.name: self.bytes_at(at, evaluate(b.size, sizes) * b.dtype.itemsize).view(
+                b.dtype.numpy
+            )
+            for b, at in zip(program.buffers, given, strict=False)
+        }
+        code = simulate(launch, buffers, sizes)
+        if code:
+            self.bytes_at(status, 4).view(np.int32)[0] = code
+
+
+class FakeApi:
+    """The driver's functions, as cuda-bindings has them: each answers a code and what is asked.
+
+    `asked` are calls in order; `fails` maps a function's name to the code that it answers instead.
+    """
+
+    class CUdevice_attribute:
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = "major"
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = "minor"
+
+    class CUstreamCaptureMode:
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = "thread local"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.fails: dict[str, str] = {}
+        self.cuda = 12080
+
+    def __getattr__(self, word: str) -> Callable[..., tuple[Any, ...]]:
+        def ask(*given: Any) -> tuple[Any, ...]:
+            self.asked.append((word, *given))
+            if word in self.fails:
+                return (Code(self.fails[word]), None)
+            if word == "cuDeviceGetAttribute":
+                return (Code(), {"major": 8, "minor": 9}[given[0]])
+            answers = {
+                "cuDriverGetVersion": (self.cuda,),
+                "cuDeviceGetName": (b"GPU of a test\0\0",),
+                "cuMemAlloc": (4096,),
+                "cuMemGetInfo": (1000, 2000),
+            }
+            return (Code(), *answers.get(word, (f"<{word}>",)))
+
+        return ask
+
+    @property
+    def words(self) -> list[str]:
+        return [word for word, *_ in self.asked]
+
+
+class Code:
+    """A code of the driver; 0 where all is well."""
+
+    def __init__(self, name: str = "CUDA_SUCCESS") -> None:
+        self.name = name
+
+    def __int__(self) -> int:
+        return int(self.name != "CUDA_SUCCESS")
+
+    def __str__(self) -> str:
+        return f"CUresult.{self.name}"

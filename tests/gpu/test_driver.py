@@ -1,0 +1,126 @@
+"""What is asked of the CUDA driver, in which order, and what its refusals are in words.
+
+No driver is here: a stand-in answers, so that these tests show our side of the conversation alone.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import driver
+from chainrule_runtime.gpu.driver import CudaGpu
+
+
+def test_it_opens_the_first_gpu_in_its_primary_context(api: Any) -> None:
+    gpu = CudaGpu()
+    assert (gpu.name, gpu.capability, gpu.ptx_version) == ("GPU of a test", (8, 9), 87)
+    assert api.words[0] == "cuInit"
+    assert api.words.index("cuDevicePrimaryCtxRetain") < api.words.index("cuCtxSetCurrent")
+    assert "cuCtxCreate" not in api.words
+
+
+def test_a_launch_is_given_its_arguments_by_address(api: Any) -> None:
+    gpu = CudaGpu()
+    seen: list[int] = []
+
+    def launch(*given: Any) -> tuple[Any]:
+        kernel, bx, by, bz, tx, ty, tz, shared, _, places, extra = given
+        assert (kernel, bx, by, bz, tx, ty, tz, shared, extra) == ("k", 7, 1, 1, 256, 1, 1, 0, 0)
+        pointers = (ctypes.c_void_p * 3).from_address(places)
+        seen.extend(ctypes.c_uint64.from_address(int(p or 0)).value for p in pointers)
+        return (0,)
+
+    api.cuLaunchKernel = launch
+    gpu.launch("k", 7, 256, (1 << 40, 5, 4096))
+    assert seen == [1 << 40, 5, 4096]
+
+
+def test_what_is_recorded_is_one_graph(api: Any) -> None:
+    gpu = CudaGpu()
+    del api.asked[:]
+    made = gpu.record(lambda: gpu.launch("k", 1, 32, ()))
+    gpu.play(made)
+    assert api.words == [
+        "cuStreamBeginCapture", "cuLaunchKernel", "cuStreamEndCapture", "cuGraphInstantiate",
+        "cuGraphDestroy", "cuGraphLaunch",
+    ]  # fmt: skip
+
+
+def test_a_recording_that_fails_ends_the_capture(api: Any) -> None:
+    gpu = CudaGpu()
+    api.fails["cuLaunchKernel"] = "CUDA_ERROR_INVALID_VALUE"
+    with pytest.raises(DeviceError, match="INVALID_VALUE to cuLaunchKernel"):
+        gpu.record(lambda: gpu.launch("k", 1, 32, ()))
+    assert api.words[-1] == "cuStreamEndCapture"
+
+
+def test_nothing_is_copied_of_no_bytes(api: Any) -> None:
+    gpu = CudaGpu()
+    del api.asked[:]
+    gpu.upload(1, np.zeros(0))
+    gpu.download(np.zeros(0), 1)
+    gpu.clear(1, 0)
+    assert api.words == ["cuStreamSynchronize"]
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "said"),
+    [
+        ("cuInit", "CUDA_ERROR_NO_DEVICE", "no GPU is to be seen here"),
+        ("cuInit", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "the NVIDIA driver is too old"),
+        ("cuModuleLoadData", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver refuses the code"),
+        ("cuStreamSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", "go on in a new process"),
+        ("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY", "has no room for 100 bytes: 1,000 of 2,000"),
+    ],
+)
+def test_a_refusal_says_what_and_what_to_do(api: Any, word: str, code: str, said: str) -> None:
+    api.fails[word] = code
+
+    def use() -> None:
+        gpu = CudaGpu()
+        gpu.load("")
+        gpu.allocate(100)
+        gpu.wait()
+
+    with pytest.raises(DeviceError) as caught:
+        use()
+    assert said in str(caught.value)
+
+
+def test_a_driver_that_reads_no_ptx_of_ours_is_too_old(api: Any) -> None:
+    api.cuda = 9020
+    with pytest.raises(DeviceError, match=r"CUDA 9\.2"):
+        _ = CudaGpu().ptx_version
+
+
+def test_a_forked_process_is_told(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = CudaGpu()
+    monkeypatch.setattr(driver.os, "getpid", lambda: -1)
+    with pytest.raises(DeviceError, match="forked"):
+        gpu.enter()
+
+
+def test_without_bindings_it_compiles_and_a_call_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = builtins.__import__
+
+    def refuse(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("cuda"):
+            raise ImportError(name)
+        return original(name, *rest, **more)
+
+    driver.find.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    fn = cr.compile(cr.exp(cr.input("x", ("n",))), backend="cuda")
+    assert ".target sm_75" in fn.show("ptx")
+    with pytest.raises(cr.errors.DeviceError, match=r"pip install 'chainrule\[cuda\]'"):
+        fn(x=np.ones(3))
+    assert "cuda-bindings" in driver.describe()
