@@ -86,12 +86,12 @@ PASSES: tuple[Pass, ...] = tuple(
 )
 
 
-def passes_for(precision: str | None) -> tuple[Pass, ...]:
+def passes_for(precision: str | None, threads: bool = False) -> tuple[Pass, ...]:
     """The passes in order; with a precision, products get its factors once their order is known,
-    those of attention too.
+    those of attention too. For a GPU, whose lanes are `threads`, attention is its products as well.
     """
     if precision is None:
-        return PASSES
+        return tuple(p for p in PASSES if p.run is not attend) if threads else PASSES
     narrow = PRECISIONS[precision]
     passes = [p for p in PASSES if p.run is not attend]
     after = [p.name for p in passes].index("order_contractions") + 1
@@ -256,7 +256,7 @@ def lower_all(
     """A graph at every level above machine code, each made of the one before; `choices` are those
     that had been made for it.
     """
-    final, records = run_passes(graph, passes_for(wanted.precision))
+    final, records = run_passes(graph, passes_for(wanted.precision, wanted.machine.threads))
     clock.lap("passes")
     kernels = fused(final, wanted.finite)
     clock.lap("fuse")

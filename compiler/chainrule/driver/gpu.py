@@ -147,7 +147,9 @@ def _copy(step: Copy) -> KernelLaunch:
     """A copy by a kernel, as what follows a failed check must change nothing: by words of 4 bytes
     where all places are multiples of them.
     """
-    moves = (size for place in (step.source, step.target) for _, size in place.moves)
+    places = (step.source, step.target)
+    moves = [place.start for place in places]
+    moves += [size for place in places for _, size in place.moves]
     words = divide(step.size, 4)
     if words is None or any(divide(size, 4) is None for size in moves):
         name, count = _COPY_BYTES, step.size
@@ -161,4 +163,5 @@ def _copy(step: Copy) -> KernelLaunch:
 def _spot(place: int | Place) -> Spot:
     if isinstance(place, int):
         return Spot(place)
-    return Spot(place.entry, tuple((loop, dim_data(size)) for loop, size in place.moves))
+    moves = tuple((loop, dim_data(size)) for loop, size in place.moves)
+    return Spot(place.entry, moves, dim_data(place.start))

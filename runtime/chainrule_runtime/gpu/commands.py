@@ -12,12 +12,14 @@ from chainrule_runtime.manifest import DimData, evaluate
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a buffer starts: at an address in the table, and so many bytes further on for each
-    slice that the loops around it have come to: `moves` are (loop, bytes), the outermost loop 0.
+    """Where a buffer starts: so many bytes from an address in the table, and further on by so many
+    for each slice that the loops around it have come to: `moves` are (loop, bytes), the outermost
+    loop 0.
     """
 
     entry: int
     moves: tuple[tuple[int, DimData], ...] = ()
+    start: DimData = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def resolved(
 
     def address(spot: Spot) -> int:
         moved = sum(loops[loop] * evaluate(size, sizes) for loop, size in spot.moves)
-        return table[spot.entry] + moved
+        return table[spot.entry] + evaluate(spot.start, sizes) + moved
 
     for command in commands:
         if isinstance(command, KernelLaunch):
