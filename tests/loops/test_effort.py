@@ -111,7 +111,7 @@ NETS: dict[str, Any] = {
 def test_larger_caches_save_and_larger_sizes_cost(net: str) -> None:
     """Traffic from beyond a cache falls with its size, to nothing; all else grows with n."""
     for program in programs(NETS[net]()):
-        for n in (8, 64):
+        for n in (16, 64):  # of fewer a product has other loops
             found, larger = (effort(program, n=size) for size in (n, 2 * n))
             traffic = [found.traffic(1 << i) for i in range(4, 40, 4)]
             assert traffic == sorted(traffic, reverse=True) and traffic[-1] == 0
@@ -126,8 +126,13 @@ def test_a_call_of_nothing_takes_the_time_of_a_call() -> None:
     assert Effort().seconds(speeds, level) == pytest.approx(CALL / (speeds.flops / 32))
 
 
-def test_rows_at_distances_of_a_power_of_two_evict_each_other() -> None:
-    """Of a cache's sets a panel of such rows finds few: it comes from afar again and again."""
+def test_rows_at_distances_of_a_power_of_two_evict_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a cache's sets a panel of such rows finds few: it comes from afar again and again, where
+    it is read as it lies.
+    """
+    monkeypatch.setattr("chainrule.loops.contract.NEAR_BYTES", 2**40)
     traffic = []
     for n in (496, 512):
         x, w = cr.input("x", (96, 784)), cr.input("w", (784, n))

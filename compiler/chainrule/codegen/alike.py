@@ -16,6 +16,7 @@ from chainrule.ir.loop import (
     Combine,
     Get,
     IndexValue,
+    Let,
     Literal,
     Load,
     Loop,
@@ -101,6 +102,8 @@ class _Rewriter:
     def statement(self, s: Stmt) -> Stmt:
         if isinstance(s, Loop):
             return replace(s, extent=self.dim(s.extent), body=self.block(s.body))
+        if isinstance(s, Let):
+            return replace(s, value=self.dim(s.value))
         for value in postorder(*values_of(s)):
             if id(value) not in self.values:
                 self.values[id(value)] = self.value(value)

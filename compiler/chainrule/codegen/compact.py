@@ -23,6 +23,7 @@ from chainrule.ir.loop import (
     Combine,
     Get,
     IndexValue,
+    Let,
     Literal,
     Load,
     Local,
@@ -136,6 +137,8 @@ class _Emitter:
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Loop):
             self.loop(s)
+        elif isinstance(s, Let):
+            self.symbols[s.var] = self.number(s.value)
         elif isinstance(s, Local):
             self.fill(self.places[s], str(self.cells(s)), s.dtype, constant(0, s.dtype))
         elif isinstance(s, Set):

@@ -14,15 +14,16 @@ from chainrule_runtime.manifest import Manifest
 def loss_of(step: Unit, wanted: Manifest) -> Unit | None:
     """The calls that the first output of a step comes from, and checks of data.
 
-    None if there are others than calls among them, if what they write lives on, or where a step is
-    fed otherwise than it is `wanted`.
+    None if there are others than calls among them, if they write what lives on or another output,
+    or where a step is fed otherwise than it is `wanted`.
     """
     manifest = step.manifest
     if [t.name for t in manifest.feeds] != [t.name for t in wanted.feeds]:
         return None
     loss = manifest.outputs[0]
     calls = _behind(step.calls, loss.place)
-    if calls is None or {t.place for t in manifest.kept} & {p for c in calls for p in _written(c)}:
+    others = {t.place for t in (*manifest.kept, *manifest.outputs[1:])}
+    if calls is None or others & {p for c in calls for p in _written(c)}:
         return None
     checks = tuple(c for c in manifest.checks if c.bound is not None)
     return Unit(tuple(calls), replace(manifest, outputs=(loss,), checks=checks))

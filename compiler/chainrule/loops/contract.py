@@ -131,12 +131,12 @@ def contraction_loops(
 
 
 def _reaches(size: Dim, bound: int) -> Dim:
-    """1 for a size from `bound` on, below 2**40, and 0 for a smaller one; of multiples of a number
+    """1 for a size from `bound` on, below 2**30, and 0 for a smaller one; of multiples of a number
     that is no smaller, always 1, as there is nothing to do for 0 of them.
     """
     if isinstance(size, Size) and len(size.terms) == 1 and size.terms[0][1] >= bound:
         return 1
-    return (size // bound + 2**40) // (2**40 + 1)
+    return (size // bound + 2**30) // (2**30 + 1)
 
 
 # loops

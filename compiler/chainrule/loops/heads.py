@@ -278,6 +278,6 @@ def _rounded(size: Dim) -> Dim:
 
 
 def _least(a: Dim, b: Dim) -> Dim:
-    """The lesser of two sizes that are no further apart than 2**40."""
+    """The lesser of two sizes that are no further apart than 2**30."""
     over = a - b
-    return a - over * ((over + 2**40) // (2**40 + 1))
+    return a - over * ((over + 2**30) // (2**30 + 1))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
-from chainrule.ir.formula import Formula, fold, parse
+from chainrule.ir.formula import Formula, fold, names, parse
 from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim
@@ -217,11 +218,19 @@ class Defined(Op):
     def infer(self, *inputs: TensorType) -> TensorType:
         if len(inputs) != len(self.params):
             raise ShapeError(f"{self.label} takes {len(self.params)} operands, not {len(inputs)}")
+        if self._strange:
+            raise ShapeError(f"{self.label} is of {self.params}, and speaks of {self._strange}")
         check_accepts(self.label, "float", inputs[0].dtype)
         if any(t != inputs[0] for t in inputs):
             shown = ", ".join(map(str, inputs))
             raise ShapeError(f"{self.label} needs one shape and type: {shown}")
         return inputs[0]
+
+    @cached_property
+    def _strange(self) -> list[str]:
+        """What the formulas speak of that is not given."""
+        spoken = {n for p in self.partials for n in names(p)} - {"out"} | {*names(self.meaning)}
+        return sorted(spoken - {*self.params})
 
     def ref(self, *inputs: Array) -> Array:
         at = dict(zip(self.params, inputs, strict=True))

@@ -66,6 +66,8 @@ class Padded(Op):
         (x,) = inputs
         if not len(self.before) == len(self.after) == x.rank:
             raise ShapeError(f"padding of {len(self.before)} axes does not fit {x}")
+        if min(*self.before, *self.after, 0) < 0:
+            raise ShapeError(f"padding of {self.before} and {self.after} elements takes some away")
         axes = zip(self.before, x.shape, self.after, strict=True)
         return x.with_shape(tuple(b + n + a for b, n, a in axes))
 
