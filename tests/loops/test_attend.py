@@ -254,3 +254,30 @@ def test_many_nets_at_once_train_as_one_does(always: None) -> None:
     assert "attend" in forms(many)
     alone, together = (s.run(batch_size=2, shuffle=False, **fed) for s in (one, many))
     np.testing.assert_array_equal(np.asarray(together)[:, 0], alone)
+
+
+def test_a_scale_is_what_it_is_in_float64() -> None:
+    q = cr.input("q", (100, 16), dtype="float64")
+    y = cr.attention(q, q, q, scale=0.25 * (1 + 9e-7))
+    given = {"q": 4 * np.random.default_rng(0).standard_normal((100, 16))}
+    want = cr.compile(y, backend="reference")(**given)
+    np.testing.assert_allclose(cr.compile(y)(**given), want, atol=1e-12)  # roundings of float64
+
+
+def test_values_of_two_widths_share_weights_that_alone_are_differentiated() -> None:
+    q, k = cr.input("q", (100, 16)), cr.input("k", (100, 16))
+    values = [cr.input(f"v{e}", (100, e)) for e in (16, 24)]
+    loss = sum((cr.sum(cr.attention(q, k, v) ** 2) for v in values), cr.constant(0.0))
+    slopes = cr.grad(loss, values)
+    rng = np.random.default_rng(1)
+    given = {
+        n.node.op.label: rng.standard_normal(n.shape).astype(np.float32) for n in (q, k, *values)
+    }
+    want = cr.compile(slopes, backend="reference")(**given)
+    for got, expected in zip(cr.compile(slopes)(**given), want, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)  # a hundred sums of float32
+
+
+def test_attention_of_no_heads() -> None:
+    x = cr.input("x", (0, 100, 16))
+    assert cr.compile(cr.attention(x, x, x))(x=np.zeros((0, 100, 16), np.float32)).size == 0

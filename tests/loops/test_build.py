@@ -18,6 +18,7 @@ from chainrule.ir.passes import run_passes
 from chainrule.ir.size import Size
 from chainrule.ir.size import evaluate as number_of
 from chainrule.loops.build import Built, build_kernels
+from chainrule.loops.choice import Choice
 from chainrule.loops.interpret import interpret
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
@@ -166,6 +167,31 @@ def test_a_sum_of_no_terms_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     a = cr.input("a", ("n", 70))
     feeds = {"a": np.zeros((0, 70), np.float32)}
     np.testing.assert_array_equal(cr.compile(a.T @ a)(**feeds), np.zeros((70, 70)))
+
+
+def test_no_row_is_left_out_of_tiles_of_known_height() -> None:
+    """19 tiles of 9 rows and one of 1, where the number of rows is a multiple of 4."""
+    rng = np.random.default_rng(8)
+    x, w = cr.input("x", (172, 512)), cr.input("w", (512, 96))
+    kernels = fuse(run_passes(Graph(((x @ w).node,)), PASSES)[0])
+    built = build_kernels(kernels, host_target(), {0: Choice(9, 3, True)})
+    memory = {
+        node: rng.standard_normal([number_of(d, {}) for d in node.type.shape]).astype(np.float32)
+        for node in (x.node, w.node)
+    }
+    given, (out,) = dict(memory), kernels[0].writes.values()
+    memory[out] = np.full((172, 96), np.nan, np.float32)
+    run(built, kernels, memory, 0)
+    # sums of 512 products of about 1, each rounded to 2**-24
+    np.testing.assert_allclose(
+        memory[out].reshape(172, 96), given[x.node].astype(float) @ given[w.node], atol=1e-3
+    )
+
+
+def test_a_size_that_is_called_like_a_loop_is_refused() -> None:
+    a = cr.input("a", ("b", 64))
+    with pytest.raises(cr.errors.CompileError, match="'b' has the name of a loop"):
+        cr.compile(cr.sum(a, axis=0))
 
 
 def test_a_known_batch_has_the_bits_of_a_symbolic_one() -> None:

@@ -167,3 +167,14 @@ def test_the_first_of_the_largest_is_pooled(pool: Any, dtype: str) -> None:
     pooled, found = cr.compile([z, *cr.vjp([z], [x], [d])])(x=values, d=given)
     np.testing.assert_array_equal(pooled, largest)
     np.testing.assert_array_equal(found, back[(..., *inner)])  # sums of small integers are exact
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16x3"])
+def test_padding_is_laid_down_for_narrow_factors_too(precision: str) -> None:
+    x, k = cr.input("x", (3, 8, 9, 9)), cr.input("k", (24, 8, 3, 3))
+    y = cr.conv(x, k, stride=(1, 3), padding=(0, 1))
+    rng = np.random.default_rng(0)
+    given = {n: rng.standard_normal(t.shape).astype(np.float32) for n, t in (("x", x), ("k", k))}
+    want = cr.compile(y, backend="reference")(**given)
+    # 72 products of factors that are rounded to 2**-9
+    np.testing.assert_allclose(cr.compile(y, precision=precision)(**given), want, atol=0.3)

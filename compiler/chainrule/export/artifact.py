@@ -147,7 +147,7 @@ def write_kernel(
     for language in dict.fromkeys(examples):
         made |= written.example(language)
     certificate["sha256"] = {n: hashlib.sha256(content).hexdigest() for n, content in made.items()}
-    if "json" in formats:
+    if not {"json", "so"}.isdisjoint(formats):  # who loads a library reads what it is there
         made[f"{kernel.model.name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
     return Artifact(kernel.model.name, filing.write(folder, made), certificate)
 
@@ -236,7 +236,8 @@ def check_examples(examples: Collection[str], target: Target) -> None:
     """Raise CompileError for languages that there are no examples in, or not for the target."""
     page = target.format == "Wasm"
     known = [e for e in EXAMPLES if (e == "js") == page]
-    if isinstance(examples, str) or any(e not in known for e in examples):
+    several = isinstance(examples, Collection) and not isinstance(examples, str)
+    if not several or any(e not in known for e in examples):
         raise CompileError(
             f"there are no examples={examples!r} for {target.triple}",
             f"there are some in {', '.join(known)}: examples=({known[0]!r},)",

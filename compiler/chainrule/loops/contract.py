@@ -203,8 +203,9 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
     nests: Stmts = ()
+    in_fours = c.m % LOW == 0 and _height(c, target) % LOW == 0  # no row is left by itself
     for shape, columns in tile_shapes(stretch, target, TALLEST):
-        if shape.rows == 1 and c.m % LOW == 0 and _height(c, target) % LOW == 0:
+        if shape.rows == 1 and not isinstance(rows, int) and in_fours:
             continue
         read = stretch
         if c.block is not None and shape.rows > LOW:

@@ -123,7 +123,7 @@ def _scheduled(
         outside, inside = layout.split_groups
         contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
         contraction = replace(contraction, width=layout.width)
-    parts = _parts(b, layout)
+    parts = 0 if laid.first or laid.each else _parts(b, layout)
     if parts and b.target.blocks and takes_blocks(contraction, parts):
         body = _blocks(b, contraction, by_group, parts)
         return split_outermost(body, len(layout.groups)) if by_group else body

@@ -15,6 +15,7 @@ from itertools import chain
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, users
 from chainrule.ir.node import Node, apply, rebuild
+from chainrule.ir.types import DType
 from chainrule.ops.attend import Attend, AttendBack
 from chainrule.ops.attention import Attention
 from chainrule.ops.axes import Expand, Sum
@@ -49,6 +50,11 @@ def attend(graph: Graph) -> Graph:
     return graph.with_roots([memo[r] for r in graph.roots])
 
 
+def _near(of: DType) -> float:
+    """How far apart numbers may be that were rounded in different orders: a few roundings."""
+    return 16 * 2.0 ** -(23 if of.bits == 32 else 52)
+
+
 @dataclass(frozen=True)
 class _Head:
     """What weights are made of. A scale of None is 1 / sqrt(d)."""
@@ -67,7 +73,8 @@ class _Head:
             causal, masks = _without_causal(masks[0])
         if scale is not None:
             scale = float(str(q.type.dtype.numpy.type(scale)))
-            if isinstance(size, int) and math.isclose(scale * math.sqrt(size), 1, rel_tol=1e-6):
+            near = _near(q.type.dtype)
+            if isinstance(size, int) and math.isclose(scale * math.sqrt(size), 1, rel_tol=near):
                 scale = None
         return _Head(q, k, tuple(masks), causal, scale)
 
@@ -200,7 +207,11 @@ class _Search:
                 continue
             if value is None or not value.crossed:
                 return None
-            of.setdefault(value.rows, forward[0])
+            wide = value.rows.type.shape[-1]
+            alike = next((f for f in forward if f.v.type.shape[-1] == wide), None)
+            if alike is None:
+                return None
+            of.setdefault(value.rows, alike)
             products.setdefault(value.rows, []).append(value)
         if not self.roots.isdisjoint(passed):
             return None
@@ -252,7 +263,8 @@ class _Search:
             return None
         (reader,) = self.readers[node]
         of, by = unscaled(reader, _see)
-        return reader if of is node and math.isclose(by, scale, rel_tol=1e-6) else None
+        near = _near(node.type.dtype)
+        return reader if of is node and math.isclose(by, scale, rel_tol=near) else None
 
     def is_turned(self, node: Node) -> bool:
         """Whether a reader has the rows of a result before the last of the axes before them."""
@@ -273,11 +285,12 @@ class _Search:
 
 def _is_worth(node: Node, causal: bool) -> bool:
     """Whether an attention is of many queries, and of widths that are known."""
-    q, _, v, *_ = node.inputs
+    q, k, v, *_ = node.inputs
     count, size = q.type.shape[-2:]
     known = isinstance(size, int) and size > 0 and isinstance(v.type.shape[-1], int)
     many = not isinstance(count, int) or count >= MANY[causal]
-    return known and many and q.type.dtype.bits >= 32
+    some = 0 not in (*q.type.shape, *k.type.shape)
+    return known and many and some and q.type.dtype.bits >= 32
 
 
 def _weighing(node: Node) -> _Head | None:
