@@ -17,7 +17,7 @@ SHELVES = [str(EXAMPLES.parent / shelf) for shelf in ("compiler", "runtime")]
 
 
 #: too long for every day; tests/examples/test_gallery.py runs them for a moment
-LONG = {"cnn"}
+LONG = {"cnn", "gpt"}
 PATHS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.long] if path.stem in LONG else [])
     for path in sorted(EXAMPLES.glob("*.py"))

@@ -11,7 +11,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 LINE = "the rain in spain stays mainly in the plain\n"
 
 
-@pytest.mark.parametrize(("name", "steps"), [("lstm_text", 150), ("gpt", 120)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("lstm_text", 150), pytest.param("gpt", 120, marks=pytest.mark.long)]
+)
 def test_a_line_is_learnt_and_written(
     name: str, steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

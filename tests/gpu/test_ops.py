@@ -55,7 +55,7 @@ def check(op: Op, types: list[TensorType]) -> None:
     np.testing.assert_array_equal(ours, native)
 
 
-@pytest.mark.parametrize(("op", "types"), FIRST)
+@pytest.mark.parametrize(("op", "types"), FIRST[::3])
 def test_an_op_has_the_bits_of_the_cpu(op: Op, types: list[TensorType], gpu: Any) -> None:
     check(op, types)
 

@@ -88,6 +88,7 @@ def test_orthogonal_ones_keep_lengths(shape: tuple[int, ...], gain: float) -> No
     np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-13)
 
 
+@pytest.mark.long
 def test_orthogonal_ones_are_uniform_over_rotations() -> None:
     """Each element of a random 2 by 2 rotation or reflection is a cosine: mean 0, variance 1/2."""
     many = np.array([init.draw("orthogonal", (2, 2), F64, 0, i) for i in range(2000)])

@@ -268,6 +268,7 @@ def test_without_a_fused_multiply_add(name: str, monkeypatch: pytest.MonkeyPatch
     assert (error / _unit(want[keep], 24, -149)).max() <= limit
 
 
+@pytest.mark.long
 def test_the_constants_are_those_derived(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(Path(__file__).with_name("derive_coefficients.py")))["write"]()
     assert capsys.readouterr().out == Path(str(coefficients.__file__)).read_text()
