@@ -61,7 +61,7 @@ _M, _N, _K, _I, _V, _J, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjst"
 Read = Callable[[Dim, Dim], Value]
 
 
-def packed_size(c: Contraction, target: Target) -> Dim:
+def packed_size(c: Contraction) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
     return panels_size(c) if is_strided(c) or is_blocked(c) else 0
 
