@@ -40,10 +40,10 @@ def by_hand(x: Any, length: int) -> Any:
 
 @pytest.mark.parametrize("length", [5000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_a_chain_with_its_gradient(length: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     x, h = chain(length)
     fn = cr.compile([h, cr.grad(cr.sum(h), x)], threads=1)
-    assert time.perf_counter() - start < PATIENCE * length / 5000
+    assert time.process_time() - start < PATIENCE * length / 5000
     assert fn.report().functions < 20
     at = np.linspace(-1.0, 1.0, 19)
     value, slope = fn(x=at)
@@ -61,7 +61,7 @@ def test_the_gradient_of_a_chain() -> None:
 
 @pytest.mark.parametrize("depth", [200])
 def test_a_deep_net_with_its_gradient(depth: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     h = cr.input("x", ("n", 32))
     weights = {}
     for i in range(depth):
@@ -70,7 +70,7 @@ def test_a_deep_net_with_its_gradient(depth: int) -> None:
         h = cr.tanh(h @ w + b)
     loss = cr.mean(cr.square(h))
     fn = cr.compile([loss, *cr.grad(loss, weights).values()], threads=1)
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
     found = fn.report()
     assert found.functions < 15, "equal layers share their code"
     rng = np.random.default_rng(0)
@@ -123,20 +123,20 @@ def weighted(n: int) -> tuple[cr.Tensor, list[cr.Tensor]]:
 def test_a_graph_is_built_differentiated_rewritten_and_printed(
     make: Callable[[int], tuple[cr.Tensor, list[cr.Tensor]]], n: int
 ) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     result, wrt = make(n)
     slopes = cr.grad(cr.sum(result), wrt)
     run_passes(Graph((result.node, *(s.node for s in slopes))), PASSES)
     for text in (str(slopes[0]), slopes[0].latex(), str(result)):
         assert len(text) < 400 * n
-    assert time.perf_counter() - start < PATIENCE * n / 1000
+    assert time.process_time() - start < PATIENCE * n / 1000
 
 
 @pytest.mark.parametrize("parts", [300])
 def test_many_parts_are_put_together(parts: int) -> None:
     x = cr.input("x", ("n", 3))
-    start = time.perf_counter()
+    start = time.process_time()
     fn = cr.compile(cr.stack([x * float(i) for i in range(parts)]))
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
     found = fn(x=np.ones((2, 3), np.float32))
     np.testing.assert_array_equal(found[:, 1, 2], np.arange(parts))

@@ -212,8 +212,8 @@ def test_a_part_that_is_a_number_is_refused_if_float64_cannot_hold_it(formula: s
     "formula", ["(x + 1)**100000", "((x + 1)**40 + x)**30", "(x + 1/3)**500*x"]
 )
 def test_high_powers_of_sums_are_not_multiplied_out(formula: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     power = cr.elementwise("steep", formula)
-    assert time.perf_counter() - begin < 5  # 0.3 s alone; multiplied out it takes minutes
+    assert time.process_time() - begin < 5  # 0.3 s alone; multiplied out it takes minutes
     x = cr.input("x", (2,), dtype="float64")
     cr.check_gradients(cr.sum(power(x)), [x], {"x": np.array([-1e-3, -2e-3])})

@@ -146,9 +146,9 @@ def test_deep_graphs_take_linear_time() -> None:
         x = h = cr.input("x", (2,))
         for _ in range(depth):
             h = cr.tanh(h)
-        start = time.perf_counter()
+        start = time.process_time()
         cr.jvp(h, x, x)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(100)
     short, long = seconds(1000), seconds(8000)

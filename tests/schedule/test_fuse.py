@@ -198,7 +198,7 @@ def test_fusing_what_waits_for_a_wide_node_takes_linear_time() -> None:
     """Thousands of tensors made of leaves alone, all of which wait for the one that joins them."""
     x = cr.input("x", ("n",))
     graph = Graph((cr.concat([x * float(i) for i in range(3000)]).node,))
-    start = time.perf_counter()
+    start = time.process_time()
     kernels = fuse(graph)
-    assert time.perf_counter() - start < 3, "some ten times what it takes"
+    assert time.process_time() - start < 3, "some ten times what it takes"
     assert kernels[-1].form is Form.NEST and len(kernels) < 60

@@ -222,7 +222,7 @@ def test_ctrl_c_comes_through_at_the_end_of_a_step(form: str) -> None:
         signal.signal(signal.SIGINT, before)
     late = time.monotonic() - sent[0]
     thread.join()
-    assert late < 1.0  # 0.2 s on a machine that has nothing else to do
+    assert late < 10  # 0.2 s on a machine that has nothing else to do; hours to its end
     assert model.step.steps > 0 and all(np.isfinite(a).all() for a in model.weights().values())
     assert not [t for t in threading.enumerate() if t.name == "chainrule-prefetch"]
     model.fit(X, Y)
