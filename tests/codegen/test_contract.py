@@ -78,6 +78,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize("symbolic", ["", "m", "k", "mk", "mnk"])
 @pytest.mark.parametrize(("a_t", "b_t"), [(False, False), (True, True)])
@@ -200,6 +201,7 @@ def test_registers_suffice():
                 assert held < target.vector_registers, (target.level, m, n, local)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("n", [1, 10, 40, 65])
 @pytest.mark.parametrize("m", [1, 13, 29, 64])
 @pytest.mark.parametrize("symbolic", [False, True])

@@ -65,6 +65,7 @@ def scale(x: Array, w: Array) -> Array:
     return np.asarray(np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize("rows", ["known", "symbolic"])
 @pytest.mark.parametrize(("at", "bt"), [(False, False), (True, False), (False, True), (True, True)])

@@ -86,6 +86,7 @@ def weights(step: Any) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in step.parameters.items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", ""])
 @pytest.mark.parametrize("net", NETS)
 def test_weights_have_the_same_bits(
