@@ -298,7 +298,7 @@ def test_parts_keep_out_of_each_others_way(net: Any, monkeypatch: pytest.MonkeyP
         tracer = Tracer(native, {"batch": batch}, parts)
         shared = shared_calls(compiled.levels.calls)
         stages = native.manifest.stages
-        count = tracer.steps(compiled.levels.calls, {id(call.program) for call, _ in shared})
+        count = tracer.steps(compiled.levels.calls, {id(s.call.program) for s in shared})
         assert count == sum(not s.meeting for s in stages)
         assert any(has_check(c.program.body) for c in compiled.levels.calls if isinstance(c, Call))
         for i in range(40):

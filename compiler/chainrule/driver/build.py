@@ -60,10 +60,7 @@ class Compiled:
     @property
     def shared(self) -> frozenset[int]:
         """The kernels that threads may share, by number."""
-        from chainrule.codegen.module import shared_calls
-
-        calls = shared_calls(self.levels.calls) if self.crew else []
-        shared = {id(call.program) for call, _ in calls}
+        shared = {id(s.call.program) for s in self.levels.shared} if self.crew else set()
         return frozenset(i for i, b in enumerate(self.levels.built) if id(b.program) in shared)
 
     @property
@@ -136,7 +133,8 @@ def build(
     def text() -> str:
         from chainrule.codegen.module import emit_module
 
-        return emit_module(made().calls, made().manifest.sizes, machine, epochs, several)
+        levels = made()
+        return emit_module(levels.calls, levels.manifest.sizes, machine, epochs, levels.shared)
 
     if found is not None:
         manifest, code, _ = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chainrule.codegen.module import CALL_WORK, STEP_WORK, shared_calls
+from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
 from chainrule.driver.calibrate import calibrate, calibrated
@@ -25,7 +25,6 @@ from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
-from chainrule.loops.parts import work_of
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
@@ -101,6 +100,7 @@ class Levels:
     workspace: tuple[tuple[Dim, ...], ...]
     loops: tuple[tuple[Dim, ...], ...]
     calls: tuple[Step, ...]
+    shared: tuple[Shared, ...]
     manifest: Manifest  # without names, see driver.kept
     fitted: Fitted | None
     choices: Mapping[int, Choice]
@@ -167,7 +167,7 @@ def lower_all(
     clock.lap("layout")
     return Levels(
         final, records, tuple(flat), plan, tuple(built), layout.workspace, layout.loops,
-        layout.calls, layout.manifest, fitted, choices or {},
+        layout.calls, tuple(layout.shared), layout.manifest, fitted, choices or {},
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ class _Layout:
         arena = [*plan.slots, *self.loops, *self.workspace]
         own = range(len(plan.slots), len(arena))
         temporaries += [(first + i, slot) for i, slot in enumerate(own)]
-        shared = shared_calls(self.calls) if several else []
+        self.shared = shared = shared_calls(self.calls) if several else []
         private = {begin + i for i in work.private}
         slot_of = dict(temporaries)
 
@@ -242,12 +242,10 @@ class _Layout:
             temporaries=tuple(temporaries),
             checks=tuple(_check(test, number) for k in kernels for test in k.tests),
             nonempty=tuple(map(dim_data, demands_of(graph, written))),
-            shared=tuple(
-                (dim_data(work_of(call.program)), dim_data(times)) for call, times in shared
-            ),
+            shared=tuple((dim_data(work), dim_data(times)) for _, times, work in shared),
             call_work=CALL_WORK,
             step_work=STEP_WORK,
-            stages=stages_of(self.calls, [call for call, _ in shared], memory) if shared else (),
+            stages=stages_of(self.calls, [s.call for s in shared], memory) if shared else (),
         )
 
     def next(self, node: Node) -> int:
