@@ -76,13 +76,13 @@ PASSES: tuple[Pass, ...] = tuple(
 
 
 def passes_for(precision: str | None, threads: bool = False) -> tuple[Pass, ...]:
-    """The passes in order; with a precision, products get its factors once their order is known,
-    those of attention too. For a GPU, whose lanes are `threads`, attention is its products as well.
+    """The passes in order; with a precision, products get its factors once their order is known.
+    For a GPU, whose lanes are `threads`, attention is its products as well.
     """
+    passes = tuple(p for p in PASSES if p.run is not attend) if threads else PASSES
     if precision is None:
-        return tuple(p for p in PASSES if p.run is not attend) if threads else PASSES
+        return passes
     narrow = PRECISIONS[precision]
-    passes = [p for p in PASSES if p.run is not attend]
     after = [p.name for p in passes].index("order_contractions") + 1
     here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
     return (*passes[:after], here, *passes[after:])

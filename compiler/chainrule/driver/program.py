@@ -18,7 +18,7 @@ from chainrule.ir.node import Node, within
 from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
 from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.rewrite.passes import expand_composites, stabilize
+from chainrule.rewrite.passes import attend, expand_composites, stabilize
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
 if TYPE_CHECKING:
@@ -76,11 +76,14 @@ def _stable(graph: Graph) -> Graph:
 
 
 def narrowed(graph: Graph, precision: str | None) -> Graph:
-    """A graph with the products that a precision asks for, those inside composites too."""
+    """A graph with the products that a precision asks for, those inside composites too, but not
+    those of attention that native code makes of rows in registers.
+    """
     if precision is None:
         return graph
-    narrow, opened = PRECISIONS[precision], in_bodies(expand_composites, expand_composites(graph))
-    return in_bodies(narrow, narrow(opened))
+    for each in (attend, expand_composites, PRECISIONS[precision]):
+        graph = in_bodies(each, each(graph))
+    return graph
 
 
 class NativeProgram:
