@@ -9,7 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object
+from chainrule.codegen.steps import Call
 from chainrule.ir.loop import Apply, Buffer, Literal, Load, Local, Loop, Program, Store
 from chainrule.ir.size import Dim, Size, evaluate
 from chainrule.ir.types import DType, dtype, float32, float64

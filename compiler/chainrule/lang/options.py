@@ -8,7 +8,7 @@ from typing import Any
 from chainrule.errors import CompileError
 from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 
 BACKENDS = ("cpu", "cuda", "reference")
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.errors import ArtifactError, ChainruleError, CompileError, FeedError
-from chainrule.export import Artifact
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.lang.derive import rebuilt
 from chainrule.lang.inspect import explain
@@ -40,6 +39,9 @@ from chainrule.train.source import Source, read
 from chainrule.train.state import like, of_step
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.train.summary import Summary, summarize
+
+if TYPE_CHECKING:
+    from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
 Measure = Callable[..., Tensor]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from chainrule.errors import (
     FeedError,
     NonFiniteError,
 )
-from chainrule.export import Artifact
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
 from chainrule.lang.options import (
@@ -30,12 +29,11 @@ from chainrule.lang.options import (
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
-from chainrule.train.export import Export, export
 from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import (
     EPOCH,
@@ -49,6 +47,10 @@ from chainrule.train.predictor import Predictor
 from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 from chainrule_runtime import RuntimeFault, Storage
+
+if TYPE_CHECKING:
+    from chainrule.driver.report import Report
+    from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
@@ -398,9 +400,7 @@ class TrainingStep:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
         return self._engine.show(level)
 
-    def report(
-        self, measure: bool = False, sizes: Mapping[str, int] | None = None
-    ) -> driver.Report:
+    def report(self, measure: bool = False, sizes: Mapping[str, int] | None = None) -> Report:
         """Passes, kernels with flops, bytes and times, memory plan, code size.
 
         Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With
@@ -492,6 +492,8 @@ class TrainingStep:
         """
         if self._members is not None:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
+        from chainrule.train.export import Export, export
+
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism, optimize, examples)  # fmt: skip
         kept = self.state_dict()
