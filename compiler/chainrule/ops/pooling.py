@@ -1,9 +1,9 @@
 """Pooling: the largest of each window, or the mean of it.
 
-Of equal elements the first (row-major in the window) is the one a maximum is taken from, so that
-it alone gets the cotangent, as PyTorch has it. `at_max` and `unpool` are what that choice gives:
-linear in their first operand and each other's adjoint; where the second is largest has no
-derivative. So are `avg_pool` and `avg_unpool` each other's.
+Of equal elements the first (row-major in the window) is the one a maximum is taken from, and of
+NaNs the last, so that it alone gets the cotangent, as PyTorch has it. `at_max` and `unpool` are
+what that choice gives: linear in their first operand and each other's adjoint; where the second is
+largest has no derivative. So are `avg_pool` and `avg_unpool` each other's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
 from chainrule.ops.layout import Place, Slice
 from chainrule.ops.reduce import Max, Min
-from chainrule.ops.source import constant
+from chainrule.ops.source import Iota, constant
 from chainrule.ops.windows import (
     Ints,
     OverlapAdd,
@@ -245,15 +245,34 @@ class _Chosen(_Pool):
         return apply(Expand(shape, kept), numbers) if kept else numbers
 
     def first(self, x: Node) -> Node:
-        """For each window the number of the first of the largest; where that is NaN, of none."""
+        """For each window the number of the first of the largest or, if any is NaN, of the last."""
         axes, fill, largest = self.offsets(x.type.rank), _lowest(x.type.dtype), self.largest(x)
+        real = x.type.dtype.is_float
         if self.count > FEW:
-            w = self.windows(x, fill)
+            w, number = self.windows(x, fill), self.number(x)
             same = op("eq", w, apply(Expand(w.type.shape, axes), largest))
-            return apply(Min(axes), op("where", same, self.number(x), self.count))
-        found = constant(np.array(self.count), int32)
-        for number, place in reversed([*enumerate(self.places(x, fill))]):
-            found = op("where", op("eq", place, largest), number, found)
+            found = op("where", same, number, self.count)
+            if real:  # where some are NaN none is the same, and the least is of the last of them
+                found = op("where", op("isnan", w), op("neg", number), found)
+            found = op("abs", apply(Min(axes), found))
+        else:
+            places = [*enumerate(self.places(x, fill))]
+            found = constant(np.array(0), int32)
+            for i, place in places[1:] if real else ():
+                found = op("where", op("isnan", place), i, found)
+            for i, place in reversed(places):
+                found = op("where", op("eq", place, largest), i, found)
+        if not any(self.padding):
+            return found
+        return op("where", op("eq", largest, fill), self.inside(largest.type.shape), found)
+
+    def inside(self, shape: Shape) -> Node:
+        """For each window the number of the first element that is not padded."""
+        lead, found = len(shape) - self.spatial, constant(np.array(0), int32)
+        for axis, (k, s, p) in enumerate(zip(self.sizes, self.strides, self.padding, strict=True)):
+            place = apply(Iota(shape, lead + axis, int32))
+            outside = op("maximum", op("sub", p, op("mul", place, s)), 0)
+            found = op("add", op("mul", found, k), outside)
         return found
 
     def chosen(self, x: Node) -> Node:
@@ -269,8 +288,13 @@ class _Chosen(_Pool):
         return whole and self.sizes == self.strides and not any(self.padding)
 
     def choice(self, x: Array) -> Array:
-        """The number, in its window, of the first of the largest."""
-        return np.asarray(self.windows_of(x, _lowest(dtype(x.dtype))).argmax(axis=0))
+        """What `first` gives, in NumPy."""
+        w = self.windows_of(x, _lowest(dtype(x.dtype)))
+        inside = self.windows_of(np.ones(x.shape, bool), False)
+        first, nan = ((w == w.max(axis=0)) & inside).argmax(axis=0), np.isnan(w)
+        return np.asarray(
+            np.where(nan.any(axis=0), self.count - 1 - nan[::-1].argmax(axis=0), first)
+        )
 
 
 @dataclass(frozen=True)
