@@ -105,6 +105,7 @@ class Model:
         self._weighted = False
         self._scoring: tuple[Problem, Scorer] | None = None
         self._fit: Fit | None = None
+        self._fitting = False
         self.stop_training = False
 
     @classmethod
@@ -128,14 +129,20 @@ class Model:
     def step(self) -> TrainingStep:
         """The compiled training step, which holds the parameters. Raises CompileError before data.
 
-        Weights of rows, given for the first time, make it anew, with the same state. Of a net that
-        is frozen whole it is the step that trains everything, which `fit` refuses to call.
+        Weights of rows, given for the first time, make it anew, with the same state; so do layers
+        that were frozen or unfrozen, but not while `fit` is at work. Of a net that is frozen whole
+        it does everything but train.
         """
         if self._step is None:
             raise CompileError(
                 "this model has not seen data yet, so it does not know its sizes",
                 "model.build(x, y), or fit, evaluate, predict",
             )
+        if not self._fitting and self.net is not _no_net:
+            trained = trained_of(self.net)
+            if trained != self._known().trained:
+                self._problem = replace(self._known(), trained=trained)
+                self._renew(self._weighted)
         return self._step
 
     @property
@@ -207,19 +214,12 @@ class Model:
             self._renew(weighted)
         elif self._step is None or weighted != self._weighted:
             self._renew(weighted)
-        elif free and trained_of(self.net) != self._problem.trained:
-            self._problem = replace(self._problem, trained=trained_of(self.net))
-            self._renew(weighted)
         return self.step
 
     def _trainable(self, data: Table, weighted: bool) -> TrainingStep:
         """The step for data to train on. Raises CompileError where every parameter is frozen."""
         step = self._build(data, data.target is not None, weighted)
-        if self.problem.trained == ():
-            raise CompileError(
-                "every parameter of the net is frozen: there is nothing to train",
-                "net.unfreeze(); predict and evaluate need no training",
-            )
+        step.check_trains()
         return step
 
     def _pose(self, data: Table, labelled: bool) -> Problem:
@@ -243,10 +243,11 @@ class Model:
             self.optimizer,
             metrics=problem.metrics,
             outputs=problem.outputs,
-            train=problem.trained or None,  # where all is frozen, fit refuses to call it
+            train=problem.trained or None,
             seed=self.seed,
             **self._options,
         )
+        self._step.trains = problem.trained != ()
         self._weighted = weighted
         if before is not None:
             own = self._step.state_dict()
@@ -341,7 +342,11 @@ class Model:
         except BaseException:
             source.close()
             raise
-        return self._fit.run()
+        self._fitting = True
+        try:
+            return self._fit.run()
+        finally:
+            self._fitting = False
 
     def _check_optimizer(self) -> None:
         if self.missing_optimizer is not None:

@@ -141,6 +141,8 @@ class TrainingStep:
         tune: Mapping[str, int] | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
+        #: whether calls change parameters: not those of a model whose net is frozen whole
+        self.trains = True
         self._precision, self._members = precision, members
         kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
@@ -187,7 +189,7 @@ class TrainingStep:
         seen in the next step, whose error names the parameter that holds no number any more.
         """
         direct, lock = self._engine.direct, self._storage.lock
-        if direct is not None and not lock.is_mine():
+        if direct is not None and self.trains and not lock.is_mine():
             with lock.guard:
                 loss = direct(feeds)
             if loss == loss:
@@ -197,6 +199,7 @@ class TrainingStep:
 
     def _checked_call(self, feeds: Mapping[str, Any]) -> Any:
         """One step on whatever was fed, or the error that says why not."""
+        self.check_trains()
         try:
             results = self._engine.call(feeds)
         except RuntimeFault as fault:
@@ -204,6 +207,14 @@ class TrainingStep:
         self._metrics = self._named(results)
         loss = results[0] + 0.0  # a loss that is the negative of 0 is 0
         return float(loss) if self._members is None else loss
+
+    def check_trains(self) -> None:
+        """Raise CompileError where there is nothing to train."""
+        if not self.trains:
+            raise CompileError(
+                "every parameter of the net is frozen: there is nothing to train",
+                "net.unfreeze(); predict and evaluate need no training",
+            )
 
     def _named(self, results: Sequence[Array]) -> dict[str, Any]:
         """The metrics among the results of a step."""
@@ -234,6 +245,7 @@ class TrainingStep:
 
     def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
         """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
+        self.check_trains()
         try:
             return self._epochs.bind(data, batch_size)
         except RuntimeFault as fault:
