@@ -21,7 +21,8 @@ from chainrule.ops.axes import Sum
 from chainrule.ops.build import call, formula
 from chainrule.ops.convolution import Conv, ConvTranspose, Correlate
 from chainrule.ops.layout import Place
-from chainrule.ops.pooling import AtMax, AvgPool, AvgUnpool, MaxPool, Unpool
+from chainrule.ops.max_pooling import AtMax, MaxPool, Unpool
+from chainrule.ops.pooling import AvgPool, AvgUnpool
 from chainrule.ops.registry import OPS
 from chainrule.ops.source import leaf
 from chainrule.ops.windows import OverlapAdd, Window, positions
