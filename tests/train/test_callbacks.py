@@ -121,6 +121,16 @@ def test_what_is_no_function_of_the_epoch(bad: Any) -> None:
         LRSchedule(bad)
 
 
+def test_what_is_no_callback_and_what_has_no_name() -> None:
+    for bad in (3, "csv", [3], EarlyStopping):
+        with pytest.raises(cr.errors.CompileError, match="a callback is an object"):
+            make().fit(X, Y, callbacks=bad)  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.CompileError, match="monitor is the name of a number"):
+        EarlyStopping(3)  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.CompileError, match="mode is"):
+        EarlyStopping(mode=np.array(["min", "max"]))  # type: ignore[arg-type]
+
+
 def test_a_rate_that_is_none_and_errors_of_a_schedule_itself() -> None:
     def wrong(epoch: int) -> float:
         return epoch + "1"  # type: ignore[operator]

@@ -180,6 +180,16 @@ def test_groups_with_an_optimizer_of_ones_own_are_given_again(tmp_path: Path) ->
     cr.Model.load(tmp_path / "m", optimizer=groups(bias=Mine(0.1)), **PLAIN).fit(X, Y)
 
 
+def test_what_is_asked_of_a_file_is_looked_at_first() -> None:
+    for bad, said in (
+        ({"backend": "tpu"}, "no backend 'tpu'"),
+        ({"threads": 0}, "threads is None or an int"),
+        ({"optimizer": "adm"}, "no optimizer called 'adm'"),
+    ):
+        with pytest.raises(CompileError, match=said):
+            cr.Model.load("there is no such file", **bad)  # type: ignore[arg-type]
+
+
 def test_a_model_is_copied_and_pickled() -> None:
     model = trained()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

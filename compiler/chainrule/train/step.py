@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, Never, NoReturn
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from chainrule.errors import (
 from chainrule.export import Artifact
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
+from chainrule.lang.arguments import refuse_unnamed
 from chainrule.lang.options import (
     check_budget,
     check_flag,
@@ -102,7 +103,7 @@ def training_step(
     says what can.
     """
     check_options(backend, threads, precision)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_ensemble(ensemble, seed, share)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
@@ -181,13 +182,15 @@ class TrainingStep:
 
     # training
 
-    def __call__(self, /, **feeds: Any) -> Any:
+    def __call__(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """One step on one minibatch; the loss before the update, of an ensemble each member's.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
         or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
         seen in the next step, whose error names the parameter that holds no number any more.
         """
+        if unnamed:
+            refuse_unnamed(unnamed, self._engine.binder.names)
         direct, lock = self._engine.direct, self._storage.lock
         if direct is not None and self.trains and not lock.is_mine():
             with lock.guard:
@@ -310,8 +313,10 @@ class TrainingStep:
 
     # what it knows
 
-    def predict(self, /, **feeds: Any) -> Any:
+    def predict(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        if unnamed:
+            refuse_unnamed(unnamed, self._engine.binder.names)
         return self._predictor(False, feeds)
 
     def predict_averaged(self, /, **feeds: Any) -> Any:
@@ -508,6 +513,13 @@ class TrainingStep:
                         determinism, optimize, examples)  # fmt: skip
         kept = self.state_dict()
         return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied and pickled."""
+        raise CompileError(
+            "a training step can't be copied or pickled",
+            "make it again and load_state_dict(step.state_dict()), or save and load a file",
+        )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""

@@ -15,7 +15,9 @@ from chainrule.ir.node import Node
 from chainrule.ir.types import TensorType
 from chainrule.lang.derive import flatten
 from chainrule.lang.leaves import input as input_leaf
+from chainrule.lang.options import check_options
 from chainrule.lang.tensor import Tensor
+from chainrule.nn import optim
 from chainrule.nn.optim import SGD, Groups, Optimizer
 from chainrule.nn.schedules import Schedule, schedule_of
 from chainrule.ops.source import Leaf
@@ -139,7 +141,9 @@ def revived(
     backend: str,
     threads: int | None,
 ) -> Model:
-    """The model that a file holds. Raises ArtifactError."""
+    """The model that a file holds. Raises ArtifactError, and CompileError for bad options."""
+    check_options(backend, threads, None)
+    optimizer = None if optimizer is None else optim.get(optimizer)
     state = checkpoint.read(path)
     if TEXT not in state:
         raise ArtifactError(
