@@ -74,5 +74,5 @@ def test_no_file_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, 3, b"bytes", "a\0b"])
 def test_what_is_no_path_is_said(path: object) -> None:
-    with pytest.raises(ArtifactError, match="by its path|can't be read"):
+    with pytest.raises(ArtifactError, match=r"by its path|can't be read"):
         cr.datasets.idx(path)  # type: ignore[arg-type]
