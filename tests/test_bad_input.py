@@ -6,6 +6,7 @@ must say: the operands' types, and how to mend it where there is a way.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from chainrule.errors import (
     ChainruleError,
     CompileError,
     DTypeError,
+    FeedError,
     GradientError,
     ShapeError,
 )
@@ -42,6 +44,15 @@ class Foreign:
 
     shape = (3,)
     dtype = "float32"
+
+
+def function() -> Any:
+    return cr.compile(f32(3), backend="reference")
+
+
+def step() -> Any:
+    loss = cr.mean(f32(1, name="t") * cr.parameter("w", (1,)))
+    return cr.training_step(loss, cr.optim.SGD(0.1), backend="reference")
 
 
 def leaked() -> Any:
@@ -78,6 +89,18 @@ TABLE: dict[str, Row] = {
     "repeated names": (CompileError, lambda: cr.compile(repeated()), ("twin", "f32[3]", "name")),
     "no tensor to compile": (DTypeError, lambda: cr.compile(3.0), ("3.0",)),
     "truth of a tensor": (DTypeError, lambda: bool(f32(3) > 0), ("bool[3]", "cr.where")),
+    "inputs without names": (FeedError, lambda: function()(np.ones(3)), ("1 inputs", "x=...")),
+    "a minibatch without names": (FeedError, lambda: step()([1.0]), ("1 inputs", "t=...")),
+    "a function pickled": (
+        CompileError,
+        lambda: pickle.dumps(function()),
+        ("copied or pickled", "compile"),
+    ),
+    "a training step pickled": (
+        CompileError,
+        lambda: pickle.dumps(step()),
+        ("copied or pickled", "load_state_dict"),
+    ),
     "number of a tensor": (DTypeError, lambda: float(f32()), ("f32[]", "cr.compile")),
     "index of a tensor": (DTypeError, lambda: [1, 2][i32()], ("i32[]",)),
     # shapes
@@ -190,6 +213,28 @@ TABLE: dict[str, Row] = {
         ShapeError,
         lambda: cr.concat([f32(3, 4), f32(3, 5, name="y")], axis=0),
         ("f32[3, 4]", "f32[3, 5]", "axis 0"),
+    ),
+    "concat of an array of one number": (ShapeError, lambda: cr.concat(np.array(3)), ("array(3)",)),
+    "layers that are a number": (
+        DTypeError,
+        lambda: cr.nn.Sequential(np.array(3)),
+        ("array(3)",),
+    ),
+    "an array as a flag": (
+        DTypeError,
+        lambda: cr.nn.LayerNorm(scale=np.ones(3)),
+        ("scale", "True"),
+    ),
+    "a text as a flag": (DTypeError, lambda: cr.nn.Dense(3, use_bias="no"), ("use_bias", "'no'")),
+    "an initialiser as a flag": (
+        DTypeError,
+        lambda: cr.nn.LSTM(3, return_sequences=cr.init.zeros()),
+        ("LSTM: return_sequences",),
+    ),
+    "how attention is masked": (
+        DTypeError,
+        lambda: cr.attention(f32(3, 2), f32(3, 2), f32(3, 2), causal="yes"),
+        ("causal", "'yes'"),
     ),
     "concat of nothing": (ShapeError, lambda: cr.concat([]), ()),
     "stack of unlike": (

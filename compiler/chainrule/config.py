@@ -38,7 +38,8 @@ CACHE = Knob(
     "CHAINRULE_CACHE",
     "",
     str,
-    "keep compiled code in this folder instead of the user's cache folder; off keeps none",
+    "keep compiled code in this folder (~ is your home) instead of the user's cache folder; off "
+    "keeps none",
 )
 
 GPU = Knob(
@@ -59,19 +60,18 @@ def environment(without: Iterable[str], own: Mapping[str, str]) -> dict[str, str
 
 
 def cache_folder() -> Path | None:
-    """Where compiled code is kept; None where it is not.
+    """Where compiled code is kept; None where it is not, as where that is in a home that is not
+    known.
 
     The XDG base directory specification says where a user's caches lie.
     """
     chosen = CACHE.value()
     if chosen.lower() in ("off", "0", "no", "false", "none"):
         return None
-    if chosen:
-        return Path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):
-        return Path(base) / "chainrule"
     try:
-        return Path.home() / ".cache" / "chainrule"
-    except RuntimeError:  # no home
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "chainrule"
+    except RuntimeError:
         return None

@@ -70,3 +70,9 @@ def test_what_is_damaged_is_refused(data: bytes, said: str, tmp_path: Path) -> N
 def test_no_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="No such file"):
         cr.datasets.idx(tmp_path / "none")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"bytes", "a\0b"])
+def test_what_is_no_path_is_said(path: object) -> None:
+    with pytest.raises(ArtifactError, match=r"by its path|can't be read"):
+        cr.datasets.idx(path)  # type: ignore[arg-type]

@@ -83,6 +83,19 @@ def test_off_keeps_nothing(folder, monkeypatch):
     assert not folder.exists()
 
 
+def test_where_it_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "not absolute")
+    monkeypatch.chdir(tmp_path)
+    for chosen, want in {
+        "": ".cache/chainrule", "~": "", "~/c": "c", "c/d": "c/d", str(tmp_path / "~"): "~",
+    }.items():  # fmt: skip
+        monkeypatch.setenv("CHAINRULE_CACHE", chosen)
+        assert config.cache_folder() == tmp_path / want
+    monkeypatch.setenv("CHAINRULE_CACHE", "~nobody of that name/c")
+    assert config.cache_folder() is None
+
+
 def test_what_is_damaged_is_compiled_again(folder):
     _, losses = trained()
     (kept,) = folder.glob("*.object")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import chainrule as cr
+import chainrule_runtime
 from chainrule.cli import cli
 from chainrule.codegen.formats import undefined_symbols
 from chainrule.export.names import identifiers, is_identifier
@@ -179,6 +181,24 @@ def test_a_name_that_ends_comments(tmp_path: Path) -> None:
     art = step.export(tmp_path, name="odd", formats=("h", "o", "json"))
     text = art.files["odd.h"].read_text()
     assert "int y;" not in text.replace("* / int y; / *", "")
+    if CC is not None:
+        subprocess.run([CC, "-fsyntax-only", "-Wall", "-Werror", "-x", "c", art.files["odd.h"]],
+                       check=True)  # fmt: skip
+
+
+def test_a_size_may_be_called_anything(tmp_path: Path, linker: None) -> None:
+    names = ["b", "i0", "ga", "int", "state", "x0", "size0", "für", "_", "out"]
+    w = cr.parameter("w", (3,), init="ones")
+    xs = [cr.input(f"x{i}", (name, 3)) for i, name in enumerate(names)]
+    step = cr.training_step(sum((cr.mean(cr.tanh(x @ w)) for x in xs), 0.0), cr.optim.SGD(0.1))
+    sizes = dict.fromkeys(names, 20)
+    art = step.export(tmp_path, name="odd", formats=("h", "so", "state"), max_sizes=sizes)
+    kernel = chainrule_runtime.load(art.files["odd.so"])
+    kernel.load(art.files["odd.state"])
+    rng = np.random.default_rng(5)
+    feeds = {f"x{i}": rng.standard_normal((i + 3, 3)).astype("float32") for i, _ in enumerate(xs)}
+    for _ in range(2):
+        assert kernel.step(**feeds) == step(**feeds)
     if CC is not None:
         subprocess.run([CC, "-fsyntax-only", "-Wall", "-Werror", "-x", "c", art.files["odd.h"]],
                        check=True)  # fmt: skip

@@ -259,3 +259,21 @@ def test_a_mask_is_no_index() -> None:
     with pytest.raises(cr.errors.DTypeError, match="mask") as error:
         x[x > 0]
     assert "cr.where" in str(error.value)
+
+
+def test_a_seed_may_be_numpys() -> None:
+    x = cr.random.normal((3,))
+    ours, theirs = (
+        cr.compile(x, "reference", seed=seed)() for seed in (2**64 - 1, np.uint64(2**64 - 1))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    for bad in (-1, 2**64, 1.0, True, np.int64(-1), "1"):
+        with pytest.raises(cr.errors.CompileError, match="a seed is an int"):
+            cr.compile(x, "reference", seed=bad)
+
+
+def test_an_int_that_no_integer_type_holds() -> None:
+    for dtype in ("float32", "float64", "bfloat16"):
+        x = cr.input("x", (2,), dtype=dtype)
+        got = cr.compile(x + 2**70, "reference")(x=np.zeros(2, x.dtype.numpy))
+        assert got.astype(float).tolist() == [2.0**70] * 2

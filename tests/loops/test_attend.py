@@ -101,6 +101,16 @@ def test_values_and_gradients(always: None, name: str, named: bool) -> None:
         np.testing.assert_allclose(
             got, want, atol=TOLERANCE[dtype] * scale, rtol=0, err_msg=f"{what}, seed {SEED}"
         )
+    rng = np.random.default_rng(SEED)
+    whole = cr.compile(outputs(case, dtype, named), "reference")
+    for operand, bad in [*((x, np.nan) for x in ("q", "k", "v", "ct")), ("v", np.inf)]:
+        worse = fed | {operand: fed[operand].copy()}
+        worse[operand].flat[rng.integers(worse[operand].size)] = bad
+        # it goes wherever it goes where all scores are kept: 0 * NaN is NaN, and so is 0 * inf
+        for got, want in zip(f(**worse), whole(**worse), strict=True):
+            np.testing.assert_allclose(
+                got, want, atol=TOLERANCE[dtype] * 10, rtol=0, err_msg=f"{bad} in {operand}"
+            )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -276,6 +286,16 @@ def test_values_of_two_widths_share_weights_that_alone_are_differentiated() -> N
     want = cr.compile(slopes, backend="reference")(**given)
     for got, expected in zip(cr.compile(slopes)(**given), want, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-4)  # a hundred sums of float32
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_attention_of_no_queries_and_of_no_keys(backend: str) -> None:
+    q, k = cr.input("q", ("n", 4)), cr.input("k", ("m", 4))
+    f = cr.compile(cr.attention(q, k, k), backend)
+    none, some = np.zeros((0, 4), "float32"), np.ones((2, 4), "float32")
+    assert f(q=none, k=some).shape == (0, 4)
+    with pytest.raises(cr.errors.FeedError, match="the size m is 0"):
+        f(q=some, k=none)
 
 
 def test_attention_of_no_heads() -> None:

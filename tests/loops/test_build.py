@@ -189,12 +189,6 @@ def test_no_row_is_left_out_of_tiles_of_known_height() -> None:
     )
 
 
-def test_a_size_that_is_called_like_a_loop_is_refused() -> None:
-    a = cr.input("a", ("b", 64))
-    with pytest.raises(cr.errors.CompileError, match="'b' has the name of a loop"):
-        cr.compile(cr.sum(a, axis=0))
-
-
 def test_a_known_batch_has_the_bits_of_a_symbolic_one() -> None:
     rng = np.random.default_rng(6)
     feeds = {"a": rng.standard_normal((29, 40)), "w": rng.standard_normal((40, 12))}

@@ -21,7 +21,8 @@ from chainrule.ops.axes import Sum
 from chainrule.ops.build import call, formula
 from chainrule.ops.convolution import Conv, ConvTranspose, Correlate
 from chainrule.ops.layout import Place
-from chainrule.ops.pooling import AtMax, AvgPool, AvgUnpool, MaxPool, Unpool
+from chainrule.ops.max_pooling import AtMax, MaxPool, Unpool
+from chainrule.ops.pooling import AvgPool, AvgUnpool
 from chainrule.ops.registry import OPS
 from chainrule.ops.source import leaf
 from chainrule.ops.windows import OverlapAdd, Window, positions
@@ -173,6 +174,53 @@ def test_equal_elements_give_the_first_the_derivative() -> None:
     want = np.array([[[[1.0, 0, 0, 0], [0, 0, 1, 0]]]])
     np.testing.assert_array_equal(evaluate([dx], {x: at})[0], want)
     np.testing.assert_array_equal(native([dx], [x], [at])[0], want)
+
+
+def first_of(window: Any) -> Any:
+    """Where the maximum of a window is taken from, as PyTorch has it, one element after another."""
+    at, best = None, -np.inf
+    for index in np.ndindex(window.shape):
+        if at is None or window[index] > best or np.isnan(window[index]):
+            at, best = index, window[index]
+    return at
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strides", "padding"),
+    [
+        ((2, 2), (2, 2), (0, 0)),
+        ((3, 3), (2, 2), (1, 1)),
+        ((2, 3), (1, 2), (1, 0)),
+        ((5, 5), (5, 5), (0, 0)),
+        ((5, 4), (2, 1), (2, 2)),
+    ],
+)
+def test_nans_and_infinities_get_the_derivative_where_they_stand(sizes, strides, padding) -> None:
+    """No padding is ever what is largest, not even where all else is -inf."""
+    rng, op = np.random.default_rng(3), MaxPool(sizes, strides, padding)
+    x = leaf("input", "x", TensorType(float64, (2, 10, 10)))
+    ct = leaf("input", "ct", op.infer(x.type))
+    out = apply(op, x)
+    (dx,) = differentiate([out], [ct], [x]).gradients
+    assert dx is not None
+    for values in ([np.nan, -np.inf, 0.0, 1.0], [-np.inf, 1.0], [-np.inf], [np.nan, -np.inf]):
+        at, given = rng.choice(values, (2, 10, 10)), rng.standard_normal(ct.type.shape)
+        best, want = np.empty(ct.type.shape), np.zeros(x.type.shape)
+        for image, *place in np.ndindex(*ct.type.shape):
+            starts = [i * s - p for i, s, p in zip(place, strides, padding, strict=True)]
+            low = [max(0, s) for s in starts]
+            cut = [slice(b, s + k) for b, s, k in zip(low, starts, sizes, strict=True)]
+            window = at[(image, *cut)]
+            best[(image, *place)] = window.max()
+            here = np.add(low, first_of(window))
+            want[(image, *here)] += given[(image, *place)]
+        for got in (
+            evaluate([out, dx], {x: at, ct: given}),
+            native([out, dx], [x, ct], [at, given]),
+        ):
+            np.testing.assert_array_equal(got[0], best)
+            # of at most 12 windows that overlap, in another order
+            np.testing.assert_allclose(got[1], want, rtol=0, atol=1e-14)
 
 
 def test_integers_have_windows_and_maxima() -> None:

@@ -114,6 +114,36 @@ def test_the_learning_rate_follows_a_schedule() -> None:
 
 
 @pytest.mark.parametrize(
+    "bad", [0.1, "cosine", lambda: 0.1, lambda a, b, c: 0.1, cr.schedules.cosine(0.1, steps=3)]
+)
+def test_what_is_no_function_of_the_epoch(bad: Any) -> None:
+    with pytest.raises(cr.errors.CompileError, match="function of the epoch"):
+        LRSchedule(bad)
+
+
+def test_what_is_no_callback_and_what_has_no_name() -> None:
+    for bad in (3, "csv", [3], EarlyStopping):
+        with pytest.raises(cr.errors.CompileError, match="a callback is an object"):
+            make().fit(X, Y, callbacks=bad)  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.CompileError, match="monitor is the name of a number"):
+        EarlyStopping(3)  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.CompileError, match="mode is"):
+        EarlyStopping(mode=np.array(["min", "max"]))  # type: ignore[arg-type]
+
+
+def test_a_rate_that_is_none_and_errors_of_a_schedule_itself() -> None:
+    def wrong(epoch: int) -> float:
+        return epoch + "1"  # type: ignore[operator]
+
+    model = make()
+    with pytest.raises(TypeError, match="unsupported operand"):
+        model.fit(X, Y, callbacks=[LRSchedule(wrong)])
+    for bad in (None, "0.1", float("nan"), -1.0, np.ones(2), True):
+        with pytest.raises(cr.errors.FeedError, match="LRSchedule gave for epoch 0"):
+            model.fit(X, Y, callbacks=[LRSchedule(lambda e, bad=bad: bad)])
+
+
+@pytest.mark.parametrize(
     ("options", "values", "rates"),
     [
         ({"patience": 1}, [3, 3, 3, 1, 1], [1, 0.1, 0.01, 0.01, 0.001]),

@@ -275,7 +275,7 @@ def test_frozen_layers_stay() -> None:
     assert changed == {"dense2.weight", "dense2.bias"}
     assert model.summary().trainable == 15
     body.unfreeze()
-    model.fit(X, Y)
+    model.step.run(x=X, y=Y)
     assert all((model.weights()[n] != after[n]).any() for n in after)
     assert model.summary().trainable == 4 * 6 + 4 + 15
 
@@ -462,6 +462,11 @@ def test_a_net_that_is_frozen_whole() -> None:
     with pytest.raises(CompileError, match=r"(?s)is frozen.*unfreeze"):
         model.fit(X, Y)
     assert model.predict(X).shape == (70, 3)
+    step, before = model.step, model.weights()
+    for train in (lambda: step(x=X, y=Y), lambda: step.run(x=X, y=Y)):
+        with pytest.raises(CompileError, match=r"(?s)is frozen.*unfreeze"):
+            train()
+    assert all((model.weights()[n] == before[n]).all() for n in before) and step.steps == 3
     layer.unfreeze()
     assert model.fit(X, Y).history["loss"]
 

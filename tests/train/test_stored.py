@@ -86,7 +86,7 @@ X = ROWS[:, 0]
 
 
 def trained(**options: Any) -> cr.Model:
-    model = cr.Model(dense, threads=1, **options)
+    model = cr.Model(dense, **{"threads": 1, **options})
     model.fit(X, Y)
     return model
 
@@ -134,6 +134,60 @@ def test_optimizers_come_back(optimizer: Any, tmp_path: Path) -> None:
     assert kept.items() <= vars(again.optimizer).items()
     again.fit(X, Y, epochs=2), model.fit(X, Y, epochs=2)
     assert state(again) == state(model)
+
+
+def groups(rest: Any = None, bias: Any = None, members: Any = "*.bias", **common: Any) -> Any:
+    rest = cr.optim.AdamW(0.01) if rest is None else rest
+    bias = cr.optim.SGD(0.1, momentum=0.9) if bias is None else bias
+    return cr.optim.Groups(rest, {members: bias}, **common)
+
+
+PLAIN = {"backend": "reference"}  # what a file holds does not depend on it, and it begins at once
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"members": ("nothing", "dense?.b[i]as"), "clip_norm": 1.0, "accumulate": 2, "ema": 0.9},
+        {"rest": cr.optim.SGD(cr.schedules.cosine(0.1, steps=9)), "bias": cr.optim.Lion(0.001)},
+        {"bias": cr.optim.SGD(lambda t: 0.1 / t.astype("float32"))},
+    ],
+    ids=["options", "schedule", "function"],
+)
+def test_groups_come_back(options: Any, tmp_path: Path) -> None:
+    model = trained(optimizer=groups(**options), **PLAIN)
+    model.save(tmp_path / "m")
+    again = cr.Model.load(tmp_path / "m", **PLAIN)
+    again.fit(X, Y, epochs=2), model.fit(X, Y, epochs=2)
+    assert state(again) == state(model)
+
+
+def test_a_group_of_a_parameter_comes_back(tmp_path: Path) -> None:
+    w = cr.parameter("w[0]*", (4, 3))
+    first = cr.parameter("w0", (4, 3))
+    model = cr.Model(lambda x: x @ first + x @ w, optimizer=groups(members=w), **PLAIN)
+    model.fit(X, Y)
+    model.save(tmp_path / "m")
+    again = cr.Model.load(tmp_path / "m", **PLAIN)
+    again.fit(X, Y), model.fit(X, Y)
+    assert state(again) == state(model)
+
+
+def test_groups_with_an_optimizer_of_ones_own_are_given_again(tmp_path: Path) -> None:
+    trained(optimizer=groups(bias=Mine(0.1)), **PLAIN).save(tmp_path / "m")
+    with pytest.raises(CompileError, match="trained by Groups, which its file"):
+        cr.Model.load(tmp_path / "m", **PLAIN).fit(X, Y)
+    cr.Model.load(tmp_path / "m", optimizer=groups(bias=Mine(0.1)), **PLAIN).fit(X, Y)
+
+
+def test_what_is_asked_of_a_file_is_looked_at_first() -> None:
+    for bad, said in (
+        ({"backend": "tpu"}, "no backend 'tpu'"),
+        ({"threads": 0}, "threads is None or an int"),
+        ({"optimizer": "adm"}, "no optimizer called 'adm'"),
+    ):
+        with pytest.raises(CompileError, match=said):
+            cr.Model.load("there is no such file", **bad)  # type: ignore[arg-type]
 
 
 def test_a_model_is_copied_and_pickled() -> None:
@@ -209,6 +263,23 @@ LIES: list[Callable[[Any, Any], object]] = [
 ]
 
 
+#: of the optimizer of a model that has groups
+GROUP_LIES: list[Callable[[Any], object]] = [
+    lambda o: o.pop("groups"),
+    lambda o: o.pop("members"),
+    lambda o: o["members"].pop(),
+    lambda o: o.update(members=[], groups=[]),
+    lambda o: o["members"][1].pop("numbers"),
+    lambda o: o["members"].__setitem__(0, json.loads(json.dumps(o))),
+    lambda o: o.update(groups=[["nothing"]]),
+    lambda o: o.update(groups=[[3]]),
+    lambda o: o["numbers"].pop("ema"),
+    lambda o: o["numbers"].update(ema=2.0),
+    lambda o: o["numbers"].update(accumulate=1.5),
+    lambda o: o["members"][1]["numbers"].update(clip_norm=1.0),
+]
+
+
 @pytest.mark.parametrize("number", range(len(LIES)))
 def test_files_that_lie(number: int, tmp_path: Path) -> None:
     path = tmp_path / "m"
@@ -216,6 +287,16 @@ def test_files_that_lie(number: int, tmp_path: Path) -> None:
     lie(path, LIES[number])
     with pytest.raises(ArtifactError, match="m holds no model"):
         cr.Model.load(path)
+
+
+def test_files_that_lie_about_groups(tmp_path: Path) -> None:
+    trained(optimizer=groups(), **PLAIN).save(tmp_path / "m")
+    true = (tmp_path / "m").read_bytes()
+    for change in GROUP_LIES:
+        (tmp_path / "m").write_bytes(true)
+        lie(tmp_path / "m", lambda w, a, change=change: change(w["optimizer"]))
+        with pytest.raises(ArtifactError, match="m holds no model"):
+            cr.Model.load(tmp_path / "m", **PLAIN)
 
 
 def test_text_that_is_changed_anywhere(tmp_path: Path) -> None:

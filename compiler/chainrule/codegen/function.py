@@ -7,26 +7,19 @@ is whole vectors of LANES elements, then one masked vector; it is unrolled where
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import product
 
-from chainrule.codegen.addresses import AddressCode
 from chainrule.codegen.blocks import BlockCode
-from chainrule.codegen.memory import Lanes, MemoryCode, first_lanes
-from chainrule.codegen.registers import Builder, Region, Register
-from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.codegen.memory import Lanes, first_lanes
+from chainrule.codegen.registers import Region, Register
+from chainrule.codegen.values import ValueCode
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     LANES,
-    Apply,
     Barrier,
     Blocks,
     Buffer,
     Check,
-    Get,
-    IndexValue,
     Let,
-    Literal,
-    Load,
     Local,
     Loop,
     Note,
@@ -34,16 +27,13 @@ from chainrule.ir.loop import (
     Set,
     Stmt,
     Store,
-    Value,
 )
 from chainrule.ir.size import Dim
-from chainrule.ir.types import bool_, int64
+from chainrule.ir.types import bool_
 from chainrule.loops.walk import (
     at_most,
     has_check,
-    merged_locals,
     multiplies_blocks,
-    postorder,
     set_locals,
     stored_buffers,
     values_of,
@@ -55,7 +45,6 @@ UNROLLED_VECTORS = 4
 #: a share's ends need no division, and what one part ends with the next begins with
 PART = ("i64 %low", "i64 %high", "i64 %part", "ptr %team")
 WHOLE = 1 << 16
-Cell = tuple[Local, tuple[int, ...]]
 
 
 def emit_function(
@@ -77,24 +66,16 @@ def emit_function(
     return "\n".join(lines), emitter.builder.declarations
 
 
-class Emitter:
+class Emitter(ValueCode):
     """Emits the statements of one function."""
 
     def __init__(self, program: Program, target: Target, parts: bool) -> None:
+        super().__init__(program, target)
         self.parts = parts
-        self.builder = Builder()
-        pointers = {b: f"%b{i}" for i, b in enumerate(program.buffers)}
-        self.address = AddressCode(self.builder, pointers)
-        self.address.symbols.update({s: f"%s{i}" for i, s in enumerate(program.sizes)})
-        self.code = ScalarCode(self.builder, target)
-        self.target = target
-        self.cells: dict[Cell, Register] = {}
-        self.merged = merged_locals(program.body)
-        self.memory = MemoryCode(self.builder, self.address, self.code)
         self.blocks = BlockCode(self.builder, self.address)
         self.tiled = False  # whether tiles have their shapes
         private = [b for b in program.buffers if parts and b.private]
-        pointers.update({b: self.own(b) for b in private})
+        self.pointers.update({b: self.own(b) for b in private})
 
     def own(self, buffer: Buffer) -> str:
         """Where this part's own piece of a private buffer starts: at a multiple of 64 bytes."""
@@ -103,11 +84,6 @@ class Emitter:
         each = pure(f"and i64 {above}, -64", above)
         by = pure(f"mul i64 {each}, %part", each)
         return pure(f"getelementptr i8, ptr {self.address.pointers[buffer]}, i64 {by}", by)
-
-    @property
-    def lanes(self) -> Lanes | None:
-        """The vector loop that is being emitted."""
-        return self.memory.lanes
 
     # statements
 
@@ -144,45 +120,6 @@ class Emitter:
                 self.builder.effect("call void @barrier(ptr %team)")
         elif not isinstance(s, Note):
             raise CompileError(f"{s!r} is no statement of the loop grammar")
-
-    def local(self, local: Local) -> None:
-        lanes = LANES if local.lanes else 0
-        zero = self.code.widen(constant(0, local.dtype), lanes)
-        for index in product(*map(range, local.shape)):
-            self.cells[local, index] = zero
-
-    def cell(self, local: Local, index: tuple[Dim, ...]) -> Cell:
-        known = tuple(self.address.known(i) for i in index)
-        cell = (local, tuple(i for i in known if isinstance(i, int)))
-        if cell not in self.cells:
-            where = ", ".join(map(str, index))
-            raise CompileError(
-                f"{local.name}[{where}] is no cell of a local that is declared here",
-                f"{local.name} has the shape {local.shape}; indices must be known after unrolling",
-            )
-        return cell
-
-    def set(self, s: Set) -> None:
-        cell = self.cell(s.local, s.index)
-        value = self.value(s.value)
-        if self.lanes is None or s.local.lanes:
-            value = self.code.widen(value, LANES) if s.local.lanes else value
-        else:
-            raise CompileError(f"{s.local.name} is set in a vector loop, so it must have lanes")
-        mask = self.lanes.mask if self.lanes else None
-        if mask is not None and s.local in self.merged and not self.loads_zero(s.value, cell):
-            text = f"select {mask.typed}, {value.typed}, {self.cells[cell].typed}"
-            value = self.code.instruction(text, (mask, value, self.cells[cell]), value.dtype)
-        self.cells[cell] = value
-
-    def loads_zero(self, value: Value, cell: Cell) -> bool:
-        """Whether absent lanes are 0 in any case: in a cell, and of what is loaded under a mask."""
-        zero = self.code.widen(constant(0, cell[0].dtype), LANES)
-        if not isinstance(value, Load) or value.index is not None or self.cells[cell] != zero:
-            return False
-        assert self.lanes is not None
-        slope = self.address.slope(value.offset, self.lanes.var)
-        return slope is not None and slope[0] == 1 and not value.dtype.is_bool
 
     def check(self, s: Check) -> None:
         if self.lanes is not None:
@@ -399,44 +336,3 @@ class Emitter:
         parent.label = after
         self.cells = {c: r for c, r in self.cells.items() if c in declared}
         self.memory.written(stores)
-
-    # values
-
-    def value(self, root: Value) -> Register:
-        """A value's register; a scalar where every lane has the same."""
-        return self.values(root)[0]
-
-    def values(self, *roots: Value) -> list[Register]:
-        registers: dict[int, Register] = {}
-        for v in postorder(*roots):
-            registers[id(v)] = self.part_of(v, registers)
-        return [registers[id(root)] for root in roots]
-
-    def part_of(self, v: Value, registers: dict[int, Register]) -> Register:
-        if isinstance(v, Apply):
-            return self.code.apply(v.fn, [registers[id(a)] for a in v.args], v.dtype)
-        if isinstance(v, Load):
-            return self.memory.load(v, registers[id(v.index)] if v.index is not None else None)
-        if isinstance(v, Get):
-            return self.get(v)
-        if isinstance(v, Literal):
-            return constant(v.value, v.dtype)
-        if isinstance(v, IndexValue):
-            return self.index_value(v)
-        cell = self.cells[self.cell(v.local, v.index)]
-        if not cell.lanes:
-            raise CompileError(f"{v.local.name} has no lanes to combine")
-        return self.code.combine(v.fn, cell)
-
-    def get(self, v: Get) -> Register:
-        if v.local.lanes and self.lanes is None:
-            raise CompileError(f"{v.local.name} has lanes: outside a vector loop, combine them")
-        return self.cells[self.cell(v.local, v.index)]
-
-    def index_value(self, v: IndexValue) -> Register:
-        slope = self.address.slope(v.index, self.lanes.var) if self.lanes else (0, v.index)
-        if slope is not None and slope[0] == 0:
-            return self.code.cast(Register(self.address.number(v.index), int64), v.dtype)
-        assert self.lanes is not None
-        whole = self.address.lanes(v.index, self.lanes.var)
-        return self.code.cast(Register(whole, int64, LANES), v.dtype)

@@ -34,11 +34,13 @@ def idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
 
         x = cr.datasets.idx("train-images-idx3-ubyte.gz").reshape(-1, 784) / np.float32(255)
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArtifactError(f"a file is told by its path, not by {path!r}", _MNIST)
     try:
         data = Path(path).read_bytes()
         if data.startswith(_GZIP):
             data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ArtifactError(f"{os.fspath(path)} can't be read: {error}", _MNIST) from error
     kind = np.dtype(TYPES[data[2]]) if len(data) > 3 and data[2] in TYPES else None
     if kind is None or data[:2] != b"\0\0":

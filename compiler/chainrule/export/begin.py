@@ -42,7 +42,7 @@ def drawing(distribution: str, of: DType) -> Program:
     wide = of.wide
     seed, number = Buffer("seed", uint64, 1), Buffer("number", uint32, 1)
     line = Buffer("line", wide, 2)
-    n, i = Size.symbol("n"), Size.symbol("i")
+    n, i = Size.symbol("n"), Size.symbol("i'")
     out = Buffer("out", of, n)
     key = Load(seed, 0)
 
@@ -65,18 +65,18 @@ def drawing(distribution: str, of: DType) -> Program:
     buffers = (seed, number, line, out)
     name = f"begin_{distribution}_{of}"
     if distribution != "truncated":
-        return Program(name, buffers, ("n",), (Loop("i", n, (stored(first),)),))
+        return Program(name, buffers, ("n",), (Loop("i'", n, (stored(first),)),))
     cell = Local("t", wide)
-    again = drawn(IndexValue(Size.symbol("r") + 1, uint64))
+    again = drawn(IndexValue(Size.symbol("r'") + 1, uint64))
     beyond = Apply("gt", (Apply("abs", (Get(cell),), wide), Literal(2.0, wide)), bool_)
     redraw = Set(cell, (), Apply("where", (beyond, again, Get(cell)), wide))
     body = (
         cell,
         Set(cell, (), first),
-        Loop("r", REDRAWS, (redraw,)),
+        Loop("r'", REDRAWS, (redraw,)),
         stored(Get(cell)),
     )
-    return Program(name, buffers, ("n",), (Loop("i", n, body),))
+    return Program(name, buffers, ("n",), (Loop("i'", n, body),))
 
 
 def _high(value: Value) -> Value:

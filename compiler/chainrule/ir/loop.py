@@ -17,6 +17,8 @@
             | Literal | IndexValue | Apply fn(values)
     offset    an integer polynomial over loop variables and sizes (ir.size)
 
+A variable has a name that no size of a user's can have: it ends in '.
+
 A `vector` loop runs LANES elements at a time on every target; iteration i is lane i % LANES. A
 local with `lanes=True` has one cell a lane: inside a vector loop Set and Get mean the cell of this
 lane; outside, Set writes all of them and Combine folds them in one fixed tree:

@@ -310,7 +310,7 @@ def for_each(
     shape: Shape, body: Callable[[Index], Stmts], prefix: str = "i", inner: str = "serial"
 ) -> Stmts:
     """Loops over every index of a shape, in row-major order; `inner` is the last axis' mode."""
-    names = [f"{prefix}{axis}" for axis in range(len(shape))]
+    names = [f"{prefix}{axis}'" for axis in range(len(shape))]
     stmts = body(tuple(Size.symbol(n) for n in names))
     mode = inner
     for name, extent in zip(reversed(names), reversed(shape), strict=True):

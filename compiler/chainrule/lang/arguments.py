@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import DTypeError, FeedError, ShapeError
 
 
 def flag(name: str, value: object) -> bool:
@@ -30,9 +30,15 @@ def whole(name: str, value: object, least: int = 0, most: int | None = None) -> 
 
 def several(name: str, value: object) -> tuple[Any, ...]:
     """The elements of a sequence. Raises ShapeError for what is none."""
-    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+    if not is_several(value):
         raise ShapeError(f"{name} is a sequence, not {value!r}")
     return tuple(value)
+
+
+def is_several(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether something has elements in a row: no text, no dict, no array of one number."""
+    single = isinstance(value, np.ndarray) and not value.ndim
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | dict) and not single
 
 
 def words(name: str, value: object) -> str:
@@ -56,3 +62,9 @@ def one_of(name: str, value: object, *choices: str) -> str:
     if not isinstance(value, str) or value not in choices:
         raise DTypeError(f"{name} is {' or '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def refuse_unnamed(given: Sequence[object], names: Sequence[str]) -> NoReturn:
+    """Raise FeedError for arrays that are given by their places, where each has a name."""
+    taken = ", ".join(f"{name}=..." for name in names)
+    raise FeedError(f"{len(given)} inputs are given without their names", f"it takes {taken}")

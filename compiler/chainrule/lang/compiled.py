@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never, NoReturn
 
 from chainrule import driver
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.lang.arguments import refuse_unnamed
 from chainrule.lang.derive import flatten, rebuilt
 from chainrule.lang.options import (
     check_budget,
@@ -61,8 +62,10 @@ class Function:
             graph, leaves, names, backend, threads, precision, budget, timed
         )
 
-    def __call__(self, /, **feeds: Any) -> Any:
+    def __call__(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """Compute the outputs. Raises FeedError where a feed is missing, unknown or unfit."""
+        if unnamed:
+            refuse_unnamed(unnamed, self.inputs)
         return rebuilt(self._structure, self._program.call(feeds))
 
     def show(self, level: str) -> str:
@@ -79,6 +82,13 @@ class Function:
         unless it has been, which takes a second.
         """
         return self._program.report(check_flag("measure", measure), sizes)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied and pickled."""
+        raise CompileError(
+            "a compiled function can't be copied or pickled",
+            "Tensors can: compile what it is of again",
+        )
 
     def __repr__(self) -> str:
         return f"<compiled function of {', '.join(self.inputs)}, backend {self.backend!r}>"
@@ -109,7 +119,7 @@ def compile(
     the same bits. Raises CompileError for an option that is not built.
     """
     check_options(backend, threads, precision)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_flag("training", training)
     return Function(outputs, backend, training, seed, threads, precision, memory_budget, tune)
 

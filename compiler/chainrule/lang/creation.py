@@ -13,7 +13,7 @@ from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType, check_shape, int64
 from chainrule.ir.types import dtype as _dtype
-from chainrule.lang.arguments import whole
+from chainrule.lang.arguments import flag, whole
 from chainrule.lang.functions import number, zeros, zeros_like
 from chainrule.lang.leaves import constant as constant_tensor
 from chainrule.lang.manipulation import matrix_axes
@@ -146,7 +146,7 @@ def linspace(
         raise ShapeError(f"linspace makes at most {_MOST} numbers, which are kept, not {num}")
     first, last = (number("an end of linspace", v) for v in (start, stop))
     with np.errstate(all="ignore"):
-        return Tensor(constant(np.linspace(first, last, int(num), bool(endpoint)), of))
+        return Tensor(constant(np.linspace(first, last, int(num), flag("endpoint", endpoint)), of))
 
 
 def empty(shape: Any, *, dtype: object = None, device: object = None) -> Tensor:

@@ -173,9 +173,10 @@ def variance_scaling(
     """
     if not _finite("gain", gain) > 0:
         raise FeedError(f"variance_scaling needs gain > 0, not {gain!r}")
-    if fan not in ("in", "out", "mean"):
+    if not isinstance(fan, str) or fan not in ("in", "out", "mean"):
         raise FeedError(f'fan is "in", "out" or "mean", not {fan!r}')
-    if distribution not in ("uniform", "normal", "truncated_normal"):
+    named = isinstance(distribution, str)
+    if not named or distribution not in ("uniform", "normal", "truncated_normal"):
         known = '"uniform", "normal" or "truncated_normal"'
         raise FeedError(f"a distribution is {known}, not {distribution!r}")
     return Scaled(float(gain), fan, distribution)

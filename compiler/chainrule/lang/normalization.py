@@ -8,6 +8,7 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Shape
 from chainrule.ir.types import promote
+from chainrule.lang.arguments import flag
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.ops import build
 from chainrule.ops.attention import Attention
@@ -80,7 +81,7 @@ def attention(
         masks = [_seen(as_node(mask), (*lead, q_.type.shape[-2], k_.type.shape[-2]))]
     if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
         raise DTypeError(f"attention's scale is a finite number, not {scale!r}")
-    op = Attention(bool(causal), None if scale is None else float(scale))
+    op = Attention(flag("causal", causal), None if scale is None else float(scale))
     return Tensor(apply(op, q_, k_, v_, *masks))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from chainrule.errors import CompileError
 from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
@@ -77,15 +79,18 @@ def check_tune(given: object, backend: str, symbols: Sequence[str] = ()) -> dict
     return {s: int(sizes.get(s, TYPICAL)) for s in symbols}
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: object, least: int = 1) -> bool:
+    """Whether something is an int, NumPy's too, from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return int(value) >= least
 
 
 def check_seed(seed: int) -> int:
     """A seed is an int in [0, 2**64)."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+    if not _is_count(seed, least=0) or int(seed) >= 2**64:
         raise CompileError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
-    return seed
+    return int(seed)
 
 
 def check_flag(name: str, value: object) -> bool:

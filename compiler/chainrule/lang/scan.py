@@ -11,6 +11,7 @@ from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, apply, next_serial
 from chainrule.ir.size import Dim
 from chainrule.ir.types import check_shape
+from chainrule.lang.arguments import flag
 from chainrule.lang.tensor import Tensor, as_node
 from chainrule.ops.body import close, local
 from chainrule.ops.random import number_of
@@ -44,7 +45,7 @@ def scan(
     body.
     """
     begin, stacks = _nodes(init, "init"), _nodes(xs, "xs")
-    steps = _length(stacks, length)
+    steps, backward = _length(stacks, length), flag("reverse", reverse)
     carries = [local(_name(n, "h"), n.type) for n in begin]
     slices = [local(_name(n, "x"), n.type.with_shape(n.type.shape[1:])) for n in stacks]
     for node in (*carries, *slices):
@@ -65,9 +66,7 @@ def scan(
     _check_draws([*nexts, *ys], serial)
     closed, constants = close(carries, slices, nexts, ys)
     operands = (*begin, *stacks, *constants)
-    results = [
-        apply(Scan(closed, steps, bool(reverse), i), *operands) for i in range(len(closed.roots))
-    ]
+    results = [apply(Scan(closed, steps, backward, i), *operands) for i in range(len(closed.roots))]
     for made, node in zip(results[len(nexts) :], ys, strict=True):
         _name_stack(made, node)
     return _filled(init, results[: len(nexts)]), _filled(y, results[len(nexts) :])

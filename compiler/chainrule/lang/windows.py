@@ -12,7 +12,8 @@ from chainrule.ir.types import promote
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.ops import build
 from chainrule.ops.convolution import Conv
-from chainrule.ops.pooling import AvgPool, MaxPool
+from chainrule.ops.max_pooling import MaxPool
+from chainrule.ops.pooling import AvgPool
 
 Ints = int | Sequence[int]
 

@@ -15,7 +15,7 @@ from chainrule.ir.loop import LANES, Apply, Get, Literal, Load, Local, Loop, Set
 from chainrule.ir.node import Index, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.layout import letter_sizes
+from chainrule.loops.layout import letter_sizes, loop_of
 from chainrule.loops.parts import shared_nest
 from chainrule.loops.tiles import EPILOGUE_OPERATIONS, epilogue_operations
 from chainrule.ops.axes import Reduce
@@ -45,11 +45,11 @@ class _Piece:
         """Where an element of the tile stands along the letter, if there is one."""
         if not self.letter:
             return {}
-        return {self.letter: self.start + Size.symbol(f"t{self.letter}") * self.size + inside}
+        return {self.letter: self.start + Size.symbol(f"t{self.letter}'") * self.size + inside}
 
     def over(self, body: Stmts) -> Stmts:
         """The body for each tile."""
-        return (Loop(f"t{self.letter}", self.count, body),) if self.letter else body
+        return (Loop(f"t{self.letter}'", self.count, body),) if self.letter else body
 
 
 def stands_abreast(b: Builder) -> bool:
@@ -72,7 +72,7 @@ def abreast_loops(b: Builder, maps: Callable[[Index, Value], Stmts]) -> Stmts:
     row = _tiled([c for c in letters if c not in op.b], sizes)
     column = _tiled([c for c in letters if c not in op.a], sizes)
     others = [c for c in letters if c not in row + column]
-    at = {c: Size.symbol(f"g{c}") for c in (*others, *op.summed)}
+    at = {c: Size.symbol(loop_of(c)) for c in (*others, *op.summed)}
 
     def one(m: Dim, n: Dim, acc: Value) -> Stmts:
         return maps((*[m] * len(letters), n), acc)
@@ -97,7 +97,7 @@ def abreast_loops(b: Builder, maps: Callable[[Index, Value], Stmts]) -> Stmts:
         args = x(index(op.a)), y(index(op.b)), Get(acc, (_I, _C))
         terms: Stmts = each((Set(acc, (_I, _C), Apply("fma", args, acc.dtype)),))
         for c in reversed(op.summed):
-            terms = (Loop(f"g{c}", sizes[c], terms),)
+            terms = (Loop(loop_of(c), sizes[c], terms),)
         body = (acc, *each((Set(acc, (_I, _C), Literal(0, acc.dtype)),)), *terms)
         if buffer is None:
             return (*body, *each(maps(index(op.out), Get(acc, (_I, _C)))))
@@ -110,7 +110,7 @@ def abreast_loops(b: Builder, maps: Callable[[Index, Value], Stmts]) -> Stmts:
         for columns in _pieces(column, sizes, wide):
             nest = rows.over(columns.over(_over_lanes(sizes[last], _by(tile, rows, columns))))
             for c in reversed(others):
-                nest = (Loop(f"g{c}", sizes[c], nest),)
+                nest = (Loop(loop_of(c), sizes[c], nest),)
             out.append(shared_nest(nest, len(others) + 2))
     return tuple(s for nest in out for s in nest)
 

@@ -4,7 +4,8 @@ them before the next ones come.
 Scores, and their cotangents, of a block of queries lie in workspace: memory grows with the number
 of keys, not with its square. Under a causal mask a block goes no further than its last query sees.
 Each sum is one chain, in the order of keys or of queries, as of a product of whole matrices: what
-is left out would have added 0. So neither blocks nor tiles show in a result.
+is left out would have added 0, or NaN where it is not finite, which a sum begins with then. So
+neither blocks nor tiles show in a result.
 """
 
 from __future__ import annotations
@@ -48,25 +49,26 @@ def attend_loops(b: Builder) -> Stmts:
 
 def _forward(h: Heads) -> Stmts:
     """Scores, their softmax but for its divisor, and what that makes of values."""
-    keys, values, q = h.panels("k", h.d), h.matrix("v", h.e), h.block("q", h.d)
+    keys, q = h.panels("k", h.d), h.block("q", h.d)
     tops, totals = h.space(h.rows), h.space(h.rows)
 
     def score(row: Dim, key: Dim, acc: Value) -> Stmts:
         value = h.apply("mul", acc, h.number(h.op.scale))
-        return h.keep(row, key, h.visible(row, key, value, -math.inf))
+        return h.keep(row, key, h.visible(row, key, value, h.number(-math.inf)))
 
     def mean(row: Dim, acc: Value) -> Value:
         return h.apply("div", acc, Load(totals, row))
 
+    laid, sums = h.sum_keys("out", h.matrix("v", h.e), h.e, mean)
     lse = h.apply("add", Load(tops, LANE), h.apply("log", Load(totals, LANE)))
     blocks = h.blocks(
         q[1],
         h.meet(q, keys, h.d, score),
         _exponentials(h, tops, totals),
-        h.sum_keys("out", values, h.e, mean),
+        sums,
         h.stored_row("lse", lse),
     )
-    return (*keys[1], *values[1], *blocks)
+    return (*keys[1], *laid, *blocks)
 
 
 def _backward(h: Heads, op: AttendBack) -> Stmts:
@@ -76,10 +78,11 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
     def weigh(row: Dim, key: Dim, acc: Value) -> Stmts:
         below = h.apply("neg", Load(lse[0], row))
         weight = _power(h, h.apply("fma", acc, h.number(op.scale), below))
-        return h.keep(row, key, h.visible(row, key, weight, 0))
+        none = h.apply("mul", Load(lse[0], row), h.number(0))  # NaN in a row of NaN
+        return h.keep(row, key, h.visible(row, key, weight, none))
 
     steps = [q[1], ct[1], lse[1], h.meet(q, keys, h.d, weigh)]
-    sums = [h.sum_queries("dv", ct, h.e, 1)]
+    sums = [h.sum_queries("dv", ct, h.e, 1, lse[0])]
     steps.append(sums[0][1])
     laid = [keys[1]]
     if h.wanted.keys() - {"dv"}:
@@ -89,7 +92,7 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
             below = h.apply("sub", acc, Load(shifts, row))
             return h.keep(row, key, h.apply("mul", h.score(row, key), below))
 
-        sums.append(h.sum_queries("dk", q, h.d, op.factor))
+        sums.append(h.sum_queries("dk", q, h.d, op.factor, shifts))
         steps += [
             out[1],
             _dots(h, ct[0], out[0], shifts),
@@ -98,10 +101,12 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
         ]
         laid.append(values[1])
     if "dq" in h.wanted:
-        matrix = h.matrix("k", h.d)
         factor = h.number(op.factor)
-        steps.append(h.sum_keys("dq", matrix, h.d, lambda _, acc: h.apply("mul", acc, factor)))
-        laid.append(matrix[1])
+        before, step = h.sum_keys(
+            "dq", h.matrix("k", h.d), h.d, lambda _, acc: h.apply("mul", acc, factor)
+        )
+        steps.append(step)
+        laid.append(before)
     begins, _, ends = (chain.from_iterable(part) for part in zip(*sums, strict=True))
     return (*chain.from_iterable(laid), *begins, *h.blocks(*steps), *ends)
 

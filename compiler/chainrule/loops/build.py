@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chainrule.errors import CompileError
-from chainrule.ir.loop import Buffer, Loop, Program
+from chainrule.ir.loop import Buffer, Program
 from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
 from chainrule.loops.attend import attend_loops
@@ -17,7 +17,7 @@ from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
 from chainrule.loops.products import product_loops
 from chainrule.loops.threads import THREAD_FORMS
-from chainrule.loops.walk import statements, symbols_in
+from chainrule.loops.walk import symbols_in
 from chainrule.schedule.kernel import Form, Kernel, identity
 from chainrule.target import Target
 
@@ -104,12 +104,5 @@ def _for_threads(builder: Builder, name: str) -> Built:
 
 
 def _program(name: str, buffers: tuple[Buffer, ...], body: Stmts) -> Program:
-    given = {s for b in buffers for s in symbols_of(b.size)}
-    taken = sorted(given & {s.var for s in statements(body) if isinstance(s, Loop)})
-    if taken:
-        raise CompileError(
-            f"the size {taken[0]!r} has the name of a loop of its own kernel",
-            "call it by a longer name, such as batch",
-        )
-    sizes = symbols_in(body) | given
+    sizes = symbols_in(body) | {s for b in buffers for s in symbols_of(b.size)}
     return Program(name, buffers, tuple(sorted(sizes)), body)

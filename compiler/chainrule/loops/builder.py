@@ -178,7 +178,7 @@ def vectors(
     """Loops over a shape, the last axis in vectors; over memory walked straight through, one."""
     if not shape:
         return body(())
-    var = f"{prefix}{len(shape)}"
+    var = f"{prefix}{len(shape)}'"
     if straight:
         at: Index = (*([0] * (len(shape) - 1)), Size.symbol(var))
         return (Loop(var, product(shape), body(at), "vector"),)

@@ -31,7 +31,7 @@ from chainrule.ir.node import Index, Reader, Stmts
 from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.laid import Laid
-from chainrule.loops.layout import ContractLayout
+from chainrule.loops.layout import ContractLayout, loop_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.walk import at_most, postorder
 from chainrule.ops.layout import ravel
@@ -93,9 +93,9 @@ class DotTile:
 
 def goes_along(read: Reader, letters: str, last: str) -> bool:
     """Whether a factor's elements lie side by side along a letter, whatever the others are."""
-    index = tuple(Size.symbol(f"g{c}") for c in letters)
+    index = tuple(Size.symbol(loop_of(c)) for c in letters)
     loads = [v for v in postorder(read(index)) if isinstance(v, Load)]
-    slopes = [coefficient(load.offset, f"g{last}") for load in loads]
+    slopes = [coefficient(load.offset, loop_of(last)) for load in loads]
     return bool(loads) and all(slope is not None and slope[0] == 1 for slope in slopes)
 
 
@@ -126,7 +126,7 @@ def dot_loops(
     chains = b.workspace(node, count * width * LANES, by_group)
     sums = b.workspace(node, count * width, by_group)
     x, y = (b.reader(i) for i in layout.order(node.inputs))
-    at: dict[str, Dim] = {c: Size.symbol(f"g{c}") for c in (*layout.a, *layout.b)}
+    at: dict[str, Dim] = {c: Size.symbol(loop_of(c)) for c in (*layout.a, *layout.b)}
     kept = [c for c in tile.columns if c not in tile.inside]
     extents = known(tuple(sizes[c] for c in tile.inside))
     dtype = node.type.dtype
@@ -144,7 +144,7 @@ def dot_loops(
 
         def each(body: Stmt) -> Stmt:
             for c, extent in zip(reversed(tile.inside), reversed(extents), strict=True):
-                body = Loop(f"g{c}", extent, (body,), "unroll")
+                body = Loop(loop_of(c), extent, (body,), "unroll")
             return Loop("i'", rows, (body,), "unroll")
 
         def lanes(body: Stmt) -> Stmt:
@@ -160,7 +160,7 @@ def dot_loops(
         body: Stmts = ()
         full, part = length // LANES * LANES, length % LANES
         if full:
-            body += (Loop(f"g{last}", full, (term(*factors(place)),), "vector"),)
+            body += (Loop(loop_of(last), full, (term(*factors(place)),), "vector"),)
         if part:  # lanes that have no term left multiply 0 by 0, which needs no mask
             held = Local("left", dtype, (rows,), True), Local("right", dtype, extents, True)
             cells = cell[:1], cell[1:]
@@ -170,12 +170,12 @@ def dot_loops(
             multiplied = term(*(Get(local, at) for local, at in zip(held, cells, strict=True)))
             body += (*held, begun, Loop("j'", LANES, (multiplied,), "vector"))
         for c in reversed(terms):
-            body = (Loop(f"g{c}", sizes[c], body),)
+            body = (Loop(loop_of(c), sizes[c], body),)
         chain = flat * LANES + lane
         begin, end = Set(acc, cell, Load(chains, chain)), Store(chains, chain, Get(acc, cell))
         nest: Stmts = (acc, lanes(begin), *body, lanes(end))
         for c in reversed(kept):
-            nest = (Loop(f"g{c}", sizes[c], nest),)
+            nest = (Loop(loop_of(c), sizes[c], nest),)
         return nest
 
     whole, rest = divmod(count, tile.rows)
@@ -186,7 +186,7 @@ def dot_loops(
         body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
     body = (*laid.each, *body, *between)
     for c in reversed(tile.stepped):
-        body = (Loop(f"g{c}", sizes[c], body),)
+        body = (Loop(loop_of(c), sizes[c], body),)
     index: Index = (
         *(at[c] for c in layout.letters[: -len(shape) - 1]),
         m,

@@ -40,7 +40,7 @@ from chainrule.schedule.reading import bases
 #: Vectors of columns that a fold over rows keeps in registers at once.
 COLUMN_VECTORS = 4
 
-_LANE, _VECTOR = Size.symbol("l"), Size.symbol("v")
+_LANE, _VECTOR = Size.symbol("l'"), Size.symbol("v'")
 
 
 def row_loops(b: Builder) -> Stmts:
@@ -168,10 +168,10 @@ class _Block:
         out: list[Stmt] = []
         if whole:
             body = make(_VECTOR, self.start + _VECTOR * LANES + _LANE)
-            out.append(Loop("v", whole, (Loop("l", LANES, body, "vector"),), "unroll"))
+            out.append(Loop("v'", whole, (Loop("l'", LANES, body, "vector"),), "unroll"))
         if whole < self.count:
             body = make(whole, self.start + whole * LANES + _LANE)
-            out.append(Loop("l", self.last, body, "vector"))
+            out.append(Loop("l'", self.last, body, "vector"))
         return tuple(out)
 
 
@@ -203,7 +203,7 @@ def column_loops(b: Builder) -> Stmts:
 
         begin = Set(acc, (_VECTOR,), _identity(fold))
         rows = for_each(tuple(space[a] for a in axes), add, "r")
-        return (acc, Loop("v", block.count, (begin,), "unroll"), *rows, *block.over(finish))
+        return (acc, Loop("v'", block.count, (begin,), "unroll"), *rows, *block.over(finish))
 
     outer, width = tuple(space[i] for i in kept[:-1]), space[kept[-1]]
     by_block = all(size == 1 for size in outer) and width // (2 * COLUMN_VECTORS * LANES) != 0
@@ -227,13 +227,13 @@ def _blocks(width: Dim) -> Iterator[tuple[_Block, str, Dim]]:
     wide = COLUMN_VECTORS * LANES
     whole = width // wide * wide
     if whole != 0:
-        yield _Block(Size.symbol("b") * wide, COLUMN_VECTORS, LANES), "b", width // wide
+        yield _Block(Size.symbol("b'") * wide, COLUMN_VECTORS, LANES), "b'", width // wide
     if isinstance(width, int):
         rest = width % wide
         if rest:
             yield _Block(width - rest, -(-rest // LANES), (rest - 1) % LANES + 1), "", 1
         return
-    yield _Block(whole + Size.symbol("w") * LANES, 1, LANES), "w", (width - whole) // LANES
+    yield _Block(whole + Size.symbol("w'") * LANES, 1, LANES), "w'", (width - whole) // LANES
     yield _Block(width // LANES * LANES, 1, width % LANES), "", 1
 
 

@@ -55,7 +55,7 @@ class Heads:
         self.wanted = {part_of(n).part: n for n in b.kernel.nodes if n in b.kernel.writes}
         self.at = unravel(GROUP, self.lead)
         self.rows = _height(self.n)
-        self.first = BLOCK * self.rows
+        self.first, self.block_count = BLOCK * self.rows, (self.n + self.rows - 1) // self.rows
         even = self.n % self.rows == 0
         self.count = self.rows if even else _least(self.rows, self.n - self.first)
         ends = self.first + self.rows
@@ -70,7 +70,7 @@ class Heads:
     def blocks(self, *body: Stmts) -> Stmts:
         """The body for each block of queries, the first part of it where there is a mask."""
         inside = tuple(s for part in (self.take_mask(), *body) for s in part)
-        return (Loop("block'", (self.n + self.rows - 1) // self.rows, inside),)
+        return (Loop("block'", self.block_count, inside),)
 
     def space(self, size: Dim) -> Buffer:
         """Workspace of which each part has its own."""
@@ -92,7 +92,7 @@ class Heads:
         """Put it there."""
         return (Store(self.scores, row * self.stride + key, value),)
 
-    def visible(self, row: Dim, key: Dim, value: Value, otherwise: float) -> Value:
+    def visible(self, row: Dim, key: Dim, value: Value, otherwise: Value) -> Value:
         """A value where a query may see a key; there is none behind the last."""
         column = IndexValue(key, int32)
         tests: list[Value] = []
@@ -103,7 +103,7 @@ class Heads:
         if self.mask is not None:
             tests.append(Load(self.mask, row * self.stride + key))
         for test in tests:
-            value = self.apply("where", test, value, self.number(otherwise))
+            value = self.apply("where", test, value, otherwise)
         return value
 
     # what is laid out
@@ -136,6 +136,32 @@ class Heads:
         space, read = self.space(self.m * width), self.read[name]
         store = Store(space, ROW * width + LANE, read((*self.at, ROW, LANE)))
         return space, over(self.m, width, store)
+
+    def hidden(self, rows: Buffer, width: int) -> Laid:
+        """For each block of queries 0 times the rows of all keys that none of it sees, added up.
+
+        That is 0, or NaN where one is infinite or NaN, which no weight of 0 hides. Those of a block
+        stand one row further; before them is that of all keys.
+        """
+        count = self.block_count
+        space = self.space((count + 1) * width)
+
+        def plus(block: Dim, keys: Dim) -> Stmts:
+            """So many rows from a block's first on, added to what is there."""
+            here, row = block * width + LANE, (block * self.rows + ROW) * width + LANE
+            total = self.apply("fma", Load(rows, row), self.number(0), Load(space, here))
+            return over(keys, width, Store(space, here, total))
+
+        zero = Store(space, count * width + LANE, self.number(0))
+        behind: Stmts = (Loop("j'", width, (zero,), "vector"),)
+        if self.n != self.m:
+            behind += plus(count, _from_zero(self.m - count * self.rows))
+        block = count - 1 - BLOCK
+        left = self.m - block * self.rows
+        left = left if self.n == self.m else _from_zero(left)
+        copied = Store(space, block * width + LANE, Load(space, (block + 1) * width + LANE))
+        body = Loop("j'", width, (copied,), "vector"), *plus(block, _least(self.rows, left))
+        return space, (*behind, Loop("block'", count, body))
 
     def block(self, name: str, width: int) -> Laid:
         """A block of an operand's rows."""
@@ -187,25 +213,35 @@ class Heads:
 
     def sum_keys(
         self, part: str, rows: Laid, width: int, finish: Callable[[Dim, Value], Value]
-    ) -> Stmts:
-        """scores @ rows of keys, written as a part of the results, once it is finished."""
+    ) -> tuple[Stmts, Stmts]:
+        """scores @ rows of keys, written as a part of the results once it is finished: what is laid
+        out for that, and what each block does.
+        """
         if part not in self.wanted:
-            return ()
+            return (), ()
         sums = self.space(self.rows * width)
+        begun, before = self.hidden(rows[0], width) if self.op.causal else (None, ())
 
         def keep(row: Dim, column: Dim, acc: Value) -> Stmts:
             return (Store(sums, row * width + column, finish(row, acc)),)
 
-        shape = self.rows, width, self.seen
-        product = self.product(shape, self.score, row_major(rows[0], width), keep)
+        def start(_: Dim, column: Dim) -> Value:
+            assert begun is not None
+            return Load(begun, (BLOCK + 1) * width + column)
+
+        shape, second = (self.rows, width, self.seen), row_major(rows[0], width)
+        product = self.product(shape, self.score, second, keep, None if begun is None else start)
         stored = self.stored(part, self.first + ROW, Load(sums, ROW * width + LANE))
-        return (*product, *over(self.count, width, stored))
+        return (*rows[1], *before), (*product, *over(self.count, width, stored))
 
     def sum_queries(
-        self, part: str, rows: Laid, width: int, factor: float
+        self, part: str, rows: Laid, width: int, factor: float, hidden: Buffer
     ) -> tuple[Stmts, Stmts, Stmts]:
         """scoresᵀ @ rows of queries, added up over blocks, times a factor: how that begins, what
         each block adds, how it ends.
+
+        Under a causal mask a key begins with what all queries of earlier blocks are worth to it: 0
+        times a number of each query, `hidden`, times its row.
         """
         if part not in self.wanted:
             return (), (), ()
@@ -215,15 +251,34 @@ class Heads:
         def keep(key: Dim, column: Dim, acc: Value) -> Stmts:
             return (Store(sums, key * width + column, acc),)
 
-        zero = Store(sums, LANE, self.number(0))
-        begin = Loop("j'", _rounded(self.m) * width, (zero,), "vector")
+        def from_to(first: Dim, end: Dim, value: Value) -> Stmts:
+            return over(end - first, width, Store(sums, (first + ROW) * width + LANE, value))
+
         shape = self.wide, width, self.rows
         step = self.product(
             shape, lambda key, row: self.score(row, key), row_major(rows[0], width), keep, so_far
         )
+        begin, end = from_to(0, _rounded(self.m), self.number(0)), from_to(0, 0, self.number(0))
+        if self.op.causal:
+            earlier = self.space(width)
+            begin = (Loop("j'", width, (Store(earlier, LANE, self.number(0)),), "vector"),)
+            nothing = self.apply("mul", Load(hidden, ROW), self.number(0))
+            total = self.apply(
+                "fma", Load(rows[0], ROW * width + LANE), nothing, Load(earlier, LANE)
+            )
+            step = (
+                *from_to(self.wide_at(BLOCK), self.wide, Load(earlier, LANE)),
+                *step,
+                *over(self.rows, width, Store(earlier, LANE, total)),
+            )
+            end = from_to(self.wide_at(self.block_count), _rounded(self.m), Load(earlier, LANE))
         value = so_far(ROW, LANE)
         value = value if factor == 1 else self.apply("mul", value, self.number(factor))
-        return (begin,), step, over(self.m, width, self.stored(part, ROW, value))
+        return begin, step, (*end, *over(self.m, width, self.stored(part, ROW, value)))
+
+    def wide_at(self, block: Dim) -> Dim:
+        """How many keys the queries before a block see, in whole tiles."""
+        return _rounded(_least(block * self.rows, self.m))
 
     def stored(self, part: str, row: Dim, value: Value) -> Store:
         """An element of a result written, in the lane of its column."""
@@ -275,6 +330,11 @@ def _height(n: Dim) -> int:
 def _rounded(size: Dim) -> Dim:
     """A size in whole tiles."""
     return (size + WIDE - 1) // WIDE * WIDE
+
+
+def _from_zero(a: Dim) -> Dim:
+    """A size that may be below 0, or 0."""
+    return a - _least(a, 0)
 
 
 def _least(a: Dim, b: Dim) -> Dim:

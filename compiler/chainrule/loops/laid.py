@@ -9,7 +9,7 @@ from chainrule.ir.loop import Barrier, Load, Loop, Store, Value
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.layout import ContractLayout
+from chainrule.loops.layout import ContractLayout, letter_of
 from chainrule.loops.parts import shared
 from chainrule.ops.layout import ravel
 from chainrule.ops.padding import Padded
@@ -44,7 +44,7 @@ class Laid:
             return self
         images = letters[: windows.axis - 1]
         many = {c for c in images if layout.sizes[c] != 1}
-        groups = many & {var[1:] for var, _ in layout.groups}
+        groups = many & {letter_of(var) for var, _ in layout.groups}
         if not many <= groups | set(layout.outer):
             return self
         (x,), shape = view.inputs, view.type.shape[len(images) :]
@@ -66,7 +66,7 @@ class Laid:
 
     def in_groups(self, groups: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
         """Loops over groups, those over images outside."""
-        outer = [g for g in groups if g[0][1:] in self.images]
+        outer = [g for g in groups if letter_of(g[0]) in self.images]
         for var, extent in reversed([g for g in groups if g not in outer]):
             body = (Loop(var, extent, body),)
         body = (*self.first, *body)

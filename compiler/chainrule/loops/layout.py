@@ -23,6 +23,16 @@ def letter_sizes(node: Node) -> dict[str, Dim]:
     return dict(zip(op.a + op.b, shapes, strict=True))
 
 
+def loop_of(letter: str) -> str:
+    """The variable of the loop along a letter of a product."""
+    return f"g{letter}'"
+
+
+def letter_of(var: str) -> str:
+    """The letter that a loop goes along."""
+    return var[1:-1]
+
+
 @dataclass(frozen=True)
 class ContractLayout:
     """How a product's letters become group, row, column and summed indices.
@@ -81,7 +91,7 @@ class ContractLayout:
             row, inner = row if not is_view(x) else row[-1:], ""
             column = column if takes_lines(sizes[last]) else last
         outer = "".join(c for c in summed if c not in inner)
-        groups = tuple((f"g{c}", sizes[c]) for c in out if c not in row + column)
+        groups = tuple((loop_of(c), sizes[c]) for c in out if c not in row + column)
         return ContractLayout(
             swapped, a, b, op.out, groups, row, column, outer, inner, sizes, gathered, sliding
         )
@@ -97,7 +107,9 @@ class ContractLayout:
     @property
     def dot_groups(self) -> tuple[tuple[str, Dim], ...]:
         """The loops of letters that stand in both operands and in the result."""
-        return tuple((f"g{c}", self.sizes[c]) for c in self.letters if c in self.a and c in self.b)
+        return tuple(
+            (loop_of(c), self.sizes[c]) for c in self.letters if c in self.a and c in self.b
+        )
 
     @property
     def split_groups(self) -> tuple[tuple[tuple[str, Dim], ...], tuple[tuple[str, Dim], ...]]:
@@ -105,7 +117,7 @@ class ContractLayout:
         latter a tile of rows walks on through memory.
         """
         before = self.letters.partition(self.row[-1])[0] if self.row else self.letters
-        outside = tuple(g for g in self.groups if g[0][1:] in before)
+        outside = tuple(g for g in self.groups if letter_of(g[0]) in before)
         return outside, tuple(g for g in self.groups if g not in outside)
 
     @property
@@ -135,7 +147,7 @@ class ContractLayout:
     @property
     def sums(self) -> tuple[tuple[str, Dim], ...]:
         """The loops of the outer sums."""
-        return tuple((f"g{c}", self.sizes[c]) for c in self.outer)
+        return tuple((loop_of(c), self.sizes[c]) for c in self.outer)
 
     def inside(self, letters: str) -> str:
         """Of an operand's letters those that are no group's and no outer sum's."""
@@ -144,7 +156,7 @@ class ContractLayout:
     def index(self, letters: str, places: Mapping[str, Dim]) -> Index:
         """An index by letters: of a run of letters the last takes the whole flat position."""
         loops = (*self.groups, *self.sums)
-        at: dict[str, Dim] = {name[1:]: Size.symbol(name) for name, _ in loops}
+        at: dict[str, Dim] = {letter_of(name): Size.symbol(name) for name, _ in loops}
         for run, place in places.items():
             at.update(dict.fromkeys(run[:-1], 0))
             if run:

@@ -41,7 +41,7 @@ Shaped = tuple[Stmts, int]
 
 def each(shape: Shape, body: Callable[[Index], Stmts]) -> Stmts:
     """The body for each index, a part for each."""
-    names = [f"p{axis}" for axis in range(len(shape))]
+    names = [f"p{axis}'" for axis in range(len(shape))]
     stmts = body(tuple(Size.symbol(n) for n in names))
     if not shape:
         return by_one(stmts)
@@ -68,7 +68,7 @@ def _straight(b: Builder) -> Stmts:
     what is left over goes one by one, to a thread of its own.
     """
     nodes, space = b.kernel.nodes, b.kernel.space
-    count, p, u = product(space), Size.symbol("p0"), Size.symbol("u'")
+    count, p, u = product(space), Size.symbol("p0'"), Size.symbol("u'")
     lead: Index = (0,) * (len(space) - 1)
     kept = [n for n in nodes if n in b.kernel.writes]
     cells = {n: Local(f"w{i}", n.type.dtype, (FOUR,)) for i, n in enumerate(kept)}
@@ -92,7 +92,7 @@ def _straight(b: Builder) -> Stmts:
         rest = (*last, *b.store(nodes, (*lead, whole * FOUR + u)))
         body += (When(((whole, p + 1),), (Loop("u'", left, rest),)),)
     parts = (count + FOUR - 1) // FOUR
-    return (*cells.values(), Loop("p0", parts, body, split=True))
+    return (*cells.values(), Loop("p0'", parts, body, split=True))
 
 
 def _rows(b: Builder) -> Shaped:

@@ -30,7 +30,7 @@ from chainrule.ir.size import Dim, Size, known, product
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import contraction_loops, pack, packed_reader
 from chainrule.loops.laid import Laid
-from chainrule.loops.layout import ContractLayout
+from chainrule.loops.layout import ContractLayout, letter_of, loop_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import (
     CHAINS,
@@ -72,7 +72,7 @@ class TurnedTile:
         fixed = [d for d in (m, n, *sizes) if isinstance(d, int)]
         if not layout.gathered[1] or len(fixed) < len(sizes) + 2 or not fills(m, 0.75):
             return None
-        groups = [var[1:] for var, extent in layout.groups if extent != 1]
+        groups = [letter_of(var) for var, extent in layout.groups if extent != 1]
         shared = any(c not in layout.a for c in groups)
         large = shared and fixed[0] * fixed[1] > MOST_SUMS
         if large or all(map(widens, node.inputs)):
@@ -116,12 +116,12 @@ def turned_loops(
     plain, windows = b.reader(x), b.reader(y)
     inner = tuple(layout.sizes[c] for c in layout.inner)
     letters = layout.outer + layout.inner if tile.all else layout.inner
-    terms = tuple((f"g{c}", layout.sizes[c]) for c in letters)
+    terms = tuple((loop_of(c), layout.sizes[c]) for c in letters)
     steps = () if tile.all else layout.sums
     depth = product(tuple(extent for _, extent in terms))
     sums = b.workspace(node, m * (-(-n // LANES) * LANES), by_group)
     panels = (m + LANES - 1) // LANES
-    parts = [g for g in layout.groups if tile.all and g[0][1:] in layout.a]
+    parts = [g for g in layout.groups if tile.all and letter_of(g[0]) in layout.a]
     each = tuple(extent for _, extent in parts)
     size = product(each) * depth * panels * LANES
     copied = b.workspace(x, size, by_group and not tile.all)
@@ -134,7 +134,7 @@ def turned_loops(
         return plain(layout.index(layout.a, {layout.row: column, **places}))
 
     def window(row: Dim, k: Dim) -> Value:
-        places = _places(layout, tile, row) | {c: Size.symbol(f"g{c}") for c in letters}
+        places = _places(layout, tile, row) | {c: Size.symbol(loop_of(c)) for c in letters}
         return windows(layout.index(layout.b, places))
 
     def so_far(row: Dim, column: Dim) -> Value:

@@ -21,6 +21,7 @@ from chainrule.errors import ChainruleError, CompileError, DTypeError, ShapeErro
 from chainrule.ir.types import check_shape
 from chainrule.ir.types import dtype as as_dtype
 from chainrule.lang import leaves
+from chainrule.lang.arguments import flag
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.scope import Scope, kind_of, remember, scope_of
 
@@ -215,7 +216,7 @@ class Layer:
     @trainable.setter
     def trainable(self, value: bool) -> None:
         for layer in _walk(self, lambda _: True):
-            layer._record.trainable = bool(value)
+            layer._record.trainable = flag("trainable", value)
 
     def freeze(self) -> Layer:
         """Leave its parameters, and its children's, as they are in training. Gives the layer."""

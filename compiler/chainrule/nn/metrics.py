@@ -124,7 +124,7 @@ def _count(
 ) -> _Counts:
     p, y = Tensor(as_node(prediction)), Tensor(as_node(labels))
     binary = p.ndim == y.ndim
-    kind = average or ("binary" if binary else "macro")
+    kind = ("binary" if binary else "macro") if average is None else average
     one_of("average", kind, *(["binary"] if binary else ["macro", "micro", "weighted"]))
     if binary:
         p, y = _two_classes(name, p, y)

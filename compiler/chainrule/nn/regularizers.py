@@ -8,11 +8,12 @@ mapping as its `parameters`, as layers do. All have one element type, which is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chainrule.errors import CompileError
 from chainrule.lang import functions as f
+from chainrule.lang.arguments import is_several
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check
 
@@ -48,7 +49,7 @@ def _tensors(parameters: Any) -> list[Tensor]:
     if isinstance(given, Mapping):
         given = list(given.values())
     tensors = [given] if isinstance(given, Tensor) else given
-    if not isinstance(tensors, Iterable) or isinstance(tensors, str):
+    if not is_several(tensors):
         raise CompileError(f"a regularizer takes parameters, not {parameters!r}")
     tensors = list(tensors)
     for w in tensors:

@@ -71,6 +71,10 @@ class _Part(Op):
         """The shape of this part, not turned."""
         raise NotImplementedError
 
+    def demands(self, *inputs: TensorType) -> tuple[Dim, ...]:
+        keys = inputs[1].shape[-2]  # of none there is no largest score
+        return () if isinstance(keys, int) else (keys,)
+
     def place(self, lead: Shape, row: Dim, column: Dim) -> Shape:
         """Where the element of a row and column stands in the result, behind `lead`."""
         return (*lead[:-1], row, lead[-1], column) if self.turned else (*lead, row, column)

@@ -101,7 +101,7 @@ class Padded(Op):
         out, fill = self.infer(x).shape, Literal(self.fill, x.dtype)
         padded = [i for i in range(x.rank) if self.before[i] or self.after[i]]
         whole = min(padded, default=x.rank - 1)  # up to this axis nothing is around
-        flat = Size.symbol("f")
+        flat = Size.symbol("f'")
 
         def part(at: Index) -> Stmts:
             first = (*lead, *at)
@@ -112,7 +112,7 @@ class Padded(Op):
 
             around = write((*first, *(0 for _ in out[whole + 1 :]), flat), fill)
             return (
-                Loop("f", product(out[whole:]), around, "vector"),
+                Loop("f'", product(out[whole:]), around, "vector"),
                 *for_each(x.shape[whole:], move, "p", "vector"),
             )
 

@@ -1,16 +1,12 @@
-"""Pooling: the largest of each window, or the mean of it.
+"""Windows that slide along axes, each of which becomes one element; the mean of each.
 
-Of equal elements the first (row-major in the window) is the one a maximum is taken from, so that
-it alone gets the cotangent, as PyTorch has it. `at_max` and `unpool` are what that choice gives:
-linear in their first operand and each other's adjoint; where the second is largest has no
-derivative. So are `avg_pool` and `avg_unpool` each other's.
+`avg_pool` and `avg_unpool` are each other's adjoint. The largest of each window: `max_pooling`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -19,17 +15,14 @@ from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.node import Array, Node, Op, Sample, apply
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, known
-from chainrule.ir.types import DType, TensorType, dtype, float64, int32
+from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
 from chainrule.ops.layout import Place, Slice
-from chainrule.ops.reduce import Max, Min
-from chainrule.ops.source import constant
 from chainrule.ops.windows import (
     Ints,
     OverlapAdd,
-    Upsample,
     Window,
     call_with,
     positions,
@@ -37,12 +30,9 @@ from chainrule.ops.windows import (
     shown,
 )
 
-#: elements of a window that are few: they are compared with each other where they stand
-FEW = 16
-
 
 @dataclass(frozen=True)
-class _Pool(Op):
+class Pool(Op):
     """Windows over the last axes, each of which becomes one element."""
 
     sizes: Ints
@@ -50,6 +40,8 @@ class _Pool(Op):
     padding: Ints
 
     composite = True
+    #: how many operands it has
+    operands = 1
 
     @property
     def spatial(self) -> int:
@@ -109,20 +101,6 @@ class _Pool(Op):
         """The windows of a node, padded with a number."""
         return apply(self.window(x.type.rank), self.around(x, fill))
 
-    def places(self, x: Node, fill: float | int) -> list[Node]:
-        """For each place in a window, row-major, what stands there in every window."""
-        lead, shape = x.type.rank - self.spatial, self.pooled(x.type).shape
-        steps, x = (*(1,) * lead, *self.strides), self.around(x, fill)
-        starts = ((*(0,) * lead, *offset) for offset in np.ndindex(*self.sizes))
-        return [apply(Slice(start, shape, steps), x) for start in starts]
-
-    def largest(self, x: Node) -> Node:
-        """The largest of each window."""
-        fill = _lowest(x.type.dtype)
-        if self.count > FEW:
-            return apply(Max(self.offsets(x.type.rank)), self.windows(x, fill))
-        return reduce(partial(op, "maximum"), self.places(x, fill))
-
     def overlap(self, w: Node, shape: Shape) -> Node:
         """The sum of what overlaps, without its padding: the adjoint of `windows`."""
         rank, window = len(shape), self.window(len(shape))
@@ -159,16 +137,13 @@ class _Pool(Op):
         return out + ([f"padding={shown(self.padding)}"] if any(self.padding) else [])
 
     def notation(self, *inputs: Node) -> Notation:
-        count = 2 if isinstance(self, _Chosen) else 1
         bare = bool(inputs) and inputs[0].type.rank != self.spatial + 2
-        return call_with(str(self.name), count, *self.options(bare))
+        return call_with(str(self.name), self.operands, *self.options(bare))
 
     @classmethod
     def words(cls) -> dict[str, reading.Word]:
-        count = 2 if issubclass(cls, _Chosen) else 1
-
         def word(*args: Any, stride: Any = None, padding: Any = 0) -> Node:
-            nodes, kernel = args[:count], args[count]
+            nodes, kernel = args[: cls.operands], args[cls.operands]
             return apply(cls(*_given(nodes[0], kernel, stride, padding)), *nodes)
 
         return {str(cls.name): word}
@@ -186,170 +161,8 @@ def _fields(window: Window) -> tuple[int, Ints, Ints, Ints]:
     return window.axis, window.sizes, window.strides, window.dilations
 
 
-def _lowest(of: DType) -> float | int:
-    """What no element is below."""
-    return -np.inf if of.is_float else of.bounds[0]
-
-
-def _check_numbers(name: object, *types: TensorType) -> None:
-    if any(t.dtype.is_bool or t.dtype != types[0].dtype for t in types):
-        raise DTypeError(
-            f"{name} is defined for numbers of one type, not for {', '.join(map(str, types))}"
-        )
-
-
 @dataclass(frozen=True)
-class MaxPool(_Pool):
-    """The largest element of each window; what is padded never is."""
-
-    name = "max_pool"
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        _check_numbers(self.name, *inputs)
-        return self.pooled(inputs[0])
-
-    def ref(self, *inputs: Array) -> Array:
-        (x,) = inputs
-        return np.asarray(self.windows_of(x, _lowest(dtype(x.dtype))).max(axis=0))
-
-    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        return (apply(Unpool(self.sizes, self.strides, self.padding), ct, inputs[0]),)
-
-    def expand(self, *inputs: Node) -> Node:
-        return self.largest(inputs[0])
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield from ((cls(*a), [x]) for a, x in _cases())
-
-
-class _Chosen(_Pool):
-    """What the second operand's largest elements choose."""
-
-    def reaches(self, operand: int) -> bool:
-        return operand == 0
-
-    @property
-    def numbers(self) -> Array:
-        """The elements of a window, numbered."""
-        return np.arange(self.count, dtype=np.int32).reshape(self.sizes)
-
-    def number(self, x: Node) -> Node:
-        """The number of each element in its window."""
-        shape, axes = (
-            self.window(x.type.rank).infer(self.around(x, 0).type).shape,
-            self.offsets(x.type.rank),
-        )
-        kept = tuple(i for i in range(len(shape)) if i not in axes)
-        numbers = constant(self.numbers, int32)
-        return apply(Expand(shape, kept), numbers) if kept else numbers
-
-    def first(self, x: Node) -> Node:
-        """For each window the number of the first of the largest; where that is NaN, of none."""
-        axes, fill, largest = self.offsets(x.type.rank), _lowest(x.type.dtype), self.largest(x)
-        if self.count > FEW:
-            w = self.windows(x, fill)
-            same = op("eq", w, apply(Expand(w.type.shape, axes), largest))
-            return apply(Min(axes), op("where", same, self.number(x), self.count))
-        found = constant(np.array(self.count), int32)
-        for number, place in reversed([*enumerate(self.places(x, fill))]):
-            found = op("where", op("eq", place, largest), number, found)
-        return found
-
-    def chosen(self, x: Node) -> Node:
-        """For each element of each window of x whether it is the first of the largest."""
-        number, axes = self.number(x), self.offsets(x.type.rank)
-        return op("eq", number, apply(Expand(number.type.shape, axes), self.first(x)))
-
-    def tiles(self, x: Node) -> bool:
-        """Whether every element stands in one window."""
-        extents = x.type.shape[-self.spatial :]
-        pairs = zip(extents, self.sizes, strict=True)
-        whole = all(isinstance(n, int) and n % k == 0 for n, k in pairs)
-        return whole and self.sizes == self.strides and not any(self.padding)
-
-    def choice(self, x: Array) -> Array:
-        """The number, in its window, of the first of the largest."""
-        return np.asarray(self.windows_of(x, _lowest(dtype(x.dtype))).argmax(axis=0))
-
-
-@dataclass(frozen=True)
-class AtMax(_Chosen):
-    """Of the first operand, the elements that stand where the second is largest in its window."""
-
-    name = "at_max"
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        t, x = inputs
-        _check_numbers(self.name, t, x)
-        if t.shape != x.shape:
-            raise ShapeError(f"at_max needs one shape: {t}, {x}")
-        return self.pooled(x)
-
-    def ref(self, *inputs: Array) -> Array:
-        t, x = inputs
-        return np.asarray(np.take_along_axis(self.windows_of(t), self.choice(x)[None], 0)[0])
-
-    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        return (apply(Unpool(self.sizes, self.strides, self.padding), ct, inputs[1]), None)
-
-    def expand(self, *inputs: Node) -> Node:
-        t, x = inputs
-        kept = op("where", self.chosen(x), self.windows(t), 0)
-        return apply(Sum(self.offsets(x.type.rank)), kept)
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield from ((cls(*a), [x, x]) for a, x in _cases())
-
-
-@dataclass(frozen=True)
-class Unpool(_Chosen):
-    """Zeros, to which each element of the first operand is added where the second is largest."""
-
-    name = "unpool"
-
-    def infer(self, *inputs: TensorType) -> TensorType:
-        ct, x = inputs
-        _check_numbers(self.name, ct, x)
-        if ct != self.pooled(x):
-            raise ShapeError(f"unpool of {ct} does not fit {x}: it needs {self.pooled(x)}")
-        return x
-
-    def ref(self, *inputs: Array) -> Array:
-        ct, x = inputs
-        numbers = np.arange(self.count)
-        hit = numbers.reshape(-1, *(1,) * x.ndim) == self.choice(x)
-        return self.overlap_of(np.where(hit, ct, 0), x.shape)
-
-    def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        return (apply(AtMax(self.sizes, self.strides, self.padding), ct, inputs[1]), None)
-
-    def expand(self, *inputs: Node) -> Node:
-        ct, x = inputs
-        if self.tiles(x):
-            return self.picked(ct, x)
-        chosen = self.chosen(x)
-        spread = apply(Expand(chosen.type.shape, self.offsets(x.type.rank)), ct)
-        return self.overlap(op("where", chosen, spread, 0), x.type.shape)
-
-    def picked(self, ct: Node, x: Node) -> Node:
-        """Where windows don't overlap: at each element what its window has, or 0."""
-        first = self.first(x)
-        extents = known(x.type.shape[-self.spatial :])
-        pattern = np.tile(self.numbers, [n // k for n, k in zip(extents, self.sizes, strict=True)])
-        lead = tuple(range(x.type.rank - self.spatial))
-        number = apply(Expand(x.type.shape, lead), constant(pattern, int32))
-        spread = Upsample(self.sizes)
-        return op("where", op("eq", number, apply(spread, first)), apply(spread, ct), 0)
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield from ((cls(*a), [cls(*a).pooled(x), x]) for a, x in _cases())
-
-
-@dataclass(frozen=True)
-class AvgPool(_Pool):
+class AvgPool(Pool):
     """The mean of each window, in which what is padded counts as 0."""
 
     name = "avg_pool"
@@ -372,11 +185,11 @@ class AvgPool(_Pool):
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
-        yield from ((cls(*a), [x]) for a, x in _cases())
+        yield from ((cls(*a), [x]) for a, x in cases())
 
 
 @dataclass(frozen=True)
-class AvgUnpool(_Pool):
+class AvgUnpool(Pool):
     """Zeros of `extents`, to which each element is added over its window in equal parts."""
 
     name = "avg_unpool"
@@ -427,12 +240,13 @@ class AvgUnpool(_Pool):
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
-        for a, x in _cases():
+        for a, x in cases():
             pooled = AvgPool(*a).infer(x)
             yield cls(*a, x.shape[-len(a[0]) :]), [pooled]
 
 
-def _cases() -> Iterator[tuple[tuple[Ints, Ints, Ints], TensorType]]:
+def cases() -> Iterator[tuple[tuple[Ints, Ints, Ints], TensorType]]:
+    """Windows to try, and what of."""
     yield ((2,), (2,), (0,)), TensorType(float64, (2, 3, 6))
     yield ((3,), (1,), (1,)), TensorType(float64, (1, 5))
     yield ((2, 3), (2, 2), (1, 1)), TensorType(float64, (2, 3, 5, 6))

@@ -25,6 +25,7 @@ from chainrule.ops import (
     gather,
     index,
     layout,
+    max_pooling,
     normalization,
     padding,
     phase,
@@ -45,8 +46,8 @@ from chainrule.ops.reading import Word, plain
 # importing them defines ops
 _ROOMS = (
     along, assemble, attend, attention, axes, batch_norm, cast, composite, contract, convolution,
-    custom, dynamic, each, gather, index, layout, normalization, padding, phase, pooling, product,
-    random, reduce, running, scan, sort, source, windows,
+    custom, dynamic, each, gather, index, layout, max_pooling, normalization, padding, phase,
+    pooling, product, random, reduce, running, scan, sort, source, windows,
 )  # fmt: skip
 _NEEDS_DATA = (Elementwise, source.Leaf)  # listed above by name, and given from outside
 

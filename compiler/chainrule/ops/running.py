@@ -71,7 +71,7 @@ class Running(Op):
 
     def _by_rows(self, x: TensorType, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         """Along the last axis: one row after another, the element before in a register."""
-        size, step = x.shape[-1], Size.symbol("step")
+        size, step = x.shape[-1], Size.symbol("step'")
         before = Local("before", x.dtype)
         is_first = Apply("eq", (IndexValue(step, int64), Literal(0, int64)), bool_)
 
@@ -81,13 +81,13 @@ class Running(Op):
             value = self.following(Get(before), *here)
             value = Apply("where", (is_first, self.start(*here), value), x.dtype)
             body = (Set(before, (), value), write(at, Get(before)))
-            return (before, Loop("step", size, body))
+            return (before, Loop("step'", size, body))
 
         return for_each(x.shape[:-1], row)
 
     def _by_steps(self, x: TensorType, write: Writer, result: Reader, *inputs: Reader) -> Stmts:
         """Along another axis: one step after another, each for all that lies beside."""
-        size, step = x.shape[self.axis], Size.symbol("step")
+        size, step = x.shape[self.axis], Size.symbol("step'")
         lead, beside = x.shape[: self.axis], x.shape[self.axis + 1 :]
 
         def at(nth: Dim, outer: Index, inner: Index) -> Index:
@@ -106,7 +106,7 @@ class Running(Op):
             heads = for_each(beside, lambda inner: first(outer, inner), "j", "vector")
             rest = for_each(beside, lambda inner: later(outer, inner), "j", "vector")
             some = 1 - 1 // (size + 1)  # 0 where the axis is empty
-            return (Loop("head", some, heads), Loop("step", size - 1, rest))
+            return (Loop("head'", some, heads), Loop("step'", size - 1, rest))
 
         return for_each(lead, block)
 

@@ -212,7 +212,7 @@ def _by_comparing(size: Dim, key: Callable[[Dim], Value], out: Row, keys: Row) -
 
     Before it go the smaller ones, and of the equal ones those that stand before it.
     """
-    i, j = Size.symbol("i"), Size.symbol("j")
+    i, j = Size.symbol("i'"), Size.symbol("j'")
     before = Local("before", int64, (), lanes=True)
     own, other = keys.load(i), keys.load(j)
     earlier = Apply("lt", (IndexValue(j, int64), IndexValue(i, int64)), bool_)
@@ -222,13 +222,13 @@ def _by_comparing(size: Dim, key: Callable[[Dim], Value], out: Row, keys: Row) -
     more = Apply("where", (goes_before, one, none), int64)
     count = Set(before, (), Apply("add", (Get(before), more), int64))
     return (
-        Loop("i", size, (keys.store(i, key(i)),)),
+        Loop("i'", size, (keys.store(i, key(i)),)),
         Loop(
-            "i",
+            "i'",
             size,
             (
                 before,
-                Loop("j", size, (count,), "vector"),
+                Loop("j'", size, (count,), "vector"),
                 out.store(Combine("add", before), IndexValue(i, int64)),
             ),
         ),
@@ -238,7 +238,7 @@ def _by_comparing(size: Dim, key: Callable[[Dim], Value], out: Row, keys: Row) -
 def _by_dealing(size: Dim, key: Callable[[Dim], Value], out: Row, *work: Row) -> Stmts:
     """A deal for each digit, from the last; where each digit's elements start is counted first."""
     keys, places, other_keys, other_places, starts = work
-    i, d = Size.symbol("i"), Size.symbol("d")
+    i, d = Size.symbol("i'"), Size.symbol("d'")
     of = keys.place(0).dtype
     total = Local("total", int64)
     own = Local("own", of)
@@ -256,7 +256,7 @@ def _by_dealing(size: Dim, key: Callable[[Dim], Value], out: Row, *work: Row) ->
             Set(total, (), Literal(0, int64)),
             count,
             Loop(
-                "d",
+                "d'",
                 _DIGITS,
                 (
                     Set(count, (), start),
@@ -276,7 +276,7 @@ def _by_dealing(size: Dim, key: Callable[[Dim], Value], out: Row, *work: Row) ->
         deals += (
             to,
             Loop(
-                "i",
+                "i'",
                 size,
                 (
                     Set(own, (), here[0].load(i)),
@@ -291,8 +291,8 @@ def _by_dealing(size: Dim, key: Callable[[Dim], Value], out: Row, *work: Row) ->
     return (
         total,
         own,
-        Loop("d", _digits(of), (zero,), "vector"),
-        Loop("i", size, (Set(own, (), key(i)), keys.store(i, Get(own)), *counts)),
+        Loop("d'", _digits(of), (zero,), "vector"),
+        Loop("i'", size, (Set(own, (), key(i)), keys.store(i, Get(own)), *counts)),
         *sums,
         *deals,
     )

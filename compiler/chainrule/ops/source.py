@@ -190,6 +190,8 @@ def full(value: float | int | bool, of: DType, shape: Shape) -> Node:
         raise DTypeError(f"{of} can't hold {value}")
     if of.is_float and isinstance(value, int) and value.bit_length() > 1023:
         raise DTypeError(f"{of} can't hold an integer of {value.bit_length()} bits")
+    if of.is_float and isinstance(value, int) and value.bit_length() > 63:
+        value = float(value)  # NumPy would keep it as an object
     with np.errstate(over="ignore"):
         return apply(Full(np.asarray(value).astype(of.numpy).tobytes(), of, shape))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError, FeedError
+from chainrule.lang.arguments import is_several
 from chainrule.nn.numbers import check, check_int
 from chainrule.train import checkpoint
 from chainrule.train.callbacks.base import Callback
@@ -100,7 +101,8 @@ def validation_table(given: Any) -> Table | None:
 
 def callbacks_of(given: Any) -> list[Callback]:
     """Callbacks as a list: one, several or None. Raises CompileError for what is none."""
-    hooks = [given] if isinstance(given, Callback) else list(given or ())
+    several = () if given is None else given if is_several(given) else (given,)
+    hooks = list(several)
     for hook in hooks:
         if not isinstance(hook, Callback):
             raise CompileError(

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Never, NoReturn
 
 import numpy as np
 
 from chainrule import driver
-from chainrule.errors import (
-    ArtifactError,
-    CompileError,
-    FeedError,
-    NonFiniteError,
-)
-from chainrule.ir.node import Node
+from chainrule.errors import CompileError, FeedError, NonFiniteError
 from chainrule.ir.passes import uncollected
+from chainrule.lang.arguments import refuse_unnamed
 from chainrule.lang.options import (
     check_budget,
     check_flag,
@@ -30,27 +22,17 @@ from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
 from chainrule.schedule.budget import Budget
-from chainrule.train import checkpoint, state
 from chainrule.train.engine import ENGINES
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
-from chainrule.train.hyperparameters import Hyperparameters
-from chainrule.train.plan import (
-    EPOCH,
-    SEED,
-    StepPlan,
-    label,
-    nodes_of,
-    plan_step,
-)
+from chainrule.train.kept import Kept
+from chainrule.train.plan import StepPlan, label, nodes_of, plan_step
 from chainrule.train.predictor import Predictor
-from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
-from chainrule_runtime import RuntimeFault, Storage
+from chainrule_runtime import RuntimeFault
 
 if TYPE_CHECKING:
     from chainrule.driver.report import Report
-    from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
@@ -104,7 +86,7 @@ def training_step(
     says what can.
     """
     check_options(backend, threads, precision)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_ensemble(ensemble, seed, share)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
@@ -123,7 +105,7 @@ def training_step(
     )
 
 
-class TrainingStep:
+class TrainingStep(Kept):
     """A compiled training step with its parameters. Made by `training_step`.
 
     Calls from several threads wait for each other.
@@ -142,54 +124,35 @@ class TrainingStep:
         members: Ensemble | None = None,
         tune: Mapping[str, int] | None = None,
     ) -> None:
-        self._plan, self._outputs, self._backend = plan, outputs, backend
-        self._precision, self._members = precision, members
-        kept = [members.leaf(n) for n in plan.kept] if members else plan.kept
+        super().__init__(plan, outputs, share, seed, precision, members)
+        #: whether calls change parameters: not those of a model whose net is frozen whole
+        self.trains = True
+        self._backend = backend
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        lent = state.lent(plan, share._plan, share._storage.arrays) if share else {}
-        tensors = [(label(n), n.type.dtype.numpy, state.static(n)) for n in kept]
-        try:
-            self._storage: Storage = Storage(tensors, lent, share._storage.lock if share else None)
-        except RuntimeFault as fault:
-            driver.raise_ours(fault)
-        arrays = self._storage.arrays
-        if members is None:
-            state.begin(plan, arrays, seed, lent)
-        else:
-            for i in range(members.count):
-                state.begin(plan, members.member(i, arrays), seed + i, lent)
-        self._arrays = arrays if members is None else members.seen(arrays)
-        numbers = plan.optimizer.hyperparameters
-        self._hyperparameters = Hyperparameters(numbers, self._arrays, members)
-        self._hyperparameters.begin()
-        self._parameters = self._seen({p: p for p in plan.parameters})
         graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
         self._engine = make(
-            graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget,
-            tune,
+            graph, plan.inputs, self._kept, plan.names, self._storage, True, threads, precision,
+            budget, tune,
         )  # fmt: skip
         self._epochs = Epochs(plan, self._engine, self._storage, members)
         self._predictor = Predictor(
             plan, outputs, self._storage, members, backend, threads, precision
         )
 
-    def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
-        """Live arrays, by the names of other leaves."""
-        arrays = {label(name): self._arrays[label(node)] for name, node in leaves.items()}
-        return MappingProxyType(arrays)
-
     # training
 
-    def __call__(self, /, **feeds: Any) -> Any:
+    def __call__(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """One step on one minibatch; the loss before the update, of an ensemble each member's.
 
         Raises FeedError for data that does not fit and NonFiniteError for a loss that is infinite
         or NaN; nothing is changed then. Of a finite loss the gradient may still overflow: that is
         seen in the next step, whose error names the parameter that holds no number any more.
         """
+        if unnamed:
+            refuse_unnamed(unnamed, self._engine.binder.names)
         direct, lock = self._engine.direct, self._storage.lock
-        if direct is not None and not lock.is_mine():
+        if direct is not None and self.trains and not lock.is_mine():
             with lock.guard:
                 loss = direct(feeds)
             if loss == loss:
@@ -199,6 +162,7 @@ class TrainingStep:
 
     def _checked_call(self, feeds: Mapping[str, Any]) -> Any:
         """One step on whatever was fed, or the error that says why not."""
+        self.check_trains()
         try:
             results = self._engine.call(feeds)
         except RuntimeFault as fault:
@@ -206,6 +170,14 @@ class TrainingStep:
         self._metrics = self._named(results)
         loss = results[0] + 0.0  # a loss that is the negative of 0 is 0
         return float(loss) if self._members is None else loss
+
+    def check_trains(self) -> None:
+        """Raise CompileError where there is nothing to train."""
+        if not self.trains:
+            raise CompileError(
+                "every parameter of the net is frozen: there is nothing to train",
+                "net.unfreeze(); predict and evaluate need no training",
+            )
 
     def _named(self, results: Sequence[Array]) -> dict[str, Any]:
         """The metrics among the results of a step."""
@@ -236,6 +208,7 @@ class TrainingStep:
 
     def bind(self, data: Mapping[str, Any], batch_size: int) -> Bound:
         """Data made ready for many calls of `advance`. Raises FeedError where it does not fit."""
+        self.check_trains()
         try:
             return self._epochs.bind(data, batch_size)
         except RuntimeFault as fault:
@@ -300,8 +273,10 @@ class TrainingStep:
 
     # what it knows
 
-    def predict(self, /, **feeds: Any) -> Any:
+    def predict(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """The `outputs` for given inputs, in the structure they were named in; changes nothing."""
+        if unnamed:
+            refuse_unnamed(unnamed, self._engine.binder.names)
         return self._predictor(False, feeds)
 
     def predict_averaged(self, /, **feeds: Any) -> Any:
@@ -311,28 +286,9 @@ class TrainingStep:
         return self._predictor(True, feeds)
 
     @property
-    def parameters(self) -> Mapping[str, Array]:
-        """Live, writable views of the parameters by name: `parameters["W"][...] = new`."""
-        return self._parameters
-
-    @property
     def backend(self) -> str:
         """What runs it: "cpu", "cuda" or "reference"."""
         return self._backend
-
-    @property
-    def seed(self) -> int:
-        """What initial values, the order of rows and random ops are drawn from.
-
-        Of an ensemble the first member's: member i has so much plus i, and all have the rows in the
-        order that the first one would.
-        """
-        return int(self._storage.arrays[SEED].flat[0])
-
-    @property
-    def ensemble(self) -> int | None:
-        """How many members are trained at once; None where it is one net."""
-        return None if self._members is None else self._members.count
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -342,19 +298,9 @@ class TrainingStep:
         return dict(self._metrics)
 
     @property
-    def plan(self) -> StepPlan:
-        """What it computes, before it was compiled."""
-        return self._plan
-
-    @property
     def log_names(self) -> tuple[str, ...]:
         """What is measured in each step: "loss", and the names of the metrics."""
         return self._plan.names
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs were begun: the number of the next."""
-        return self._epochs.begun
 
     @property
     def loss(self) -> Tensor:
@@ -365,36 +311,6 @@ class TrainingStep:
     def gradients(self) -> dict[str, Tensor]:
         """The gradient of the loss by each parameter that is trained, as an expression."""
         return {label(w): Tensor(g) for w, g in self._plan.gradients.items()}
-
-    @property
-    def steps(self) -> int:
-        """How many steps have been made."""
-        return int(self._storage.arrays[STEP])
-
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        """The numbers of the optimizer by name, which may change between steps."""
-        return self._hyperparameters
-
-    @property
-    def learning_rate(self) -> Any:
-        """The learning rate, which may change between steps; with a schedule, what scales it.
-
-        Of an ensemble as many as there are members; set it to so many, or to one number for all.
-
-        Set it to a number, or to as many as there are members. FeedError unless each is at least 0,
-        and finite in the type that the step computes in.
-        """
-        return self._hyperparameters[RATE]
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        self._hyperparameters[RATE] = value
-
-    @property
-    def averages(self) -> Mapping[str, Array]:
-        """Live views of the moving averages of parameters, by the parameter; none without ema."""
-        return self._seen(self._plan.optimizer.averages)
 
     def show(self, level: str) -> str:
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
@@ -412,93 +328,3 @@ class TrainingStep:
                 return self._engine.report(check_flag("measure", measure), sizes)
             except RuntimeFault as fault:
                 self._raise(fault)
-
-    # keeping it
-
-    def state_dict(self, into: dict[str, Array] | None = None) -> dict[str, Array]:
-        """Copies of everything that training depends on, by name.
-
-        Parameters and states under their names; the optimizer's under "optimizer."; the seed and
-        the number of epochs begun under "training.". `into` is an earlier result, whose arrays are
-        used again.
-        """
-        made = {} if into is None else into
-        with self._alone():
-            for name, array in self._arrays.items():
-                if into is None:
-                    made[name] = np.array(array, order="C")
-                else:
-                    np.copyto(made[name], array)
-        made[EPOCH] = np.array(self._epochs.begun, np.int64)
-        return made
-
-    def load_state_dict(self, given: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
-
-        Raises ArtifactError, which lists every difference, and changes nothing then.
-        """
-        if not isinstance(given, Mapping):
-            raise ArtifactError(f"a state is a dict of arrays by name, not {type(given).__name__}")
-        own = self.state_dict()
-        differences = state.differences(own, given)
-        if differences:
-            raise ArtifactError("this is the state of another training step", *differences)
-        given = {name: np.asarray(a) for name, a in given.items()}
-        state.check_counts(given)
-        if problem := self._hyperparameters.problem(given):
-            raise ArtifactError(f"no training has this state: {problem}")
-        with self._alone():
-            for name, array in self._arrays.items():
-                array[...] = given[name]
-            self._epochs.begun = int(given[EPOCH])
-
-    def _alone(self) -> AbstractContextManager[object]:
-        """What to hold while nothing else may use the storage."""
-        try:
-            return self._storage.lock.guard
-        except RuntimeFault as fault:
-            driver.raise_ours(fault)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a safetensors file, whole or not at all. Raises ArtifactError."""
-        checkpoint.write(path, self.state_dict())
-
-    def export(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "net",
-        target: str | Sequence[str] = "host",
-        formats: Sequence[str] | None = None,
-        max_batch: int = 64,
-        max_sizes: Mapping[str, int] | None = None,
-        *,
-        cpu: str | Sequence[str] | None = None,
-        features: str | None = None,
-        determinism: str = "default",
-        optimize: str | None = None,
-        examples: Sequence[str] = (),
-    ) -> Artifact:
-        """Write the step as a kernel with a C interface, which needs nothing besides.
-
-        `target` is "host", a level of x86-64 ("x86-64-v3") or several, one kernel holding them all,
-        or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
-        for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
-        them. With determinism "strict" no multiply-add is fused, and every target has the same
-        bits. `optimize` for "speed" or "size": without a word, microcontrollers get the least code,
-        all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an
-        example and a self-test program in. docs/export.md tells of the files; by default there are
-        those that the target has.
-        Raises CompileError and ArtifactError.
-        """
-        if self._members is not None:
-            raise CompileError("an ensemble can't be exported yet", "export a step of one net")
-        from chainrule.train.export import Export, export
-
-        chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
-                        determinism, optimize, examples)  # fmt: skip
-        kept = self.state_dict()
-        return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a file that `save` wrote. Raises ArtifactError, changing nothing."""
-        self.load_state_dict(state.of_step(checkpoint.read(path)))

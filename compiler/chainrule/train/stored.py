@@ -15,8 +15,10 @@ from chainrule.ir.node import Node
 from chainrule.ir.types import TensorType
 from chainrule.lang.derive import flatten
 from chainrule.lang.leaves import input as input_leaf
+from chainrule.lang.options import check_options
 from chainrule.lang.tensor import Tensor
-from chainrule.nn.optim import SGD, Optimizer
+from chainrule.nn import optim
+from chainrule.nn.optim import SGD, Groups, Optimizer
 from chainrule.nn.schedules import Schedule, schedule_of
 from chainrule.ops.source import Leaf
 from chainrule.show.stored import at, read, written
@@ -106,8 +108,10 @@ def _described(model: Model) -> dict[str, Array]:
     return {TEXT: data, **{f"{CONSTANT}{n}": a for n, a in arrays.items()}}
 
 
-def _schedule(optimizer: Optimizer) -> dict[str, Any] | None:
-    """The learning rate's schedule as expressions of t, where it has one."""
+def _schedule(optimizer: Optimizer) -> Any:
+    """The learning rate's schedule as expressions of t, where it has one; of groups a list."""
+    if isinstance(optimizer, Groups):
+        return [_schedule(member) for member in named.members(optimizer)]
     if not callable(optimizer.lr):
         return None
     rate, t = schedule_of(optimizer.lr), input_leaf("t", (), dtype="int32")
@@ -137,7 +141,9 @@ def revived(
     backend: str,
     threads: int | None,
 ) -> Model:
-    """The model that a file holds. Raises ArtifactError."""
+    """The model that a file holds. Raises ArtifactError, and CompileError for bad options."""
+    check_options(backend, threads, None)
+    optimizer = None if optimizer is None else optim.get(optimizer)
     state = checkpoint.read(path)
     if TEXT not in state:
         raise ArtifactError(
@@ -165,7 +171,9 @@ def from_arrays(
     problem, weighted = _problem(whole, nodes)
     kept = of_step(state)
     _check_kept(problem, kept)
-    rule = optimizer or named.retold(whole["optimizer"], _rescheduled(whole["schedule"], nodes))
+    said = whole["schedule"]
+    schedules = [_rescheduled(part, nodes) for part in (said if isinstance(said, list) else [said])]
+    rule = optimizer or named.retold(whole["optimizer"], schedules)
     model = cls.from_problem(
         problem,
         rule or SGD(1.0),

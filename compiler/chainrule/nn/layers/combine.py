@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.lang.arguments import is_several
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.activations import Function, activation
 from chainrule.nn.layer import Layer
@@ -21,7 +22,7 @@ class Sequential(Layer):
 
     def __init__(self, layers: Iterable[Any], *, name: str | None = None) -> None:
         super().__init__(name)
-        if isinstance(layers, (str, Layer)) or not isinstance(layers, Iterable):
+        if isinstance(layers, Layer) or not is_several(layers):
             raise DTypeError(f"Sequential takes a list of layers and functions, not {layers!r}")
         self.steps: list[Function] = [activation(step, "Sequential") for step in layers]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from chainrule.errors import ShapeError
 from chainrule.lang import functions as f
 from chainrule.lang import windows
+from chainrule.lang.arguments import flag
 from chainrule.lang.manipulation import concat
 from chainrule.lang.tensor import Tensor, TensorLike
 from chainrule.nn.activations import Activation
@@ -46,7 +47,8 @@ class _Conv(Layer):
         self.dilation = each(f"{who}: dilation", dilation, self.axes, 1)
         self.before, self.after = self._padding(padding)
         self.activation = checked(activation, who)
-        self.use_bias, self.weight_init, self.bias_init = bool(use_bias), weight_init, bias_init
+        self.use_bias = flag(f"{who}: use_bias", use_bias)
+        self.weight_init, self.bias_init = weight_init, bias_init
 
     def _padding(self, given: Ints | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How many zeros stand before each axis, and how many more behind it."""

@@ -7,6 +7,7 @@ import numpy as np
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.lang import functions as f
 from chainrule.lang import random
+from chainrule.lang.arguments import flag
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn.activations import Activation, activation
 from chainrule.nn.layer import Layer
@@ -30,7 +31,7 @@ class Dense(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.units, self.use_bias = count("Dense: units", units), bool(use_bias)
+        self.units, self.use_bias = count("Dense: units", units), flag("Dense: use_bias", use_bias)
         self.weight_init, self.bias_init = weight_init, bias_init
         self.activation = checked(activation, "Dense")
 

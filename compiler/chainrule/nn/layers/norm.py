@@ -7,7 +7,7 @@ from chainrule.ir.node import apply
 from chainrule.ir.size import product
 from chainrule.lang import functions as f
 from chainrule.lang import normalization
-from chainrule.lang.arguments import number
+from chainrule.lang.arguments import flag, number
 from chainrule.lang.statistics import var
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn.layer import Layer
@@ -39,7 +39,8 @@ class BatchNorm(Layer):
     ) -> None:
         super().__init__(name)
         self.momentum, self.eps = _fraction("momentum", momentum), _small("BatchNorm", eps)
-        self.scale, self.shift, self.axis = bool(scale), bool(shift), axis
+        self.scale, self.shift = flag("BatchNorm: scale", scale), flag("BatchNorm: shift", shift)
+        self.axis = axis
 
     def forward(self, x: TensorLike) -> Tensor:
         x = floats(x, "BatchNorm", least=2)
@@ -87,7 +88,8 @@ class LayerNorm(Layer):
         self, eps: float = 1e-5, scale: bool = True, shift: bool = True, *, name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.eps, self.scale, self.shift = _small("LayerNorm", eps), bool(scale), bool(shift)
+        self.eps = _small("LayerNorm", eps)
+        self.scale, self.shift = flag("LayerNorm: scale", scale), flag("LayerNorm: shift", shift)
 
     def forward(self, x: TensorLike) -> Tensor:
         x = floats(x, "LayerNorm", least=1)
@@ -105,7 +107,7 @@ class RMSNorm(Layer):
 
     def __init__(self, eps: float = 1e-5, scale: bool = True, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.eps, self.scale = _small("RMSNorm", eps), bool(scale)
+        self.eps, self.scale = _small("RMSNorm", eps), flag("RMSNorm: scale", scale)
 
     def forward(self, x: TensorLike) -> Tensor:
         x = floats(x, "RMSNorm", least=1)

@@ -11,6 +11,7 @@ from typing import Any
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.lang import functions as f
+from chainrule.lang.arguments import flag
 from chainrule.lang.manipulation import concat
 from chainrule.lang.scan import scan
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
@@ -43,8 +44,11 @@ class _Recurrent(Layer):
     ) -> None:
         super().__init__(name)
         self.units = count(f"{type(self).__name__}: units", units)
-        self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
-        self.bidirectional, self.use_bias = bool(bidirectional), bool(use_bias)
+        who = type(self).__name__
+        self.return_sequences = flag(f"{who}: return_sequences", return_sequences)
+        self.return_state = flag(f"{who}: return_state", return_state)
+        self.bidirectional = flag(f"{who}: bidirectional", bidirectional)
+        self.use_bias = flag(f"{who}: use_bias", use_bias)
         self.weight_init, self.state_init = weight_init, state_init
         self.bias_init = bias_init
 

@@ -9,6 +9,7 @@ from chainrule.ir.node import apply
 from chainrule.ir.size import Dim, Size
 from chainrule.lang import creation, normalization, random
 from chainrule.lang import functions as f
+from chainrule.lang.arguments import flag
 from chainrule.lang.dynamic import dynamic_update_slice
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
 from chainrule.nn.activations import Activation
@@ -62,10 +63,12 @@ class MultiHeadAttention(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.heads, self.causal = count("MultiHeadAttention: heads", heads), bool(causal)
+        self.heads = count("MultiHeadAttention: heads", heads)
+        self.causal = flag("MultiHeadAttention: causal", causal)
+        use_bias = flag("MultiHeadAttention: use_bias", use_bias)
         self.dropout = Dropout(dropout).rate
         self.query, self.key, self.value, self.output = (
-            _Projection(bool(use_bias), weight_init) for _ in range(4)
+            _Projection(use_bias, weight_init) for _ in range(4)
         )
 
     def forward(
@@ -218,10 +221,12 @@ class TransformerBlock(Layer):
         super().__init__(name)
         self.hidden = None if hidden is None else count("TransformerBlock: hidden", hidden)
         self.activation = checked(activation, "TransformerBlock")
-        self.norm_first, self.dropout = bool(norm_first), Dropout(dropout).rate
+        self.norm_first = flag("TransformerBlock: norm_first", norm_first)
+        self.dropout = Dropout(dropout).rate
+        use_bias = flag("TransformerBlock: use_bias", use_bias)
         self.norm1, self.norm2 = LayerNorm(eps, shift=use_bias), LayerNorm(eps, shift=use_bias)
         self.attention = MultiHeadAttention(heads, causal, dropout, use_bias, weight_init)
-        self.up, self.down = (_Projection(bool(use_bias), weight_init) for _ in range(2))
+        self.up, self.down = (_Projection(use_bias, weight_init) for _ in range(2))
 
     def forward(
         self,

@@ -69,8 +69,10 @@ class Monitor(Callback):
     """What watches one number, for whether it gets better."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
-        if mode not in ("auto", "min", "max"):
+        if not isinstance(mode, str) or mode not in ("auto", "min", "max"):
             raise CompileError(f'mode is "auto", "min" or "max", not {mode!r}')
+        if not isinstance(monitor, str):
+            raise CompileError(f'monitor is the name of a number, as "val_loss", not {monitor!r}')
         rising = ("acc", "auc", "f1", "precision", "recall", "r2")
         up = mode == "max" or (mode == "auto" and any(w in monitor for w in rising))
         self.monitor, self._sign = monitor, 1.0 if up else -1.0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable as Function
 from collections.abc import Mapping
+from inspect import signature
 
 import numpy as np
 
+from chainrule.errors import CompileError
 from chainrule.nn.numbers import check, check_int
+from chainrule.nn.schedules import Schedule
 from chainrule.train.callbacks.base import Array, Callback, Logs, Monitor
 
 
@@ -64,18 +67,45 @@ class EarlyStopping(Monitor):
 
 
 class LRSchedule(Callback):
-    """Set the learning rate at the begin of each epoch: `schedule(epoch)`, or `(epoch, rate)`."""
+    """Set the learning rate at the begin of each epoch: `schedule(epoch)`, or `(epoch, rate)` for a
+    function that needs two.
+
+    Raises CompileError for what is no such function, and, in training, FeedError for a rate that is
+    no number from 0 on. A schedule of steps, of `cr.schedules`, is given to an optimizer.
+    """
 
     def __init__(self, schedule: Function[..., float]) -> None:
-        self.schedule = schedule
+        if isinstance(schedule, Schedule):
+            raise CompileError(
+                "LRSchedule takes a function of the epoch, not a schedule of steps",
+                "give that to the optimizer: cr.optim.SGD(cr.schedules.cosine(0.1, steps=1000))",
+            )
+        self.schedule, self._takes_rate = schedule, not _takes(schedule, 1)
+        if self._takes_rate and not _takes(schedule, 2):
+            raise CompileError(
+                f"LRSchedule takes a function of the epoch, or of epoch and rate, not {schedule!r}",
+                "such as lambda epoch: 0.1 / (epoch + 1)",
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         step = self.model.step
-        try:
-            rate = self.schedule(epoch, step.learning_rate)
-        except TypeError:
-            rate = self.schedule(epoch)
-        step.learning_rate = float(rate)
+        given = (epoch, step.learning_rate) if self._takes_rate else (epoch,)
+        rate = self.schedule(*given)
+        rate = rate.item() if isinstance(rate, np.ndarray) and not rate.ndim else rate
+        step.learning_rate = check(f"the rate that LRSchedule gave for epoch {epoch}", rate)
+
+
+def _takes(function: object, count: int) -> bool:
+    """Whether something can be called with so many operands."""
+    if not callable(function):
+        return False
+    try:
+        signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that tells nothing of itself
+        return count == 1
+    return True
 
 
 class ReduceLROnPlateau(Monitor):
