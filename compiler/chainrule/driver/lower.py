@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chainrule.codegen.steps import Step
 from chainrule.driver.build import Wanted, _Clock, _label, lower_all
@@ -14,12 +14,12 @@ from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
 from chainrule.schedule.kernel import Kernel
 from chainrule.target import Target
-from chainrule_runtime.manifest import Manifest
+from chainrule_runtime.manifest import PARTS, Manifest, with_size
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph lowered for a target, for one thread: its calls in order, and its buffers."""
+    """A graph lowered for a target: its calls in order, and its buffers."""
 
     calls: tuple[Step, ...] = field(repr=False)
     manifest: Manifest
@@ -42,9 +42,16 @@ def lower(
     outputs: Sequence[str],
     finite: Sequence[int] = (),
     precision: str | None = None,
+    parts: int = 1,
 ) -> Lowered:
-    """Lower a graph, with the parameters of `build`. Raises CompileError."""
-    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, precision, None)
+    """Lower a graph, with the parameters of `build`; with several `parts`, there is workspace for
+    each. Raises CompileError.
+    """
+    wanted = Wanted(
+        tuple(feeds), tuple(kept), tuple(finite), False, parts > 1, target, precision, None
+    )
     levels = lower_all(graph, wanted, _Clock())
     manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
+    arena = tuple(tuple(with_size(d, PARTS, parts) for d in slot) for slot in manifest.arena)
+    manifest = replace(manifest, arena=arena, shared=(), stages=())
     return Lowered(tuple(levels.calls), manifest, levels.kernels)
