@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from chainrule.codegen.steps import Step
 from chainrule.driver.build import Wanted, _Clock, _label, lower_all
-from chainrule.driver.figures import figures
 from chainrule.driver.kept import named
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
@@ -24,12 +23,6 @@ class Lowered:
     calls: tuple[Step, ...] = field(repr=False)
     manifest: Manifest
     kernels: tuple[Kernel, ...] = field(repr=False)
-
-    @property
-    def flops(self) -> str:
-        """The floating-point operations of a call, as a polynomial of the symbolic sizes."""
-        total = sum((figures(k, "").flops for k in self.kernels), start=0)
-        return str(total)
 
 
 @uncollected

@@ -15,6 +15,7 @@ from chainrule.errors import CompileError
 from chainrule.export import files as filing
 from chainrule.export import javascript, packages, rust
 from chainrule.export.codes import checks_of, faults
+from chainrule.export.flops import flops_of, flops_text
 from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
 from chainrule.export.kernel import Kernel, code_size
@@ -98,6 +99,8 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
         "workspace_bytes": workspace,
         "selftest_bytes": memory_bytes(model),
         "sizes": most,
+        "flops": flops_text(model, "step"),
+        "most_flops": {name: flops_of(unit, most) for name, unit in model.units.items()},
         "max_parts": model.parts,
         "rows": batch_size_of(model) if model.sliced else None,
         "sliced": sorted(model.sliced),

@@ -151,7 +151,6 @@ def export(
     told = {
         "determinism": wanted.determinism,
         "optimize": "size" if small else "speed",
-        "flops": {n: low.flops for n, low in lowered(targets[0]).items()}["step"],
         "ops": {
             n: [[op.op.name for op in k.nodes] for k in low.kernels]
             for n, low in lowered(targets[0]).items()
