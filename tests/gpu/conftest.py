@@ -33,6 +33,9 @@ class PtxGpu(fake.FakeGpu):  # type: ignore[misc, name-defined]
         self.calls.append("load")
         return ptx_machine.parse(ptx)
 
+    def arguments_of(self, kernel: Any) -> int:
+        return len(kernel.parameters)
+
     def run(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         ptx_machine.Machine(kernel, blocks, threads, arguments, self.blocks).run()
 

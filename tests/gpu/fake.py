@@ -124,6 +124,10 @@ class FakeGpu:
     def wait(self) -> None:
         self.calls.append("wait")
 
+    def arguments_of(self, launch: Any) -> int:
+        """How many parameters of 8 bytes a kernel has."""
+        return len(launch.program.buffers) + len(launch.program.sizes) + 1
+
     def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         program = launch.program
         *given, status = arguments

@@ -1,7 +1,7 @@
 """The driver: all levels of the compiler in order, what it did, and programs to call."""
 
 from chainrule.driver.build import PASSES, Compiled, build, leaves_of
-from chainrule.driver.gpu import build_gpu
+from chainrule.driver.gpu import build_gpu, commands_of, copies, gpu_target
 from chainrule.driver.gpu_report import report_gpu, show_gpu
 from chainrule.driver.levels import LEVELS, show
 from chainrule.driver.lower import Lowered, lower
@@ -17,6 +17,9 @@ __all__ = [
     "Report",
     "build",
     "build_gpu",
+    "commands_of",
+    "copies",
+    "gpu_target",
     "leaves_of",
     "lower",
     "narrowed",

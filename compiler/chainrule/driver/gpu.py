@@ -94,14 +94,14 @@ def build_gpu(
     )
     levels = lower_all(graph, wanted, clock)
     module = emit_gpu_module(
-        [b.launches for b in levels.built], _helpers(graph, wanted, epochs), machine
+        [b.launches for b in levels.built], {**copies(), **_helpers(graph, wanted, epochs)}, machine
     )
     clock.lap("llvm text")
     ptx = module.ptx()
     clock.lap("ptx")
     launches = {id(b.program): b.launches for b in levels.built}
     changed = tuple(_label(leaf) for leaf, _ in graph.updates)
-    code = GpuCode(ptx, _commands(levels.calls, launches, module.names), changed)
+    code = GpuCode(ptx, commands_of(levels.calls, launches, module.names), changed)
     manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
     return CompiledGpu(
         graph, levels, manifest, module, code, dict(clock.seconds), wanted.feeds, wanted.kept,
@@ -110,20 +110,24 @@ def build_gpu(
 
 
 def _helpers(graph: Graph, wanted: Wanted, epochs: bool) -> dict[str, Launch]:
-    """Kernels beside those of the graph, by name."""
-    found = {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
-    if epochs:
-        found["advance"] = minibatch.advance()
-        found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
-        found |= {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
-    return found
+    """Kernels that a loop over minibatches needs, by name."""
+    if not epochs:
+        return {}
+    found = {"advance": minibatch.advance()}
+    found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
+    return found | {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
+
+
+def copies() -> dict[str, Launch]:
+    """The kernels that `commands_of` copies by, by name."""
+    return {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
 
 
 def _types(nodes: Sequence[Node]) -> dict[DType, None]:
     return dict.fromkeys(n.type.dtype for n in nodes)
 
 
-def _commands(
+def commands_of(
     steps: Sequence[Step], launches: Mapping[int, Sequence[Launch]], names: Mapping[int, str]
 ) -> tuple[Command, ...]:
     """What the runtime does in the place of each step."""
@@ -138,7 +142,7 @@ def _commands(
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:
-            inside = _commands(step.steps, launches, names)
+            inside = commands_of(step.steps, launches, names)
             out.append(Repeated(dim_data(step.length), inside, step.reverse))
     return tuple(out)
 

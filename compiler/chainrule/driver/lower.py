@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chainrule.codegen.steps import Step
@@ -12,6 +12,7 @@ from chainrule.driver.kept import named
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
+from chainrule.loops.launch import Launch
 from chainrule.schedule.kernel import Kernel
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest
@@ -19,11 +20,15 @@ from chainrule_runtime.manifest import Manifest
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph lowered for a target, for one thread: its calls in order, and its buffers."""
+    """A graph lowered for a target, for one thread: its calls in order, and its buffers.
+
+    For a GPU `launches` are what each program is run by, by the program's identity.
+    """
 
     calls: tuple[Step, ...] = field(repr=False)
     manifest: Manifest
     kernels: tuple[Kernel, ...] = field(repr=False)
+    launches: Mapping[int, tuple[Launch, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def flops(self) -> str:
@@ -47,4 +52,5 @@ def lower(
     wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, precision, None)
     levels = lower_all(graph, wanted, _Clock())
     manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
-    return Lowered(tuple(levels.calls), manifest, levels.kernels)
+    launches = {id(b.program): b.launches for b in levels.built}
+    return Lowered(tuple(levels.calls), manifest, levels.kernels, launches)
