@@ -147,6 +147,31 @@ class FakeGpu:
             self.bytes_at(status, 4).view(np.int32)[0] = code
 
 
+class FailingGpu(FakeGpu):
+    """One that is lost for good once so many recordings were played; as a real one it says so at
+    the next call that waits.
+    """
+
+    def __init__(self, plays: int) -> None:
+        super().__init__()
+        self.left, self.downloads_left = plays, 1 << 30
+
+    def play(self, recording: Sequence[Callable[[], None]]) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            super().play(recording)
+
+    def wait(self) -> None:
+        if self.left < 0 or self.downloads_left < 0:
+            raise DeviceError("the GPU is lost: it was pulled out", lost=True)
+        super().wait()
+
+    def download(self, array: Array, at: int) -> None:
+        self.downloads_left -= 1
+        self.wait()
+        super().download(array, at)
+
+
 class FakeApi:
     """The driver's functions, as cuda-bindings has them: each answers a code and what is asked.
 

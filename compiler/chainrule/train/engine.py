@@ -72,7 +72,8 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, the products' precision, a budget for the arena, and sizes to tune at
+#: many threads there may be, the products' precision, a budget for the arena, sizes to tune at, and
+#: after how many steps of a run what lies elsewhere is brought to the host
 MakeEngine = Callable[
     [
         Graph,
@@ -85,6 +86,7 @@ MakeEngine = Callable[
         str | None,
         Budget | None,
         Mapping[str, int] | None,
+        int | None,
     ],
     Engine,
 ]
@@ -105,6 +107,7 @@ class NativeEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -184,6 +187,7 @@ class GpuEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         self.compiled = driver.build_gpu(
             graph,
@@ -202,7 +206,8 @@ class GpuEngine:
             kept=storage.arrays,
             lock=storage.lock,
         )
-        self.binder, self._loop = self._program.binder, GpuEpochLoop(self._program)
+        self.binder = self._program.binder
+        self._loop = GpuEpochLoop(self._program, snapshot_every)
 
     @property
     def direct(self) -> None:
@@ -252,6 +257,7 @@ class ReferenceEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
         self.kept = tuple(kept)

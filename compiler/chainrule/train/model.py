@@ -57,7 +57,7 @@ class Model:
     net takes no integers. `loss` and `metrics` are names of `cr.losses` and `cr.metrics`, or
     functions of prediction and labels; metrics may be a dict by name. A `regularizer` is a function
     of the list of parameters, added to the loss. `backend`, `threads`, `precision`,
-    `memory_budget`, `tune` and `seed` are those of `cr.training_step`.
+    `memory_budget`, `tune`, `snapshot_every` and `seed` are those of `cr.training_step`.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Model:
         precision: str | None = None,
         memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
         tune: bool | Mapping[str, int] = False,
+        snapshot_every: int | None = None,
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
@@ -94,6 +95,7 @@ class Model:
             "precision": precision,
             "memory_budget": memory_budget,
             "tune": tune,
+            "snapshot_every": snapshot_every,
         }
         self.dtype = dtype_of(dtype)
         if not self.dtype.is_float:

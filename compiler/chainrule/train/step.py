@@ -14,6 +14,7 @@ from chainrule import driver
 from chainrule.errors import (
     ArtifactError,
     CompileError,
+    DeviceError,
     FeedError,
     NonFiniteError,
 )
@@ -49,6 +50,7 @@ from chainrule.train.predictor import Predictor
 from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 from chainrule_runtime import RuntimeFault, Storage
+from chainrule_runtime.errors import DeviceError as RuntimeDeviceError
 
 Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
@@ -69,6 +71,7 @@ def training_step(
     memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
     tune: bool | Mapping[str, int] = False,
+    snapshot_every: int | None = None,
     seed: int = 0,
 ) -> TrainingStep:
     """Compile the training of a loss: its gradients and the optimizer's update in one program.
@@ -98,6 +101,10 @@ def training_step(
     such as `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code,
     and has the same bits. That takes some seconds, once on a machine.
 
+    On a GPU `run`, and `Model.fit`, bring parameters and optimizer to the host when they are done;
+    with `snapshot_every` after every so many steps too, so that they are there where a kernel
+    fails or the GPU is lost. A CPU has them on the host at every step.
+
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
     """
@@ -116,9 +123,12 @@ def training_step(
         check_tune(tune, backend, sizes),
     )
     members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
+    if snapshot_every is not None:
+        snapshot_every = check_int("snapshot_every", snapshot_every, 1)
     return TrainingStep(
-        plan, outputs, share, backend, seed, threads, precision, budget, members, timed
-    )
+        plan, outputs, share, backend, seed, threads, precision, budget, members, timed,
+        snapshot_every,
+    )  # fmt: skip
 
 
 class TrainingStep:
@@ -139,6 +149,7 @@ class TrainingStep:
         budget: Budget | None = None,
         members: Ensemble | None = None,
         tune: Mapping[str, int] | None = None,
+        snapshot_every: int | None = None,
     ) -> None:
         self._plan, self._outputs, self._backend = plan, outputs, backend
         self._precision, self._members = precision, members
@@ -165,8 +176,9 @@ class TrainingStep:
         make = ENGINES[backend]
         self._engine = make(
             graph, plan.inputs, kept, plan.names, self._storage, True, threads, precision, budget,
-            tune,
+            tune, snapshot_every,
         )  # fmt: skip
+        self._snapshot_every = snapshot_every
         self._epochs = Epochs(plan, self._engine, self._storage, members)
         self._predictor = Predictor(
             plan, outputs, self._storage, members, backend, threads, precision
@@ -281,6 +293,14 @@ class TrainingStep:
                 f"{self._what_is(fault)} in step {self.steps + 1}, counted from 1",
                 "it has changed nothing: parameters and optimizer are as they were before it",
                 self._why_not_finite(),
+            ) from None
+        if isinstance(fault, RuntimeDeviceError) and fault.lost:
+            more = "" if self._snapshot_every else "; snapshot_every=1000 would bring later ones"
+            raise DeviceError(
+                fault.what,
+                *fault.details,
+                f"parameters and optimizer on the host are those after step {self.steps}{more}",
+                "save() them, and go on in a new process",
             ) from None
         driver.raise_ours(fault)
 

@@ -22,10 +22,16 @@ _PTX_OF_CUDA = (
     (11060, 76), (11070, 77), (11080, 78), (12000, 80), (12010, 81), (12020, 82), (12030, 83),
     (12040, 84), (12050, 85), (12070, 86), (12080, 87), (12090, 88), (13000, 90),
 )  # fmt: skip
-#: the driver's codes after which a context is of no use any more
-_LOST = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
-         "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
-         "ECC_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE")  # fmt: skip
+#: the driver's codes for a kernel that went wrong, and for a GPU that can't be reached any more
+#: ("CUDA Driver API", NVIDIA, enum CUresult): a context is of no use after any of them
+_FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
+           "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
+           "ASSERT", "ILLEGAL_STATE")  # fmt: skip
+_GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
+         "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
+#: what is asked before there is a context
+_FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
+          "cuDevicePrimaryCtxRetain")  # fmt: skip
 
 
 class Gpu(Protocol):
@@ -211,33 +217,67 @@ class CudaGpu:
         try:
             code, *results = getattr(self._api, word)(*given)
         except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
-            raise DeviceError(
-                "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
-            ) from None
+            raise DeviceError(*_missing(error, word)) from None
         if int(code):
-            raise DeviceError(*_told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word))
+            raise _told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
         return results[0] if len(results) == 1 else tuple(results)
 
 
-def _told(code: str, word: str) -> tuple[str, ...]:
-    """What a code of the driver means, and what to do."""
-    what = f"the CUDA driver answered {code} to {word}"
-    if code in ("NO_DEVICE", "INVALID_DEVICE"):
+def _missing(error: BaseException, word: str) -> tuple[str, ...]:
+    """Why there is no such function, and what to do."""
+    if "Function" in str(error) and "not found" in str(error):
         return (
+            f"the NVIDIA driver is too old: it has no {word}",
+            "install a driver of CUDA 10.0 or newer",
+        )
+    return "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
+
+
+def _told(code: str, word: str) -> DeviceError:
+    """What a code of the driver means, and what to do."""
+    what, first = f"the CUDA driver answered {code} to {word}", word in _FIRST
+    if first and code in ("NO_DEVICE", "INVALID_DEVICE"):
+        return DeviceError(
             f"no GPU is to be seen here: {what}",
             "nvidia-smi lists those that the driver sees; CUDA_VISIBLE_DEVICES may hide them",
         )
-    if code in ("SYSTEM_DRIVER_MISMATCH", "INSUFFICIENT_DRIVER", "NOT_FOUND"):
-        return f"the NVIDIA driver is too old: {what}", "install a newer driver"
-    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
-        return f"the driver refuses the code: {what}", "this is a bug of chainrule, or its driver's"
-    if code in _LOST:
-        return (
-            f"a kernel has failed, and the GPU's memory of this process is lost: {what}",
-            "parameters on the host are those of the last call that came back: save them, and go "
-            "on in a new process",
+    if code in ("SYSTEM_DRIVER_MISMATCH", "COMPAT_NOT_SUPPORTED_ON_DEVICE"):
+        return DeviceError(
+            f"parts of the NVIDIA driver are of different versions: {what}",
+            "restart the machine after an update of the driver, or install it again",
         )
-    return (what,)
+    if code in ("INSUFFICIENT_DRIVER", "NOT_SUPPORTED", "CALL_REQUIRES_NEWER_DRIVER"):
+        return DeviceError(f"the NVIDIA driver is too old: {what}", "install a newer driver")
+    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
+        return DeviceError(
+            f"the driver refuses the code: {what}",
+            "an older driver may not read it: chainrule doctor tells what it reads, and "
+            "CHAINRULE_GPU=sm_75 compiles for all",
+        )
+    if code == "OUT_OF_MEMORY":
+        return DeviceError(
+            f"the GPU has no room: {what}",
+            "take smaller minibatches or a memory_budget, or end what else uses the GPU",
+        )
+    if first:
+        return DeviceError(
+            f"the NVIDIA driver does not start: {what}", "nvidia-smi tells more of it"
+        )
+    if code in _FAULTS:
+        long = "a GPU with a display ends kernels after some seconds: take smaller minibatches"
+        bug = "it is a bug, of chainrule if not of another in this process: compute-sanitizer tells"
+        return DeviceError(
+            f"a kernel has failed, and what this process has on the GPU is lost: {what}",
+            long if code == "LAUNCH_TIMEOUT" else bug,
+            lost=True,
+        )
+    if code in _GONE:
+        return DeviceError(
+            f"the GPU is lost: {what}",
+            "nvidia-smi tells its state; resetting it or restarting the machine brings it back",
+            lost=True,
+        )
+    return DeviceError(what)
 
 
 def _lines(error: BaseException) -> tuple[str, ...]:

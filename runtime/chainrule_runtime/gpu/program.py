@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule_runtime.errors import FeedError, RuntimeFault
+from chainrule_runtime.errors import DeviceError, FeedError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import GpuCode, Run, resolved
@@ -178,12 +178,24 @@ class Session:
     def __init__(self, program: GpuProgram, memory: _Memory) -> None:
         self.program, self.memory, self.gpu = program, memory, memory.gpu
 
-    def fetch(self) -> None:
-        """Bring back what is kept and may have changed."""
-        for tensor in self.program.manifest.kept:
-            if tensor.name in self.program.code.changed:
-                array = self.program.kept[tensor.name]
-                self.gpu.download(array, self.memory.fixed[tensor.place])
+    def fetch(self, whole: bool = False) -> None:
+        """Bring back what is kept and may have changed; if it is to be `whole`, all of it or, where
+        the GPU is lost in the middle, nothing: there is a copy then.
+        """
+        program, fixed = self.program, self.memory.fixed
+        changed = [t for t in program.manifest.kept if t.name in program.code.changed]
+        arrays = [program.kept[t.name] for t in changed]
+        there = [np.empty_like(a) for a in arrays] if whole else arrays
+        for number, (tensor, array) in enumerate(zip(changed, there, strict=True)):
+            try:
+                self.gpu.download(array, fixed[tensor.place])
+            except DeviceError as fault:
+                if number and not whole:
+                    fault.details += ("some of what is kept had come back before: load a state",)
+                raise
+        for array, new in zip(arrays, there, strict=True):
+            if array is not new:
+                array[...] = new
 
     def step(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once; new arrays. Raises FeedError and NonFiniteError."""
