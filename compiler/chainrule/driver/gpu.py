@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from chainrule import config
+from chainrule.codegen.cache import object_cache
 from chainrule.codegen.ptx import GpuModule, emit_gpu_module
-from chainrule.codegen.steps import Call, Copy, Place, Step
-from chainrule.driver.build import Levels, Wanted, _Clock, _label, lower_all
-from chainrule.driver.kept import named
+from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in
+from chainrule.driver.build import Levels, Wanted, _Clock, _label, lower_all, program_key
+from chainrule.driver.kept import named, packed_gpu, unpacked_gpu
 from chainrule.driver.sizes import dim_data
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
@@ -19,6 +21,7 @@ from chainrule.ir.size import Size, divide
 from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch
 from chainrule.loops.launch import BLOCK, Launch
+from chainrule.schedule.kernel import Form
 from chainrule.schedule.recompute import Budget
 from chainrule.target import Target
 from chainrule.target.gpu import GPUS, OLDEST, gpu
@@ -38,17 +41,30 @@ _COPY_WORDS, _COPY_BYTES = "copy_words", "copy_bytes"
 
 @dataclass(frozen=True)
 class CompiledGpu:
-    """A program for a GPU: what it was, its module, and what is launched of it."""
+    """A program for a GPU: what it was, and what is launched of which kernels.
+
+    `made` gives what became of it on its way, which a program that was found compiled has not gone.
+    """
 
     source: Graph
-    levels: Levels
     manifest: Manifest
-    module: GpuModule = field(repr=False)
     code: GpuCode = field(repr=False)
+    target: Target
     seconds: Mapping[str, float]
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
     precision: str | None
+    made: Callable[[], tuple[Levels, GpuModule]] = field(repr=False)
+
+    @property
+    def levels(self) -> Levels:
+        """The program at every level above LLVM's."""
+        return self.made()[0]
+
+    @property
+    def module(self) -> GpuModule:
+        """Its kernels before they were PTX."""
+        return self.made()[1]
 
 
 def gpu_target() -> Target:
@@ -84,34 +100,55 @@ def build_gpu(
 ) -> CompiledGpu:
     """Compile a graph for a GPU, which need not be here; the parameters are those of `build`.
 
-    With `epochs` there are the kernels besides that a loop over minibatches needs. Raises
-    CompileError.
+    With `epochs` there are the kernels besides that a loop over minibatches needs. A program that
+    was compiled before is found, where it was kept. Raises CompileError.
     """
     clock = _Clock()
     machine = target or gpu_target()
     wanted = Wanted(
-        tuple(feeds), tuple(kept), tuple(finite), False, False, machine, precision, budget
+        tuple(feeds), tuple(kept), tuple(finite), epochs, False, machine, precision, budget
     )
-    levels = lower_all(graph, wanted, clock)
-    module = emit_gpu_module(
-        [b.launches for b in levels.built], {**copies(), **_helpers(graph, wanted, epochs)}, machine
-    )
-    clock.lap("llvm text")
-    ptx = module.ptx()
-    clock.lap("ptx")
-    launches = {id(b.program): b.launches for b in levels.built}
+    cache = object_cache()
+    key = cache and program_key(graph, wanted)
+    content = cache.get(key) if cache and key else None
+    found = unpacked_gpu(content) if content else None
+    clock.lap("key")
+
+    @lru_cache(maxsize=1)
+    def made() -> tuple[Levels, GpuModule]:
+        levels = lower_all(graph, wanted, clock)
+        helpers = {**copies(), **_helpers(graph, wanted)}
+        module = emit_gpu_module([b.launches for b in levels.built], helpers, machine)
+        clock.lap("llvm text")
+        return levels, module
+
+    if found is None:
+        levels, module = made()
+        ptx = module.ptx()
+        clock.lap("ptx")
+        launches = {id(b.program): b.launches for b in levels.built}
+        commands = commands_of(levels.calls, launches, module.names, _parts(levels))
+        found = levels.manifest, ptx, commands
+        if cache and key:
+            cache.put(key, packed_gpu(*found))
+    manifest, ptx, commands = found
     changed = tuple(_label(leaf) for leaf, _ in graph.updates)
-    code = GpuCode(ptx, commands_of(levels.calls, launches, module.names), changed)
-    manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
     return CompiledGpu(
-        graph, levels, manifest, module, code, dict(clock.seconds), wanted.feeds, wanted.kept,
-        precision,
+        graph, named(manifest, [*map(_label, (*feeds, *kept)), *outputs]),
+        GpuCode(ptx, commands, changed), machine, dict(clock.seconds), wanted.feeds, wanted.kept,
+        precision, made,
     )  # fmt: skip
 
 
-def _helpers(graph: Graph, wanted: Wanted, epochs: bool) -> dict[str, Launch]:
+def _parts(levels: Levels) -> dict[int, int]:
+    """The number of the kernel that each call is, by the call's identity."""
+    numbers = [i for i, k in enumerate(levels.kernels) if k.form is not Form.SCAN]
+    return {id(c): i for c, i in zip(calls_in(levels.calls), numbers, strict=True)}
+
+
+def _helpers(graph: Graph, wanted: Wanted) -> dict[str, Launch]:
     """Kernels that a loop over minibatches needs, by name."""
-    if not epochs:
+    if not wanted.epochs:
         return {}
     found = {"advance": minibatch.advance()}
     found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
@@ -128,9 +165,14 @@ def _types(nodes: Sequence[Node]) -> dict[DType, None]:
 
 
 def commands_of(
-    steps: Sequence[Step], launches: Mapping[int, Sequence[Launch]], names: Mapping[int, str]
+    steps: Sequence[Step],
+    launches: Mapping[int, Sequence[Launch]],
+    names: Mapping[int, str],
+    parts: Mapping[int, int] = {},
 ) -> tuple[Command, ...]:
-    """What the runtime does in the place of each step."""
+    """What the runtime does in the place of each step; `parts` are what kernels' numbers are, by
+    the identity of calls.
+    """
     out: list[Command] = []
     for step in steps:
         if isinstance(step, Call):
@@ -138,11 +180,12 @@ def commands_of(
             for x in launches[id(step.program)]:
                 sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
                 blocks = dim_data(x.blocks)
-                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads))
+                part = parts.get(id(step), -1)
+                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part))
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:
-            inside = commands_of(step.steps, launches, names)
+            inside = commands_of(step.steps, launches, names, parts)
             out.append(Repeated(dim_data(step.length), inside, step.reverse))
     return tuple(out)
 

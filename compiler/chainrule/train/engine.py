@@ -238,8 +238,8 @@ class GpuEngine:
         return driver.show_gpu(self.compiled, level)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
-        """What the compiler did. Raises CompileError where times are asked for."""
-        return driver.report_gpu(self.compiled, measured, sizes)
+        """What the compiler did."""
+        return driver.report_gpu(self.compiled, self._program, measured, sizes)
 
 
 class ReferenceEngine:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 from chainrule_runtime.errors import DeviceError
@@ -32,6 +34,18 @@ _GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "D
 #: what is asked before there is a context
 _FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
           "cuDevicePrimaryCtxRetain")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a kernel takes of the GPU: registers of a thread, bytes of a block's shared memory and
+    of a thread's own slow memory; and the share of a multiprocessor's threads that it can fill.
+    """
+
+    registers: int
+    shared: int
+    local: int
+    occupancy: float
 
 
 class Gpu(Protocol):
@@ -83,6 +97,12 @@ class Gpu(Protocol):
     def wait(self) -> None:
         """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
 
+    def attributes(self, kernel: Any, threads: int) -> Attributes:
+        """What a kernel takes, in blocks of so many threads."""
+
+    def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
+        """The seconds between the beginning and the end of each, one after another."""
+
 
 class CudaGpu:
     """The first GPU that CUDA shows, in its primary context, on one stream."""
@@ -91,7 +111,7 @@ class CudaGpu:
         self._api = _bindings()
         self._ask("cuInit", 0)
         self.version = int(self._ask("cuDriverGetVersion"))
-        device = self._ask("cuDeviceGet", 0)
+        device = self._device = self._ask("cuDeviceGet", 0)
         self.name = bytes(self._ask("cuDeviceGetName", 128, device)).split(b"\0")[0].decode()
         attribute = self._api.CUdevice_attribute
         word = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
@@ -211,6 +231,33 @@ class CudaGpu:
     def wait(self) -> None:
         """Until the stream has come to its end."""
         self._ask("cuStreamSynchronize", self._stream)
+
+    def attributes(self, kernel: Any, threads: int) -> Attributes:
+        """What a kernel takes, as the driver has translated it."""
+        word = self._api.CUfunction_attribute
+        registers, shared, local = (
+            int(self._ask("cuFuncGetAttribute", getattr(word, f"CU_FUNC_ATTRIBUTE_{name}"), kernel))
+            for name in ("NUM_REGS", "SHARED_SIZE_BYTES", "LOCAL_SIZE_BYTES")
+        )
+        blocks = self._ask("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, threads, 0)
+        most = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR
+        room = int(self._ask("cuDeviceGetAttribute", most, self._device))
+        return Attributes(registers, shared, local, int(blocks) * threads / room)
+
+    def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
+        """Seconds by the GPU's own clock, from an event to the next."""
+        events = [self._ask("cuEventCreate", 0) for _ in range(len(commands) + 1)]
+        try:
+            for event, command in zip(events, commands, strict=False):
+                self._ask("cuEventRecord", event, self._stream)
+                command()
+            self._ask("cuEventRecord", events[-1], self._stream)
+            self._ask("cuEventSynchronize", events[-1])
+            spent = (self._ask("cuEventElapsedTime", a, b) for a, b in pairwise(events))
+            return [float(milliseconds) / 1e3 for milliseconds in spent]
+        finally:
+            for event in events:
+                self._ask("cuEventDestroy", event)
 
     def _ask(self, word: str, *given: Any) -> Any:
         """Call the driver; its results without the code. Raises DeviceError, which names both."""
