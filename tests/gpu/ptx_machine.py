@@ -27,6 +27,7 @@ _TWO: dict[str, Callable[[Array, Array], Array]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and,
     "or": np.bitwise_or, "xor": np.bitwise_xor,
 }  # fmt: skip
+_TF32 = "m16n8k8.row.col.f32.tf32.tf32.f32"
 _TESTS: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "nan": lambda a, b: np.isnan(a) | np.isnan(b), "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
@@ -160,11 +161,14 @@ class Machine:
         elif op == "shfl":
             self.write(operands[0], self.shuffled(word[2], operands), "b32")
         elif op == "mma":
-            assert text == "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", text
-            self.multiply(operands)
+            kind = text.removeprefix("mma.sync.aligned.")
+            assert kind in ("m16n8k16.row.col.f32.bf16.bf16.f32", _TF32), text
+            self.multiply(operands, kind == _TF32)
         elif op == "setp":
             a, b = (self.read(o, kind) for o in operands[1:])
             self.write(operands[0], _TESTS[word[1]](a, b), "pred")
+        elif text == "cvt.rna.tf32.f32":
+            self.write(operands[0], _to_tf32(self.read(operands[1], "f32")).view("u4"), "b32")
         elif op == "cvt":
             self.write(operands[0], self.converted(word, operands[1]), word[-2])
         elif op == "mov" and operands[1].startswith("{"):
@@ -256,7 +260,7 @@ class Machine:
         assert self.mask[index[self.mask]].all(), "a lane reads what no lane gives"
         return value[np.clip(index, 0, self.count - 1)].astype("u4")
 
-    def multiply(self, operands: list[str]) -> None:
+    def multiply(self, operands: list[str], tf32: bool) -> None:
         """Fragments as "PTX ISA 9.0" draws them, element by element; sums in float64."""
         d, a, b, c = map(_parts, operands)
         assert self.mask.reshape(-1, 32).all(axis=1)[self.mask.reshape(-1, 32).any(axis=1)].all()
@@ -269,10 +273,18 @@ class Machine:
             bits = [h for w in words for h in (w << np.uint32(16), w & np.uint32(0xFFFF0000))]
             return [h.astype("u4").view("f4") for h in bits]
 
-        for i, value in enumerate(halves(a)):
+        if tf32:
+            numbers = [self.read(o, "u32").reshape(warps, 32).view("f4") for o in (*a, *b)]
+            for i, value in enumerate(numbers[:4]):
+                whole = np.isnan(value) | (value.view("u4") & 0x1FFF == 0)
+                assert whole.all(), "a factor that is not rounded"
+                left[:, group + 8 * (i % 2), inside + 4 * (i // 2)] = value
+            for i, value in enumerate(numbers[4:]):
+                right[:, inside + 4 * i, group] = value
+        for i, value in enumerate([] if tf32 else halves(a)):
             row = group if i in (0, 1, 4, 5) else group + 8
             left[:, row, inside * 2 + (i & 1) + (8 if i >= 4 else 0)] = value
-        for i, value in enumerate(halves(b)):
+        for i, value in enumerate([] if tf32 else halves(b)):
             right[:, inside * 2 + (i & 1) + (8 if i >= 2 else 0), group] = value
         place = [(group if i < 2 else group + 8, inside * 2 + (i & 1)) for i in range(4)]
         for (row, column), o in zip(place, c, strict=True):
@@ -373,6 +385,14 @@ class Machine:
 
 def _parts(braces: str) -> list[str]:
     return [part.strip() for part in braces.strip("{}").split(",")]
+
+
+def _to_tf32(x: Array) -> Array:
+    """To 11 significant bits, to nearest, ties away from 0, by arithmetic alone."""
+    fraction, exponent = np.frexp(x.astype("f8"))
+    scaled = np.ldexp(fraction, 11)
+    nearest = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    return np.where(np.isfinite(x), np.ldexp(nearest, exponent - 11), x).astype("f4")
 
 
 def _quotient(a: Array, b: Array) -> Array:

@@ -67,6 +67,7 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
     return "\n".join(lines), emitter.builder.declarations
 
 
+_BFLOAT16 = "m16n8k16.row.col.bf16"
 #: bytes of the widest access
 WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
@@ -150,15 +151,21 @@ class _Threads(PartCode):
 
     def multiply(self, s: Multiply) -> None:
         """One instruction of the tensor cores."""
-        words = [w.typed for w in self.values(*s.a, *s.b)]
+        words = [self.rounded(w) if s.tf32 else w.typed for w in self.values(*s.a, *s.b)]
         cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
-        kinds, fn = ", ".join(["float"] * 4), "@llvm.nvvm.mma.m16n8k16.row.col.bf16"
+        kinds, kind = ", ".join(["float"] * 4), "m16n8k8.row.col.tf32" if s.tf32 else _BFLOAT16
+        fn = f"@llvm.nvvm.mma.{kind}"
         self.builder.declare(f"{{{kinds}}} {fn}({', '.join(['i32'] * 6)}, {kinds})")
         given = ", ".join([*words, *(self.cells[cell].typed for cell in cells)])
         made = self.fresh(f"call {{{kinds}}} {fn}({given})")
         for r, cell in enumerate(cells):
             text = f"extractvalue {{{kinds}}} {made}, {r}"
             self.cells[cell] = Register(self.fresh(text), s.local.dtype)
+
+    def rounded(self, x: Register) -> str:
+        """A float32 as a word of TF32."""
+        self.builder.declare("i32 @llvm.nvvm.f2tf32.rna(float)")
+        return f"i32 {self.pure(f'call i32 @llvm.nvvm.f2tf32.rna({x.typed})', x.text)}"
 
     def local(self, local: Local) -> None:
         for index in product(*map(range, local.shape)):

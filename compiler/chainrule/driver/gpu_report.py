@@ -17,6 +17,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.text import show as loop_text
+from chainrule.loops.walk import factors_of
 from chainrule.target.gpu import occupancy
 from chainrule_runtime.gpu.commands import Command, KernelLaunch
 from chainrule_runtime.gpu.driver import Attributes
@@ -137,7 +138,10 @@ def report_gpu(
     levels, ptx = compiled.levels, compiled.code.ptx
     at = sizes_for(compiled.manifest, sizes or {})
     code = len(ptx), ptx.count(".entry "), compiled.target.level
-    kernels = [figures(k, f"kernel{i}") for i, k in enumerate(levels.kernels)]
+    kernels = [
+        replace(figures(k, f"kernel{i}"), factors=factors_of(b.program))
+        for i, (k, b) in enumerate(zip(levels.kernels, levels.built, strict=True))
+    ]
     if measured:
         times = _measured(program, at)
         kernels = [replace(k, measured=times.get(i, 0.0)) for i, k in enumerate(kernels)]

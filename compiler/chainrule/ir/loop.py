@@ -269,22 +269,25 @@ class Note:
 
 @dataclass(frozen=True)
 class Multiply:
-    """A warp's product of bfloat16 tiles, 16x16 by 16x8, added to 16x8 in float32.
+    """A warp's product of tiles, 16 rows by 8 columns of it, added to what is there in float32.
 
     That is what the tensor cores of a GPU do. Of 32 lanes lane 4g + c, c below 4, gives and gets
 
-        a   words of row g, terms 2c and 2c+8, and of row g+8; in the order g, g+8, g, g+8
-        b   words of column g, terms 2c and 2c+8
+        a   words c and c+4 of row g, and of row g+8; in the order g, g+8, g, g+8
+        b   words c and c+4 of column g
         local[index, 0..3]   row g, columns 2c and 2c+1, then row g+8
 
-    A word is two terms, the first in its lower half ("PTX ISA 9.0", NVIDIA, mma.m16n8k16). In which
-    order the 16 products and the sum so far are added is the machine's affair.
+    A word is two terms in bfloat16, the first in its lower half, of 16 in all; or with `tf32` one
+    term of 8, a float32 that is rounded to TF32's 10 bits, to nearest, ties away from 0 ("PTX ISA
+    9.0", NVIDIA, mma.m16n8k16, mma.m16n8k8, cvt.rna.tf32). In which order the products and the sum
+    so far are added is the machine's affair.
     """
 
     local: Local
     index: tuple[Dim, ...]
     a: tuple[Value, Value, Value, Value]
     b: tuple[Value, Value]
+    tf32: bool = False
 
 
 Stmt = Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note

@@ -133,19 +133,18 @@ class _Threads(Machine):
         """Whole warps' products, each sum in float64 and rounded once."""
         if not self.active.reshape(-1, WARP).all():
             raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
-        words = [self.value(v).astype(np.uint32).reshape(-1, WARP) for v in (*s.a, *s.b)]
+        words = [self.value(v).reshape(-1, WARP) for v in (*s.a, *s.b)]
         cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
         g, c = np.arange(WARP) // 4, np.arange(WARP) % 4
         a, b = (np.zeros((len(words[0]), 16, n)) for n in (16, 8))
         sums = np.zeros((len(words[0]), 16, 8))
-        for half in (0, 1):
-            terms = [(w << 16 if half == 0 else w & 0xFFFF0000).view(np.float32) for w in words]
+        for terms, first, apart in _terms(words, s.tf32):
             for i, row in enumerate((g, g + 8, g, g + 8)):
-                a[:, row, 2 * c + half + 8 * (i // 2)] = terms[i]
+                a[:, row, first + apart * c + 4 * apart * (i // 2)] = terms[i]
             for i in (0, 1):
-                b[:, 2 * c + half + 8 * i, g] = terms[4 + i]
-            for i, row in enumerate((g, g + 8)):
-                sums[:, row, 2 * c + half] = cells[2 * i + half].reshape(-1, WARP)
+                b[:, first + apart * c + 4 * apart * i, g] = terms[4 + i]
+        for r, cell in enumerate(cells):
+            sums[:, g + 8 * (r // 2), 2 * c + r % 2] = cell.reshape(-1, WARP)
         sums += a @ b
         for r, cell in enumerate(cells):
             cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
@@ -258,6 +257,24 @@ class _Threads(Machine):
 def _unwritten(buffer: Buffer) -> Any:
     kind = np.dtype(buffer.dtype.numpy)
     return 77 if kind.kind in "biu" else np.nan
+
+
+def _terms(words: Sequence[Array], tf32: bool) -> list[tuple[list[Array], int, int]]:
+    """What words hold: numbers, which of its terms a row's first one is, and how far the next."""
+    if tf32:
+        return [([_rounded(w) for w in words], 0, 1)]
+    bits = [w.astype(np.uint32) for w in words]
+    return [
+        ([(w << 16).view(np.float32) for w in bits], 0, 2),
+        ([(w & 0xFFFF0000).view(np.float32) for w in bits], 1, 2),
+    ]
+
+
+def _rounded(x: Array) -> Array:
+    """Floats rounded to TF32: to 10 bits behind the point, to nearest, ties away from 0."""
+    bits = x.astype(np.float32).view(np.uint32)
+    nearest = ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(x), nearest, x)
 
 
 @dataclass

@@ -106,6 +106,8 @@ def multiplies_blocks(s: Stmt) -> bool:
 def factors_of(program: Program) -> str:
     """What a product's factors are taken as where that is not what they are, and how; else ''."""
     for s in statements(program.body):
+        if isinstance(s, Multiply):
+            return f"{'TF32' if s.tf32 else 'bfloat16'} on tensor cores"
         if isinstance(s, Blocks):
             return f"{'two bfloat16' if s.parts > 1 else 'bfloat16'} in blocks (AMX)"
         if any(isinstance(v, Apply) and v.fn == "dot2" for v in postorder(*values_of(s))):
