@@ -84,8 +84,8 @@ def training_step(
     every CPU that this process may use: the bits are the same for each number of them. With
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32,
     with "bfloat16x3" each factor is two bfloat16 where that is faster, near float32; with "tf32" a
-    GPU that has tensor cores rounds factors to TF32; parameters and optimizer stay float32. Loss, metrics and updates are as in training (dropout), `outputs` as in
-    inference.
+    GPU that has tensor cores rounds factors to TF32; parameters and optimizer stay float32. Loss,
+    metrics and updates are as in training (dropout), `outputs` as in inference.
 
     An `ensemble` of so many members is trained on the same minibatches, member i with the seed
     `seed` + i: parameters, losses and predictions have members along a first axis.
