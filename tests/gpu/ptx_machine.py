@@ -96,6 +96,8 @@ class Machine:
         self.held = np.zeros(self.count, bool)  # for a few of the warp
         self.warp = self.block * 1000 + self.thread // 32
         self.mask = np.ones(self.count, bool)
+        self.groups = np.zeros(self.count, np.int64)  # of copies, that each thread has closed
+        self.coming: list[tuple[Array, Array, Array, Array]] = []
 
     def run(self) -> None:
         """To the end of every thread."""
@@ -107,6 +109,7 @@ class Machine:
                     assert not (self.waits | self.held).any(), (
                         f"{self.kernel.name}: threads wait for ever"
                     )
+                    assert not self.coming, f"{self.kernel.name}: nobody waits for copies"
                     return
                 here = int(self.at[ready].min())
                 self.mask = ready & (self.at == here)
@@ -156,7 +159,9 @@ class Machine:
 
     def compute(self, text: str, word: list[str], operands: list[str]) -> None:
         op, kind = word[0], word[-1]
-        if op in ("ld", "st"):
+        if text.startswith("cp.async"):
+            self.copy_later(word, operands)
+        elif op in ("ld", "st"):
             self.access(op, word, operands)
         elif op == "shfl":
             self.write(operands[0], self.shuffled(word[2], operands), "b32")
@@ -293,15 +298,49 @@ class Machine:
         for (row, column), o in zip(place, d, strict=True):
             self.write(o, sums[:, row, column].reshape(-1).astype("f4"), "f32")
 
+    def copy_later(self, word: list[str], operands: list[str]) -> None:
+        """cp.async: what is asked for is closed as a group, and there once it was waited for."""
+        if word[2] == "commit_group":
+            self.groups[self.mask] += 1
+        elif word[2] == "wait_group":
+            left = []
+            for thread, at, data, group in self.coming:
+                here = self.mask[thread] & (group < self.groups[thread] - int(operands[0]))
+                blocks = self.block[thread[here]][:, None]
+                self.shared[blocks, at[here][:, None] + np.arange(data.shape[1])] = data[here]
+                if not here.all():
+                    left.append((thread[~here], at[~here], data[~here], group[~here]))
+            self.coming = left
+        else:
+            size = int(operands[2])
+            to, source = (self.address(o) for o in operands[:2])
+            assert word[2:] in (["cg", "shared", "global"], ["ca", "shared", "global"]), word
+            assert size == 16 or word[2] == "ca"
+            rows = np.flatnonzero(self.mask)
+            assert (to[rows] % size == 0).all() and (source[rows] % size == 0).all(), "misaligned"
+            assert (to[rows] + size <= self.shared.shape[1]).all(), "outside shared memory"
+            data = np.zeros((self.count, size), np.uint8)
+            for i in range(size):
+                at = source + np.uint64(i)
+                for mine, bytes_, first in self.places("global", at, 1):
+                    data[mine, i] = bytes_[(at[mine] - np.uint64(first)).astype(np.int64)]
+            where = to[rows].astype(np.int64)
+            self.shared[self.block[rows][:, None], where[:, None] + np.arange(size)] = 0xFF
+            self.coming.append((rows, where, data[rows], self.groups[rows]))
+
+    def address(self, operand: str) -> Array:
+        base, _, offset = operand.strip("[]").partition("+")
+        return self.read(base, "u64") + np.uint64(int(offset or 0) & (1 << 64) - 1)
+
     def access(self, op: str, word: list[str], operands: list[str]) -> None:
         where, values = (operands[1], operands[0]) if op == "ld" else (operands[0], operands[1])
-        base, _, offset = where.strip("[]").partition("+")
+        base = where.strip("[]").partition("+")[0]
         if word[1] == "param":
             full = np.full(self.count, self.given[base], np.uint64)
             self.write(values, full.view(_KINDS["b64"]), "b64")
             return
         kind = _KINDS[word[-1]]
-        start = self.read(base, "u64") + np.uint64(int(offset or 0) & (1 << 64) - 1)
+        start = self.address(where)
         parts = _parts(values) if values.startswith("{") else [values]
         assert (start[self.mask] % np.uint64(kind.itemsize * len(parts)) == 0).all(), "misaligned"
         for i, part in enumerate(parts):

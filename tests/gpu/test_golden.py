@@ -32,7 +32,7 @@ def kernel(outputs: Any, **options: Any) -> str:
 
 
 def count(pattern: str, body: str) -> int:
-    return len(re.findall(rf"^\s*(?:@!?%p\d+ )?{pattern}[.\s]", body, re.M))
+    return len(re.findall(rf"^\s*(?:@!?%p\d+ )?{pattern}[.;\s]", body, re.M))
 
 
 def test_neighbours_are_one_access_each() -> None:
@@ -56,21 +56,45 @@ def test_a_long_row_is_folded_by_a_tree_in_shared_memory() -> None:
     assert count(r"st\.shared", body) == 1 + HALVES
 
 
-def test_a_product_is_multiply_adds_from_shared_memory() -> None:
-    body = kernel(cr.input("x", (512, 512)) @ cr.input("y", (512, 512)))
+SQUARE = cr.input("x", (512, 512)), cr.input("y", (512, 512))
+
+
+def test_a_product_is_multiply_adds_from_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAINRULE_GPU", "sm_75")
+    body = kernel(SQUARE[0] @ SQUARE[1])
     side, depth = 2, 32  # 256 tiles of 32 x 32, panels of 64 / side terms
     assert count(r"fma\.rn\.f32", body) == side * side * depth
     assert count(r"st\.shared", body) == 2 * (16 * side * depth // BLOCK)
     assert count(r"bar\.sync", body) == 2  # a panel has come, a panel may go
-    assert body.count(".shared .align") == 2
+    assert body.count(".shared .align") == 2 and count("cp", body) == 0
 
 
-def test_a_product_of_bfloat16_is_on_tensor_cores() -> None:
-    x, y = cr.input("x", (512, 512)), cr.input("y", (512, 512))
-    text = cr.compile(x @ y, backend="cuda", precision="bfloat16").show("ptx")
-    body = text[text.index(".entry kernel2") :] if ".entry kernel2" in text else text
-    assert body.count("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") >= 2
-    assert ".local" not in text
+def test_its_panels_come_by_themselves_from_sm_80_on() -> None:
+    body = kernel(SQUARE[0] @ SQUARE[1])
+    side, depth = 2, 32
+    # the left factor's terms are neighbours in memory and not in a panel, so they come one by one;
+    # the right one's columns by fours; the first panel of each before the loop, the next ones in it
+    assert count(r"cp\.async\.ca\.shared\.global", body) == 2 * 16 * side * depth // BLOCK
+    assert count(r"cp\.async\.cg\.shared\.global", body) == 2 * 16 * side * depth // (4 * BLOCK)
+    assert count(r"cp\.async\.commit_group", body) == 2
+    assert count(r"cp\.async\.wait_group", body) == 1
+    assert count(r"fma\.rn\.f32", body) == side * side * depth
+    assert count(r"st\.shared", body) == 0
+    # a panel has come, a panel may go, and the result may lie where a factor did
+    assert count(r"bar\.sync", body) == 3
+
+
+def test_products_on_tensor_cores_multiply_all_words_of_a_panel() -> None:
+    words = 16 // 8  # of a line of a panel, eight at a time; 256 tiles of 32 x 32: one a warp
+    for precision, kind in {
+        "bfloat16": "m16n8k16.row.col.f32.bf16.bf16.f32",
+        "tf32": "m16n8k8.row.col.f32.tf32.tf32.f32",
+    }.items():
+        text = cr.compile(SQUARE[0] @ SQUARE[1], backend="cuda", precision=precision).show("ptx")
+        assert text.count(f"mma.sync.aligned.{kind}") == words
+        assert ".local" not in text
+        if precision == "tf32":  # a thread's words of either factor are rounded each
+            assert text.count("cvt.rna.tf32.f32") == words * (4 + 2)
 
 
 def test_columns_go_down_in_threads_of_their_own() -> None:

@@ -8,9 +8,12 @@ import pytest
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     Apply,
+    Await,
     Barrier,
     Buffer,
+    Close,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Literal,
@@ -100,6 +103,88 @@ def test_a_value_that_all_lanes_read_is_written_by_one_after_all_have() -> None:
     (launch,), _ = launches_of(Program("test", (X, Y), (), body), 16)
     assert any(isinstance(s, Barrier) for s in launch.program.body[0].body)
     simulate(launch, {"x": np.zeros(64), "y": np.ones(64)}, {})
+
+
+S = Buffer("s", float64, 32, private=True)
+
+
+def fetched(*body: Stmt) -> np.ndarray:
+    """What is left in y of one part of 16 lanes with 32 elements of shared memory."""
+    program = Program("test", (X, Y), (), split(1, *body))
+    arrays = {"x": np.arange(64.0), "y": np.zeros(64)}
+    simulate(Launch(program, 16, 1, shared=(S,)), arrays, {})
+    return arrays["y"]
+
+
+def fetch(offset: object, source: object) -> Stmt:
+    return Loop("t", 16, (Fetch(S, offset, Load(X, source)),), "vector")  # type: ignore[arg-type]
+
+
+#: each lane fetches what another reads
+TURNED = Loop("t", 16, (Store(Y, T, Load(S, 15 - T)),), "vector")
+OWN = Loop("t", 16, (Store(Y, T, Load(S, T)),), "vector")
+MEET = Barrier(lanes=True)
+
+
+def test_what_is_fetched_is_there_once_lanes_have_waited_and_met() -> None:
+    y = fetched(fetch(T, T), Close(), Await(0), MEET, TURNED)
+    np.testing.assert_array_equal(y[:16], np.arange(16.0)[::-1])
+    y = fetched(fetch(T, T + 3), Close(), Await(0), OWN)  # a lane's own it need not meet for
+    np.testing.assert_array_equal(y[:16], np.arange(16.0) + 3)
+
+
+def test_what_was_asked_for_before_the_last_group_is_there() -> None:
+    y = fetched(fetch(T, T), Close(), fetch(T + 16, T + 16), Close(), Await(1), MEET, TURNED,
+                Await(0))  # fmt: skip
+    np.testing.assert_array_equal(y[:16], np.arange(16.0)[::-1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (fetch(T, T), Close(), MEET, TURNED, Await(0)),  # read before it was waited for
+        (fetch(T, T), Close(), OWN, Await(0)),  # one's own as well
+        (fetch(T, T), Await(0), MEET, OWN),  # what is in no group yet is waited for by nobody
+        (fetch(T, T), Close(), fetch(T + 16, T), Close(), Await(2), MEET, TURNED, Await(0)),
+    ],
+)
+def test_what_has_not_come_is_not_read(body: tuple[Stmt, ...]) -> None:
+    with pytest.raises(Race, match="before what was fetched into it has come"):
+        fetched(*body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (fetch(T, T), Close(), Await(0), TURNED),  # each lane waits for its own alone
+        (fetch(T, T), Close(), Await(0), MEET, TURNED, fetch(T, T), Close(), Await(0)),
+        (Loop("t", 16, (Store(S, T, Load(X, T)),), "vector"), fetch(15 - T, T), Close(), Await(0)),
+        (fetch(0, T), Close(), Await(0)),  # into one place
+    ],
+)
+def test_lanes_meet_before_what_is_fetched_changes_hands(body: tuple[Stmt, ...]) -> None:
+    with pytest.raises(Race):
+        fetched(*body)
+
+
+def test_what_nobody_waits_for_is_refused() -> None:
+    with pytest.raises(Race, match="nobody awaits"):
+        fetched(fetch(T, T), Close())
+
+
+@pytest.mark.parametrize(("to", "source"), [(T + 17, T), (T, T + 49)])
+def test_a_fetch_stays_inside(to: object, source: object) -> None:
+    with pytest.raises(CompileError, match="elements"):
+        fetched(fetch(to, source), Close(), Await(0))
+
+
+def test_barriers_are_put_around_what_is_fetched() -> None:
+    body = split(1, Loop("k", 2, (fetch(T, T + 16 * Size.symbol("k")), Close(), Await(0), TURNED)))
+    program = Program("test", (X, Y, S), (), body)
+    (launch,), _ = launches_of(program, 16)
+    arrays = {"x": np.arange(64.0), "y": np.zeros(64)}
+    simulate(launch, arrays, {})
+    np.testing.assert_array_equal(arrays["y"][:16], np.arange(16.0, 32)[::-1])
 
 
 @pytest.mark.parametrize("offset", [-1, 64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,70 @@ def near(ours: np.ndarray, feeds: dict[str, np.ndarray], precision: str) -> None
     assert (np.abs(ours - exact) <= bound).all()
 
 
+def squares(kind: str, rows: int, terms: int | str, columns: int) -> tuple[Any, dict[str, Any]]:
+    """A product on a GPU, and data of so many terms, 48 where the product does not know them."""
+    count = 48 if isinstance(terms, str) else terms
+    x, w = cr.input("x", (rows, terms)), cr.input("w", (terms, columns))
+    rng = np.random.default_rng(7)
+    feeds = {"x": rng.standard_normal((rows, count), np.float32),
+             "w": rng.standard_normal((count, columns), np.float32)}  # fmt: skip
+    return cr.compile(x @ w, backend=kind), feeds
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "rows", "terms", "columns"),
+    [
+        ("gpu", 1, 20, 150, 24), ("gpu", 8, 36, 33, 132), ("emulator", 2, 33, "k", 7),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in (
+            ("emulator", 1, 20, 150, 24), ("emulator", 8, 70, 33, 132), ("gpu", 2, 33, "k", 7),
+            ("gpu", 4, 70, 48, 68), ("emulator", 4, 70, 48, 68),
+        )),
+    ],
+)  # fmt: skip
+def test_panels_that_come_by_themselves_change_no_bit(
+    kind: str, side: int, rows: int, terms: int | str, columns: int,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    request.getfixturevalue(kind)
+    monkeypatch.setattr(tiled.Tiles, "sides", (side,))
+    ours, feeds = squares("cuda", rows, terms, columns)
+    native, _ = squares("cpu", rows, terms, columns)
+    assert "fetch" in ours.show("loops")
+    np.testing.assert_array_equal(ours(**feeds), native(**feeds))
+    for count in (1, 31, 32, 65) if terms == "k" else ():  # no panel, one, and more, and a part
+        few = {"x": feeds["x"][:, :1].repeat(count, 1), "w": feeds["w"][:1].repeat(count, 0)}
+        np.testing.assert_array_equal(ours(**few), native(**few))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "bytes_"), [(64, 128, {"16"}), (33, 32, {"4", "16"}), (34, 34, {"4"})]
+)
+def test_neighbours_are_fetched_together_where_they_are_such(
+    rows: int, columns: int, bytes_: set[str], emulator: Any
+) -> None:
+    """Four rows of a factor that is turned, four columns of the other one."""
+    plain, feeds = squares("cuda", rows, 130, columns)
+    x, w = cr.input("x", (130, rows)), cr.input("w", (130, columns))
+    turned = cr.compile(cr.matrix_transpose(x) @ w, backend="cuda")
+    text = turned.show("ptx")
+    assert set(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*, (\d+);", text)) == bytes_
+    found = turned(x=np.ascontiguousarray(feeds["x"].T), w=feeds["w"])
+    np.testing.assert_array_equal(found, plain(**feeds))
+
+
+def test_a_factor_that_is_computed_is_not_fetched(gpu: Any) -> None:
+    x, w = cr.input("x", (40, 192)), cr.input("w", (192, 40))
+    image, kernel = cr.input("image", (1, 24, 6, 6)), cr.input("kernel", (8, 24, 3, 3))
+    padded = cr.conv(image, kernel, padding=1)
+    for z, fetches in ((x @ w, 2), (cr.flip(x) @ w, 2), (padded, 1)):
+        loops = cr.compile(z, backend="cuda").show("loops")
+        assert len(set(re.findall(r"fetch (\w+)\[", loops))) == fetches
+    rng = np.random.default_rng(0)
+    feeds = {t.name: rng.standard_normal(t.shape).astype(np.float32) for t in (image, kernel)}
+    ours, native = (cr.compile(padded, backend=kind)(**feeds) for kind in ("cuda", "cpu"))
+    np.testing.assert_array_equal(ours, native)
+
+
 @PRECISIONS
 @pytest.mark.parametrize(("side", "terms"), [(4, 33), (2, 1), (2, 64), (1, 33), (1, 16)])
 def test_tensor_cores_add_what_they_should(
@@ -110,7 +175,7 @@ def test_tensor_cores_add_what_they_should(
 @PRECISIONS
 def test_so_does_their_ptx(precision: str, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WarpTiles, "sides", (2,))
-    (ours, _), feeds = layer(70, precision)
+    (ours, _), feeds = layer(70, precision, 49)  # whole panels and a part of one
     near(ours, feeds, precision)
 
 

@@ -17,10 +17,13 @@ from chainrule.codegen.together import PartCode
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     Apply,
+    Await,
     Barrier,
     Buffer,
     Check,
+    Close,
     Combine,
+    Fetch,
     Get,
     Load,
     Local,
@@ -140,6 +143,12 @@ class _Threads(PartCode):
             self.when(s)
         elif isinstance(s, Multiply):
             self.multiply(s)
+        elif isinstance(s, Fetch):
+            self.fetch(s)
+        elif isinstance(s, Close):
+            self.asynchronous("commit.group", "")
+        elif isinstance(s, Await):
+            self.asynchronous("wait.group", f"i32 {s.but}")
         elif isinstance(s, Barrier) and s.lanes:
             self.meet()
         elif isinstance(s, Store) and not self.in_vector and self.launch.lanes > 1:
@@ -161,6 +170,25 @@ class _Threads(PartCode):
         for r, cell in enumerate(cells):
             text = f"extractvalue {{{kinds}}} {made}, {r}"
             self.cells[cell] = Register(self.fresh(text), s.local.dtype)
+
+    def fetch(self, s: Fetch) -> None:
+        """A copy from global to shared memory that nobody waits for yet."""
+        size = s.count * s.buffer.dtype.itemsize
+        to = self.address.pointer(s.buffer, s.offset)
+        source = self.address.pointer(s.source.buffer, s.source.offset)
+        shared = self.pure(f"addrspacecast ptr {to} to ptr addrspace(3)", to)
+        given = self.pure(f"addrspacecast ptr {source} to ptr addrspace(1)", source)
+        way = "cg" if size == WIDEST else "ca"  # past the first cache, where nothing is read again
+        where = f"ptr addrspace(3) {shared}, ptr addrspace(1) {given}"
+        self.asynchronous(f"{way}.shared.global.{size}", where)
+        self.memory.written([s.buffer])
+
+    def asynchronous(self, word: str, given: str) -> None:
+        """An instruction of the copies that go on by themselves."""
+        fn = f"@llvm.nvvm.cp.async.{word}"
+        kinds = ", ".join(g.rpartition(" ")[0] for g in given.split(", ")) if given else ""
+        self.builder.declare(f"void {fn}({kinds})")
+        self.builder.effect(f"call void {fn}({given})")
 
     def rounded(self, x: Register) -> str:
         """A float32 as a word of TF32."""

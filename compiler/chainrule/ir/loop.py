@@ -10,6 +10,7 @@
             | Blocks sums[...] = left[...] * right[...]       products of bfloat16, blocks at a time
             | When index < bound, ...: body                   for threads only, see below
             | Multiply local += words * words                 for warps of threads only
+            | Fetch buffer[offset] = Load | Close | Await     copies that go on, for threads only
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -290,7 +291,37 @@ class Multiply:
     tf32: bool = False
 
 
-Stmt = Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
+@dataclass(frozen=True)
+class Fetch:
+    """Ask for `count` neighbours to be copied into a part's shared memory while this lane goes on.
+
+    They may be read once this lane has come to an Await for them, by others after a barrier among
+    lanes that follows it. Several have so many bytes together as one access, and begin at multiples
+    of that on both sides.
+    """
+
+    buffer: Buffer
+    offset: Dim
+    source: Load
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Close:
+    """What this lane has asked for since the last one is a group, be it empty."""
+
+
+@dataclass(frozen=True)
+class Await:
+    """Wait until what this lane has asked for is there, but for the last so many groups."""
+
+    but: int
+
+
+Stmt = (
+    Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
+    | Fetch | Close | Await
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
+    Await,
     Barrier,
     Buffer,
     Check,
+    Close,
     Combine,
+    Fetch,
     Get,
     Load,
     Local,
@@ -59,6 +62,8 @@ def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, i
     threads = _Threads(launch, dict(buffers), dict(sizes), blocks, parts)
     with np.errstate(all="ignore"):
         threads.block(launch.program.body)
+    if threads.flying:
+        raise Race(f"{launch.program.name}: nobody awaits what was fetched")
     threads.log.judge(launch)
     return threads.code
 
@@ -83,6 +88,9 @@ class _Threads(Machine):
         self.in_vector = False
         self.code = 0
         self.log = _Log(self.part)
+        self.groups = np.zeros(len(number), np.int64)  # that each thread has closed
+        self.flying: list[_Flight] = []
+        self.under_way: dict[str, Array] = {}
         self.widths: dict[str, int] = {}
         for buffer in launch.shared:
             assert isinstance(buffer.size, int)
@@ -119,6 +127,12 @@ class _Threads(Machine):
             self.multiply_tiles(s)
         elif isinstance(s, Store):
             self.store(s)
+        elif isinstance(s, Fetch):
+            self.fetch(s)
+        elif isinstance(s, Close):
+            self.groups[self.active] += 1
+        elif isinstance(s, Await):
+            self.await_(s.but)
         elif isinstance(s, Check):
             good = np.broadcast_to(self.value(s.condition), self.number.shape)
             if (self.active & ~good).any():
@@ -200,6 +214,39 @@ class _Threads(Machine):
 
     # memory and values
 
+    def fetch(self, s: Fetch) -> None:
+        """What is asked for is read now, and nobody may touch where it goes before it is there."""
+        mine = np.flatnonzero(self.active)
+        for i in range(s.count):
+            source = replace(s.source, offset=s.source.offset + i)
+            at = self.touched(source, None, self.active, False)[mine]
+            home = Store(s.buffer, s.offset + i, source)
+            to = self.touched(home, None, self.active, True)[mine]
+            self.coming(s.buffer.name)[to] = True
+            values = self.buffers[source.buffer.name][at]
+            self.flying.append(_Flight(s.buffer.name, mine, to, values, self.groups[mine]))
+
+    def coming(self, buffer: str) -> Array:
+        """Which elements of a buffer are on their way."""
+        if buffer not in self.under_way:
+            self.under_way[buffer] = np.zeros(len(self.buffers[buffer]), bool)
+        return self.under_way[buffer]
+
+    def await_(self, but: int) -> None:
+        """What threads have asked for in all their groups but the last ones is there."""
+        left: list[_Flight] = []
+        for f in self.flying:
+            here = self.active[f.thread] & (f.group < self.groups[f.thread] - but)
+            array = self.buffers[f.buffer]
+            array[f.to[here]] = f.values[here]
+            self.coming(f.buffer)[f.to[here]] = False
+            address = array.__array_interface__["data"][0] + f.to[here] * array.itemsize
+            self.log.note(address, f.thread[here], True)
+            if not here.all():
+                rest = (row[~here] for row in (f.thread, f.to, f.values, f.group))
+                left.append(_Flight(f.buffer, *rest))
+        self.flying = left
+
     def store(self, s: Store) -> None:
         moved = None if s.index is None else self.value(s.index)
         value = np.broadcast_to(self.value(s.value), self.number.shape)
@@ -249,6 +296,11 @@ class _Threads(Machine):
         if buffer.name in self.widths:
             at = at + self.part * width
         array = self.buffers[buffer.name]
+        if self.flying and self.coming(buffer.name)[at[mine]].any():
+            raise Race(
+                f"{self.launch.program.name}: {buffer.name} is touched before what was fetched into"
+                " it has come"
+            )
         first = array.__array_interface__["data"][0]
         self.log.note(first + at[mine] * array.itemsize, self.number[mine], writes)
         return at
@@ -275,6 +327,17 @@ def _rounded(x: Array) -> Array:
     bits = x.astype(np.float32).view(np.uint32)
     nearest = ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
     return np.where(np.isfinite(x), nearest, x)
+
+
+@dataclass
+class _Flight:
+    """What threads have fetched: where it goes, and in which of their groups it is."""
+
+    buffer: str
+    thread: Array
+    to: Array
+    values: Array
+    group: Array
 
 
 @dataclass

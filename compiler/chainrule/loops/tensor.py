@@ -65,11 +65,11 @@ class WarpTiles(Tiles):
     def _tiles_of_warp(self, body: Stmts) -> Stmts:
         return (Loop("i'", self.side, (Loop("j'", self.side, body, "unroll"),), "unroll"),)
 
-    def multiply(self, depth: Dim) -> Stmts:
-        """A panel, 16 terms at a time."""
+    def multiply(self, depth: Dim, stage: Dim = 0) -> Stmts:
+        """A panel, eight words at a time."""
         (top, left), lane = self.corner, _T % WARP
-        first = (top + _I * 16 + lane // 4) * LINE + _H * 8 + lane % 4
-        second = (left + _J * 8 + lane // 4) * LINE + _H * 8 + lane % 4
+        first = stage + (top + _I * 16 + lane // 4) * LINE + _H * 8 + lane % 4
+        second = stage + (left + _J * 8 + lane // 4) * LINE + _H * 8 + lane % 4
         x = [Load(self.first, first + at) for at in (0, 8 * LINE, 4, 8 * LINE + 4)]
         y = [Load(self.second, second + at) for at in (0, 4)]
         given = (x[0], x[1], x[2], x[3]), (y[0], y[1])
@@ -110,12 +110,17 @@ class WarpTiles(Tiles):
 class Tf32Tiles(WarpTiles):
     """The same of float32 factors, which are rounded to TF32 as they are multiplied."""
 
-    depth = WORDS
+    depth, by_lines = WORDS, False
+
+    def place(self, term: Dim, line: Dim) -> Dim:
+        """Where an element of a panel lies in it."""
+        return line * LINE + term
 
     def memory(self) -> tuple[Local, Buffer, Buffer]:
         """A thread's sums, and a line of terms for each row and each column."""
         acc = Local("acc", float32, (self.side, self.side, 4), True)
-        size = self.wide * LINE
+        self.ahead, self.stage = self.looks_ahead(self.depth), self.wide * LINE
+        size = self.stage * (1 + self.ahead)
         first, second = (self.b.scratch_of(float32, size, private=True) for _ in range(2))
         return acc, first, second
 
@@ -130,7 +135,7 @@ class Tf32Tiles(WarpTiles):
     ) -> Stmts:
         """A panel of a factor; terms that there are not are 0, whole lines left out."""
         term, line, count = self.spread(read, WORDS)
-        place, row = line * LINE + term, (begin + line, size)
+        place, row = self.place(term, line), (begin + line, size)
         there = When((row,), (Store(to, place, read(start + term, begin + line)),))
         if depth == self.depth:
             return (Loop("e'", count, (there,), "unroll"),)

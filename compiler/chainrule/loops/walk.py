@@ -12,6 +12,7 @@ from chainrule.ir.loop import (
     Buffer,
     Check,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Let,
@@ -71,8 +72,8 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     """The buffers a body writes."""
-    stores = (s for s in statements(body) if isinstance(s, Store | Blocks))
-    return frozenset(s.buffer if isinstance(s, Store) else s.sums for s in stores)
+    stores = (s for s in statements(body) if isinstance(s, Store | Blocks | Fetch))
+    return frozenset(s.sums if isinstance(s, Blocks) else s.buffer for s in stores)
 
 
 def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
@@ -173,6 +174,8 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
+        elif isinstance(s, Fetch):
+            dims.append(s.offset)
         elif isinstance(s, Blocks):
             dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         elif isinstance(s, When):
@@ -192,6 +195,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
     if isinstance(stmt, Multiply):
         return (*stmt.a, *stmt.b)
+    if isinstance(stmt, Fetch):
+        return (stmt.source,)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 
