@@ -163,6 +163,8 @@ class Machine:
             self.copy_later(word, operands)
         elif op in ("ld", "st"):
             self.access(op, word, operands)
+        elif op == "ldmatrix":
+            self.load_matrices(word, operands)
         elif op == "shfl":
             self.write(operands[0], self.shuffled(word[2], operands), "b32")
         elif op == "mma":
@@ -264,6 +266,23 @@ class Machine:
         index = np.arange(self.count) - lane + source
         assert self.mask[index[self.mask]].all(), "a lane reads what no lane gives"
         return value[np.clip(index, 0, self.count - 1)].astype("u4")
+
+    def load_matrices(self, word: list[str], operands: list[str]) -> None:
+        """ldmatrix: lane 8i + r gives the address of row r of matrix i, 16 bytes; lane 4r + c of
+        the warp gets of each matrix the four bytes c of row r.
+        """
+        assert word[1:4] == ["sync", "aligned", "m8n8"] and word[5:] == ["shared", "b16"], word
+        names, lane = _parts(operands[0]), np.arange(self.count) % 32
+        assert word[4] == f"x{len(names)}"
+        at, warp = self.address(operands[1]).astype(np.int64), np.arange(self.count) - lane
+        assert self.mask.reshape(-1, 32).all(axis=1)[self.mask.reshape(-1, 32).any(axis=1)].all()
+        for i, name in enumerate(names):
+            row = at[warp + 8 * i + lane // 4]
+            assert (row[self.mask] % 16 == 0).all(), "misaligned"
+            assert (row[self.mask] + 16 <= self.shared.shape[1]).all(), "outside shared memory"
+            place = np.where(self.mask, row + lane % 4 * 4, 0)
+            found = self.shared[self.block[:, None], place[:, None] + np.arange(4)]
+            self.write(name, np.ascontiguousarray(found).view("u4")[:, 0], "b32")
 
     def multiply(self, operands: list[str], tf32: bool) -> None:
         """Fragments as "PTX ISA 9.0" draws them, element by element; sums in float64."""

@@ -93,6 +93,9 @@ def test_products_on_tensor_cores_multiply_all_words_of_a_panel() -> None:
         text = cr.compile(SQUARE[0] @ SQUARE[1], backend="cuda", precision=precision).show("ptx")
         assert text.count(f"mma.sync.aligned.{kind}") == words
         assert ".local" not in text
+        # a warp has one tile of either factor, whose words come in one instruction each
+        assert text.count("ldmatrix.sync.aligned.m8n8.x4.shared.b16") == words
+        assert text.count("ldmatrix.sync.aligned.m8n8.x2.shared.b16") == words
         if precision == "tf32":  # a thread's words of either factor are rounded each
             assert text.count("cvt.rna.tf32.f32") == words * (4 + 2)
 

@@ -20,14 +20,16 @@ from chainrule.ir.loop import (
     Load,
     Local,
     Loop,
+    Multiply,
     Program,
     Set,
     Stmt,
     Store,
     When,
+    Words,
 )
 from chainrule.ir.size import Size
-from chainrule.ir.types import float64, int64
+from chainrule.ir.types import float32, float64, int64
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.simulate import Race, simulate
@@ -185,6 +187,53 @@ def test_barriers_are_put_around_what_is_fetched() -> None:
     arrays = {"x": np.arange(64.0), "y": np.zeros(64)}
     simulate(launch, arrays, {})
     np.testing.assert_array_equal(arrays["y"][:16], np.arange(16.0, 32)[::-1])
+
+
+W = Buffer("w", float32, 16 * 8 + 8 * 8, private=True)
+SUMS = Local("sums", float32, (4,), True)
+
+
+def multiplied(a: Words, b: Words, *between: Stmt) -> np.ndarray:
+    """What a warp multiplies of shared memory that holds 0, 1, 2, ...: 16 rows of 8 columns."""
+    given, out = Buffer("x", float32, 192), Buffer("y", float32, 128)
+    fill = Loop("t", 192, (Store(W, T, Load(given, T)),), "vector")
+    product = Loop("t", 32, (Multiply(SUMS, (), a, b, True),), "vector")
+    stores = tuple(
+        Store(out, (T // 4 + 8 * (r // 2)) * 8 + T % 4 * 2 + r % 2, Get(SUMS, (r,)))
+        for r in range(4)
+    )
+    body = split(1, SUMS, fill, *between, product, Loop("t", 32, stores, "vector"))
+    arrays = {"x": np.arange(192, dtype=np.float32), "y": np.zeros(128, np.float32)}
+    simulate(Launch(Program("test", (given, out), (), body), 32, 1, shared=(W,)), arrays, {})
+    return arrays["y"].reshape(16, 8)
+
+
+ROWS, COLUMNS = Words(W, 0, 8), Words(W, 128, 8)
+
+
+def test_a_warp_multiplies_lines_of_words() -> None:
+    numbers = np.arange(192.0)
+    a, b = numbers[:128].reshape(16, 8), numbers[128:].reshape(8, 8)
+    np.testing.assert_array_equal(multiplied(ROWS, COLUMNS, MEET), (a @ b.T).astype(np.float32))
+
+
+def test_words_that_others_wrote_are_not_multiplied_before_lanes_have_met() -> None:
+    with pytest.raises(Race):
+        multiplied(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("a", "said"),
+    [
+        (Words(W, 0, 6), "not aligned"),
+        (Words(W, 2, 8), "not aligned"),
+        (Words(W, T // 16 * 4, 8), "several tiles"),
+        (Words(W, 128, 8), "192 elements"),
+    ],
+)
+def test_words_lie_as_the_instruction_wants(a: Words, said: str) -> None:
+    with pytest.raises(CompileError, match=said):
+        multiplied(a, COLUMNS, MEET)
 
 
 @pytest.mark.parametrize("offset", [-1, 64])

@@ -269,14 +269,23 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A factor of a warp's product in shared memory: lines of 8 words, the first from `at` on, each
+    `line` words behind the one before; multiples of 4 both, and the same for all of a warp.
+    """
+
+    buffer: Buffer
+    at: Dim
+    line: int
+
+
+@dataclass(frozen=True)
 class Multiply:
     """A warp's product of tiles, 16 rows by 8 columns of it, added to what is there in float32.
 
-    That is what the tensor cores of a GPU do. Of 32 lanes lane 4g + c, c below 4, gives and gets
-
-        a   words c and c+4 of row g, and of row g+8; in the order g, g+8, g, g+8
-        b   words c and c+4 of column g
-        local[index, 0..3]   row g, columns 2c and 2c+1, then row g+8
+    That is what the tensor cores of a GPU do. `a` has a line for each row, `b` one for each column.
+    Of 32 lanes lane 4g + c, c below 4, has in local[index, 0..3] the sums of row g, columns 2c and
+    2c+1, then those of row g+8.
 
     A word is two terms in bfloat16, the first in its lower half, of 16 in all; or with `tf32` one
     term of 8, a float32 that is rounded to TF32's 10 bits, to nearest, ties away from 0 ("PTX ISA
@@ -286,8 +295,8 @@ class Multiply:
 
     local: Local
     index: tuple[Dim, ...]
-    a: tuple[Value, Value, Value, Value]
-    b: tuple[Value, Value]
+    a: Words
+    b: Words
     tf32: bool = False
 
 

@@ -36,6 +36,7 @@ from chainrule.ir.loop import (
     Store,
     Value,
     When,
+    Words,
 )
 from chainrule.ir.size import evaluate
 from chainrule.loops.interpret import Machine
@@ -147,7 +148,8 @@ class _Threads(Machine):
         """Whole warps' products, each sum in float64 and rounded once."""
         if not self.active.reshape(-1, WARP).all():
             raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
-        words = [self.value(v).reshape(-1, WARP) for v in (*s.a, *s.b)]
+        words = [self.words(s.a, 8 * (i % 2), 4 * (i // 2)) for i in range(4)]
+        words += [self.words(s.b, 0, 4 * i) for i in range(2)]
         cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
         g, c = np.arange(WARP) // 4, np.arange(WARP) % 4
         a, b = (np.zeros((len(words[0]), 16, n)) for n in (16, 8))
@@ -162,6 +164,18 @@ class _Threads(Machine):
         sums += a @ b
         for r, cell in enumerate(cells):
             cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
+
+    def words(self, w: Words, below: int, beyond: int) -> Array:
+        """The words of a factor that lanes have, so many lines below their own."""
+        start = np.broadcast_to(np.asarray(self.index(w.at)), self.number.shape)
+        if (start.reshape(-1, WARP) != start.reshape(-1, WARP)[:, :1]).any():
+            raise CompileError(f"{self.launch.program.name}: a warp multiplies several tiles")
+        if w.line % 4 or (start % 4).any():
+            raise CompileError(f"{self.launch.program.name}: a line of words is not aligned")
+        lane = self.number % WARP
+        at = start + (lane // 4 + below) * w.line + lane % 4 + beyond
+        place = self.noted(w.buffer, at, self.active, False)
+        return self.buffers[w.buffer.name][place].reshape(-1, WARP)
 
     def where(self, active: Array, body: Sequence[Stmt]) -> None:
         """Statements for some threads; one that has left with a code does not come back."""
@@ -283,8 +297,11 @@ class _Threads(Machine):
 
     def touched(self, access: Load | Store, moved: Any, mine: Array, writes: bool) -> Array:
         """Which element each thread means; noted for those that are `mine`."""
-        buffer = access.buffer
         at = np.broadcast_to(np.asarray(self.place(access, moved)), self.number.shape)
+        return self.noted(access.buffer, at, mine, writes)
+
+    def noted(self, buffer: Buffer, at: Array, mine: Array, writes: bool) -> Array:
+        """Elements that threads touch, in the buffer's array, where that is allowed."""
         width = self.widths.get(buffer.name, len(self.buffers[buffer.name]))
         bad = mine & ((at < 0) | (at >= width))
         if bad.any():

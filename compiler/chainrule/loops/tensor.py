@@ -2,7 +2,7 @@
 
 Eight warps, two down and four across, share a tile of the result; panels of the factors lie in
 shared memory by lines of words, of two terms in bfloat16, of one in TF32, with four words between
-them, so that a lane's words of `ir.loop.Multiply` are all at banks of their own. Terms ascend, 8
+them, so that eight lines of four words are at banks of their own. Terms ascend, 8
 words at a time; what is added in which order within those is the machine's affair, so bits are
 those of the hardware.
 """
@@ -15,13 +15,13 @@ from chainrule.ir.loop import (
     Apply,
     Buffer,
     Literal,
-    Load,
     Local,
     Loop,
     Multiply,
     Store,
     Value,
     When,
+    Words,
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
@@ -67,13 +67,10 @@ class WarpTiles(Tiles):
 
     def multiply(self, depth: Dim, stage: Dim = 0) -> Stmts:
         """A panel, eight words at a time."""
-        (top, left), lane = self.corner, _T % WARP
-        first = stage + (top + _I * 16 + lane // 4) * LINE + _H * 8 + lane % 4
-        second = stage + (left + _J * 8 + lane // 4) * LINE + _H * 8 + lane % 4
-        x = [Load(self.first, first + at) for at in (0, 8 * LINE, 4, 8 * LINE + 4)]
-        y = [Load(self.second, second + at) for at in (0, 4)]
-        given = (x[0], x[1], x[2], x[3]), (y[0], y[1])
-        product = Multiply(self.acc, (_I, _J), *given, self.first.dtype == float32)
+        top, left = self.corner
+        rows = Words(self.first, stage + (top + _I * 16) * LINE + _H * 8, LINE)
+        columns = Words(self.second, stage + (left + _J * 8) * LINE + _H * 8, LINE)
+        product = Multiply(self.acc, (_I, _J), rows, columns, self.first.dtype == float32)
         return (Loop("h'", WORDS // 8, self._tiles_of_warp((product,)), "unroll"),)
 
     def copy(

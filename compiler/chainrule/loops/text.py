@@ -107,7 +107,9 @@ class _Printer:
             yield from self.lets((s.value,), indent)
             yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
         elif isinstance(s, Multiply):
-            words = (f"({', '.join(map(self.value, side))})" for side in (s.a, s.b))
+            words = (
+                f"{self.buffer(w.buffer)}[{self.dim(w.at)}, lines of {w.line}]" for w in (s.a, s.b)
+            )
             kind = " in TF32" if s.tf32 else ""
             yield f"{indent}{self.cell(s.local, s.index)} += {' * '.join(words)}{kind}"
         elif isinstance(s, Fetch):

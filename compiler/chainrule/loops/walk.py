@@ -193,8 +193,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.value,)
     if isinstance(stmt, Store):
         return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
-    if isinstance(stmt, Multiply):
-        return (*stmt.a, *stmt.b)
+    if isinstance(stmt, Multiply):  # of each factor the first of its words
+        return tuple(Load(words.buffer, words.at) for words in (stmt.a, stmt.b))
     if isinstance(stmt, Fetch):
         return (stmt.source,)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
