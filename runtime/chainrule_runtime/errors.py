@@ -36,7 +36,13 @@ class NonFiniteError(RuntimeFault, ArithmeticError):
 
 
 class DeviceError(RuntimeFault, RuntimeError):
-    """A GPU that is not there, has no room, or has failed."""
+    """A GPU that is not there, has no room, or has failed: `lost` with all that this process has on
+    it.
+    """
+
+    def __init__(self, what: str, *details: str, lost: bool = False) -> None:
+        super().__init__(what, *details)
+        self.lost = lost
 
 
 class ArtifactError(RuntimeFault, OSError):

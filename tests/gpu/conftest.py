@@ -33,16 +33,17 @@ class PtxGpu(fake.FakeGpu):  # type: ignore[misc, name-defined]
         self.calls.append("load")
         return ptx_machine.parse(ptx)
 
+    def arguments_of(self, kernel: Any) -> int:
+        return len(kernel.parameters)
+
     def run(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         ptx_machine.Machine(kernel, blocks, threads, arguments, self.blocks).run()
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The simulated GPU that programs find; what is compiled meanwhile it knows by its text, which
+def simulated(made: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A simulated GPU that programs find; what is compiled meanwhile it knows by its text, which
     LLVM need not translate.
     """
-    made = fake.FakeGpu()
 
     def translate(module: ptx.GpuModule) -> str:
         made.knows(module, module.llvm)
@@ -51,6 +52,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ptx.GpuModule, "ptx", translate)
     monkeypatch.setattr(driver, "find", lambda: made)
     return made
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The simulated GPU that programs find."""
+    return simulated(fake.FakeGpu(), monkeypatch)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes one that is lost after so many steps."""
+    return lambda plays: simulated(fake.FailingGpu(plays), monkeypatch)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.simulate import simulate
 from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu.driver import Attributes
 
 Array = np.ndarray[Any, Any]
 #: what memory holds that nobody wrote: of every type no number that anything is
@@ -124,6 +125,20 @@ class FakeGpu:
     def wait(self) -> None:
         self.calls.append("wait")
 
+    def attributes(self, kernel: Any, threads: int) -> Attributes:
+        self.calls.append("attributes")
+        return Attributes(32, 1024, 0, 0.5)
+
+    def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
+        """Each takes a microsecond more than the one before."""
+        for command in commands:
+            command()
+        return [1e-6 * (i + 1) for i in range(len(commands))]
+
+    def arguments_of(self, launch: Any) -> int:
+        """How many parameters of 8 bytes a kernel has."""
+        return len(launch.program.buffers) + len(launch.program.sizes) + 1
+
     def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         program = launch.program
         *given, status = arguments
@@ -143,6 +158,31 @@ class FakeGpu:
             self.bytes_at(status, 4).view(np.int32)[0] = code
 
 
+class FailingGpu(FakeGpu):
+    """One that is lost for good once so many recordings were played; as a real one it says so at
+    the next call that waits.
+    """
+
+    def __init__(self, plays: int) -> None:
+        super().__init__()
+        self.left, self.downloads_left = plays, 1 << 30
+
+    def play(self, recording: Sequence[Callable[[], None]]) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            super().play(recording)
+
+    def wait(self) -> None:
+        if self.left < 0 or self.downloads_left < 0:
+            raise DeviceError("the GPU is lost: it was pulled out", lost=True)
+        super().wait()
+
+    def download(self, array: Array, at: int) -> None:
+        self.downloads_left -= 1
+        self.wait()
+        super().download(array, at)
+
+
 class FakeApi:
     """The driver's functions, as cuda-bindings has them: each answers a code and what is asked.
 
@@ -152,6 +192,13 @@ class FakeApi:
     class CUdevice_attribute:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = "major"
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = "minor"
+
+        CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR = "room"
+
+    class CUfunction_attribute:
+        CU_FUNC_ATTRIBUTE_NUM_REGS = "registers"
+        CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES = "shared"
+        CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = "local"
 
     class CUstreamCaptureMode:
         CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = "thread local"
@@ -166,13 +213,17 @@ class FakeApi:
             self.asked.append((word, *given))
             if word in self.fails:
                 return (Code(self.fails[word]), None)
-            if word == "cuDeviceGetAttribute":
-                return (Code(), {"major": 8, "minor": 9}[given[0]])
+            if word in ("cuDeviceGetAttribute", "cuFuncGetAttribute"):
+                known = {"major": 8, "minor": 9, "room": 1536}
+                known |= {"registers": 40, "shared": 2048, "local": 8}
+                return (Code(), known[given[0]])
             answers = {
                 "cuDriverGetVersion": (self.cuda,),
                 "cuDeviceGetName": (b"GPU of a test\0\0",),
                 "cuMemAlloc": (4096,),
                 "cuMemGetInfo": (1000, 2000),
+                "cuOccupancyMaxActiveBlocksPerMultiprocessor": (3,),
+                "cuEventElapsedTime": (0.25,),
             }
             return (Code(), *answers.get(word, (f"<{word}>",)))
 

@@ -27,6 +27,7 @@ _TWO: dict[str, Callable[[Array, Array], Array]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and,
     "or": np.bitwise_or, "xor": np.bitwise_xor,
 }  # fmt: skip
+_TF32 = "m16n8k8.row.col.f32.tf32.tf32.f32"
 _TESTS: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "nan": lambda a, b: np.isnan(a) | np.isnan(b), "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
@@ -95,6 +96,8 @@ class Machine:
         self.held = np.zeros(self.count, bool)  # for a few of the warp
         self.warp = self.block * 1000 + self.thread // 32
         self.mask = np.ones(self.count, bool)
+        self.groups = np.zeros(self.count, np.int64)  # of copies, that each thread has closed
+        self.coming: list[tuple[Array, Array, Array, Array]] = []
 
     def run(self) -> None:
         """To the end of every thread."""
@@ -106,6 +109,7 @@ class Machine:
                     assert not (self.waits | self.held).any(), (
                         f"{self.kernel.name}: threads wait for ever"
                     )
+                    assert not self.coming, f"{self.kernel.name}: nobody waits for copies"
                     return
                 here = int(self.at[ready].min())
                 self.mask = ready & (self.at == here)
@@ -155,16 +159,23 @@ class Machine:
 
     def compute(self, text: str, word: list[str], operands: list[str]) -> None:
         op, kind = word[0], word[-1]
-        if op in ("ld", "st"):
+        if text.startswith("cp.async"):
+            self.copy_later(word, operands)
+        elif op in ("ld", "st"):
             self.access(op, word, operands)
+        elif op == "ldmatrix":
+            self.load_matrices(word, operands)
         elif op == "shfl":
             self.write(operands[0], self.shuffled(word[2], operands), "b32")
         elif op == "mma":
-            assert text == "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", text
-            self.multiply(operands)
+            kind = text.removeprefix("mma.sync.aligned.")
+            assert kind in ("m16n8k16.row.col.f32.bf16.bf16.f32", _TF32), text
+            self.multiply(operands, kind == _TF32)
         elif op == "setp":
             a, b = (self.read(o, kind) for o in operands[1:])
             self.write(operands[0], _TESTS[word[1]](a, b), "pred")
+        elif text == "cvt.rna.tf32.f32":
+            self.write(operands[0], _to_tf32(self.read(operands[1], "f32")).view("u4"), "b32")
         elif op == "cvt":
             self.write(operands[0], self.converted(word, operands[1]), word[-2])
         elif op == "mov" and operands[1].startswith("{"):
@@ -256,7 +267,24 @@ class Machine:
         assert self.mask[index[self.mask]].all(), "a lane reads what no lane gives"
         return value[np.clip(index, 0, self.count - 1)].astype("u4")
 
-    def multiply(self, operands: list[str]) -> None:
+    def load_matrices(self, word: list[str], operands: list[str]) -> None:
+        """ldmatrix: lane 8i + r gives the address of row r of matrix i, 16 bytes; lane 4r + c of
+        the warp gets of each matrix the four bytes c of row r.
+        """
+        assert word[1:4] == ["sync", "aligned", "m8n8"] and word[5:] == ["shared", "b16"], word
+        names, lane = _parts(operands[0]), np.arange(self.count) % 32
+        assert word[4] == f"x{len(names)}"
+        at, warp = self.address(operands[1]).astype(np.int64), np.arange(self.count) - lane
+        assert self.mask.reshape(-1, 32).all(axis=1)[self.mask.reshape(-1, 32).any(axis=1)].all()
+        for i, name in enumerate(names):
+            row = at[warp + 8 * i + lane // 4]
+            assert (row[self.mask] % 16 == 0).all(), "misaligned"
+            assert (row[self.mask] + 16 <= self.shared.shape[1]).all(), "outside shared memory"
+            place = np.where(self.mask, row + lane % 4 * 4, 0)
+            found = self.shared[self.block[:, None], place[:, None] + np.arange(4)]
+            self.write(name, np.ascontiguousarray(found).view("u4")[:, 0], "b32")
+
+    def multiply(self, operands: list[str], tf32: bool) -> None:
         """Fragments as "PTX ISA 9.0" draws them, element by element; sums in float64."""
         d, a, b, c = map(_parts, operands)
         assert self.mask.reshape(-1, 32).all(axis=1)[self.mask.reshape(-1, 32).any(axis=1)].all()
@@ -269,10 +297,18 @@ class Machine:
             bits = [h for w in words for h in (w << np.uint32(16), w & np.uint32(0xFFFF0000))]
             return [h.astype("u4").view("f4") for h in bits]
 
-        for i, value in enumerate(halves(a)):
+        if tf32:
+            numbers = [self.read(o, "u32").reshape(warps, 32).view("f4") for o in (*a, *b)]
+            for i, value in enumerate(numbers[:4]):
+                whole = np.isnan(value) | (value.view("u4") & 0x1FFF == 0)
+                assert whole.all(), "a factor that is not rounded"
+                left[:, group + 8 * (i % 2), inside + 4 * (i // 2)] = value
+            for i, value in enumerate(numbers[4:]):
+                right[:, inside + 4 * i, group] = value
+        for i, value in enumerate([] if tf32 else halves(a)):
             row = group if i in (0, 1, 4, 5) else group + 8
             left[:, row, inside * 2 + (i & 1) + (8 if i >= 4 else 0)] = value
-        for i, value in enumerate(halves(b)):
+        for i, value in enumerate([] if tf32 else halves(b)):
             right[:, inside * 2 + (i & 1) + (8 if i >= 2 else 0), group] = value
         place = [(group if i < 2 else group + 8, inside * 2 + (i & 1)) for i in range(4)]
         for (row, column), o in zip(place, c, strict=True):
@@ -281,15 +317,49 @@ class Machine:
         for (row, column), o in zip(place, d, strict=True):
             self.write(o, sums[:, row, column].reshape(-1).astype("f4"), "f32")
 
+    def copy_later(self, word: list[str], operands: list[str]) -> None:
+        """cp.async: what is asked for is closed as a group, and there once it was waited for."""
+        if word[2] == "commit_group":
+            self.groups[self.mask] += 1
+        elif word[2] == "wait_group":
+            left = []
+            for thread, at, data, group in self.coming:
+                here = self.mask[thread] & (group < self.groups[thread] - int(operands[0]))
+                blocks = self.block[thread[here]][:, None]
+                self.shared[blocks, at[here][:, None] + np.arange(data.shape[1])] = data[here]
+                if not here.all():
+                    left.append((thread[~here], at[~here], data[~here], group[~here]))
+            self.coming = left
+        else:
+            size = int(operands[2])
+            to, source = (self.address(o) for o in operands[:2])
+            assert word[2:] in (["cg", "shared", "global"], ["ca", "shared", "global"]), word
+            assert size == 16 or word[2] == "ca"
+            rows = np.flatnonzero(self.mask)
+            assert (to[rows] % size == 0).all() and (source[rows] % size == 0).all(), "misaligned"
+            assert (to[rows] + size <= self.shared.shape[1]).all(), "outside shared memory"
+            data = np.zeros((self.count, size), np.uint8)
+            for i in range(size):
+                at = source + np.uint64(i)
+                for mine, bytes_, first in self.places("global", at, 1):
+                    data[mine, i] = bytes_[(at[mine] - np.uint64(first)).astype(np.int64)]
+            where = to[rows].astype(np.int64)
+            self.shared[self.block[rows][:, None], where[:, None] + np.arange(size)] = 0xFF
+            self.coming.append((rows, where, data[rows], self.groups[rows]))
+
+    def address(self, operand: str) -> Array:
+        base, _, offset = operand.strip("[]").partition("+")
+        return self.read(base, "u64") + np.uint64(int(offset or 0) & (1 << 64) - 1)
+
     def access(self, op: str, word: list[str], operands: list[str]) -> None:
         where, values = (operands[1], operands[0]) if op == "ld" else (operands[0], operands[1])
-        base, _, offset = where.strip("[]").partition("+")
+        base = where.strip("[]").partition("+")[0]
         if word[1] == "param":
             full = np.full(self.count, self.given[base], np.uint64)
             self.write(values, full.view(_KINDS["b64"]), "b64")
             return
         kind = _KINDS[word[-1]]
-        start = self.read(base, "u64") + np.uint64(int(offset or 0) & (1 << 64) - 1)
+        start = self.address(where)
         parts = _parts(values) if values.startswith("{") else [values]
         assert (start[self.mask] % np.uint64(kind.itemsize * len(parts)) == 0).all(), "misaligned"
         for i, part in enumerate(parts):
@@ -373,6 +443,14 @@ class Machine:
 
 def _parts(braces: str) -> list[str]:
     return [part.strip() for part in braces.strip("{}").split(",")]
+
+
+def _to_tf32(x: Array) -> Array:
+    """To 11 significant bits, to nearest, ties away from 0, by arithmetic alone."""
+    fraction, exponent = np.frexp(x.astype("f8"))
+    scaled = np.ldexp(fraction, 11)
+    nearest = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    return np.where(np.isfinite(x), np.ldexp(nearest, exponent - 11), x).astype("f4")
 
 
 def _quotient(a: Array, b: Array) -> Array:

@@ -74,9 +74,14 @@ def test_nothing_is_copied_of_no_bytes(api: Any) -> None:
     ("word", "code", "said"),
     [
         ("cuInit", "CUDA_ERROR_NO_DEVICE", "no GPU is to be seen here"),
-        ("cuInit", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "the NVIDIA driver is too old"),
+        ("cuInit", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "are of different versions"),
+        ("cuInit", "CUDA_ERROR_UNKNOWN", "the NVIDIA driver does not start"),
         ("cuModuleLoadData", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver refuses the code"),
-        ("cuStreamSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", "go on in a new process"),
+        ("cuModuleLoadData", "CUDA_ERROR_OUT_OF_MEMORY", "the GPU has no room"),
+        ("cuStreamSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", "a kernel has failed"),
+        ("cuStreamSynchronize", "CUDA_ERROR_LAUNCH_TIMEOUT", "with a display"),
+        ("cuStreamSynchronize", "CUDA_ERROR_ECC_UNCORRECTABLE", "the GPU is lost"),
+        ("cuStreamSynchronize", "CUDA_ERROR_UNKNOWN", "the GPU is lost"),
         ("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY", "has no room for 100 bytes: 1,000 of 2,000"),
     ],
 )
@@ -92,12 +97,33 @@ def test_a_refusal_says_what_and_what_to_do(api: Any, word: str, code: str, said
     with pytest.raises(DeviceError) as caught:
         use()
     assert said in str(caught.value)
+    assert caught.value.details, "it says what to do"
+    assert caught.value.lost == (word == "cuStreamSynchronize")
 
 
 def test_a_driver_that_reads_no_ptx_of_ours_is_too_old(api: Any) -> None:
     api.cuda = 9020
     with pytest.raises(DeviceError, match=r"CUDA 9\.2"):
         _ = CudaGpu().ptx_version
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError('Function "cuGraphInstantiate" not found'), "too old: it has no cuGraph"),
+        (RuntimeError('"cuda" can only be found via system search.'), "no NVIDIA driver is"),
+        (OSError("libcuda.so.1: cannot open shared object file"), "no NVIDIA driver is"),
+    ],
+)
+def test_a_driver_that_lacks_something_is_told(api: Any, error: Exception, said: str) -> None:
+    gpu = CudaGpu()
+
+    def fail(*given: Any) -> None:
+        raise error
+
+    api.cuGraphInstantiate = fail
+    with pytest.raises(DeviceError, match=said):
+        gpu.record(lambda: None)
 
 
 def test_a_forked_process_is_told(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,23 +8,28 @@ import pytest
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     Apply,
+    Await,
     Barrier,
     Buffer,
+    Close,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Literal,
     Load,
     Local,
     Loop,
+    Multiply,
     Program,
     Set,
     Stmt,
     Store,
     When,
+    Words,
 )
 from chainrule.ir.size import Size
-from chainrule.ir.types import float64, int64
+from chainrule.ir.types import float32, float64, int64
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.simulate import Race, simulate
@@ -100,6 +105,135 @@ def test_a_value_that_all_lanes_read_is_written_by_one_after_all_have() -> None:
     (launch,), _ = launches_of(Program("test", (X, Y), (), body), 16)
     assert any(isinstance(s, Barrier) for s in launch.program.body[0].body)
     simulate(launch, {"x": np.zeros(64), "y": np.ones(64)}, {})
+
+
+S = Buffer("s", float64, 32, private=True)
+
+
+def fetched(*body: Stmt) -> np.ndarray:
+    """What is left in y of one part of 16 lanes with 32 elements of shared memory."""
+    program = Program("test", (X, Y), (), split(1, *body))
+    arrays = {"x": np.arange(64.0), "y": np.zeros(64)}
+    simulate(Launch(program, 16, 1, shared=(S,)), arrays, {})
+    return arrays["y"]
+
+
+def fetch(offset: object, source: object) -> Stmt:
+    return Loop("t", 16, (Fetch(S, offset, Load(X, source)),), "vector")  # type: ignore[arg-type]
+
+
+#: each lane fetches what another reads
+TURNED = Loop("t", 16, (Store(Y, T, Load(S, 15 - T)),), "vector")
+OWN = Loop("t", 16, (Store(Y, T, Load(S, T)),), "vector")
+MEET = Barrier(lanes=True)
+
+
+def test_what_is_fetched_is_there_once_lanes_have_waited_and_met() -> None:
+    y = fetched(fetch(T, T), Close(), Await(0), MEET, TURNED)
+    np.testing.assert_array_equal(y[:16], np.arange(16.0)[::-1])
+    y = fetched(fetch(T, T + 3), Close(), Await(0), OWN)  # a lane's own it need not meet for
+    np.testing.assert_array_equal(y[:16], np.arange(16.0) + 3)
+
+
+def test_what_was_asked_for_before_the_last_group_is_there() -> None:
+    y = fetched(fetch(T, T), Close(), fetch(T + 16, T + 16), Close(), Await(1), MEET, TURNED,
+                Await(0))  # fmt: skip
+    np.testing.assert_array_equal(y[:16], np.arange(16.0)[::-1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (fetch(T, T), Close(), MEET, TURNED, Await(0)),  # read before it was waited for
+        (fetch(T, T), Close(), OWN, Await(0)),  # one's own as well
+        (fetch(T, T), Await(0), MEET, OWN),  # what is in no group yet is waited for by nobody
+        (fetch(T, T), Close(), fetch(T + 16, T), Close(), Await(2), MEET, TURNED, Await(0)),
+    ],
+)
+def test_what_has_not_come_is_not_read(body: tuple[Stmt, ...]) -> None:
+    with pytest.raises(Race, match="before what was fetched into it has come"):
+        fetched(*body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (fetch(T, T), Close(), Await(0), TURNED),  # each lane waits for its own alone
+        (fetch(T, T), Close(), Await(0), MEET, TURNED, fetch(T, T), Close(), Await(0)),
+        (Loop("t", 16, (Store(S, T, Load(X, T)),), "vector"), fetch(15 - T, T), Close(), Await(0)),
+        (fetch(0, T), Close(), Await(0)),  # into one place
+    ],
+)
+def test_lanes_meet_before_what_is_fetched_changes_hands(body: tuple[Stmt, ...]) -> None:
+    with pytest.raises(Race):
+        fetched(*body)
+
+
+def test_what_nobody_waits_for_is_refused() -> None:
+    with pytest.raises(Race, match="nobody awaits"):
+        fetched(fetch(T, T), Close())
+
+
+@pytest.mark.parametrize(("to", "source"), [(T + 17, T), (T, T + 49)])
+def test_a_fetch_stays_inside(to: object, source: object) -> None:
+    with pytest.raises(CompileError, match="elements"):
+        fetched(fetch(to, source), Close(), Await(0))
+
+
+def test_barriers_are_put_around_what_is_fetched() -> None:
+    body = split(1, Loop("k", 2, (fetch(T, T + 16 * Size.symbol("k")), Close(), Await(0), TURNED)))
+    program = Program("test", (X, Y, S), (), body)
+    (launch,), _ = launches_of(program, 16)
+    arrays = {"x": np.arange(64.0), "y": np.zeros(64)}
+    simulate(launch, arrays, {})
+    np.testing.assert_array_equal(arrays["y"][:16], np.arange(16.0, 32)[::-1])
+
+
+W = Buffer("w", float32, 16 * 8 + 8 * 8, private=True)
+SUMS = Local("sums", float32, (4,), True)
+
+
+def multiplied(a: Words, b: Words, *between: Stmt) -> np.ndarray:
+    """What a warp multiplies of shared memory that holds 0, 1, 2, ...: 16 rows of 8 columns."""
+    given, out = Buffer("x", float32, 192), Buffer("y", float32, 128)
+    fill = Loop("t", 192, (Store(W, T, Load(given, T)),), "vector")
+    product = Loop("t", 32, (Multiply(SUMS, (), a, b, True),), "vector")
+    stores = tuple(
+        Store(out, (T // 4 + 8 * (r // 2)) * 8 + T % 4 * 2 + r % 2, Get(SUMS, (r,)))
+        for r in range(4)
+    )
+    body = split(1, SUMS, fill, *between, product, Loop("t", 32, stores, "vector"))
+    arrays = {"x": np.arange(192, dtype=np.float32), "y": np.zeros(128, np.float32)}
+    simulate(Launch(Program("test", (given, out), (), body), 32, 1, shared=(W,)), arrays, {})
+    return arrays["y"].reshape(16, 8)
+
+
+ROWS, COLUMNS = Words(W, 0, 8), Words(W, 128, 8)
+
+
+def test_a_warp_multiplies_lines_of_words() -> None:
+    numbers = np.arange(192.0)
+    a, b = numbers[:128].reshape(16, 8), numbers[128:].reshape(8, 8)
+    np.testing.assert_array_equal(multiplied(ROWS, COLUMNS, MEET), (a @ b.T).astype(np.float32))
+
+
+def test_words_that_others_wrote_are_not_multiplied_before_lanes_have_met() -> None:
+    with pytest.raises(Race):
+        multiplied(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("a", "said"),
+    [
+        (Words(W, 0, 6), "not aligned"),
+        (Words(W, 2, 8), "not aligned"),
+        (Words(W, T // 16 * 4, 8), "several tiles"),
+        (Words(W, 128, 8), "192 elements"),
+    ],
+)
+def test_words_lie_as_the_instruction_wants(a: Words, said: str) -> None:
+    with pytest.raises(CompileError, match=said):
+        multiplied(a, COLUMNS, MEET)
 
 
 @pytest.mark.parametrize("offset", [-1, 64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -66,33 +67,149 @@ def test_nor_in_its_ptx(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(ours, native)
 
 
-def near(ours: np.ndarray, feeds: dict[str, np.ndarray]) -> None:
-    """Whether a layer of bfloat16 factors is right, from float64.
-
-    Factors are exact then; a sum of n terms in float32 in any order is off by n roundings of its
-    terms' magnitudes at most (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, 4.2).
-    """
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
     import ml_dtypes
 
-    x, w = (feeds[n].astype(ml_dtypes.bfloat16).astype(np.float64) for n in "xw")
+    return x.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def to_tf32(x: np.ndarray) -> np.ndarray:
+    """To 11 bits, to nearest, ties away from 0: what `cvt.rna.tf32` does in "PTX ISA 9.0"."""
+    fraction, exponent = np.frexp(x.astype(np.float64))
+    nearest = np.floor(np.abs(fraction) * 2.0**11 + 0.5) * np.sign(fraction)
+    return np.ldexp(nearest, exponent - 11)
+
+
+ROUNDED = {"bfloat16": to_bfloat16, "tf32": to_tf32}
+FLT_MAX = float(np.finfo(np.float32).max)
+PRECISIONS = pytest.mark.parametrize("precision", sorted(ROUNDED))
+
+
+def near(ours: np.ndarray, feeds: dict[str, np.ndarray], precision: str) -> None:
+    """Whether a layer of rounded factors is right, from float64.
+
+    Products of factors are exact then; a sum of n terms in float32 in any order is off by n
+    roundings of its terms' magnitudes at most (Higham, "Accuracy and Stability of Numerical
+    Algorithms", 2002, 4.2).
+    """
+    x, w = (ROUNDED[precision](feeds[n]) for n in "xw")
     exact, terms = np.maximum(x @ w + feeds["b"], 0), len(w) + 1
     bound = terms * 2.0**-24 * (np.abs(x) @ np.abs(w) + np.abs(feeds["b"]))
     assert (np.abs(ours - exact) <= bound).all()
 
 
+def squares(kind: str, rows: int, terms: int | str, columns: int) -> tuple[Any, dict[str, Any]]:
+    """A product on a GPU, and data of so many terms, 48 where the product does not know them."""
+    count = 48 if isinstance(terms, str) else terms
+    x, w = cr.input("x", (rows, terms)), cr.input("w", (terms, columns))
+    rng = np.random.default_rng(7)
+    feeds = {"x": rng.standard_normal((rows, count), np.float32),
+             "w": rng.standard_normal((count, columns), np.float32)}  # fmt: skip
+    return cr.compile(x @ w, backend=kind), feeds
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "rows", "terms", "columns"),
+    [
+        ("gpu", 1, 20, 150, 24), ("gpu", 8, 36, 33, 132), ("emulator", 2, 33, "k", 7),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in (
+            ("emulator", 1, 20, 150, 24), ("emulator", 8, 70, 33, 132), ("gpu", 2, 33, "k", 7),
+            ("gpu", 4, 70, 48, 68), ("emulator", 4, 70, 48, 68),
+        )),
+    ],
+)  # fmt: skip
+def test_panels_that_come_by_themselves_change_no_bit(
+    kind: str, side: int, rows: int, terms: int | str, columns: int,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    request.getfixturevalue(kind)
+    monkeypatch.setattr(tiled.Tiles, "sides", (side,))
+    ours, feeds = squares("cuda", rows, terms, columns)
+    native, _ = squares("cpu", rows, terms, columns)
+    assert "fetch" in ours.show("loops")
+    np.testing.assert_array_equal(ours(**feeds), native(**feeds))
+    for count in (1, 31, 32, 65) if terms == "k" else ():  # no panel, one, and more, and a part
+        few = {"x": feeds["x"][:, :1].repeat(count, 1), "w": feeds["w"][:1].repeat(count, 0)}
+        np.testing.assert_array_equal(ours(**few), native(**few))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "bytes_"), [(64, 128, {"16"}), (33, 32, {"4", "16"}), (34, 34, {"4"})]
+)
+def test_neighbours_are_fetched_together_where_they_are_such(
+    rows: int, columns: int, bytes_: set[str], emulator: Any
+) -> None:
+    """Four rows of a factor that is turned, four columns of the other one."""
+    plain, feeds = squares("cuda", rows, 130, columns)
+    x, w = cr.input("x", (130, rows)), cr.input("w", (130, columns))
+    turned = cr.compile(cr.matrix_transpose(x) @ w, backend="cuda")
+    text = turned.show("ptx")
+    assert set(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*, (\d+);", text)) == bytes_
+    found = turned(x=np.ascontiguousarray(feeds["x"].T), w=feeds["w"])
+    np.testing.assert_array_equal(found, plain(**feeds))
+
+
+def test_a_factor_that_is_computed_is_not_fetched(gpu: Any) -> None:
+    x, w = cr.input("x", (40, 192)), cr.input("w", (192, 40))
+    image, kernel = cr.input("image", (1, 24, 6, 6)), cr.input("kernel", (8, 24, 3, 3))
+    padded = cr.conv(image, kernel, padding=1)
+    for z, fetches in ((x @ w, 2), (cr.flip(x) @ w, 2), (padded, 1)):
+        loops = cr.compile(z, backend="cuda").show("loops")
+        assert len(set(re.findall(r"fetch (\w+)\[", loops))) == fetches
+    rng = np.random.default_rng(0)
+    feeds = {t.name: rng.standard_normal(t.shape).astype(np.float32) for t in (image, kernel)}
+    ours, native = (cr.compile(padded, backend=kind)(**feeds) for kind in ("cuda", "cpu"))
+    np.testing.assert_array_equal(ours, native)
+
+
+@PRECISIONS
 @pytest.mark.parametrize(("side", "terms"), [(4, 33), (2, 1), (2, 64), (1, 33), (1, 16)])
 def test_tensor_cores_add_what_they_should(
-    side: int, terms: int, gpu: Any, monkeypatch: pytest.MonkeyPatch
+    side: int, terms: int, precision: str, gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WarpTiles, "sides", (side,))
-    (ours, _), feeds = layer("batch" if terms == 33 else 70, "bfloat16", terms)
-    near(ours, feeds)
+    (ours, _), feeds = layer("batch" if terms == 33 else 70, precision, terms)
+    near(ours, feeds, precision)
 
 
-def test_so_does_their_ptx(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@PRECISIONS
+def test_so_does_their_ptx(precision: str, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WarpTiles, "sides", (2,))
-    (ours, _), feeds = layer(70, "bfloat16")
-    near(ours, feeds)
+    (ours, _), feeds = layer(70, precision, 49)  # whole panels and a part of one
+    near(ours, feeds, precision)
+
+
+def test_tf32_is_float32_elsewhere(emulator: Any) -> None:
+    """On a CPU, and on a GPU without tensor cores, to the bit; the report says which it is."""
+    emulator.capability = (7, 5)
+    (old, native), _ = layer(70, "tf32")
+    (plain, _), _ = layer(70)
+    np.testing.assert_array_equal(old, plain)
+    np.testing.assert_array_equal(native, plain)
+    x, w = cr.input("x", ("batch", 19)), cr.input("w", (19, 75))
+    for capability, factors in (((7, 5), ""), ((8, 0), "TF32 on tensor cores")):
+        emulator.capability = capability
+        report = cr.compile(x @ w, backend="cuda", precision="tf32").report()
+        assert report.kernels[0].factors == factors
+
+
+def test_numbers_that_tf32_has_no_room_for(gpu: Any) -> None:
+    """Infinity and NaN stay what they are, the largest numbers become infinite, small ones stay."""
+    x, w = cr.input("x", ("n", 1)), cr.input("w", (1, 8))
+    given = np.array([[np.inf], [np.nan], [FLT_MAX], [2.0**-126], [1 + 2.0**-11]], np.float32)
+    found = cr.compile(x @ w, backend="cuda", precision="tf32")(x=given, w=np.ones((1, 8), "f4"))
+    wanted = np.array([np.inf, np.nan, np.inf, 2.0**-126, 1 + 2.0**-10], np.float32)
+    np.testing.assert_array_equal(found, np.repeat(wanted[:, None], 8, axis=1))
+
+
+def test_gradients_are_products_in_tf32_too(gpu: Any) -> None:
+    x, w, g = cr.input("x", (24, 40)), cr.input("w", (40, 16)), cr.input("g", (24, 16))
+    fn = cr.compile(cr.grad(cr.sum(x @ w * g), w), backend="cuda", precision="tf32")
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.standard_normal((24, k), np.float32) for n, k in (("x", 40), ("g", 16))}
+    left, right = to_tf32(feeds["x"]).T, to_tf32(feeds["g"])
+    bound = 24 * 2.0**-24 * (np.abs(left) @ np.abs(right))  # see near
+    assert (np.abs(fn(**feeds) - left @ right) <= bound).all()
 
 
 def test_a_gpu_without_them_has_the_ordinary_units(emulator: Any) -> None:

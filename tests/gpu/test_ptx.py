@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,41 @@ def test_ptxas_takes_every_net(
     for optimizer in (cr.optim.Adam(1e-3), cr.optim.SGD(1e-2, momentum=0.9)):
         step = cr.training_step(nets()[name], optimizer, backend="cuda")
         assembled(step.show("ptx"), sm, tmp_path)
+
+
+#: what makes an example short: it is asked for its programs alone
+SHORT: dict[str, dict[str, Any]] = {
+    "gpt": {"steps": 2}, "lstm_text": {"steps": 2}, "cnn": {"epochs": 1, "seeds": 1},
+    "descent": {"steps": 2}, "perceptron": {"steps": 1, "epochs": 1}, "reinforce": {"rounds": 1},
+    "uncertainty": {"epochs": 1, "splits": 1, "members": 2},
+}  # fmt: skip
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@needs_ptxas
+@pytest.mark.long
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_ptxas_takes_every_kernel_of_an_example(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it compiles for the CPU is compiled for every GPU too."""
+    asked: list[tuple[Graph, dict[str, Any]]] = []
+    original = cr.driver.build
+
+    def build(graph: Graph, **options: Any) -> Any:
+        asked.append((graph, options))
+        return original(graph, **options)
+
+    for module in (cr.driver, sys.modules["chainrule.driver.program"]):
+        monkeypatch.setattr(module, "build", build)
+    runpy.run_path(str(path))["main"](**SHORT.get(path.stem, {"epochs": 1}))
+    assert asked
+    for graph, options in asked:
+        for unused in ("threads", "tune"):
+            options.pop(unused, None)
+        for sm, target in GPUS.items():
+            said = assembled(build_gpu(graph, **options, target=target).code.ptx, sm, tmp_path)
+            assert not re.search(r"[1-9]\d* bytes spill", said), (sm, said)
 
 
 @needs_ptxas

@@ -12,11 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from chainrule.cli.page import Page, told
+from chainrule.codegen import ptxas
 from chainrule.codegen.cache import is_ours
 from chainrule.codegen.host import about_tiles, describe_host, host_target
 from chainrule.codegen.team import has_threads
-from chainrule.config import KNOBS, cache_folder
+from chainrule.config import GPU, KNOBS, cache_folder
 from chainrule.driver.calibrate import calibrate, calibrated, speeds
+from chainrule.driver.gpu import gpu_target
 from chainrule.errors import ChainruleError
 from chainrule.lang import functions as f
 from chainrule.lang.compiled import compile
@@ -24,7 +26,7 @@ from chainrule.lang.derive import grad
 from chainrule.lang.leaves import input
 from chainrule.target import LEVEL_FEATURES
 from chainrule.version import __version__
-from chainrule_runtime import threads_for
+from chainrule_runtime import RuntimeFault, threads_for
 from chainrule_runtime.gpu import driver as gpu
 
 NEEDED = ("numpy", "llvmlite", "sympy", "networkx", "click", "rich")
@@ -95,9 +97,32 @@ def _machine() -> list[tuple[str, str]]:
         ("speeds", _speeds()),
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
         ("CUDA", gpu.describe()),
-        ("ptxas", shutil.which("ptxas") or "none; none is needed: the driver translates PTX"),
+        ("CUDA target", _gpu_target()),
+        ("ptxas", _ptxas()),
         ("cache", _cache()),
     ]
+
+
+def _gpu_target() -> str:
+    """What code for a GPU is made for, and why."""
+    try:
+        level = gpu_target().level
+    except ChainruleError as error:
+        return "; ".join([error.what, *error.details])
+    if GPU.value():
+        return f"{level}, as {GPU.variable} says"
+    try:
+        gpu.find()
+    except RuntimeFault:
+        return f"{level}, which every later GPU runs too: none is here to ask"
+    return f"{level}, for the GPU and the driver that are here"
+
+
+def _ptxas() -> str:
+    path = ptxas.find()
+    if path is None:
+        return "none: cubins and registers are told by it alone; to train, the driver is enough"
+    return f"{path}, {ptxas.version(path)}"
 
 
 def _levels(features: frozenset[str]) -> str:

@@ -26,10 +26,19 @@ class GpuModule:
         return assembled(self.llvm, self.target)
 
 
+#: what a module's constants are called there, and what they begin at a multiple of
+DATA, DATA_ALIGN = "data", 256
+
+
 def emit_gpu_module(
-    programs: Iterable[Sequence[Launch]], helpers: Mapping[str, Launch], target: Target
+    programs: Iterable[Sequence[Launch]],
+    helpers: Mapping[str, Launch],
+    target: Target,
+    data: bytes = b"",
 ) -> GpuModule:
-    """One kernel for each distinct launch of programs, and `helpers` by their names."""
+    """One kernel for each distinct launch of programs, and `helpers` by their names; `data` are
+    bytes that lie in the GPU's memory with the module, under the name DATA.
+    """
     known: dict[tuple[str, int, bool], str] = {}
     kernels: dict[str, Launch] = {}
     names: dict[int, str] = {}
@@ -53,5 +62,9 @@ def emit_gpu_module(
         declarations |= needed
     # convergent: lanes meet in them, so no instruction may be moved to where not all of them come
     attributes = 'attributes #0 = { nounwind convergent "no-builtins" }'
+    if data:
+        text = "".join(f"\\{byte:02X}" for byte in data)
+        kind = f"[{len(data)} x i8]"
+        texts.append(f'@{DATA} = addrspace(1) constant {kind} c"{text}", align {DATA_ALIGN}')
     parts = [f'target triple = "{target.triple}"', *texts, *sorted(declarations), attributes, ""]
     return GpuModule(kernels, names, "\n\n".join(parts), target)

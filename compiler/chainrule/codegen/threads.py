@@ -17,10 +17,13 @@ from chainrule.codegen.together import PartCode
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     Apply,
+    Await,
     Barrier,
     Buffer,
     Check,
+    Close,
     Combine,
+    Fetch,
     Get,
     Load,
     Local,
@@ -31,9 +34,11 @@ from chainrule.ir.loop import (
     Store,
     Value,
     When,
+    Words,
 )
 from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import float32, int32
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.walk import postorder, values_of
 from chainrule.target import Target
@@ -67,6 +72,8 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
     return "\n".join(lines), emitter.builder.declarations
 
 
+_BFLOAT16 = "m16n8k16.row.col.bf16"
+WARP = 32
 #: bytes of the widest access
 WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
@@ -139,6 +146,12 @@ class _Threads(PartCode):
             self.when(s)
         elif isinstance(s, Multiply):
             self.multiply(s)
+        elif isinstance(s, Fetch):
+            self.fetch(s)
+        elif isinstance(s, Close):
+            self.asynchronous("commit.group", "")
+        elif isinstance(s, Await):
+            self.asynchronous("wait.group", f"i32 {s.but}")
         elif isinstance(s, Barrier) and s.lanes:
             self.meet()
         elif isinstance(s, Store) and not self.in_vector and self.launch.lanes > 1:
@@ -150,15 +163,65 @@ class _Threads(PartCode):
 
     def multiply(self, s: Multiply) -> None:
         """One instruction of the tensor cores."""
-        words = [w.typed for w in self.values(*s.a, *s.b)]
+        both = [*self.words(s.a, 4), *self.words(s.b, 2)]
+        words = [self.rounded(w) if s.tf32 else w.typed for w in both]
         cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
-        kinds, fn = ", ".join(["float"] * 4), "@llvm.nvvm.mma.m16n8k16.row.col.bf16"
+        kinds, kind = ", ".join(["float"] * 4), "m16n8k8.row.col.tf32" if s.tf32 else _BFLOAT16
+        fn = f"@llvm.nvvm.mma.{kind}"
         self.builder.declare(f"{{{kinds}}} {fn}({', '.join(['i32'] * 6)}, {kinds})")
         given = ", ".join([*words, *(self.cells[cell].typed for cell in cells)])
         made = self.fresh(f"call {{{kinds}}} {fn}({given})")
         for r, cell in enumerate(cells):
             text = f"extractvalue {{{kinds}}} {made}, {r}"
             self.cells[cell] = Register(self.fresh(text), s.local.dtype)
+
+    def fetch(self, s: Fetch) -> None:
+        """A copy from global to shared memory that nobody waits for yet."""
+        size = s.count * s.buffer.dtype.itemsize
+        to = self.address.pointer(s.buffer, s.offset)
+        source = self.address.pointer(s.source.buffer, s.source.offset)
+        shared = self.pure(f"addrspacecast ptr {to} to ptr addrspace(3)", to)
+        given = self.pure(f"addrspacecast ptr {source} to ptr addrspace(1)", source)
+        way = "cg" if size == WIDEST else "ca"  # past the first cache, where nothing is read again
+        where = f"ptr addrspace(3) {shared}, ptr addrspace(1) {given}"
+        self.asynchronous(f"{way}.shared.global.{size}", where)
+        self.memory.written([s.buffer])
+
+    def asynchronous(self, word: str, given: str) -> None:
+        """An instruction of the copies that go on by themselves."""
+        fn = f"@llvm.nvvm.cp.async.{word}"
+        kinds = ", ".join(g.rpartition(" ")[0] for g in given.split(", ")) if given else ""
+        self.builder.declare(f"void {fn}({kinds})")
+        self.builder.effect(f"call void {fn}({given})")
+
+    def words(self, w: Words, count: int) -> list[Register]:
+        """The words of a factor that this lane has: each of the warp's lanes gives the address of a
+        line of four, in the order of the 8x4 tiles: of the left factor down, then to the right.
+        """
+        lane = self.pure(f"and i64 {self.thread}, {WARP - 1}", self.thread)
+        lines = 16 if count == 4 else 8
+        down = self.pure(f"and i64 {lane}, {lines - 1}", lane)
+        along = self.pure(f"udiv i64 {lane}, {lines}", lane)
+        along = self.pure(f"and i64 {along}, 1", along)
+        rows = self.pure(f"mul i64 {down}, {w.line}", down)
+        right = self.pure(f"shl i64 {along}, 2", along)
+        by = self.pure(f"add i64 {rows}, {right}", rows, right)
+        start = self.address.pointer(w.buffer, w.at)
+        mine = self.pure(f"getelementptr i32, ptr {start}, i64 {by}", start, by)
+        shared = self.pure(f"addrspacecast ptr {mine} to ptr addrspace(3)", mine)
+        kinds = f"{{{', '.join(['i32'] * count)}}}"
+        fn = f"@llvm.nvvm.ldmatrix.sync.aligned.m8n8.x{count}.b16.p3"
+        self.builder.declare(f"{kinds} {fn}(ptr addrspace(3))")
+        here, text = len(self.builder.regions) - 1, f"call {kinds} {fn}(ptr addrspace(3) {shared})"
+        made = self.builder.name_at(here, text, f"{text} @{self.memory.versions[w.buffer]}")
+        parts = (self.pure(f"extractvalue {kinds} {made}, {i}", made) for i in range(count))
+        return [Register(part, int32) for part in parts]
+
+    def rounded(self, word: Register) -> str:
+        """A float32, which stands in a word, as one of TF32."""
+        x = self.code.converted("bitcast", word, float32)
+        self.builder.declare("i32 @llvm.nvvm.f2tf32.rna(float)")
+        return f"i32 {self.pure(f'call i32 @llvm.nvvm.f2tf32.rna({x.typed})', x.text)}"
 
     def local(self, local: Local) -> None:
         for index in product(*map(range, local.shape)):

@@ -119,7 +119,7 @@ def build(
         None if tune is None else tuple(sorted(tune.items())),
     )  # fmt: skip
     cache = object_cache()
-    key = cache and _key(graph, wanted)
+    key = cache and program_key(graph, wanted)
     content = cache.get(key) if cache and key else None
     found = unpacked(content) if content else None
     clock.lap("key")
@@ -157,7 +157,7 @@ def build(
     )  # fmt: skip
 
 
-def _key(graph: Graph, wanted: Wanted) -> bytes | None:
+def program_key(graph: Graph, wanted: Wanted) -> bytes | None:
     """A digest of all that decides what a program becomes; None where that can't be told."""
     given = (*wanted.feeds, *wanted.kept)
     content = described(graph.roots, given)

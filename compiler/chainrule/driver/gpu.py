@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from chainrule import config
+from chainrule.codegen.cache import object_cache
 from chainrule.codegen.ptx import GpuModule, emit_gpu_module
-from chainrule.codegen.steps import Call, Copy, Place, Step
-from chainrule.driver.kept import named
+from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in
+from chainrule.driver.build import program_key
+from chainrule.driver.kept import named, packed_gpu, unpacked_gpu
 from chainrule.driver.lower import Levels, lower_all
 from chainrule.driver.sizes import dim_data
 from chainrule.driver.wanted import Clock, Wanted, label
@@ -21,6 +24,7 @@ from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch
 from chainrule.loops.launch import BLOCK, Launch
 from chainrule.schedule.budget import Budget
+from chainrule.schedule.kernel import Form
 from chainrule.target import Target
 from chainrule.target.gpu import GPUS, OLDEST, gpu
 from chainrule_runtime.errors import DeviceError
@@ -39,17 +43,30 @@ _COPY_WORDS, _COPY_BYTES = "copy_words", "copy_bytes"
 
 @dataclass(frozen=True)
 class CompiledGpu:
-    """A program for a GPU: what it was, its module, and what is launched of it."""
+    """A program for a GPU: what it was, and what is launched of which kernels.
+
+    `made` gives what became of it on its way, which a program that was found compiled has not gone.
+    """
 
     source: Graph
-    levels: Levels
     manifest: Manifest
-    module: GpuModule = field(repr=False)
     code: GpuCode = field(repr=False)
+    target: Target
     seconds: Mapping[str, float]
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
     precision: str | None
+    made: Callable[[], tuple[Levels, GpuModule]] = field(repr=False)
+
+    @property
+    def levels(self) -> Levels:
+        """The program at every level above LLVM's."""
+        return self.made()[0]
+
+    @property
+    def module(self) -> GpuModule:
+        """Its kernels before they were PTX."""
+        return self.made()[1]
 
 
 def gpu_target() -> Target:
@@ -85,49 +102,79 @@ def build_gpu(
 ) -> CompiledGpu:
     """Compile a graph for a GPU, which need not be here; the parameters are those of `build`.
 
-    With `epochs` there are the kernels besides that a loop over minibatches needs. Raises
-    CompileError.
+    With `epochs` there are the kernels besides that a loop over minibatches needs. A program that
+    was compiled before is found, where it was kept. Raises CompileError.
     """
     clock = Clock()
     machine = target or gpu_target()
     wanted = Wanted(
-        tuple(feeds), tuple(kept), tuple(finite), False, False, machine, precision, budget
+        tuple(feeds), tuple(kept), tuple(finite), epochs, False, machine, precision, budget
     )
-    levels = lower_all(graph, wanted, clock)
-    module = emit_gpu_module(
-        [b.launches for b in levels.built], _helpers(graph, wanted, epochs), machine
-    )
-    clock.lap("llvm text")
-    ptx = module.ptx()
-    clock.lap("ptx")
-    launches = {id(b.program): b.launches for b in levels.built}
+    cache = object_cache()
+    key = cache and program_key(graph, wanted)
+    content = cache.get(key) if cache and key else None
+    found = unpacked_gpu(content) if content else None
+    clock.lap("key")
+
+    @lru_cache(maxsize=1)
+    def made() -> tuple[Levels, GpuModule]:
+        levels = lower_all(graph, wanted, clock)
+        helpers = {**copies(), **_helpers(graph, wanted)}
+        module = emit_gpu_module([b.launches for b in levels.built], helpers, machine)
+        clock.lap("llvm text")
+        return levels, module
+
+    if found is None:
+        levels, module = made()
+        ptx = module.ptx()
+        clock.lap("ptx")
+        launches = {id(b.program): b.launches for b in levels.built}
+        commands = commands_of(levels.calls, launches, module.names, _parts(levels))
+        found = levels.manifest, ptx, commands
+        if cache and key:
+            cache.put(key, packed_gpu(*found))
+    manifest, ptx, commands = found
     changed = tuple(label(leaf) for leaf, _ in graph.updates)
-    code = GpuCode(ptx, _commands(levels.calls, launches, module.names), changed)
-    manifest = named(levels.manifest, [*map(label, (*feeds, *kept)), *outputs])
     return CompiledGpu(
-        graph, levels, manifest, module, code, dict(clock.seconds), wanted.feeds, wanted.kept,
-        precision,
+        graph, named(manifest, [*map(label, (*feeds, *kept)), *outputs]),
+        GpuCode(ptx, commands, changed), machine, dict(clock.seconds), wanted.feeds, wanted.kept,
+        precision, made,
     )  # fmt: skip
 
 
-def _helpers(graph: Graph, wanted: Wanted, epochs: bool) -> dict[str, Launch]:
-    """Kernels beside those of the graph, by name."""
-    found = {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
-    if epochs:
-        found["advance"] = minibatch.advance()
-        found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
-        found |= {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
-    return found
+def _parts(levels: Levels) -> dict[int, int]:
+    """The number of the kernel that each call is, by the call's identity."""
+    numbers = [i for i, k in enumerate(levels.kernels) if k.form is not Form.SCAN]
+    return {id(c): i for c, i in zip(calls_in(levels.calls), numbers, strict=True)}
+
+
+def _helpers(graph: Graph, wanted: Wanted) -> dict[str, Launch]:
+    """Kernels that a loop over minibatches needs, by name."""
+    if not wanted.epochs:
+        return {}
+    found = {"advance": minibatch.advance()}
+    found |= {f"gather_{t}": minibatch.gather(t) for t in _types(wanted.feeds)}
+    return found | {f"log_{t}": minibatch.log(t) for t in _types(graph.outputs)}
+
+
+def copies() -> dict[str, Launch]:
+    """The kernels that `commands_of` copies by, by name."""
+    return {_COPY_WORDS: minibatch.copy(uint32), _COPY_BYTES: minibatch.copy(uint8)}
 
 
 def _types(nodes: Sequence[Node]) -> dict[DType, None]:
     return dict.fromkeys(n.type.dtype for n in nodes)
 
 
-def _commands(
-    steps: Sequence[Step], launches: Mapping[int, Sequence[Launch]], names: Mapping[int, str]
+def commands_of(
+    steps: Sequence[Step],
+    launches: Mapping[int, Sequence[Launch]],
+    names: Mapping[int, str],
+    parts: Mapping[int, int] = {},
 ) -> tuple[Command, ...]:
-    """What the runtime does in the place of each step."""
+    """What the runtime does in the place of each step; `parts` are what kernels' numbers are, by
+    the identity of calls.
+    """
     out: list[Command] = []
     for step in steps:
         if isinstance(step, Call):
@@ -135,11 +182,12 @@ def _commands(
             for x in launches[id(step.program)]:
                 sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
                 blocks = dim_data(x.blocks)
-                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads))
+                part = parts.get(id(step), -1)
+                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part))
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:
-            inside = _commands(step.steps, launches, names)
+            inside = commands_of(step.steps, launches, names, parts)
             out.append(Repeated(dim_data(step.length), inside, step.reverse))
     return tuple(out)
 

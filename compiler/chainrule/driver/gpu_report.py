@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
+from chainrule.codegen import ptxas
 from chainrule.driver.figures import figures
 from chainrule.driver.gpu import CompiledGpu
 from chainrule.driver.levels import shown
-from chainrule.driver.report import Report, figured, sizes_for
+from chainrule.driver.measure import copies_of, made_up
+from chainrule.driver.report import Report, figured, micro, sizes_for, table
 from chainrule.errors import CompileError
+from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.text import show as loop_text
+from chainrule.loops.walk import factors_of
+from chainrule.target.gpu import occupancy
+from chainrule_runtime.gpu.commands import Command, KernelLaunch
+from chainrule_runtime.gpu.driver import Attributes
+from chainrule_runtime.gpu.program import GpuProgram
+from chainrule_runtime.manifest import evaluate as number
+
+#: calls in which launches are timed; the first is left out
+TURNS = 6
 
 
 def show_gpu(compiled: CompiledGpu, level: str) -> str:
     """A program for a GPU as text at a level."""
-    module = compiled.module
     texts = {
-        "loops": lambda: "\n".join(launch_text(n, x) for n, x in module.kernels.items()),
-        "llvm": lambda: module.llvm,
+        "loops": lambda: "\n".join(launch_text(n, x) for n, x in compiled.module.kernels.items()),
+        "llvm": lambda: compiled.module.llvm,
         "ptx": lambda: compiled.code.ptx,
     }
     return shown(compiled.source, lambda: compiled.levels, compiled.precision, level, texts)
@@ -33,19 +47,159 @@ def launch_text(name: str, launch: Launch) -> str:
     return f"{name}{body[0].removeprefix(launch.program.name)}\n  # {parts}{own}\n{body[2]}"
 
 
-def report_gpu(
-    compiled: CompiledGpu, measured: bool = False, sizes: Mapping[str, int] | None = None
-) -> Report:
-    """The figures of a program for a GPU; the size of its code is that of its PTX.
+@dataclass(frozen=True)
+class LaunchFigures:
+    """A launch of a kernel, by the kernel's number, -1 for a copy: so many blocks of so many
+    threads at the report's sizes.
 
-    Raises CompileError where kernels should be timed, which a GPU's are not yet.
+    What it takes is None where nobody here can tell: registers of a thread, bytes of a block's
+    shared memory, of a thread's own slow memory, and the share of a multiprocessor's threads that
+    it can fill.
     """
+
+    kernel: int
+    name: str
+    blocks: int
+    threads: int
+    registers: int | None = None
+    shared: int | None = None
+    local: int | None = None
+    occupancy: float | None = None
+
+
+@dataclass(frozen=True)
+class GpuReport(Report):
+    """A report of a program for a GPU: no times are predicted, `launches` are told beside.
+
+    `told_by` says who knows what launches take: the driver, where a call has loaded them, else
+    ptxas, where it is installed; "" where neither is.
+    """
+
+    launches: tuple[LaunchFigures, ...] = ()
+    told_by: str = ""
+
+    def achieved(self) -> dict[str, tuple[float, float]]:
+        """Bytes and floating-point operations a second of each kernel that was measured."""
+        at = dict(self.sizes)
+        return {
+            k.name: (evaluate(k.bytes, at) / k.measured, evaluate(k.flops, at) / k.measured)
+            for k in self.kernels
+            if k.measured
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain data; sizes as text."""
+        return super().as_dict() | {
+            "launches": [asdict(x) for x in self.launches],
+            "told_by": self.told_by,
+            "achieved": self.achieved(),
+        }
+
+    def _times(self) -> list[str]:
+        """What launches take, and what kernels have achieved."""
+        head = ("launch", "kernel", "blocks", "threads", "registers", "shared", "local", "full")
+        rows = [
+            (
+                x.name,
+                "a copy" if x.kernel < 0 else f"kernel{x.kernel}",
+                *map(str, (x.blocks, x.threads)),
+                *("?" if n is None else str(n) for n in (x.registers, x.shared, x.local)),
+                "?" if x.occupancy is None else f"{x.occupancy:.0%}",
+            )
+            for x in self.launches
+        ]
+        whom = self.told_by or "nobody: no call was made on a GPU, and no ptxas is here"
+        where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
+        lines = [*table(head, rows), f"told by {whom}{where and '; blocks at '}{where}"]
+        rates = self.achieved()
+        if not rates:
+            return lines
+        achieved = [
+            (k.name, micro(k.measured), f"{rates[k.name][0] / 1e9:,.1f}",
+             f"{rates[k.name][1] / 1e9:,.1f}")
+            for k in self.kernels if k.measured
+        ]  # fmt: skip
+        achieved.append(("all", micro(self.measured or 0.0), "", ""))
+        return [*lines, "", *table(("kernel", "µs", "GB/s", "GFLOP/s"), achieved)]
+
+
+def report_gpu(
+    compiled: CompiledGpu,
+    program: GpuProgram,
+    measured: bool = False,
+    sizes: Mapping[str, int] | None = None,
+) -> GpuReport:
+    """The figures of a program for a GPU, which `program` runs; the size of its code is that of its
+    PTX.
+
+    If kernels are to be `measured` they run on made-up feeds and copies of what is kept. Raises
+    DeviceError then, where there is no GPU, and CompileError for sizes that there are not.
+    """
+    levels, ptx = compiled.levels, compiled.code.ptx
+    at = sizes_for(compiled.manifest, sizes or {})
+    code = len(ptx), ptx.count(".entry "), compiled.target.level
+    kernels = [
+        replace(figures(k, f"kernel{i}"), factors=factors_of(b.program))
+        for i, (k, b) in enumerate(zip(levels.kernels, levels.built, strict=True))
+    ]
     if measured:
-        raise CompileError(
-            "kernels for a GPU can't be timed one by one",
-            "report() tells what they do; benchmarks/gpu.py times whole steps",
+        times = _measured(program, at)
+        kernels = [replace(k, measured=times.get(i, 0.0)) for i, k in enumerate(kernels)]
+    found = figured(compiled, levels, tuple(kernels), code, at)
+    told, by = _resources(compiled, program)
+    launches = tuple(_figures(x, at, told.get(x.name)) for x in _launches(compiled.code.commands))
+    known = {f.name: getattr(found, f.name) for f in fields(found)}
+    return GpuReport(**known, launches=launches, told_by=by)
+
+
+def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]:
+    """Seconds of each kernel in one call, medians over calls."""
+    copies = copies_of(program.manifest, program.kept)
+    own = GpuProgram(program.manifest, program.code, copies.arrays)
+    turns = own.times(made_up(program.manifest, sizes), TURNS)[1:]
+    return {k: statistics.median(turn[k] for turn in turns) for k in turns[0]}
+
+
+def _launches(commands: Sequence[Command]) -> Iterator[KernelLaunch]:
+    """Each launch once, those that are repeated too."""
+    for command in commands:
+        if isinstance(command, KernelLaunch):
+            yield command
+        else:
+            yield from _launches(command.commands)
+
+
+def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str, Attributes], str]:
+    """What kernels take, by name, and who tells it."""
+    threads = {x.name: x.threads for x in _launches(compiled.code.commands)}
+    if known := program.attributes(threads):
+        return known, "the driver"
+    path = ptxas.find()
+    if path is None:
+        return {}, ""
+    level = compiled.target.level
+    try:
+        assembled = ptxas.assemble(compiled.code.ptx, level).resources
+    except CompileError as refused:
+        return {}, f"nobody: {refused.what}"
+    return {
+        name: Attributes(
+            r.registers, r.shared, r.stack,
+            occupancy(level, threads[name], r.registers, r.shared),
         )
-    module, levels = compiled.module, compiled.levels
-    code = len(compiled.code.ptx), len(module.kernels), module.target.level
-    kernels = tuple(figures(k, f"kernel{i}") for i, k in enumerate(levels.kernels))
-    return figured(compiled, levels, kernels, code, sizes_for(compiled.manifest, sizes or {}))
+        for name, r in assembled.items() if name in threads
+    }, f"ptxas {ptxas.version(path)}"  # fmt: skip
+
+
+def _figures(
+    launch: KernelLaunch, sizes: Mapping[str, int], takes: Attributes | None
+) -> LaunchFigures:
+    found = LaunchFigures(
+        launch.part_of, launch.name, max(0, number(launch.blocks, sizes)), launch.threads
+    )
+    if takes is None:
+        return found
+    return replace(
+        found, registers=takes.registers, shared=takes.shared, local=takes.local,
+        occupancy=takes.occupancy,
+    )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 
 from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
+from chainrule_runtime.gpu.commands import Command, KernelLaunch, Repeated, Spot
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
@@ -56,6 +57,44 @@ def packed(manifest: Manifest, code: bytes, choices: Mapping[int, Choice]) -> by
     data["constants"] = [asdict(tensor) for tensor, _ in manifest.constants]
     arrays = (np.ascontiguousarray(array).tobytes() for _, array in manifest.constants)
     return b"".join([json.dumps(data, separators=(",", ":")).encode(), b"\n", *arrays, code])
+
+
+def packed_gpu(manifest: Manifest, ptx: str, commands: Sequence[Command]) -> bytes:
+    """The same of a program for a GPU: a manifest without names, PTX, and what is launched."""
+    told = [_command_data(c) for c in commands]
+    code = json.dumps({"commands": told, "ptx": ptx}, separators=(",", ":")).encode()
+    return packed(manifest, code, {})
+
+
+def unpacked_gpu(content: bytes) -> tuple[Manifest, str, tuple[Command, ...]] | None:
+    """What `packed_gpu` made bytes of; None of anything else."""
+    found = unpacked(content)
+    if found is None:
+        return None
+    try:
+        data = json.loads(found[1])
+        return found[0], str(data["ptx"]), tuple(map(_command, data["commands"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _command_data(command: Command) -> dict[str, Any]:
+    if isinstance(command, KernelLaunch):
+        return asdict(command)
+    return asdict(replace(command, commands=())) | {
+        "commands": [_command_data(c) for c in command.commands]
+    }
+
+
+def _command(data: dict[str, Any]) -> Command:
+    if "commands" in data:
+        inside = tuple(map(_command, data["commands"]))
+        return Repeated(data["length"], inside, bool(data["reverse"]))
+    spots = tuple(
+        Spot(s["entry"], tuple((loop, size) for loop, size in s["moves"]), s["start"])
+        for s in data["buffers"]
+    )
+    return _made(KernelLaunch, {**data, "buffers": spots})
 
 
 def unpacked(content: bytes) -> tuple[Manifest, bytes, dict[int, Choice]] | None:

@@ -24,6 +24,7 @@ from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
+from chainrule.loops.launch import Launch
 from chainrule.ops.source import Constant, Leaf
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
@@ -107,11 +108,15 @@ class Levels:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph lowered for a target: its calls in order, and its buffers."""
+    """A graph lowered for a target: its calls in order, and its buffers.
+
+    For a GPU `launches` are what each program is run by, by the program's identity.
+    """
 
     calls: tuple[Step, ...] = field(repr=False)
     manifest: Manifest
     kernels: tuple[Kernel, ...] = field(repr=False)
+    launches: Mapping[int, tuple[Launch, ...]] = field(default_factory=dict, repr=False)
 
 
 @uncollected
@@ -136,7 +141,8 @@ def lower(
     manifest = named(levels.manifest, [*map(label, (*feeds, *kept)), *outputs])
     arena = tuple(tuple(with_size(d, PARTS, parts) for d in slot) for slot in manifest.arena)
     manifest = replace(manifest, arena=arena, shared=(), stages=())
-    return Lowered(tuple(levels.calls), manifest, levels.kernels)
+    launches = {id(b.program): b.launches for b in levels.built}
+    return Lowered(tuple(levels.calls), manifest, levels.kernels, launches)
 
 
 def lower_all(

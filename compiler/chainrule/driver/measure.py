@@ -24,7 +24,7 @@ def measure(compiled: Compiled, sizes: Mapping[str, int], kept: Mapping[str, Arr
     """
     levels, manifest = compiled.levels, compiled.manifest
     code, times = timed(levels.calls, manifest.sizes, compiled.native.target)
-    storage = _copies(manifest, kept)
+    storage = copies_of(manifest, kept)
     program = Program(manifest, code.address("step"), kept=storage.arrays, keep_alive=code)
     feeds = made_up(manifest, sizes)
     begun, found = time.perf_counter(), list[Array]()
@@ -59,7 +59,8 @@ def made_up(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, Array]:
     return {t.name: made(t) for t in manifest.feeds}
 
 
-def _copies(manifest: Manifest, kept: Mapping[str, Array]) -> Storage:
+def copies_of(manifest: Manifest, kept: Mapping[str, Array]) -> Storage:
+    """What a program keeps, once more."""
     names = [t.name for t in manifest.kept]
     storage = Storage([(n, kept[n].dtype, kept[n].shape) for n in names], {}, None)
     _fill(storage, kept)

@@ -144,10 +144,13 @@ class GpuFunction:
         return show_gpu(self.compiled, level)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
-        """What the compiler did. Raises CompileError where times are asked for."""
+        """What the compiler did. Raises DeviceError for times where there is no GPU."""
         from chainrule.driver.gpu_report import report_gpu
 
-        return report_gpu(self.compiled, measured, sizes)
+        try:
+            return report_gpu(self.compiled, self._program, measured, sizes)
+        except RuntimeFault as fault:
+            raise_ours(fault)
 
 
 class ReferenceProgram:

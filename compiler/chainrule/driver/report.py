@@ -192,20 +192,20 @@ class Report:
         rows = [
             (
                 k.name,
-                _micro(k.predicted),
-                "" if k.measured is None else _micro(k.measured),
+                micro(k.predicted),
+                "" if k.measured is None else micro(k.measured),
                 k.bound,
                 str(k.parts),
                 "; ".join(k.chosen),
             )
             for k in self.kernels
         ]
-        total = "" if self.measured is None else _micro(self.measured)
-        rows.append(("all", _micro(self.predicted), total, "", "", ""))
+        total = "" if self.measured is None else micro(self.measured)
+        rows.append(("all", micro(self.predicted), total, "", "", ""))
         where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
         whose = "as measured here" if self.calibrated else f"usual ones of {self.target}"
         return [
-            *_table(head, rows),
+            *table(head, rows),
             f"of one thread{where and ' at '}{where}; speeds {whose}: {self.speeds}",
         ]
 
@@ -229,13 +229,13 @@ class Report:
         times = ", ".join(f"{name} {s * 1e3:.0f} ms" for name, s in self.seconds.items())
         return "\n".join(
             [
-                *_table(("pass", "nodes", "time"), passes),
+                *table(("pass", "nodes", "time"), passes),
                 "",
-                *_table(("kernel", "form", "ops", "flops", "bytes"), kernels),
+                *table(("kernel", "form", "ops", "flops", "bytes"), kernels),
                 "",
                 *self._times(),
                 "",
-                *_table(("memory", "size"), memory),
+                *table(("memory", "size"), memory),
                 f"the arena holds {self.values} values in {self.slots} slots",
                 *([str(self.recomputed)] if self.recomputed else []),
                 "",
@@ -323,7 +323,8 @@ def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:
     return {name: int(given.get(name, TYPICAL)) for name in manifest.sizes}
 
 
-def _micro(seconds: float) -> str:
+def micro(seconds: float) -> str:
+    """Seconds as microseconds, of small ones the hundredths."""
     return f"{seconds * 1e6:,.2f}" if seconds < 1e-4 else f"{seconds * 1e6:,.0f}"
 
 
@@ -334,7 +335,8 @@ def _recomputed(fitted: Fitted) -> Recomputed:
     )
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows in columns, under a head."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     return [
         "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()

@@ -8,6 +8,8 @@ from chainrule.export.artifact import (
     formats_of,
     write_kernel,
 )
+from chainrule.export.gpu import GpuKernel, compile_gpu_kernel
+from chainrule.export.gpu_files import check_gpu_formats, gpu_formats, write_gpu_kernel
 from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import (
     Derivative,
@@ -31,6 +33,7 @@ __all__ = [
     "Derivative",
     "Drawn",
     "Given",
+    "GpuKernel",
     "Kept",
     "Kernel",
     "Model",
@@ -42,13 +45,17 @@ __all__ = [
     "about",
     "check_examples",
     "check_formats",
+    "check_gpu_formats",
+    "compile_gpu_kernel",
     "compile_kernel",
     "formats_of",
+    "gpu_formats",
     "is_bare",
     "is_identifier",
     "loss_of",
     "narrow",
     "state_bytes",
     "targets_of",
+    "write_gpu_kernel",
     "write_kernel",
 ]

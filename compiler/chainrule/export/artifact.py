@@ -14,25 +14,24 @@ from chainrule.codegen.steps import calls_in
 from chainrule.errors import CompileError
 from chainrule.export import files as filing
 from chainrule.export import javascript, packages, rust
-from chainrule.export.codes import checks_of, faults
 from chainrule.export.flops import flops_of, flops_text
 from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
 from chainrule.export.kernel import Kernel, code_size
-from chainrule.export.minibatches import batch_size_of
-from chainrule.export.model import ABI, ALIGN, Model, Unit
+from chainrule.export.manifest import told_of
+from chainrule.export.model import ABI, Model, Unit
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bounds, frames
 from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
 from chainrule.ir.loop import Loop, Stmt
 from chainrule.target import Target
-from chainrule_runtime.manifest import Tensor
 
 FORMATS = (
     "o", "a", "so", "h", "ll", "s", "json", "safetensors", "state", "js", "d.ts",
     "cmake", "pc", "rs", "arduino",
 )  # fmt: skip
+GPU_FORMATS = ("ptx", "cubin", "h", "c", "ll", "json", "safetensors", "state")
 #: what a shared library is called, by the format of objects
 SHARED = {"ELF": "so", "COFF": "dll", "Mach-O": "dylib", "Wasm": "wasm"}
 #: what packages are told: a kernel is as old as its interface
@@ -56,68 +55,19 @@ class Artifact:
 
 def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a manifest says of a kernel before it is compiled: the memory map and the functions."""
-    interface = Interface(model)
     most = model.most()
     workspace = max(
         Placed(u.manifest, model.fixed).bytes(most)
         for v in model.variants
         for u in v.units.values()
     )
-    codes = checks_of([u.manifest for u in model.units.values()])
-
-    def data(tensor: Tensor) -> dict[str, Any]:
-        return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
-
-    functions = {
-        name: {
-            "sizes": [s.name for s in interface.sizes_of(unit)],
-            "inputs": [data(t) for t in unit.manifest.feeds],
-            "outputs": [data(t) for t in unit.manifest.outputs],
-            "nonempty": [d for d in unit.manifest.nonempty if not isinstance(d, int)],
-        }
-        for name, unit in model.units.items()
-    }
-    tensors = [
-        {
-            "name": t.name, "dtype": t.dtype.name, "shape": list(t.shape), "role": t.role,
-            "offset": model.offsets[t.name], "bytes": t.bytes,
-        }
-        for t in model.kept
-    ]  # fmt: skip
-    return {
-        "format": "chainrule-kernel",
-        "abi": ABI,
-        "name": model.name,
-        "model": f"{model.digest:016x}",
-        "align": ALIGN,
-        "target": ", ".join(dict.fromkeys(v.target.triple for v in model.variants)),
-        "variants": [
-            {"level": v.target.level, "cpu": v.target.cpu, "features": v.target.features}
-            for v in model.variants
-        ],
-        "state_bytes": model.state_bytes,
-        "workspace_bytes": workspace,
+    more = {
         "selftest_bytes": memory_bytes(model),
-        "sizes": most,
         "flops": flops_text(model, "step"),
         "most_flops": {name: flops_of(unit, most) for name, unit in model.units.items()},
         "max_parts": model.parts,
-        "rows": batch_size_of(model) if model.sliced else None,
-        "sliced": sorted(model.sliced),
-        "tensors": tensors,
-        "functions": functions,
-        "numbers": [
-            {
-                "name": n.name,
-                "function": f"set_{interface.numbers[n.called]}",
-                "tensor": n.kept,
-                "complement": n.complement,
-            }
-            for n in model.numbers
-        ],
-        "codes": {f.name: f.code for f in faults(codes)},
-        **told,
     }
+    return {**told_of(model, workspace), **more, **told}
 
 
 def write_kernel(
@@ -253,10 +203,13 @@ def check_examples(examples: Collection[str], target: Target) -> None:
         )
 
 
-def check_formats(formats: Collection[str]) -> None:
-    """Raise CompileError for formats that there are not."""
+def check_formats(formats: Collection[str], gpu: bool = False) -> None:
+    """Raise CompileError for formats that there are not, on processors or on GPUs."""
+    known, what = (GPU_FORMATS, "GPU") if gpu else (FORMATS, "processor")
     if isinstance(formats, str):
         raise CompileError(f"formats are several, not {formats!r}", 'such as ("so", "h")')
-    unknown = [f for f in formats if f not in FORMATS]
+    unknown = [f for f in formats if f not in known]
     if unknown or not formats:
-        raise CompileError(f"no format is called {unknown or formats}", f"there are {FORMATS}")
+        raise CompileError(
+            f"no format is called {unknown or formats} for a {what}", f"there are {known}"
+        )

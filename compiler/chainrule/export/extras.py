@@ -165,16 +165,21 @@ def number_parameter(number: Number, kept: Kept) -> Parameter:
     return Parameter("value", "double" if kept.dtype == float64 else "float")
 
 
+def range_of(number: Number, kept: Kept) -> tuple[float, float]:
+    """The least and the largest number that may be set."""
+    of, (least, low), (most, high) = kept.dtype.numpy.type, number.low, number.high
+    first = np.nextafter(of(low), of(np.inf)) if least == "ogt" else of(low)
+    last = np.nextafter(of(high), of(-np.inf)) if most == "olt" else of(high)
+    return float(first), float(last)
+
+
 def _setter(model: Model, interface: Interface, number: Number, module: ModuleText) -> str:
     """`NAME_set_learning_rate`, and the like."""
     (kept,) = [t for t in model.kept if t.name == number.kept]
     parameter = number_parameter(number, kept)
-    kind, of = parameter.kind, kept.dtype.numpy
+    kind = parameter.kind
     code = module.head(f"set_{interface.numbers[number.called]}", (*STATE, parameter))
-    (least, low), (most, high) = number.low, number.high
-    first = np.nextafter(of.type(low), of.type(np.inf)) if least == "ogt" else of.type(low)
-    last = np.nextafter(of.type(high), of.type(-np.inf)) if most == "olt" else of.type(high)
-    bounds = ", ".join(f"{kind} {number_text(float(b), kind)}" for b in (first, last))
+    bounds = ", ".join(f"{kind} {number_text(b, kind)}" for b in range_of(number, kept))
     place = f"iw {model.offsets[kept.name]}"
     code.guard(f"@set_{kind}(ptr %state, iw %state_bytes, {kind} %value, {bounds}, {place})")
     return code.text("i32 0")

@@ -65,7 +65,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
     workspace = "WORKSPACE_BYTES" if not model.sizes else "MAX_WORKSPACE_BYTES"
     bounds.append((workspace, str(certificate["workspace_bytes"])))
     tensors = [
-        (f"TENSOR_{interface.tensors[t.name]}", f"{i}", _tensor(t.name, t.dtype.name, t.shape))
+        (f"TENSOR_{interface.tensors[t.name]}", f"{i}", tensor_text(t.name, t.dtype.name, t.shape))
         for i, t in enumerate(model.kept)
     ]
     codes = checks_of([u.manifest for u in model.units.values()])
@@ -89,11 +89,11 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         *(f"#define {upper}_{key} {value}" for key, value in (*constants, *bounds)),
         "",
         "/* tensors of the state, by number */",
-        *(f"#define {upper}_{k} {v} /* {_safe(text)} */" for k, v, text in tensors),
+        *(f"#define {upper}_{k} {v} /* {safe(text)} */" for k, v, text in tensors),
         "",
         "/* codes */",
         *(
-            f"#define {upper}_{k} {v} /* {_safe(text.replace('NAME', upper))} */"
+            f"#define {upper}_{k} {v} /* {safe(text.replace('NAME', upper))} */"
             for k, v, text in errors
         ),
         "",
@@ -125,7 +125,7 @@ def declarations(
             "int32_t",
             f"set_{interface.numbers[n.called]}",
             (*STATE, number_parameter(n, by_name[n.kept])),
-            f"Change {_said(n)}, which steps from now on use.",
+            f"Change {said(n)}, which steps from now on use.",
         )
         for n in model.numbers
     ]
@@ -155,29 +155,32 @@ def declarations(
     return [*fixed, *more, *units, *several, *parallel, *setters]
 
 
-def _said(number: Number) -> str:
+def said(number: Number) -> str:
+    """What setting a number changes, in words."""
     return f"what {number.name} lacks of 1" if number.complement else f"the {number.name}"
 
 
 def _functions(model: Model, interface: Interface) -> Iterable[str]:
     for result, name, parameters, said in declarations(model, interface):
         yield f"/* {said.replace('NAME', model.name.upper())} */"
-        listed = ", ".join(_declared(p) for p in parameters) or "void"
+        listed = ", ".join(declared(p) for p in parameters) or "void"
         space = "" if result.endswith("*") else " "
-        yield from _wrapped(f"{result}{space}{model.name}_{name}({listed});")
+        yield from wrapped(f"{result}{space}{model.name}_{name}({listed});")
         yield ""
 
 
-def _declared(parameter: Parameter) -> str:
+def declared(parameter: Parameter) -> str:
+    """A parameter as C declares it."""
     space = "" if parameter.kind.endswith("*") else " "
     text = f"{parameter.kind}{space}{parameter.name}"
     if parameter.tensor is not None:
         shape = ", ".join(map(show, parameter.tensor.shape))
-        text += f" /* [{_safe(shape)}] */" if shape else ""
+        text += f" /* [{safe(shape)}] */" if shape else ""
     return text
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """A declaration in lines of 100 columns."""
     lines, rest = [], text
     while len(rest) > 100 and ", " in rest[:100]:
         at = rest.rindex(", ", 0, 100) + 1
@@ -186,7 +189,8 @@ def _wrapped(text: str) -> list[str]:
     return [*lines, rest]
 
 
-def _tensor(name: str, dtype: str, shape: Sequence[int]) -> str:
+def tensor_text(name: str, dtype: str, shape: Sequence[int]) -> str:
+    """A tensor of the state, for a comment."""
     return f"{name}: {dtype}{list(shape)}"
 
 
@@ -204,9 +208,9 @@ def _about(certificate: Mapping[str, Any]) -> list[str]:
         f"   a step     {certificate['flops']} floating-point operations",
     ]
     lines += ["", "   The gradients, as the step computes them:", ""]
-    return lines + [f"     {_safe(line)}" for line in certificate["mathematics"].splitlines()]
+    return lines + [f"     {safe(line)}" for line in certificate["mathematics"].splitlines()]
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that ends no comment and begins none."""
     return text.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")

@@ -24,6 +24,8 @@ ALIGN = 64
 HEAD = 64
 MAGIC = int.from_bytes(b"CHAINRUL", "little")
 AT_ABI, AT_VARIANT, AT_MODEL, AT_SIZE, AT_EPOCH, AT_CHECKSUM = 8, 12, 16, 24, 32, 40
+#: of a state on a GPU: the code that stops what follows, and how many steps of many were made
+AT_STATUS, AT_DONE = 48, 56
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from chainrule.codegen.host import host_target
 from chainrule.errors import CompileError
 from chainrule.target import TARGETS, Target
+from chainrule.target.gpu import GPUS
 
 _LINUX = "unknown-linux-gnu"
 #: what code for an architecture is compiled for where nothing else is said. Machines without wide
@@ -113,7 +114,7 @@ def _named(name: str) -> tuple[Target, ...]:
         else next((a for a in ARCHITECTURES if arch.startswith(a)), "")
     )
     if not family:
-        known = ", ".join(["host", *TARGETS, "x86_64", *ARCHITECTURES])
+        known = ", ".join(["host", *TARGETS, "x86_64", *ARCHITECTURES, "cuda", *GPUS])
         raise CompileError(
             f"no target is called {name!r}", f"there are {known}, and triples of them"
         )

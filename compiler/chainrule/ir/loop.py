@@ -10,6 +10,7 @@
             | Blocks sums[...] = left[...] * right[...]       products of bfloat16, blocks at a time
             | When index < bound, ...: body                   for threads only, see below
             | Multiply local += words * words                 for warps of threads only
+            | Fetch buffer[offset] = Load | Close | Await     copies that go on, for threads only
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -270,26 +271,68 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A factor of a warp's product in shared memory: lines of 8 words, the first from `at` on, each
+    `line` words behind the one before; multiples of 4 both, and the same for all of a warp.
+    """
+
+    buffer: Buffer
+    at: Dim
+    line: int
+
+
+@dataclass(frozen=True)
 class Multiply:
-    """A warp's product of bfloat16 tiles, 16x16 by 16x8, added to 16x8 in float32.
+    """A warp's product of tiles, 16 rows by 8 columns of it, added to what is there in float32.
 
-    That is what the tensor cores of a GPU do. Of 32 lanes lane 4g + c, c below 4, gives and gets
+    That is what the tensor cores of a GPU do. `a` has a line for each row, `b` one for each column.
+    Of 32 lanes lane 4g + c, c below 4, has in local[index, 0..3] the sums of row g, columns 2c and
+    2c+1, then those of row g+8.
 
-        a   words of row g, terms 2c and 2c+8, and of row g+8; in the order g, g+8, g, g+8
-        b   words of column g, terms 2c and 2c+8
-        local[index, 0..3]   row g, columns 2c and 2c+1, then row g+8
-
-    A word is two terms, the first in its lower half ("PTX ISA 9.0", NVIDIA, mma.m16n8k16). In which
-    order the 16 products and the sum so far are added is the machine's affair.
+    A word is two terms in bfloat16, the first in its lower half, of 16 in all; or with `tf32` one
+    term of 8, a float32 that is rounded to TF32's 10 bits, to nearest, ties away from 0 ("PTX ISA
+    9.0", NVIDIA, mma.m16n8k16, mma.m16n8k8, cvt.rna.tf32). In which order the products and the sum
+    so far are added is the machine's affair.
     """
 
     local: Local
     index: tuple[Dim, ...]
-    a: tuple[Value, Value, Value, Value]
-    b: tuple[Value, Value]
+    a: Words
+    b: Words
+    tf32: bool = False
 
 
-Stmt = Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
+@dataclass(frozen=True)
+class Fetch:
+    """Ask for `count` neighbours to be copied into a part's shared memory while this lane goes on.
+
+    They may be read once this lane has come to an Await for them, by others after a barrier among
+    lanes that follows it. Several have so many bytes together as one access, and begin at multiples
+    of that on both sides.
+    """
+
+    buffer: Buffer
+    offset: Dim
+    source: Load
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Close:
+    """What this lane has asked for since the last one is a group, be it empty."""
+
+
+@dataclass(frozen=True)
+class Await:
+    """Wait until what this lane has asked for is there, but for the last so many groups."""
+
+    but: int
+
+
+Stmt = (
+    Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
+    | Fetch | Close | Await
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -113,10 +113,11 @@ def compile(
     of the first step of a training step. At most so many `threads` share a call, None for every CPU
     that this process may use; the result has the same bits for each number of them. With
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
-    "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster. With `tune` the
-    products that take longest are timed in a handful of ways, at the sizes given, such as
-    `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code, and has
-    the same bits. Raises CompileError for an option that is not built.
+    "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster; "tf32" rounds
+    factors to TF32 on GPUs that have tensor cores. With `tune` the products that take longest are
+    timed in a handful of ways, at the sizes given, such as `{"batch": 128}`, or 64 each with True;
+    what is fastest is kept with the compiled code, and has the same bits. Raises CompileError for
+    an option that is not built.
     """
     check_options(backend, threads, precision)
     seed = check_seed(seed)

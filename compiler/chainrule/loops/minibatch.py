@@ -6,10 +6,23 @@ How many steps are done stands in a cursor on the GPU, so that each step is the 
 
 from __future__ import annotations
 
-from chainrule.ir.loop import Apply, Buffer, IndexValue, Literal, Load, Loop, Program, Store, Value
+from collections.abc import Mapping
+
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Check,
+    IndexValue,
+    Literal,
+    Load,
+    Loop,
+    Program,
+    Store,
+    Value,
+)
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, product
-from chainrule.ir.types import DType, int64
+from chainrule.ir.types import DType, bool_, int64
 from chainrule.loops.launch import Launch
 
 #: the parameters of `gather` after its buffers: rows of a minibatch, elements of a row; of an epoch
@@ -54,6 +67,28 @@ def log(dtype: DType) -> Launch:
     cursor = Buffer("cursor", int64, 1)
     store = Store(kept, j, Load(out, j), Load(cursor, 0), count)
     return _launch("log", (out, kept, cursor), LOG_SIZES, (("j'", count),), (store,))
+
+
+def check_order(code: int) -> Launch:
+    """Leave with a code where a number of the order is no row: the buffer, and how many rows."""
+    rows, i = Size.symbol("rows"), Size.symbol("i'")
+    order = Buffer("order", int64, rows)
+    number = Load(order, i)
+    tests = ("ge", Literal(0, int64)), ("lt", _number(rows))
+    body = tuple(Check(Apply(fn, (number, bound), bool_), code) for fn, bound in tests)
+    return _launch("check_order", (order,), ("rows",), (("i'", rows),), body)
+
+
+def check_words(wanted: Mapping[int, tuple[int, int]]) -> Launch:
+    """Leave where a word of memory is another than wanted: by its place the word, as an int64, and
+    the code. The buffer is that memory.
+    """
+    head = Buffer("head", int64, max(wanted) + 1)
+    body = tuple(
+        Check(Apply("eq", (Load(head, at), Literal(word, int64)), bool_), code)
+        for at, (word, code) in wanted.items()
+    )
+    return _launch("check_words", (head,), (), (("i'", 1),), body)
 
 
 def advance() -> Launch:

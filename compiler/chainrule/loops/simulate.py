@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
+    Await,
     Barrier,
     Buffer,
     Check,
+    Close,
     Combine,
+    Fetch,
     Get,
     Load,
     Local,
@@ -33,6 +36,7 @@ from chainrule.ir.loop import (
     Store,
     Value,
     When,
+    Words,
 )
 from chainrule.ir.size import evaluate
 from chainrule.loops.interpret import Machine
@@ -59,6 +63,8 @@ def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, i
     threads = _Threads(launch, dict(buffers), dict(sizes), blocks, parts)
     with np.errstate(all="ignore"):
         threads.block(launch.program.body)
+    if threads.flying:
+        raise Race(f"{launch.program.name}: nobody awaits what was fetched")
     threads.log.judge(launch)
     return threads.code
 
@@ -83,6 +89,9 @@ class _Threads(Machine):
         self.in_vector = False
         self.code = 0
         self.log = _Log(self.part)
+        self.groups = np.zeros(len(number), np.int64)  # that each thread has closed
+        self.flying: list[_Flight] = []
+        self.under_way: dict[str, Array] = {}
         self.widths: dict[str, int] = {}
         for buffer in launch.shared:
             assert isinstance(buffer.size, int)
@@ -119,6 +128,12 @@ class _Threads(Machine):
             self.multiply_tiles(s)
         elif isinstance(s, Store):
             self.store(s)
+        elif isinstance(s, Fetch):
+            self.fetch(s)
+        elif isinstance(s, Close):
+            self.groups[self.active] += 1
+        elif isinstance(s, Await):
+            self.await_(s.but)
         elif isinstance(s, Check):
             good = np.broadcast_to(self.value(s.condition), self.number.shape)
             if (self.active & ~good).any():
@@ -133,22 +148,34 @@ class _Threads(Machine):
         """Whole warps' products, each sum in float64 and rounded once."""
         if not self.active.reshape(-1, WARP).all():
             raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
-        words = [self.value(v).astype(np.uint32).reshape(-1, WARP) for v in (*s.a, *s.b)]
+        words = [self.words(s.a, 8 * (i % 2), 4 * (i // 2)) for i in range(4)]
+        words += [self.words(s.b, 0, 4 * i) for i in range(2)]
         cells = [self.cell(s.local, (*s.index, r)) for r in range(4)]
         g, c = np.arange(WARP) // 4, np.arange(WARP) % 4
         a, b = (np.zeros((len(words[0]), 16, n)) for n in (16, 8))
         sums = np.zeros((len(words[0]), 16, 8))
-        for half in (0, 1):
-            terms = [(w << 16 if half == 0 else w & 0xFFFF0000).view(np.float32) for w in words]
+        for terms, first, apart in _terms(words, s.tf32):
             for i, row in enumerate((g, g + 8, g, g + 8)):
-                a[:, row, 2 * c + half + 8 * (i // 2)] = terms[i]
+                a[:, row, first + apart * c + 4 * apart * (i // 2)] = terms[i]
             for i in (0, 1):
-                b[:, 2 * c + half + 8 * i, g] = terms[4 + i]
-            for i, row in enumerate((g, g + 8)):
-                sums[:, row, 2 * c + half] = cells[2 * i + half].reshape(-1, WARP)
+                b[:, first + apart * c + 4 * apart * i, g] = terms[4 + i]
+        for r, cell in enumerate(cells):
+            sums[:, g + 8 * (r // 2), 2 * c + r % 2] = cell.reshape(-1, WARP)
         sums += a @ b
         for r, cell in enumerate(cells):
             cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
+
+    def words(self, w: Words, below: int, beyond: int) -> Array:
+        """The words of a factor that lanes have, so many lines below their own."""
+        start = np.broadcast_to(np.asarray(self.index(w.at)), self.number.shape)
+        if (start.reshape(-1, WARP) != start.reshape(-1, WARP)[:, :1]).any():
+            raise CompileError(f"{self.launch.program.name}: a warp multiplies several tiles")
+        if w.line % 4 or (start % 4).any():
+            raise CompileError(f"{self.launch.program.name}: a line of words is not aligned")
+        lane = self.number % WARP
+        at = start + (lane // 4 + below) * w.line + lane % 4 + beyond
+        place = self.noted(w.buffer, at, self.active, False)
+        return self.buffers[w.buffer.name][place].reshape(-1, WARP)
 
     def where(self, active: Array, body: Sequence[Stmt]) -> None:
         """Statements for some threads; one that has left with a code does not come back."""
@@ -201,6 +228,39 @@ class _Threads(Machine):
 
     # memory and values
 
+    def fetch(self, s: Fetch) -> None:
+        """What is asked for is read now, and nobody may touch where it goes before it is there."""
+        mine = np.flatnonzero(self.active)
+        for i in range(s.count):
+            source = replace(s.source, offset=s.source.offset + i)
+            at = self.touched(source, None, self.active, False)[mine]
+            home = Store(s.buffer, s.offset + i, source)
+            to = self.touched(home, None, self.active, True)[mine]
+            self.coming(s.buffer.name)[to] = True
+            values = self.buffers[source.buffer.name][at]
+            self.flying.append(_Flight(s.buffer.name, mine, to, values, self.groups[mine]))
+
+    def coming(self, buffer: str) -> Array:
+        """Which elements of a buffer are on their way."""
+        if buffer not in self.under_way:
+            self.under_way[buffer] = np.zeros(len(self.buffers[buffer]), bool)
+        return self.under_way[buffer]
+
+    def await_(self, but: int) -> None:
+        """What threads have asked for in all their groups but the last ones is there."""
+        left: list[_Flight] = []
+        for f in self.flying:
+            here = self.active[f.thread] & (f.group < self.groups[f.thread] - but)
+            array = self.buffers[f.buffer]
+            array[f.to[here]] = f.values[here]
+            self.coming(f.buffer)[f.to[here]] = False
+            address = array.__array_interface__["data"][0] + f.to[here] * array.itemsize
+            self.log.note(address, f.thread[here], True)
+            if not here.all():
+                rest = (row[~here] for row in (f.thread, f.to, f.values, f.group))
+                left.append(_Flight(f.buffer, *rest))
+        self.flying = left
+
     def store(self, s: Store) -> None:
         moved = None if s.index is None else self.value(s.index)
         value = np.broadcast_to(self.value(s.value), self.number.shape)
@@ -237,8 +297,11 @@ class _Threads(Machine):
 
     def touched(self, access: Load | Store, moved: Any, mine: Array, writes: bool) -> Array:
         """Which element each thread means; noted for those that are `mine`."""
-        buffer = access.buffer
         at = np.broadcast_to(np.asarray(self.place(access, moved)), self.number.shape)
+        return self.noted(access.buffer, at, mine, writes)
+
+    def noted(self, buffer: Buffer, at: Array, mine: Array, writes: bool) -> Array:
+        """Elements that threads touch, in the buffer's array, where that is allowed."""
         width = self.widths.get(buffer.name, len(self.buffers[buffer.name]))
         bad = mine & ((at < 0) | (at >= width))
         if bad.any():
@@ -250,6 +313,11 @@ class _Threads(Machine):
         if buffer.name in self.widths:
             at = at + self.part * width
         array = self.buffers[buffer.name]
+        if self.flying and self.coming(buffer.name)[at[mine]].any():
+            raise Race(
+                f"{self.launch.program.name}: {buffer.name} is touched before what was fetched into"
+                " it has come"
+            )
         first = array.__array_interface__["data"][0]
         self.log.note(first + at[mine] * array.itemsize, self.number[mine], writes)
         return at
@@ -258,6 +326,35 @@ class _Threads(Machine):
 def _unwritten(buffer: Buffer) -> Any:
     kind = np.dtype(buffer.dtype.numpy)
     return 77 if kind.kind in "biu" else np.nan
+
+
+def _terms(words: Sequence[Array], tf32: bool) -> list[tuple[list[Array], int, int]]:
+    """What words hold: numbers, which of its terms a row's first one is, and how far the next."""
+    if tf32:
+        return [([_rounded(w) for w in words], 0, 1)]
+    bits = [w.astype(np.uint32) for w in words]
+    return [
+        ([(w << 16).view(np.float32) for w in bits], 0, 2),
+        ([(w & 0xFFFF0000).view(np.float32) for w in bits], 1, 2),
+    ]
+
+
+def _rounded(x: Array) -> Array:
+    """Floats rounded to TF32: to 10 bits behind the point, to nearest, ties away from 0."""
+    bits = x.astype(np.float32).view(np.uint32)
+    nearest = ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(x), nearest, x)
+
+
+@dataclass
+class _Flight:
+    """What threads have fetched: where it goes, and in which of their groups it is."""
+
+    buffer: str
+    thread: Array
+    to: Array
+    values: Array
+    group: Array
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""The product of bfloat16 factors on a GPU that has tensor cores: warps multiply small tiles.
+"""The product on a GPU's tensor cores, of factors in bfloat16 or TF32: warps multiply small tiles.
 
 Eight warps, two down and four across, share a tile of the result; panels of the factors lie in
-shared memory by lines, two terms a word, a word more than conflict-free between lines (a lane's
-words of `ir.loop.Multiply` are then all at banks of their own). Terms ascend, 16 at a time; what is
-added in which order within those is the machine's affair, so bits are those of the hardware.
+shared memory by lines of words, of two terms in bfloat16, of one in TF32, with four words between
+them, so that eight lines of four words are at banks of their own. Terms ascend, 8
+words at a time; what is added in which order within those is the machine's affair, so bits are
+those of the hardware.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from chainrule.ir.loop import (
     Apply,
     Buffer,
     Literal,
-    Load,
     Local,
     Loop,
     Multiply,
     Store,
     Value,
     When,
+    Words,
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
@@ -64,14 +65,12 @@ class WarpTiles(Tiles):
     def _tiles_of_warp(self, body: Stmts) -> Stmts:
         return (Loop("i'", self.side, (Loop("j'", self.side, body, "unroll"),), "unroll"),)
 
-    def multiply(self, depth: Dim) -> Stmts:
-        """A panel, 16 terms at a time."""
-        (top, left), lane = self.corner, _T % WARP
-        first = (top + _I * 16 + lane // 4) * LINE + _H * 8 + lane % 4
-        second = (left + _J * 8 + lane // 4) * LINE + _H * 8 + lane % 4
-        x = [Load(self.first, first + at) for at in (0, 8 * LINE, 4, 8 * LINE + 4)]
-        y = [Load(self.second, second + at) for at in (0, 4)]
-        product = Multiply(self.acc, (_I, _J), (x[0], x[1], x[2], x[3]), (y[0], y[1]))
+    def multiply(self, depth: Dim, stage: Dim = 0) -> Stmts:
+        """A panel, eight words at a time."""
+        top, left = self.corner
+        rows = Words(self.first, stage + (top + _I * 16) * LINE + _H * 8, LINE)
+        columns = Words(self.second, stage + (left + _J * 8) * LINE + _H * 8, LINE)
+        product = Multiply(self.acc, (_I, _J), rows, columns, self.first.dtype == float32)
         return (Loop("h'", WORDS // 8, self._tiles_of_warp((product,)), "unroll"),)
 
     def copy(
@@ -103,3 +102,40 @@ class WarpTiles(Tiles):
             where((2 * word + 1, depth), value=both),
         )
         return (Loop("e'", count, body, "unroll"),)
+
+
+class Tf32Tiles(WarpTiles):
+    """The same of float32 factors, which are rounded to TF32 as they are multiplied."""
+
+    depth, by_lines = WORDS, False
+
+    def place(self, term: Dim, line: Dim) -> Dim:
+        """Where an element of a panel lies in it."""
+        return line * LINE + term
+
+    def memory(self) -> tuple[Local, Buffer, Buffer]:
+        """A thread's sums, and a line of terms for each row and each column."""
+        acc = Local("acc", float32, (self.side, self.side, 4), True)
+        self.ahead, self.stage = self.looks_ahead(self.depth), self.wide * LINE
+        size = self.stage * (1 + self.ahead)
+        first, second = (self.b.scratch_of(float32, size, private=True) for _ in range(2))
+        return acc, first, second
+
+    def copy(
+        self,
+        to: Buffer,
+        read: Callable[[Dim, Dim], Value],
+        begin: Dim,
+        size: Dim,
+        start: Dim,
+        depth: Dim,
+    ) -> Stmts:
+        """A panel of a factor; terms that there are not are 0, whole lines left out."""
+        term, line, count = self.spread(read, WORDS)
+        place, row = self.place(term, line), (begin + line, size)
+        there = When((row,), (Store(to, place, read(start + term, begin + line)),))
+        if depth == self.depth:
+            return (Loop("e'", count, (there,), "unroll"),)
+        none = When((row,), (Store(to, place, Literal(0, float32)),))
+        some = When((row, (term, depth)), there.body)
+        return (Loop("e'", count, (none, some), "unroll"),)

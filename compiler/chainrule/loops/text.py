@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from chainrule.ir.loop import (
+    Await,
     Barrier,
     Blocks,
     Buffer,
+    Close,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Let,
@@ -104,8 +107,19 @@ class _Printer:
             yield from self.lets((s.value,), indent)
             yield f"{indent}{self.cell(s.local, s.index)} = {self.value(s.value)}"
         elif isinstance(s, Multiply):
-            words = (f"({', '.join(map(self.value, side))})" for side in (s.a, s.b))
-            yield f"{indent}{self.cell(s.local, s.index)} += {' * '.join(words)}"
+            words = (
+                f"{self.buffer(w.buffer)}[{self.dim(w.at)}, lines of {w.line}]" for w in (s.a, s.b)
+            )
+            kind = " in TF32" if s.tf32 else ""
+            yield f"{indent}{self.cell(s.local, s.index)} += {' * '.join(words)}{kind}"
+        elif isinstance(s, Fetch):
+            to = f"{self.buffer(s.buffer)}[{self.dim(s.offset)}]"
+            several = f", {s.count} of them" if s.count > 1 else ""
+            yield f"{indent}fetch {to} = {self.value(s.source)}{several}"
+        elif isinstance(s, Close):
+            yield f"{indent}close a group"
+        elif isinstance(s, Await):
+            yield f"{indent}await all{f' but {s.but}' if s.but else ''}"
         elif isinstance(s, Store):
             yield from self.lets(values_of(s), indent)
             yield f"{indent}{self.place(s)} = {self.value(s.value)}"

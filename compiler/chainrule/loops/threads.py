@@ -13,6 +13,7 @@ from collections.abc import Callable
 from chainrule.ir.loop import LANES, Apply, Get, Literal, Local, Loop, Set, Stmt, Value, When
 from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Shape, Size, product
+from chainrule.ir.types import float32
 from chainrule.loops.abreast import in_turn
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.folds import Passes
@@ -22,7 +23,7 @@ from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loop
 from chainrule.loops.parts import by_one
 from chainrule.loops.products import plain_product
 from chainrule.loops.tall import tall_columns
-from chainrule.loops.tensor import WarpTiles
+from chainrule.loops.tensor import Tf32Tiles, WarpTiles
 from chainrule.loops.tiled import Tiles
 from chainrule.ops.axes import Reduce
 from chainrule.ops.cast import widens
@@ -166,8 +167,11 @@ def _product(b: Builder) -> Shaped:
     assert isinstance(op, Contract)
     if not node.type.dtype.is_float or not op.out or not op.summed:
         return plain_product(b), 1
-    narrow = b.target.tensor and all(map(widens, node.inputs))
-    return (WarpTiles(b) if narrow else Tiles(b)).loops(), BLOCK
+    if not b.target.tensor or node.type.dtype != float32:
+        return Tiles(b).loops(), BLOCK
+    narrow = all(map(widens, node.inputs))
+    kind = WarpTiles if narrow else Tf32Tiles if op.tf32 else Tiles
+    return kind(b).loops(), BLOCK
 
 
 def _check(b: Builder) -> Shaped:

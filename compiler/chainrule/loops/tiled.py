@@ -1,5 +1,6 @@
 """The product on a GPU: a block computes a tile of the result from tiles of its factors in shared
-memory, each thread a square of it in registers.
+memory, each thread a square of it in registers. From sm_80 on the next tile of a factor that is in
+memory as it is comes by itself while this one is multiplied.
 
 Letters of the result that stand in both factors number the products, those of one alone are its
 rows or its columns. Every element is one chain of multiply-adds from 0, its terms ascending, so
@@ -11,10 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from chainrule.ir.loop import (
     Apply,
+    Await,
     Buffer,
+    Close,
+    Fetch,
     Get,
     Literal,
     Load,
@@ -27,7 +32,8 @@ from chainrule.ir.loop import (
     When,
 )
 from chainrule.ir.node import Index, Stmts
-from chainrule.ir.size import Dim, Size, coefficient, product
+from chainrule.ir.size import Dim, Size, coefficient, divide, product
+from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.launch import BLOCK
 from chainrule.loops.layout import is_view, letter_sizes
@@ -38,6 +44,10 @@ from chainrule.ops.contract import Contract
 SIDE = 16
 #: so many tiles are enough, about one for each multiprocessor of a large GPU
 ENOUGH = 128
+#: neighbours that are fetched together: 16 bytes
+FOUR = 4
+#: how a factor is read: the element of a term and a line, which is a row or a column
+Read = Callable[[Dim, Dim], Value]
 #: the number that a size is taken to be where it is not known; any choice has the same bits
 TYPICAL = 64
 
@@ -87,7 +97,19 @@ class Tiles:
         self.side = next((s for s in self.sides if self._count(s) >= ENOUGH), self.sides[-1])
         self.wide = self.unit * self.side
         self.x, self.y = (b.reader(i) for i in self.node.inputs)
+        self.ahead = False
         self.acc, self.first, self.second = self.memory()
+
+    def looks_ahead(self, depth: int) -> bool:
+        """Whether panels of so many terms are fetched while those before them are multiplied: where
+        the GPU can, there are several, and a factor lies in memory as it is.
+        """
+        whole = self.terms.size // depth
+        if not self.b.target.tensor or (isinstance(whole, int) and whole < 2):
+            return False
+        g: Mapping[str, Dim] = self.groups.at(0)
+        x, y = self._factors(g)
+        return any(map(_is_given, (x(_K, _P), y(_K, _P))))
 
     def _count(self, side: int) -> int:
         """About how many tiles there are."""
@@ -102,9 +124,10 @@ class Tiles:
         """
         dtype = self.node.type.dtype
         self.depth, self.step = max(16, 64 // self.side), self.wide + 4
-        first, second = (
-            self.b.scratch_of(dtype, self.depth * self.step, private=True) for _ in range(2)
-        )
+        self.ahead = self.looks_ahead(self.depth)
+        self.stage = self.depth * self.step
+        size = self.stage * (1 + self.ahead)
+        first, second = (self.b.scratch_of(dtype, size, private=True) for _ in range(2))
         return Local("acc", dtype, (self.side, self.side), True), first, second
 
     def element(self) -> tuple[Dim, Dim, tuple[Dim, ...]]:
@@ -121,18 +144,46 @@ class Tiles:
         g, tile_row, tile_column = (Size.symbol(f"{name}'") for name in ("g", "m", "n"))
         places = self.groups.at(g)
         top, left = tile_row * self.wide, tile_column * self.wide
-        whole, rest = self.terms.size // self.depth, self.terms.size % self.depth
         zero = Set(self.acc, self.element()[2], Literal(0, self.acc.dtype))
         body: Stmts = (
             self.acc,
             threads(self.share((zero,))),
-            Loop("k'", whole, self._panel(places, top, left, _K * self.depth, self.depth)),
-            *((self._last(places, top, left, whole, rest),) if rest != 0 else ()),
+            *self._sums(places, top, left),
             threads(self._finish(places, top, left)),
         )
         for var, extent in zip(("n'", "m'", "g'"), reversed(over), strict=True):
             body = (Loop(var, extent, body, split=True),)
         return body
+
+    def _sums(self, places: Mapping[str, Dim], top: Dim, left: Dim) -> Stmts:
+        """All terms, a panel at a time; where they are fetched ahead, in two stages by turns."""
+        whole, rest = self.terms.size // self.depth, self.terms.size % self.depth
+        last = (self._last(places, top, left, whole, rest),) if rest != 0 else ()
+        if not self.ahead:
+            panel = self._panel(places, top, left, _K * self.depth, self.depth)
+            return (Loop("k'", whole, panel), *last)
+        x, y = self._factors(places)
+
+        def ask(panel: Dim) -> Stmt:
+            start, stage = panel * self.depth, panel % 2 * self.stage
+            first = self.ask(self.first, x, top, self.rows.size, start, stage)
+            second = self.ask(self.second, y, left, self.columns.size, start, stage)
+            return threads((When(((panel, whole),), (*first, *second)),))
+
+        multiply = threads(self.multiply(self.depth, _K % 2 * self.stage))
+        panels = Loop("k'", whole, (ask(_K + 1), Close(), Await(1), multiply))
+        return (ask(0), Close(), panels, *last)
+
+    def _factors(self, places: Mapping[str, Dim]) -> tuple[Read, Read]:
+        """How both factors are read, at a term and a row, or a column."""
+
+        def x(k: Dim, m: Dim) -> Value:
+            return self.x(_index(self.op.a, {**places, **self.terms.at(k), **self.rows.at(m)}))
+
+        def y(k: Dim, n: Dim) -> Value:
+            return self.y(_index(self.op.b, {**places, **self.terms.at(k), **self.columns.at(n)}))
+
+        return x, y
 
     def _tiles(self, axis: Axis) -> Dim:
         return (axis.size + self.wide - 1) // self.wide
@@ -146,26 +197,58 @@ class Tiles:
         self, places: Mapping[str, Dim], top: Dim, left: Dim, start: Dim, depth: Dim
     ) -> Stmts:
         """Some terms: each factor's to shared memory, then the multiply-adds from there."""
-
-        def x(k: Dim, m: Dim) -> Value:
-            return self.x(_index(self.op.a, {**places, **self.terms.at(k), **self.rows.at(m)}))
-
-        def y(k: Dim, n: Dim) -> Value:
-            return self.y(_index(self.op.b, {**places, **self.terms.at(k), **self.columns.at(n)}))
-
+        x, y = self._factors(places)
         return (
             threads(self.copy(self.first, x, top, self.rows.size, start, depth)),
             threads(self.copy(self.second, y, left, self.columns.size, start, depth)),
             threads(self.multiply(depth)),
         )
 
-    def multiply(self, depth: Dim) -> Stmts:
-        """The multiply-adds of a panel."""
+    def multiply(self, depth: Dim, stage: Dim = 0) -> Stmts:
+        """The multiply-adds of a panel, which lies so far in shared memory."""
         i, j, cell = self.element()
-        x, y = Load(self.first, _P * self.step + i), Load(self.second, _P * self.step + j)
+        at = stage + _P * self.step
+        x, y = Load(self.first, at + i), Load(self.second, at + j)
         sums = Apply("fma", (x, y, Get(self.acc, cell)), self.acc.dtype)
         mode = "unroll" if isinstance(depth, int) else "serial"
         return (Loop("p'", depth, self.share((Set(self.acc, cell, sums),)), mode),)
+
+    #: whether neighbours in a panel are lines of one term, not terms of one line
+    by_lines = True
+
+    def place(self, term: Dim, line: Dim) -> Dim:
+        """Where an element of a panel lies in it."""
+        return term * self.step + line
+
+    def ask(self, to: Buffer, read: Read, begin: Dim, size: Dim, start: Dim, stage: Dim) -> Stmts:
+        """A panel of a factor, fetched if it lies in memory as it is, four neighbours at a time
+        where they are such in both; what lies outside is left out.
+        """
+        four = self._by_fours(read, begin, size, start)
+        term, line, count = four or self.spread(read, self.depth)
+        value, at = read(start + term, begin + line), stage + self.place(term, line)
+        several = FOUR if four else 1
+        moved = Fetch(to, at, value, several) if _is_given(value) else Store(to, at, value)
+        return (Loop("e'", count, (When(((begin + line, size),), (moved,)),), "unroll"),)
+
+    def _by_fours(
+        self, read: Read, begin: Dim, size: Dim, start: Dim
+    ) -> tuple[Dim, Dim, int] | None:
+        """Which four neighbours a thread fetches at turn e', and its turns; None where they are
+        none in memory, or do not begin at a multiple of 16 bytes there, or are not as many.
+        """
+        along, across = (self.wide, self.depth) if self.by_lines else (self.depth, self.wide)
+        place, fours = _E * BLOCK + _T, along // FOUR
+        count, left = divmod(fours * across, BLOCK)
+        near, far = place % fours * FOUR, place // fours
+        term, line = (far, near) if self.by_lines else (near, far)
+        value = read(start + term, begin + line)
+        if left or not _is_given(value) or self.b.kernel.depth:
+            return None
+        after = read(start + term + (not self.by_lines), begin + line + self.by_lines)
+        whole = divide(value.offset, FOUR) is not None and divide(size, FOUR) is not None
+        neighbours = isinstance(after, Load) and after.offset == value.offset + 1
+        return (term, line, count) if whole and neighbours else None
 
     def copy(
         self,
@@ -178,7 +261,7 @@ class Tiles:
     ) -> Stmts:
         """A panel of a factor, threads along its memory; what lies outside is left out."""
         term, line, count = self.spread(read, self.depth)
-        store = Store(to, term * self.step + line, read(start + term, begin + line))
+        store = Store(to, self.place(term, line), read(start + term, begin + line))
         inside = [(begin + line, size)]
         if depth != self.depth:
             inside.append((term, depth))
@@ -203,6 +286,13 @@ class Tiles:
         rest = b.kernel.nodes[1:]
         maps = (*b.compute(rest, index, True), *b.store([self.node, *rest], index))
         return self.share((When(((m, self.rows.size), (n, self.columns.size)), maps),))
+
+
+def _is_given(value: Value) -> TypeGuard[Load]:
+    """Whether a value is a float32 of the GPU's memory as it is, at a place that is known."""
+    if not isinstance(value, Load) or value.index is not None or value.pair:
+        return False
+    return not value.buffer.private and value.dtype == float32
 
 
 def threads(body: Stmts) -> Stmt:

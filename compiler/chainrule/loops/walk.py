@@ -12,6 +12,7 @@ from chainrule.ir.loop import (
     Buffer,
     Check,
     Combine,
+    Fetch,
     Get,
     IndexValue,
     Let,
@@ -71,8 +72,8 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     """The buffers a body writes."""
-    stores = (s for s in statements(body) if isinstance(s, Store | Blocks))
-    return frozenset(s.buffer if isinstance(s, Store) else s.sums for s in stores)
+    stores = (s for s in statements(body) if isinstance(s, Store | Blocks | Fetch))
+    return frozenset(s.sums if isinstance(s, Blocks) else s.buffer for s in stores)
 
 
 def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
@@ -106,6 +107,8 @@ def multiplies_blocks(s: Stmt) -> bool:
 def factors_of(program: Program) -> str:
     """What a product's factors are taken as where that is not what they are, and how; else ''."""
     for s in statements(program.body):
+        if isinstance(s, Multiply):
+            return f"{'TF32' if s.tf32 else 'bfloat16'} on tensor cores"
         if isinstance(s, Blocks):
             return f"{'two bfloat16' if s.parts > 1 else 'bfloat16'} in blocks (AMX)"
         if any(isinstance(v, Apply) and v.fn == "dot2" for v in postorder(*values_of(s))):
@@ -171,6 +174,8 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += s.index
         elif isinstance(s, Store):
             dims += (s.offset, s.stride)
+        elif isinstance(s, Fetch):
+            dims.append(s.offset)
         elif isinstance(s, Blocks):
             dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         elif isinstance(s, When):
@@ -188,8 +193,10 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.value,)
     if isinstance(stmt, Store):
         return (stmt.value, stmt.index) if stmt.index is not None else (stmt.value,)
-    if isinstance(stmt, Multiply):
-        return (*stmt.a, *stmt.b)
+    if isinstance(stmt, Multiply):  # of each factor the first of its words
+        return tuple(Load(words.buffer, words.at) for words in (stmt.a, stmt.b))
+    if isinstance(stmt, Fetch):
+        return (stmt.source,)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 

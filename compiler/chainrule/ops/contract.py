@@ -26,6 +26,8 @@ class Contract(Op):
 
     With two `parts` a processor that multiplies blocks of bfloat16 may take a float32 factor as the
     sum of two such (loops.blocks), which leaves an error of at most 2**-16 of the products' sizes.
+    With `tf32` a GPU with tensor cores may round float32 factors to TF32 (loops.tensor), of 2**-11
+    of themselves at most.
     """
 
     role = "contract"
@@ -35,6 +37,7 @@ class Contract(Op):
     b: str
     out: str
     parts: int = 1
+    tf32: bool = False
 
     @property
     def spec(self) -> str:

@@ -36,10 +36,18 @@ def split_products(graph: Graph) -> Graph:
     return _over_products(graph, _split)
 
 
+def round_products(graph: Graph) -> Graph:
+    """Products of float32 factors disappear; those appear whose factors a GPU may round to TF32:
+    to float32's range with 10 bits behind the point. Elsewhere the product is that of float32.
+    """
+    return _over_products(graph, _for_tensor_cores)
+
+
 #: what each precision makes of a graph
 PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
     "bfloat16": narrow_products,
     "bfloat16x3": split_products,
+    "tf32": round_products,
 }
 
 
@@ -83,3 +91,7 @@ def _rounded(x: Node) -> Node:
 
 def _split(op: Contract, x: Node, y: Node) -> Node:
     return apply(op if widens(x) and widens(y) else replace(op, parts=2), x, y)
+
+
+def _for_tensor_cores(op: Contract, x: Node, y: Node) -> Node:
+    return apply(op if widens(x) and widens(y) else replace(op, tf32=True), x, y)

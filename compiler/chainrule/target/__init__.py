@@ -16,7 +16,8 @@ class Target:
     vectors; `fma` says that multiply-add rounds once there, and with it whether bits are shared;
     `pairs` that it adds the products of two pairs of bfloat16 in one instruction, `blocks` that it
     does so for whole blocks of them; `threads` that it is a GPU, where lanes are threads and not
-    parts of a vector, `tensor` that it multiplies tiles of bfloat16 in one instruction.
+    parts of a vector, `tensor` that it multiplies tiles of bfloat16 in one instruction, and copies
+    to shared memory while it computes.
     """
 
     level: str

@@ -36,6 +36,30 @@ GPUS = {
 }
 
 
+#: level -> of a multiprocessor the warps, the blocks, and the KiB of shared memory ("CUDA C++
+#: Programming Guide" 13.0, NVIDIA, technical specifications per compute capability)
+_ROOM = {
+    "sm_75": (32, 16, 64), "sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100),
+    "sm_90": (64, 32, 228), "sm_100": (64, 32, 228), "sm_120": (48, 24, 100),
+}  # fmt: skip
+#: registers of a multiprocessor, what a warp's are rounded up to a multiple of, and the bytes of
+#: shared memory that the system takes of each block from sm_80 on
+_REGISTERS, _REGISTER_UNIT, _SYSTEM = 65536, 256, 1024
+
+
+def occupancy(level: str, threads: int, registers: int, shared: int) -> float:
+    """The share of a multiprocessor's warps that blocks of so many threads can fill, each thread
+    with so many registers, each block with so many bytes of shared memory.
+    """
+    warps, blocks, kilobytes = _ROOM[level]
+    own = -(-threads // 32)
+    of_warp = -(-registers * 32 // _REGISTER_UNIT) * _REGISTER_UNIT
+    of_block = shared + (_SYSTEM if level != "sm_75" else 0)
+    fit = [blocks, warps // own, _REGISTERS // max(1, of_warp) // own]
+    fit += [kilobytes * 1024 // of_block] if of_block else []
+    return min(fit) * own / warps
+
+
 def gpu(capability: tuple[int, int], ptx: int | None = None) -> Target:
     """The newest target that a GPU of a compute capability runs, in PTX of a version that its
     driver reads, if that is told (80 is 8.0). Raises CompileError where there is none.

@@ -40,6 +40,7 @@ class Built:
         precision: str | None = None,
         memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
         tune: bool | Mapping[str, int] = False,
+        snapshot_every: int | None = None,
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
@@ -62,6 +63,7 @@ class Built:
             "precision": precision,
             "memory_budget": memory_budget,
             "tune": tune,
+            "snapshot_every": snapshot_every,
         }
         self.dtype = dtype_of(dtype)
         if not self.dtype.is_float:

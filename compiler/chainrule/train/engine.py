@@ -72,7 +72,8 @@ class Engine(Protocol):
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, the products' precision, a budget for the arena, and sizes to tune at
+#: many threads there may be, the products' precision, a budget for the arena, sizes to tune at, and
+#: after how many steps of a run what lies elsewhere is brought to the host
 MakeEngine = Callable[
     [
         Graph,
@@ -85,6 +86,7 @@ MakeEngine = Callable[
         str | None,
         Budget | None,
         Mapping[str, int] | None,
+        int | None,
     ],
     Engine,
 ]
@@ -105,6 +107,7 @@ class NativeEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -188,6 +191,7 @@ class GpuEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         from chainrule.driver.gpu import build_gpu
         from chainrule_runtime.gpu.epochs import GpuEpochLoop
@@ -210,7 +214,8 @@ class GpuEngine:
             kept=storage.arrays,
             lock=storage.lock,
         )
-        self.binder, self._loop = self._program.binder, GpuEpochLoop(self._program)
+        self.binder = self._program.binder
+        self._loop = GpuEpochLoop(self._program, snapshot_every)
 
     @property
     def direct(self) -> None:
@@ -243,10 +248,10 @@ class GpuEngine:
         return show_gpu(self.compiled, level)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
-        """What the compiler did. Raises CompileError where times are asked for."""
+        """What the compiler did."""
         from chainrule.driver.gpu_report import report_gpu
 
-        return report_gpu(self.compiled, measured, sizes)
+        return report_gpu(self.compiled, self._program, measured, sizes)
 
 
 class ReferenceEngine:
@@ -264,6 +269,7 @@ class ReferenceEngine:
         precision: str | None,
         budget: Budget | None,
         tune: Mapping[str, int] | None,
+        snapshot_every: int | None,
     ) -> None:
         self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
         self.kept = tuple(kept)

@@ -55,6 +55,7 @@ from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target
 from chainrule.train import checkpoint
+from chainrule.train.export_gpu import check_gpu, gpu_named, write_for_gpu
 from chainrule.train.plan import EPOCH, SEED, StepPlan, label, nodes_of, rows_of
 from chainrule.train.state import static
 
@@ -88,8 +89,6 @@ class Export:
             raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
         if self.optimize not in (None, "speed", "size"):
             raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
-        if self.formats is not None:
-            check_formats(self.formats)
         whole = isinstance(self.max_parts, int) and not isinstance(self.max_parts, bool)
         if not whole or not 1 <= self.max_parts <= MOST_PARTS:
             raise CompileError(
@@ -116,10 +115,17 @@ def export(
 ) -> Artifact:
     """Lower, compile and write a step. Raises CompileError and ArtifactError."""
     wanted.check()
-    strict = wanted.determinism == "strict"
-    targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
+    on_gpu = gpu_named(wanted.target)
+    if on_gpu is not None:
+        check_gpu(wanted)
+        targets: tuple[Target, ...] = (on_gpu,)
+    else:
+        strict = wanted.determinism == "strict"
+        targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
+        check_examples(wanted.examples, targets[0])
+        if wanted.formats is not None:
+            check_formats(wanted.formats)
     small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
-    check_examples(wanted.examples, targets[0])
     wanted.check_parts(targets[0], small)
     graphs = _graphs(plan, outputs)
 
@@ -159,12 +165,14 @@ def export(
         "gradients": {label(w): str(Tensor(g)) for w, g in plan.gradients.items()},
         "mathematics": texts(list(plan.gradients.values())),
     }
-    model = replace(model, about=about(model, told))
-    kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
     extra = {
         "safetensors": checkpoint.encode(state),
         "state": state_bytes(model, state, int(state[EPOCH])),
     }
+    if on_gpu is not None:
+        return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
+    model = replace(model, about=about(model, told))
+    kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
     formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
     native = wanted.target == "host"
     return write_kernel(kernel, folder, formats, extra, native, wanted.examples)

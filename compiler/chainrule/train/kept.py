@@ -195,13 +195,14 @@ class Kept:
 
         `target` is "host", a level of x86-64 ("x86-64-v3") or several, one kernel holding them all,
         or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
-        for `cpu` and `features`. `max_sizes` bounds the symbolic sizes, `max_batch` the first of
-        them. With determinism "strict" no multiply-add is fused, and every target has the same
-        bits. `optimize` for "speed" or "size": without a word, microcontrollers get the least code,
-        all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an
-        example and a self-test program in. With `max_parts` above 1 callers may divide a step into
-        so many parts, for threads of theirs, with the same bits. docs/export.md tells of the files;
-        by default there are those that the target has.
+        for `cpu` and `features`; or an NVIDIA GPU, "sm_75" to "sm_120", "cuda" for the one here.
+        `max_sizes` bounds the symbolic sizes, `max_batch` the first of them. With determinism
+        "strict" no multiply-add is fused, and every target has the same bits. `optimize` for
+        "speed" or "size": without a word, microcontrollers get the least code, all others the
+        fastest. `examples` are languages, of "c", "rust" and "js", to write an example and a
+        self-test program in. With `max_parts` above 1 callers may divide a step into so many parts,
+        for threads of theirs, with the same bits. docs/export.md tells of the files; by default
+        there are those that the target has.
         Raises CompileError and ArtifactError.
         """
         if self._members is not None:

@@ -50,7 +50,7 @@ class Model(Built):
     net takes no integers. `loss` and `metrics` are names of `cr.losses` and `cr.metrics`, or
     functions of prediction and labels; metrics may be a dict by name. A `regularizer` is a function
     of the list of parameters, added to the loss. `backend`, `threads`, `precision`,
-    `memory_budget`, `tune` and `seed` are those of `cr.training_step`.
+    `memory_budget`, `tune`, `snapshot_every` and `seed` are those of `cr.training_step`.
     """
 
     def fit(

@@ -77,6 +77,7 @@ class Predictor:
             self._precision,
             None,
             None,
+            None,
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Never, NoReturn
 import numpy as np
 
 from chainrule import driver
-from chainrule.errors import CompileError, FeedError, NonFiniteError
+from chainrule.errors import CompileError, DeviceError, FeedError, NonFiniteError
 from chainrule.ir.passes import uncollected
 from chainrule.lang.arguments import refuse_unnamed
 from chainrule.lang.options import (
@@ -30,6 +30,7 @@ from chainrule.train.plan import StepPlan, label, nodes_of, plan_step
 from chainrule.train.predictor import Predictor
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 from chainrule_runtime import RuntimeFault
+from chainrule_runtime.errors import DeviceError as RuntimeDeviceError
 
 if TYPE_CHECKING:
     from chainrule.driver.report import Report
@@ -53,6 +54,7 @@ def training_step(
     memory_budget: int | tuple[int, Mapping[str, int]] | None = None,
     ensemble: int | None = None,
     tune: bool | Mapping[str, int] = False,
+    snapshot_every: int | None = None,
     seed: int = 0,
 ) -> TrainingStep:
     """Compile the training of a loss: its gradients and the optimizer's update in one program.
@@ -64,9 +66,9 @@ def training_step(
     random ops draw, other numbers in each step. At most so many `threads` share a step, None for
     every CPU that this process may use: the bits are the same for each number of them. With
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32,
-    with "bfloat16x3" each factor is two bfloat16 where that is faster, near float32; parameters and
-    optimizer stay float32. Loss, metrics and updates are as in training (dropout), `outputs` as in
-    inference.
+    with "bfloat16x3" each factor is two bfloat16 where that is faster, near float32; with "tf32" a
+    GPU that has tensor cores rounds factors to TF32; parameters and optimizer stay float32. Loss,
+    metrics and updates are as in training (dropout), `outputs` as in inference.
 
     An `ensemble` of so many members is trained on the same minibatches, member i with the seed
     `seed` + i: parameters, losses and predictions have members along a first axis.
@@ -81,6 +83,10 @@ def training_step(
     With `tune` the products that take longest are timed in a handful of ways, at the sizes given,
     such as `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code,
     and has the same bits. That takes some seconds, once on a machine.
+
+    On a GPU `run`, and `Model.fit`, bring parameters and optimizer to the host when they are done;
+    with `snapshot_every` after every so many steps too, so that they are there where a kernel
+    fails or the GPU is lost. A CPU has them on the host at every step.
 
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
@@ -100,9 +106,12 @@ def training_step(
         check_tune(tune, backend, sizes),
     )
     members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
+    if snapshot_every is not None:
+        snapshot_every = check_int("snapshot_every", snapshot_every, 1)
     return TrainingStep(
-        plan, outputs, share, backend, seed, threads, precision, budget, members, timed
-    )
+        plan, outputs, share, backend, seed, threads, precision, budget, members, timed,
+        snapshot_every,
+    )  # fmt: skip
 
 
 class TrainingStep(Kept):
@@ -123,6 +132,7 @@ class TrainingStep(Kept):
         budget: Budget | None = None,
         members: Ensemble | None = None,
         tune: Mapping[str, int] | None = None,
+        snapshot_every: int | None = None,
     ) -> None:
         super().__init__(plan, outputs, share, seed, precision, members)
         #: whether calls change parameters: not those of a model whose net is frozen whole
@@ -133,8 +143,9 @@ class TrainingStep(Kept):
         make = ENGINES[backend]
         self._engine = make(
             graph, plan.inputs, self._kept, plan.names, self._storage, True, threads, precision,
-            budget, tune,
+            budget, tune, snapshot_every,
         )  # fmt: skip
+        self._snapshot_every = snapshot_every
         self._epochs = Epochs(plan, self._engine, self._storage, members)
         self._predictor = Predictor(
             plan, outputs, self._storage, members, backend, threads, precision
@@ -256,6 +267,14 @@ class TrainingStep(Kept):
                 f"{self._what_is(fault)} in step {self.steps + 1}, counted from 1",
                 "it has changed nothing: parameters and optimizer are as they were before it",
                 self._why_not_finite(),
+            ) from None
+        if isinstance(fault, RuntimeDeviceError) and fault.lost:
+            more = "" if self._snapshot_every else "; snapshot_every=1000 would bring later ones"
+            raise DeviceError(
+                fault.what,
+                *fault.details,
+                f"parameters and optimizer on the host are those after step {self.steps}{more}",
+                "save() them, and go on in a new process",
             ) from None
         driver.raise_ours(fault)
 

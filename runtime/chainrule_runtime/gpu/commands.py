@@ -25,7 +25,8 @@ class Spot:
 @dataclass(frozen=True)
 class KernelLaunch:
     """A kernel by its name in the module, what it is given, and how many run it: `blocks` of so
-    many `threads`. After its buffers and sizes it is given the address of the status.
+    many `threads`. After its buffers and sizes it is given the address of the status. `part_of`
+    numbers what the program's maker calls a kernel, of which it is a part; -1 for a copy.
     """
 
     name: str
@@ -33,6 +34,7 @@ class KernelLaunch:
     sizes: tuple[DimData, ...]
     blocks: DimData
     threads: int
+    part_of: int = -1
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Run:
     blocks: int
     threads: int
     arguments: tuple[int, ...]
+    part_of: int = -1
 
 
 def resolved(
@@ -95,7 +98,8 @@ def resolved(
             blocks = evaluate(command.blocks, sizes)
             if blocks > 0:
                 given = *map(address, command.buffers), *(evaluate(s, sizes) for s in command.sizes)
-                yield Run(command.name, blocks, command.threads, (*given, status))
+                arguments = *given, status
+                yield Run(command.name, blocks, command.threads, arguments, command.part_of)
         else:
             order = range(evaluate(command.length, sizes))
             for i in reversed(order) if command.reverse else order:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 from chainrule_runtime.errors import DeviceError
@@ -22,10 +24,28 @@ _PTX_OF_CUDA = (
     (11060, 76), (11070, 77), (11080, 78), (12000, 80), (12010, 81), (12020, 82), (12030, 83),
     (12040, 84), (12050, 85), (12070, 86), (12080, 87), (12090, 88), (13000, 90),
 )  # fmt: skip
-#: the driver's codes after which a context is of no use any more
-_LOST = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
-         "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
-         "ECC_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE")  # fmt: skip
+#: the driver's codes for a kernel that went wrong, and for a GPU that can't be reached any more
+#: ("CUDA Driver API", NVIDIA, enum CUresult): a context is of no use after any of them
+_FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
+           "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
+           "ASSERT", "ILLEGAL_STATE")  # fmt: skip
+_GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
+         "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
+#: what is asked before there is a context
+_FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
+          "cuDevicePrimaryCtxRetain")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a kernel takes of the GPU: registers of a thread, bytes of a block's shared memory and
+    of a thread's own slow memory; and the share of a multiprocessor's threads that it can fill.
+    """
+
+    registers: int
+    shared: int
+    local: int
+    occupancy: float
 
 
 class Gpu(Protocol):
@@ -77,6 +97,12 @@ class Gpu(Protocol):
     def wait(self) -> None:
         """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
 
+    def attributes(self, kernel: Any, threads: int) -> Attributes:
+        """What a kernel takes, in blocks of so many threads."""
+
+    def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
+        """The seconds between the beginning and the end of each, one after another."""
+
 
 class CudaGpu:
     """The first GPU that CUDA shows, in its primary context, on one stream."""
@@ -85,7 +111,7 @@ class CudaGpu:
         self._api = _bindings()
         self._ask("cuInit", 0)
         self.version = int(self._ask("cuDriverGetVersion"))
-        device = self._ask("cuDeviceGet", 0)
+        device = self._device = self._ask("cuDeviceGet", 0)
         self.name = bytes(self._ask("cuDeviceGetName", 128, device)).split(b"\0")[0].decode()
         attribute = self._api.CUdevice_attribute
         word = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
@@ -206,38 +232,99 @@ class CudaGpu:
         """Until the stream has come to its end."""
         self._ask("cuStreamSynchronize", self._stream)
 
+    def attributes(self, kernel: Any, threads: int) -> Attributes:
+        """What a kernel takes, as the driver has translated it."""
+        word = self._api.CUfunction_attribute
+        registers, shared, local = (
+            int(self._ask("cuFuncGetAttribute", getattr(word, f"CU_FUNC_ATTRIBUTE_{name}"), kernel))
+            for name in ("NUM_REGS", "SHARED_SIZE_BYTES", "LOCAL_SIZE_BYTES")
+        )
+        blocks = self._ask("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, threads, 0)
+        most = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR
+        room = int(self._ask("cuDeviceGetAttribute", most, self._device))
+        return Attributes(registers, shared, local, int(blocks) * threads / room)
+
+    def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
+        """Seconds by the GPU's own clock, from an event to the next."""
+        events = [self._ask("cuEventCreate", 0) for _ in range(len(commands) + 1)]
+        try:
+            for event, command in zip(events, commands, strict=False):
+                self._ask("cuEventRecord", event, self._stream)
+                command()
+            self._ask("cuEventRecord", events[-1], self._stream)
+            self._ask("cuEventSynchronize", events[-1])
+            spent = (self._ask("cuEventElapsedTime", a, b) for a, b in pairwise(events))
+            return [float(milliseconds) / 1e3 for milliseconds in spent]
+        finally:
+            for event in events:
+                self._ask("cuEventDestroy", event)
+
     def _ask(self, word: str, *given: Any) -> Any:
         """Call the driver; its results without the code. Raises DeviceError, which names both."""
         try:
             code, *results = getattr(self._api, word)(*given)
         except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
-            raise DeviceError(
-                "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
-            ) from None
+            raise DeviceError(*_missing(error, word)) from None
         if int(code):
-            raise DeviceError(*_told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word))
+            raise _told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
         return results[0] if len(results) == 1 else tuple(results)
 
 
-def _told(code: str, word: str) -> tuple[str, ...]:
-    """What a code of the driver means, and what to do."""
-    what = f"the CUDA driver answered {code} to {word}"
-    if code in ("NO_DEVICE", "INVALID_DEVICE"):
+def _missing(error: BaseException, word: str) -> tuple[str, ...]:
+    """Why there is no such function, and what to do."""
+    if "Function" in str(error) and "not found" in str(error):
         return (
+            f"the NVIDIA driver is too old: it has no {word}",
+            "install a driver of CUDA 10.0 or newer",
+        )
+    return "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
+
+
+def _told(code: str, word: str) -> DeviceError:
+    """What a code of the driver means, and what to do."""
+    what, first = f"the CUDA driver answered {code} to {word}", word in _FIRST
+    if first and code in ("NO_DEVICE", "INVALID_DEVICE"):
+        return DeviceError(
             f"no GPU is to be seen here: {what}",
             "nvidia-smi lists those that the driver sees; CUDA_VISIBLE_DEVICES may hide them",
         )
-    if code in ("SYSTEM_DRIVER_MISMATCH", "INSUFFICIENT_DRIVER", "NOT_FOUND"):
-        return f"the NVIDIA driver is too old: {what}", "install a newer driver"
-    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
-        return f"the driver refuses the code: {what}", "this is a bug of chainrule, or its driver's"
-    if code in _LOST:
-        return (
-            f"a kernel has failed, and the GPU's memory of this process is lost: {what}",
-            "parameters on the host are those of the last call that came back: save them, and go "
-            "on in a new process",
+    if code in ("SYSTEM_DRIVER_MISMATCH", "COMPAT_NOT_SUPPORTED_ON_DEVICE"):
+        return DeviceError(
+            f"parts of the NVIDIA driver are of different versions: {what}",
+            "restart the machine after an update of the driver, or install it again",
         )
-    return (what,)
+    if code in ("INSUFFICIENT_DRIVER", "NOT_SUPPORTED", "CALL_REQUIRES_NEWER_DRIVER"):
+        return DeviceError(f"the NVIDIA driver is too old: {what}", "install a newer driver")
+    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
+        return DeviceError(
+            f"the driver refuses the code: {what}",
+            "an older driver may not read it: chainrule doctor tells what it reads, and "
+            "CHAINRULE_GPU=sm_75 compiles for all",
+        )
+    if code == "OUT_OF_MEMORY":
+        return DeviceError(
+            f"the GPU has no room: {what}",
+            "take smaller minibatches or a memory_budget, or end what else uses the GPU",
+        )
+    if first:
+        return DeviceError(
+            f"the NVIDIA driver does not start: {what}", "nvidia-smi tells more of it"
+        )
+    if code in _FAULTS:
+        long = "a GPU with a display ends kernels after some seconds: take smaller minibatches"
+        bug = "it is a bug, of chainrule if not of another in this process: compute-sanitizer tells"
+        return DeviceError(
+            f"a kernel has failed, and what this process has on the GPU is lost: {what}",
+            long if code == "LAUNCH_TIMEOUT" else bug,
+            lost=True,
+        )
+    if code in _GONE:
+        return DeviceError(
+            f"the GPU is lost: {what}",
+            "nvidia-smi tells its state; resetting it or restarting the machine brings it back",
+            lost=True,
+        )
+    return DeviceError(what)
 
 
 def _lines(error: BaseException) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule_runtime.epochs import Minibatches, Outcome
+from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu.commands import Run
 from chainrule_runtime.gpu.program import GpuProgram, Plan, Session, rounded
 from chainrule_runtime.manifest import element_type
@@ -19,10 +20,14 @@ _BLOCK, _WARP = 256, 32
 
 
 class GpuEpochLoop:
-    """A program's loop over minibatches; its outputs are of one shape in all of them."""
+    """A program's loop over minibatches; its outputs are of one shape in all of them.
 
-    def __init__(self, program: GpuProgram) -> None:
-        self.program = program
+    Every so many steps (`snapshot_every`) what is kept is brought back, so that a GPU that is lost
+    takes no more of them with it.
+    """
+
+    def __init__(self, program: GpuProgram, snapshot_every: int | None = None) -> None:
+        self.program, self.snapshot_every = program, snapshot_every
 
     def sizes(self, arrays: Sequence[Array], cut: Minibatches) -> dict[str, int]:
         """The sizes of a full minibatch. Raises FeedError where shapes do not fit."""
@@ -41,9 +46,16 @@ class GpuEpochLoop:
         with self.program.lock.guard:
             run = _Run(self.program.session(), arrays, cut, first, last, order)
             try:
-                return run()
-            finally:
+                outcome = run(self.snapshot_every)
+            except DeviceError as fault:
+                if not fault.lost:  # else there is nothing to give back
+                    run.release()
+                raise
+            except BaseException:
                 run.release()
+                raise
+            run.release()
+            return outcome
 
 
 class _Run:
@@ -90,7 +102,7 @@ class _Run:
         for at in self.owned:
             self.gpu.release(at)
 
-    def __call__(self) -> Outcome:
+    def __call__(self, snapshot_every: int | None) -> Outcome:
         """Play the steps, then look what came of them."""
         cut, count = self.cut, self.last - self.first
         if count <= 0:
@@ -106,24 +118,26 @@ class _Run:
             self.recordings.append(self.session.record(self.launches(plan, table, logs)))
         try:
             for step in range(self.first, self.last):
+                done = step - self.first
+                if snapshot_every and done and done % snapshot_every == 0:
+                    self.session.fetch(whole=True)
                 self.gpu.play(self.recordings[self.is_last(step)])
         except KeyboardInterrupt:
             self.session.fetch()
             raise
         code = self.session.status()
-        done = np.zeros(1, np.int64)
-        self.gpu.download(done, self.cursor)
-        self.session.fetch()
-        at = self.first + int(done[0])
+        made = np.zeros(1, np.int64)
+        self.gpu.download(made, self.cursor)
+        self.session.fetch(whole=snapshot_every is not None)
+        count = int(made[0])
+        at = self.first + count
         fault = None
         if code:
             batch, which = cut.minibatch(self.arrays, at, self.order), self.is_last(at)
             plan = self.plans[which]
             outputs = self.session.outputs(plan, tables[which])
             fault = self.session.fault(code, batch, outputs, plan)
-        return Outcome(
-            int(done[0]), tuple(log[: int(done[0])] for log in self.fetched(logs)), fault
-        )
+        return Outcome(count, tuple(log[:count] for log in self.fetched(logs)), fault)
 
     def is_last(self, step: int) -> bool:
         """Whether a step's minibatch is the last of its epoch, which may be smaller."""

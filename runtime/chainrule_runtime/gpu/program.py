@@ -7,18 +7,18 @@ has changed. A run of many steps sends and fetches them once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from chainrule_runtime.errors import FeedError, RuntimeFault
+from chainrule_runtime.errors import DeviceError, FeedError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import GpuCode, Run, resolved
-from chainrule_runtime.gpu.driver import Gpu
+from chainrule_runtime.gpu.driver import Attributes, Gpu
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 from chainrule_runtime.memory import Array, Lock
 from chainrule_runtime.program import Output, fault_of
@@ -131,6 +131,28 @@ class GpuProgram:
             session.fetch()
             return results
 
+    def attributes(self, threads: Mapping[str, int]) -> dict[str, Attributes]:
+        """What kernels take, which run in blocks of so many threads, by name; nothing before the
+        first call, as they are not on the GPU yet.
+        """
+        memory = self._memory
+        if memory is None:
+            return {}
+        memory.gpu.enter()
+        return {n: memory.gpu.attributes(memory.kernel(n), t) for n, t in threads.items()}
+
+    def times(self, given: Mapping[str, object], turns: int) -> list[dict[int, float]]:
+        """Seconds of what launches are part of (see `KernelLaunch`), in so many calls that change
+        nothing that is kept here. Raises FeedError, NonFiniteError and DeviceError.
+        """
+        arrays = self.binder.arrays(given)
+        with self.lock.guard:
+            found = []
+            for _ in range(turns):
+                session = self.session()  # from the same beginning each time
+                found.append(session.times(arrays))
+            return found
+
     def session(self) -> Session:
         """The program at work: what is kept has been sent. Hold the lock."""
         if self._memory is None:
@@ -178,28 +200,67 @@ class Session:
     def __init__(self, program: GpuProgram, memory: _Memory) -> None:
         self.program, self.memory, self.gpu = program, memory, memory.gpu
 
-    def fetch(self) -> None:
-        """Bring back what is kept and may have changed."""
-        for tensor in self.program.manifest.kept:
-            if tensor.name in self.program.code.changed:
-                array = self.program.kept[tensor.name]
-                self.gpu.download(array, self.memory.fixed[tensor.place])
+    def fetch(self, whole: bool = False) -> None:
+        """Bring back what is kept and may have changed; if it is to be `whole`, all of it or, where
+        the GPU is lost in the middle, nothing: there is a copy then.
+        """
+        program, fixed = self.program, self.memory.fixed
+        changed = [t for t in program.manifest.kept if t.name in program.code.changed]
+        arrays = [program.kept[t.name] for t in changed]
+        there = [np.empty_like(a) for a in arrays] if whole else arrays
+        for number, (tensor, array) in enumerate(zip(changed, there, strict=True)):
+            try:
+                self.gpu.download(array, fixed[tensor.place])
+            except DeviceError as fault:
+                if number and not whole:
+                    fault.details += ("some of what is kept had come back before: load a state",)
+                raise
+        for array, new in zip(arrays, there, strict=True):
+            if array is not new:
+                array[...] = new
 
     def step(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once; new arrays. Raises FeedError and NonFiniteError."""
-        program, memory = self.program, self.memory
-        plan = program.plan(tuple([a.shape for a in arrays]))
-        memory.reserve(plan.size)
-        table = self.table(plan)
-        for tensor, array in zip(program.manifest.feeds, arrays, strict=True):
-            self.gpu.upload(table[tensor.place], array)
+        memory = self.memory
+        plan, table = self.given(arrays)
         if plan not in memory.recordings:
             memory.recordings[plan] = self.record(self.launches(plan, table))
         self.gpu.play(memory.recordings[plan])
+        return self.results(plan, table, arrays)
+
+    def given(self, arrays: Sequence[Array]) -> tuple[Plan, dict[int, int]]:
+        """The plan for feeds, which are sent, and the addresses of places."""
+        program = self.program
+        plan = program.plan(tuple([a.shape for a in arrays]))
+        self.memory.reserve(plan.size)
+        table = self.table(plan)
+        for tensor, array in zip(program.manifest.feeds, arrays, strict=True):
+            self.gpu.upload(table[tensor.place], array)
+        return plan, table
+
+    def results(self, plan: Plan, table: Mapping[int, int], arrays: Sequence[Array]) -> list[Array]:
+        """What a call has left; new arrays. Raises FeedError and NonFiniteError."""
         code, outputs = self.status(), self.outputs(plan, table)
         if code:
             raise self.fault(code, arrays, outputs, plan)
         return [o.buffer for o in outputs if o.buffer is not None]
+
+    def times(self, arrays: Sequence[Array]) -> dict[int, float]:
+        """Run once, launch by launch; seconds of what they are part of."""
+        plan, table = self.given(arrays)
+        runs = self.launches(plan, table)
+        kernels = [self.memory.kernel(run.name) for run in runs]
+
+        def launcher(kernel: Any, run: Run) -> Callable[[], None]:
+            return lambda: self.gpu.launch(kernel, run.blocks, run.threads, run.arguments)
+
+        pairs = zip(kernels, runs, strict=True)
+        seconds = self.gpu.timed([launcher(kernel, run) for kernel, run in pairs])
+        self.results(plan, table, arrays)
+        found: dict[int, float] = {}
+        for run, spent in zip(runs, seconds, strict=True):
+            found[run.part_of] = found.get(run.part_of, 0.0) + spent
+        return found
 
     def table(self, plan: Plan) -> dict[int, int]:
         """The address of each place, where the arena is now."""

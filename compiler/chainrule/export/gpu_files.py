@@ -1,0 +1,89 @@
+"""What an export for a GPU leaves: its files, and the certificate that tells what they need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from chainrule.codegen import ptxas
+from chainrule.export import files as filing
+from chainrule.export import gpu_header, gpu_source
+from chainrule.export.artifact import GPU_FORMATS, Artifact, check_formats
+from chainrule.export.gpu import GpuKernel, Placed
+from chainrule.export.manifest import told_of
+
+
+def gpu_formats() -> tuple[str, ...]:
+    """What is written where nothing is said: a cubin where there is what makes one."""
+    without = () if ptxas.find() else ("cubin",)
+    return tuple(f for f in GPU_FORMATS if f not in without)
+
+
+def check_gpu_formats(formats: Collection[str]) -> None:
+    """Raise CompileError for formats that there are not on GPUs, or nothing here makes."""
+    check_formats(formats, gpu=True)
+    if "cubin" in formats:
+        ptxas.needed()
+
+
+def gpu_about(kernel: GpuKernel, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The certificate: the memory map, the functions, and each kernel with what ptxas tells of it,
+    where there is one.
+    """
+    model = kernel.model
+    workspace = max(Placed(u.manifest).bytes(model.most()) for u in model.units.values())
+    known = ptxas.assemble(kernel.ptx, kernel.target.level).resources if ptxas.find() else {}
+    kernels = [
+        {"name": name, "threads": launch.threads}
+        | ({"registers": r.registers, "shared_bytes": r.shared, "stack_bytes": r.stack}
+           if (r := known.get(name)) else {})
+        for name, launch in kernel.module.kernels.items()
+    ]  # fmt: skip
+    return {
+        **told_of(model, workspace),
+        "level": kernel.target.level,
+        "ptx": kernel.ptx.partition(".version ")[2].split()[0],
+        "code_bytes": len(kernel.ptx),
+        "kernels": kernels,
+        **told,
+    }
+
+
+def write_gpu_kernel(
+    kernel: GpuKernel,
+    folder: str | os.PathLike[str],
+    formats: Collection[str],
+    extra: Mapping[str, bytes],
+    told: Mapping[str, Any],
+) -> Artifact:
+    """Write a kernel in the formats wanted. Raises CompileError and ArtifactError.
+
+    `extra` are files made elsewhere, by what follows the name; `told` goes into the manifest.
+    """
+    import hashlib
+    import json
+
+    check_gpu_formats(formats)
+    name, certificate = kernel.model.name, gpu_about(kernel, told)
+    made: dict[str, bytes] = {}
+    for kind in dict.fromkeys(formats):
+        if kind == "cubin":
+            content = ptxas.assemble(kernel.ptx, kernel.target.level).cubin
+        elif kind in extra:
+            content = extra[kind]
+        elif kind == "json":
+            continue
+        else:
+            texts = {
+                "ptx": lambda: kernel.ptx,
+                "ll": lambda: kernel.module.llvm,
+                "c": lambda: gpu_source.source(kernel),
+                "h": lambda: gpu_header.header(kernel, certificate),
+            }
+            content = texts[kind]().encode()
+        made[f"{name}.{kind}"] = content
+    certificate["sha256"] = {n: hashlib.sha256(c).hexdigest() for n, c in made.items()}
+    if "json" in formats:
+        made[f"{name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()
+    return Artifact(name, filing.write(folder, made), certificate)

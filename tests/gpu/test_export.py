@@ -1,0 +1,396 @@
+"""Steps exported for a GPU: their C compiles strictly, and trains on a simulated GPU to the CPU's
+bits, through a stand-in for CUDA's driver interface.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import chainrule as cr
+from chainrule.cli import cli
+from chainrule.codegen import ptx, ptxas
+from chainrule.export import Artifact
+from chainrule.export.artifact import GPU_FORMATS
+from chainrule.export.gpu_files import gpu_formats
+
+CC, CXX = shutil.which("cc"), shutil.which("c++")
+STREAM, SEED, ROWS, CLASSES = 0x1234, 5, 22, 3
+
+
+def _beside(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+c_driver = _beside("c_driver")
+#: as it is, before a fixture stands in for it
+PTX = ptx.GpuModule.ptx
+
+
+def small() -> cr.TrainingStep:
+    """Dropout, a metric, an output; what is drawn, given as an array and as one number."""
+    x, y = cr.input("x", ("batch", 6)), cr.input("y", ("batch",), dtype="int32")
+    scale = cr.parameter("scale", (8,), init=np.linspace(0.5, 1.5, 8, dtype=np.float32))
+    w = cr.parameter("W", (6, 8), init=cr.init.truncated_normal(0.0, 0.3))
+    h = cr.dropout(cr.tanh(x @ w) * scale, 0.3)
+    z = h @ cr.parameter("V", (8, CLASSES)) + cr.parameter("b", (CLASSES,), init=cr.init.ones())
+    hit = cr.mean(cr.astype(cr.equal(cr.argmax(z, axis=1), y), "float32"))
+    return cr.training_step(
+        cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-2), metrics={"accuracy": hit},
+        outputs=z.named("z"), seed=SEED,
+    )  # fmt: skip
+
+
+def data() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((ROWS, 6), np.float32)
+    return {"x": x, "y": rng.integers(0, CLASSES, ROWS).astype(np.int32)}
+
+
+@dataclass
+class OnGpu:
+    """An exported step, its functions in C, and the memory they are given."""
+
+    artifact: Artifact
+    library: ctypes.CDLL
+    driver: Any
+
+    def __post_init__(self) -> None:
+        told = self.artifact.certificate
+        self.name, self.bytes = self.artifact.name, told["state_bytes"]
+        self.net = ctypes.create_string_buffer(16 + 8 * len(told["kernels"]))
+        self.state = self.driver.room(self.bytes)
+        self.room = told["workspace_bytes"] + 4096
+        self.workspace = self.driver.room(self.room)
+        self.code = told["codes"]
+
+    def open(self) -> int:
+        image = self.artifact.files[f"{self.name}.ptx"].read_bytes() + b"\0"
+        return self("open", self.net, image)
+
+    def function(self, word: str) -> Any:
+        return getattr(self.library, f"{self.name}_{word}")
+
+    def __call__(self, word: str, *given: Any) -> Any:
+        """A function; whole numbers are words of 8 bytes."""
+        return self.function(word)(
+            *(ctypes.c_uint64(g) if isinstance(g, (int, np.integer)) else g for g in given)
+        )
+
+    def on_state(self, word: str, *given: Any, state: int | None = None) -> int:
+        """A function of the kernels, the stream and the state."""
+        return self(word, self.net, STREAM, state or self.state, self.bytes, *given)
+
+    def working(self, word: str, *given: Any) -> int:
+        return self.on_state(word, self.workspace, self.room, *given)
+
+    def status(self) -> tuple[int, int]:
+        done = ctypes.c_size_t(99)
+        code = self("status", STREAM, self.state, self.bytes, ctypes.byref(done))
+        return code, done.value
+
+    def saved(self) -> bytes:
+        out = ctypes.create_string_buffer(self.bytes)
+        assert self("save", STREAM, self.state, self.bytes, out, self.bytes) == 0
+        return out.raw
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        content = self.saved()
+        return {
+            t["name"]: np.frombuffer(content, t["dtype"], int(np.prod(t["shape"])), t["offset"])
+            .reshape(t["shape"])
+            for t in self.artifact.certificate["tensors"]
+        }  # fmt: skip
+
+    def same(self, step: cr.TrainingStep) -> None:
+        """It has the step's tensors, bit for bit."""
+        wanted = step.state_dict()
+        for name, array in self.tensors().items():
+            np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+_kept: dict[Any, tuple[Artifact, ctypes.CDLL, list[tuple[ptx.GpuModule, str]]]] = {}
+
+
+def loaded(make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch) -> OnGpu:
+    """A step exported, once, and its kernels loaded, on a GPU that knows them by their PTX."""
+    if CC is None:
+        pytest.skip("no C compiler is here")
+    if make not in _kept:
+        modules: list[tuple[ptx.GpuModule, str]] = []
+
+        def translate(module: ptx.GpuModule) -> str:
+            modules.append((module, PTX(module)))
+            return modules[-1][1]
+
+        patch.setattr(ptx.GpuModule, "ptx", translate)
+        art = make().export(folder, name="net", target="sm_80", max_batch=16)
+        library = c_driver.library(art.files["net.c"], folder, CC)
+        library.net_strerror.restype = ctypes.c_char_p
+        for word in ("workspace_bytes", "steps_workspace_bytes"):
+            if hasattr(library, f"net_{word}"):
+                getattr(library, f"net_{word}").restype = ctypes.c_size_t
+        _kept[make] = art, library, modules
+    art, library, modules = _kept[make]
+    for module, text in modules:
+        gpu.knows(module, text)
+    on_gpu = OnGpu(art, library, c_driver.Driver(gpu, library))
+    assert on_gpu.open() == 0
+    return on_gpu
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def made(folder: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    """The small net on a simulated GPU."""
+    return loaded(small, folder, gpu, monkeypatch)
+
+
+def batch(at: int, size: int) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(a[at : at + size]) for name, a in data().items()}
+
+
+def trains_as_the_step_does(net: OnGpu) -> None:
+    """Init, steps of two sizes, prediction and loss: the bits of the step on the CPU."""
+    step, driver = small(), net.driver
+    assert net.on_state("init", SEED) == 0
+    net.same(step)
+    for at, size in ((0, 16), (16, 6)):
+        feeds = batch(at, size)
+        x, y, loss, hit = (driver.put(a) for a in (*feeds.values(), *np.zeros((2, 1), "f4")))
+        assert net.working("step", size, x, y, loss, hit) == 0
+        assert net.status() == (0, 0)
+        assert driver.get(loss, (), "f4") == np.float32(step(**feeds))
+        assert driver.get(hit, (), "f4") == np.float32(step.metrics["accuracy"])
+    assert net.working("step", size, x, y, loss, 0) == 0  # the metric is wanted by nobody
+    step(**feeds)
+    net.same(step)
+    z = driver.put(np.zeros((6, CLASSES), np.float32))
+    assert net.working("predict", 6, x, z) == 0
+    np.testing.assert_array_equal(driver.get(z, (6, CLASSES), "f4"), step.predict(x=feeds["x"]))
+    net.same(step)
+    assert driver.streams == {STREAM}
+
+
+def test_a_simulated_gpu_trains_it_to_the_bits_of_the_cpu(made: OnGpu) -> None:
+    trains_as_the_step_does(made)
+
+
+def test_so_does_its_ptx(folder: Path, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trains_as_the_step_does(loaded(small, folder, emulator, monkeypatch))
+
+
+@pytest.mark.parametrize("size", [16, 7])
+def test_an_epoch_takes_rows_in_their_order(made: OnGpu, size: int) -> None:
+    made.on_state("init", SEED)
+    step, rows = small(), data()
+    x, y = map(made.driver.put, rows.values())
+    order = np.random.default_rng(1).permutation(ROWS)
+    losses = made.driver.put(np.zeros(-(-ROWS // size), np.float32))
+    need = made("steps_workspace_bytes", ROWS, size)
+    assert 0 < need <= made.room
+    given = ROWS, size, made.driver.put(order), x, y, losses
+    assert made.on_state("steps", made.workspace, need - 1, *given) == made.code["ERROR_ROOM"]
+    assert made.on_state("steps", made.workspace, need, *given) == 0
+    assert made.status() == (0, -(-ROWS // size))
+    wanted = step.run(**{n: a[order] for n, a in rows.items()}, batch_size=size, shuffle=False)
+    np.testing.assert_array_equal(made.driver.get(losses, wanted.shape, "f4"), wanted)
+    made.same(step)
+
+
+def test_a_state_goes_between_gpu_and_cpu(made: OnGpu) -> None:
+    step, bytes_ = small(), made.artifact.files["net.state"].read_bytes()
+    assert made("load", STREAM, made.state, made.bytes, bytes_, len(bytes_)) == 0
+    made.same(step)
+    assert made.saved() == bytes_
+    damaged = bytes_[:200] + bytes([bytes_[200] ^ 1]) + bytes_[201:]
+    code = made("load", STREAM, made.state, made.bytes, damaged, len(damaged))
+    assert code == made.code["ERROR_DAMAGED"]
+    made.same(step)
+
+
+def test_what_a_kernel_finds_stops_all_that_follows(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, bad = small(), batch(0, 16)
+    bad["y"][3] = CLASSES
+    x, y, good, loss = (made.driver.put(a) for a in
+                        (*bad.values(), batch(0, 16)["y"], np.zeros(1, "f4")))  # fmt: skip
+    assert made.working("step", 16, x, y, loss, 0) == 0
+    assert made.working("step", 16, x, good, loss, 0) == 0  # nothing happens
+    code, _ = made.status()
+    assert code == made.code["ERROR_DATA0"]
+    assert b"y holds a number outside [0, 3)" in made.library.net_strerror(code)
+    made.same(step)
+    assert made.working("step", 16, x, good, loss, 0) == 0
+    assert made.status() == (0, 0)
+    step(**batch(0, 16))
+    made.same(step)
+
+
+def test_steps_stop_where_one_fails(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, rows = small(), data()
+    rows["x"][17] = np.nan
+    x, y, order = map(made.driver.put, (*rows.values(), np.arange(ROWS)))
+    assert made.working("steps", ROWS, 8, order, x, y, 0) == 0
+    assert made.status() == (made.code["ERROR_FINITE"], 2)
+    for at in (0, 8):
+        step(**batch(at, 8))
+    made.same(step)
+    outside = made.driver.put(np.array([*range(ROWS - 1), ROWS]))
+    assert made.working("steps", ROWS, 8, outside, x, y, 0) == 0
+    assert made.status() == (made.code["ERROR_VALUE"], 0)
+    made.same(step)
+
+
+def test_wrong_arguments_are_told_before_anything_is_asked(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    x, y, loss = (made.driver.put(a) for a in (*batch(0, 16).values(), np.zeros(1, "f4")))
+    del made.driver.asked[:]
+    given, code = (16, x, y, loss, 0), made.code
+    assert made("step", None, STREAM, made.state, made.bytes, made.workspace, made.room,
+                *given) == code["ERROR_NULL"]  # fmt: skip
+    assert made.on_state("step", made.workspace, 1, *given) == code["ERROR_ROOM"]
+    assert made.on_state("step", made.workspace + 8, 1, *given) == code["ERROR_ALIGN"]
+    for wrong, name in {
+        (0, x, y, loss, 0): "SIZE", (17, x, y, loss, 0): "SIZE", (16, 0, y, loss, 0): "NULL",
+        (16, x, y, 0, 0): "NULL", (16, x + 4, y, loss, 0): "ALIGN",
+    }.items():  # fmt: skip
+        assert made.working("step", *wrong) == code[f"ERROR_{name}"]
+    rate = ctypes.c_float
+    set_rate = made.function("set_learning_rate")
+    state = ctypes.c_uint64(made.state), ctypes.c_size_t(made.bytes)
+    assert set_rate(ctypes.c_uint64(STREAM), *state, rate(-1.0)) == code["ERROR_VALUE"]
+    assert set_rate(ctypes.c_uint64(STREAM), *state, rate(np.nan)) == code["ERROR_VALUE"]
+    assert made.driver.asked == []
+    assert set_rate(ctypes.c_uint64(STREAM), *state, rate(0.25)) == 0
+    assert made.tensors()["optimizer.learning_rate"] == 0.25
+    assert made("workspace_bytes", 17) == made("workspace_bytes", 0) == 0
+
+
+@pytest.mark.parametrize("fill", [0, 0xFF])
+def test_memory_that_is_no_state_is_not_trained_on(made: OnGpu, fill: int) -> None:
+    x, y, loss = (made.driver.put(a) for a in (*batch(0, 16).values(), np.zeros(1, "f4")))
+    made.driver.gpu.bytes_at(made.state, made.bytes)[:] = fill
+    assert made.working("step", 16, x, y, loss, 0) == 0
+    assert made.status()[0] == made.code["ERROR_STATE"]
+    held = made.driver.gpu.bytes_at(made.state, made.bytes)
+    assert (np.delete(held, range(48, 52)) == fill).all()
+
+
+def test_the_driver_s_codes_come_through(made: OnGpu) -> None:
+    made.driver.fails["cuLaunchKernel"] = 2
+    code = made.on_state("init", SEED)
+    assert code == 1024 + 2
+    assert made.library.net_strerror(code) == b"out of memory"
+    assert (
+        made.library.net_strerror(1024 + 999) == b"the driver answered a code that it does not know"
+    )
+    made.driver.fails = {"cuModuleGetFunction": c_driver.NOT_FOUND}
+    before = made.driver.asked.count("cuModuleUnload")
+    assert made.open() == 1024 + c_driver.NOT_FOUND
+    assert made.driver.asked.count("cuModuleUnload") == before + 1  # nothing stays loaded
+
+
+def test_a_loop_over_slices(tmp_path: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches once a slice, forward and back, over sizes that are symbols and no rows."""
+
+    def looped() -> cr.TrainingStep:
+        x, w = cr.input("x", ("time", 2, 3)), cr.parameter("w", (3, 3))
+        final, ys = cr.scan(lambda h, v: (cr.tanh(h @ w + v), h * 2), cr.zeros_like(x[0]), x)
+        return cr.training_step(cr.mean(final**2) + cr.mean(ys**2), cr.optim.SGD(0.1), seed=SEED)
+
+    step = looped()
+    net = loaded(looped, tmp_path, gpu, monkeypatch)
+    net.on_state("init", SEED)
+    for times in (5, 2):
+        x = np.random.default_rng(times).standard_normal((times, 2, 3)).astype(np.float32)
+        at, loss = net.driver.put(x), net.driver.put(np.zeros(1, np.float32))
+        assert net.working("step", times, at, loss) == 0
+        assert net.driver.get(loss, (), "f4") == np.float32(step(x=x))
+    net.same(step)
+
+
+def test_c_and_cpp_take_the_header(made: OnGpu, tmp_path: Path) -> None:
+    header = made.artifact.files["net.h"]
+    source = tmp_path / "use.c"
+    source.write_text('#include "net.h"\n#include "net.h"\nint use(void) { return NET_KERNELS; }\n')
+    words = ["-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{c_driver.STUB}", "-c"]
+    for compiler, of in ((CC, ["-std=c99"]), (CXX, ["-std=c++11", "-x", "c++"])):
+        if compiler:
+            out = tmp_path / "use.o"
+            subprocess.run(
+                [compiler, *of, *words, f"-I{header.parent}", source, "-o", out], check=True
+            )
+
+
+def test_files_of_an_export(made: OnGpu) -> None:
+    files = made.artifact.files
+    shown = CliRunner().invoke(cli, ["inspect", str(files["net.ptx"])])
+    assert shown.exit_code == 0 and "for sm_80" in shown.output
+    without = set() if ptxas.find() else {"net.cubin"}
+    assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without
+    told = json.loads(files["net.json"].read_text())
+    text = files["net.ptx"].read_text()
+    assert told["level"] == "sm_80" and ".target sm_80" in text
+    assert [k["name"] for k in told["kernels"]] == re.findall(r"\.entry (\w+)\(", text)
+    if ptxas.find():
+        assert files["net.cubin"].read_bytes()[:4] == b"\x7fELF"
+        assert all(0 < k["registers"] <= 255 and k["stack_bytes"] == 0 for k in told["kernels"])
+
+
+def test_without_ptxas_a_cubin_is_refused_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ptxas.shutil, "which", lambda _: None)
+    with pytest.raises(cr.errors.CompileError, match="ptxas, which is not found"):
+        small().export(tmp_path, target="sm_80", formats=("cubin",))
+    assert set(GPU_FORMATS) - set(gpu_formats()) == {"cubin"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"formats": ("so",)}, r"no format is called \['so'\] for a GPU"),
+        ({"determinism": "strict"}, "no determinism"),
+        ({"optimize": "size"}, "no optimize"),
+        ({"cpu": "sm_80"}, "no cpu"),
+        ({"examples": ("c",)}, "no examples"),
+    ],
+)
+def test_what_a_gpu_s_export_does_not_have(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(cr.errors.CompileError, match=said):
+        small().export(tmp_path, target="sm_80", **options)
+
+
+def test_files_of_gpus_are_not_for_others(tmp_path: Path) -> None:
+    with pytest.raises(cr.errors.CompileError, match=r"\['ptx'\] for a processor"):
+        small().export(tmp_path, formats=("ptx",))
+
+
+def test_an_orthogonal_beginning_is_refused(tmp_path: Path) -> None:
+    x, w = cr.input("x", ("n", 4)), cr.parameter("w", (4, 4), init=cr.init.orthogonal())
+    step = cr.training_step(cr.mean((x @ w) ** 2), cr.optim.SGD(0.1))
+    with pytest.raises(cr.errors.CompileError, match="w begins orthogonal"):
+        step.export(tmp_path, target="sm_80")
