@@ -471,6 +471,24 @@ def test_a_net_that_is_frozen_whole() -> None:
     assert model.fit(X, Y).history["loss"]
 
 
+def test_layers_frozen_in_a_callback_are_frozen_from_the_next_fit_on() -> None:
+    """A fit that a callback begins is over before the one around it, which trains on its step."""
+    layer = cr.nn.Dense(3)
+    model = cr.Model(layer, backend="reference")
+
+    class Freezes(cr.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: object) -> None:
+            if epoch == 0:
+                model.fit(X, Y, batch_size=70)
+                layer.freeze()
+            assert model.step.steps == (2, 3)[epoch]
+
+    model.fit(X, Y, epochs=2, batch_size=70, callbacks=[Freezes()])
+    assert model.step.steps == 3
+    with pytest.raises(CompileError, match="is frozen"):
+        model.step(x=X, y=Y)
+
+
 def test_a_net_that_was_frozen_before_it_saw_data() -> None:
     """It predicts, is scored and is saved as any other; only training is refused."""
     layer = cr.nn.Dense(3)
