@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import chainrule as cr
-from chainrule.driver.build import PASSES
+from chainrule.driver.lower import PASSES
 from chainrule.ir.graph import Graph
 from chainrule.ir.passes import run_passes
 from chainrule.show.graph import graph_text

@@ -114,7 +114,7 @@ def codegen() -> None:
 
 @look
 def driver() -> None:
-    from chainrule.driver import PASSES
+    from chainrule.driver.lower import PASSES
 
     fn = cr.compile(cr.sum(cr.input("x", (3,))))
     assert [p.name for p in fn.report().passes] == [p.name for p in PASSES]

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target, load
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object, load
+from chainrule.codegen.steps import Call
 from chainrule.ir.loop import Program
 from chainrule.loops.interpret import interpret
 from chainrule.target import LEVEL_FEATURES, TARGETS, Target

@@ -103,6 +103,7 @@ def bound(k: int, parts: int) -> float:
     return sums if parts == 1 else sums + 2.0**-16
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize(
     ("symbolic", "a_t", "b_t"),

@@ -9,7 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object
+from chainrule.codegen.steps import Call
 from chainrule.ir.loop import Apply, Buffer, Literal, Load, Local, Loop, Program, Store
 from chainrule.ir.size import Dim, Size, evaluate
 from chainrule.ir.types import DType, dtype, float32, float64
@@ -78,6 +81,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize("symbolic", ["", "m", "k", "mk", "mnk"])
 @pytest.mark.parametrize(("a_t", "b_t"), [(False, False), (True, True)])
@@ -200,6 +204,7 @@ def test_registers_suffice():
                 assert held < target.vector_registers, (target.level, m, n, local)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("n", [1, 10, 40, 65])
 @pytest.mark.parametrize("m", [1, 13, 29, 64])
 @pytest.mark.parametrize("symbolic", [False, True])

@@ -7,8 +7,11 @@ import ctypes
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target, load
 from chainrule.codegen.epoch import BLOCK, INPUT, LOG
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object, load
+from chainrule.codegen.steps import Call
 from chainrule.ir.loop import (
     Apply,
     Buffer,

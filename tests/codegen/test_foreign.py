@@ -23,7 +23,7 @@ import pytest
 import chainrule as cr
 import chainrule.codegen.module as module
 import chainrule_runtime.program as program
-from chainrule.codegen import host_target
+from chainrule.codegen.host import host_target
 from chainrule.target import TARGETS
 from chainrule_runtime import pool, sharing
 from chainrule_runtime.manifest import evaluate

@@ -27,6 +27,7 @@ def _cases() -> list[tuple[str, str]]:
     return [(op.name, kind) for op in TABLE.values() for kind in takes[op.accepts]]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("fn", "kind"), _cases())
 def test_native_is_the_recipe(check, fn, kind):
     op, of = TABLE[fn], dtype(kind)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target
 from chainrule.codegen.elf import undefined_symbols
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object
+from chainrule.codegen.steps import Call
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
     Apply,

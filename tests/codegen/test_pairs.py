@@ -69,6 +69,7 @@ def arrays_for(program: Program, sizes: dict[str, int]) -> dict[str, Array]:
     return made
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize("symbolic", ["", "m", "k", "mnk"])
 @pytest.mark.parametrize(("a_t", "b_t"), [(False, False), (True, True)])

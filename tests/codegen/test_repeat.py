@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chainrule.codegen import Call, compile_object, emit_module, host_target, load
-from chainrule.codegen.steps import Copy, Place, Repeat, Step, calls_in
+from chainrule.codegen.host import host_target
+from chainrule.codegen.module import emit_module
+from chainrule.codegen.native import compile_object, load
+from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in
 from chainrule.ir.loop import Apply, Buffer, Check, Literal, Load, Loop, Program, Store
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, float64

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver.build import PASSES
+from chainrule.driver.lower import PASSES
 from chainrule.ir.evaluate import evaluate, meaning
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, Op, apply

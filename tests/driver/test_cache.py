@@ -16,8 +16,8 @@ from chainrule import config
 from chainrule.codegen import cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.team import has_threads
-from chainrule.driver import LEVELS
 from chainrule.driver.kept import packed, unpacked
+from chainrule.driver.levels import LEVELS
 from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
 from chainrule.loops.choice import Choice
@@ -27,6 +27,7 @@ from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
 ROOT = Path(__file__).parents[2]
 #: the module, whose name is also that of its function
 build = importlib.import_module("chainrule.driver.build")
+lower = importlib.import_module("chainrule.driver.lower")
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_processes_that_race_get_the_same_numbers(folder):
 
 def test_what_is_found_goes_through_no_level(folder, monkeypatch):
     first, losses = trained()
-    monkeypatch.setattr(build, "run_passes", None)
+    monkeypatch.setattr(lower, "run_passes", None)
     monkeypatch.setattr(build, "compile_object", None)
     second, again = trained()
     np.testing.assert_array_equal(losses, again)

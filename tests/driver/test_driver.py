@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import LEVELS, PASSES, build, leaves_of, report, show
+from chainrule.driver import build, leaves_of
+from chainrule.driver.levels import LEVELS, show
+from chainrule.driver.lower import PASSES
+from chainrule.driver.report import report
 from chainrule.ir.graph import Graph
 
 ORDER = (

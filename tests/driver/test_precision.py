@@ -65,6 +65,7 @@ def scale(x: Array, w: Array) -> Array:
     return np.asarray(np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 @pytest.mark.parametrize("rows", ["known", "symbolic"])
 @pytest.mark.parametrize(("at", "bt"), [(False, False), (True, False), (False, True), (True, True)])
@@ -295,16 +296,22 @@ def _attention() -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     return cr.attention(q, k, v), {n: (3, 2, 24, 16) for n in "xwv"}
 
 
+def _attention_by_rows() -> tuple[Tensor, dict[str, tuple[int, ...]]]:
+    q, k, v = (cr.input(n, ("b", 2, 112, 16)) for n in "xwv")
+    return cr.attention(q, k, v), {n: (3, 2, 112, 16) for n in "xwv"}
+
+
 def _loop() -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     steps, w, h = cr.input("x", (6, "b", 16)), cr.input("w", (16, 16)), cr.input("h", ("b", 16))
     _, ys = cr.scan(lambda h, x: (cr.tanh((h + x) @ w),) * 2, h, steps)
     return ys, {"x": (6, 9, 16), "w": (16, 16), "h": (9, 16)}
 
 
-@pytest.mark.parametrize("make", [_convolution, _attention, _loop])
+@pytest.mark.parametrize("make", [_convolution, _attention, _attention_by_rows, _loop])
 @pytest.mark.parametrize("precision", ["bfloat16", "bfloat16x3"])
 def test_products_inside_others(make: Any, precision: str) -> None:
     """Convolution, attention and loops are products too: native as the reference, and not float32.
+    Attention of enough queries for rows in registers is float32 in both.
 
     A rounded factor that has passed through float32 may lie on the other side of a tie: 2**-8 of
     one factor, which few others share, so the mean tells more than the largest difference.
@@ -318,7 +325,8 @@ def test_products_inside_others(make: Any, precision: str) -> None:
     # of two parts the reference, which is float32, knows nothing: each of up to 6 steps errs
     assert np.abs(got - want).max() < (2e-2 if precision == "bfloat16" else 6 * SPLIT) * size
     off = np.abs(got - exact).mean() / size
-    assert 1e-4 < off < 1e-2 if precision == "bfloat16" else off < 1e-5
+    rounded = precision == "bfloat16" and make is not _attention_by_rows
+    assert 1e-4 < off < 1e-2 if rounded else off < 1e-5
 
 
 def test_only_products_of_float32_change() -> None:

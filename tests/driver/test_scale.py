@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import PASSES
+from chainrule.driver.lower import PASSES
 from chainrule.ir.graph import Graph
 from chainrule.ir.passes import run_passes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
-from chainrule.driver import calibrate, clock, tune
+from chainrule.driver import calibrate, clock, lower, tune
 from chainrule.driver.tune import tuned
 from chainrule.errors import CompileError
 from chainrule.loops.choice import Choice, candidates
@@ -200,11 +199,11 @@ def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.Monkey
     plain = net(threads=threads)
     for batch in (1, 37, 160):
         plain(**data(batch))
-    texts, module = set(), sys.modules["chainrule.driver.build"]  # not the function of that name
-    monkeypatch.setattr(module, "calibrated", lambda: SPEEDS)
+    texts = set()
+    monkeypatch.setattr(lower, "calibrated", lambda: SPEEDS)
     for choice in [*candidates(host_target())][threads - 1 :: 5]:
         everywhere = dict.fromkeys(range(99), choice)
-        monkeypatch.setattr(module, "tuned", lambda *_, found=everywhere: found)
+        monkeypatch.setattr(lower, "tuned", lambda *_, found=everywhere: found)
         step = net(threads=threads, tune=True)
         texts.add(step.show("loops"))
         for batch in (1, 37, 160):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,10 @@ import pytest
 
 import chainrule as cr
 import chainrule.codegen.module as module
+import chainrule.driver.lower as lower
 import chainrule_runtime.program as program
-from chainrule.codegen import host_target
 from chainrule.codegen.function import WHOLE
+from chainrule.codegen.host import host_target
 from chainrule.codegen.module import shared_calls
 from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, stretches
 from chainrule.codegen.team import has_threads
@@ -27,7 +27,6 @@ from chainrule.loops.walk import has_check
 from chainrule_runtime.manifest import Stage
 from chainrule_runtime.sharing import meetings
 
-BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
 SEED = 20
 Places = set[int]  # addresses of elements
 
@@ -284,7 +283,7 @@ def recurrent() -> tuple[cr.Tensor, tuple[Any, ...]]:
 @pytest.mark.skipif(not has_threads(host_target()), reason="no threads here")
 @pytest.mark.parametrize("net", [mlp, attention, convolution, recurrent], ids=lambda f: f.__name__)
 def test_parts_keep_out_of_each_others_way(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, room in (("CALL_WORK", module), ("CALL_WORK", BUILD), ("STEP_WORK", BUILD)):
+    for name, room in (("CALL_WORK", module), ("CALL_WORK", lower), ("STEP_WORK", lower)):
         monkeypatch.setattr(room, name, 0)
     monkeypatch.setattr(program, "usable_cpus", lambda: 8)
     parts, random = 3, np.random.default_rng(SEED)
@@ -299,7 +298,7 @@ def test_parts_keep_out_of_each_others_way(net: Any, monkeypatch: pytest.MonkeyP
         tracer = Tracer(native, {"batch": batch}, parts)
         shared = shared_calls(compiled.levels.calls)
         stages = native.manifest.stages
-        count = tracer.steps(compiled.levels.calls, {id(call.program) for call, _ in shared})
+        count = tracer.steps(compiled.levels.calls, {id(s.call.program) for s in shared})
         assert count == sum(not s.meeting for s in stages)
         assert any(has_check(c.program.body) for c in compiled.levels.calls if isinstance(c, Call))
         for i in range(40):

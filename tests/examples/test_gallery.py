@@ -119,6 +119,7 @@ def test_every_example_of_the_page_is_checked() -> None:
     assert CHECKS.keys() == GALLERY.COURSE.keys() == GALLERY.entries(WRITTEN).keys()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", GALLERY.COURSE)
 def test_it_trains_and_draws_and_the_page_has_its_gradient(name: str, tmp_path: Path) -> None:
     module = GALLERY.load(name)

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).with_name("guarded.c")
 CALLER = 256
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded as under Linux")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is here")
 def test_no_byte_is_touched_beside_what_is_given(any_net, tmp_path: Path) -> None:

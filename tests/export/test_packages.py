@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import chainrule as cr
-from chainrule.codegen import host_target
+from chainrule.codegen.host import host_target
 
 CC = shutil.which("cc")
 ZIG = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.codegen import host_target
+from chainrule.codegen.host import host_target
 from chainrule.export import differences, kernel
 from chainrule.train import export as exporting
 

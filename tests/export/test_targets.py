@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.codegen import host_target
 from chainrule.codegen.formats import code_size, undefined_symbols
+from chainrule.codegen.host import host_target
 from chainrule.export import targets_of
 
 SOURCE = Path(__file__).with_name("train.c")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import build_gpu, show_gpu
-from chainrule.driver.gpu import CompiledGpu
+from chainrule.driver.gpu import CompiledGpu, build_gpu
+from chainrule.driver.gpu_report import show_gpu
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ops.registry import OPS

@@ -10,7 +10,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
-from chainrule.driver import PASSES
+from chainrule.driver.lower import PASSES
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import Buffer, Load
 from chainrule.ir.node import Op, Types

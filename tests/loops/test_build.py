@@ -10,7 +10,8 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
-from chainrule.driver import PASSES, leaves_of
+from chainrule.driver import leaves_of
+from chainrule.driver.lower import PASSES
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node

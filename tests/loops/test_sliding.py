@@ -53,6 +53,7 @@ def expressions(case: Any, dtype: str) -> tuple[list[cr.Tensor], dict[str, np.nd
     return [cr.relu(z + b), dx * x, dk + 0.5 * k], feeds
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_code_is_the_reference(
@@ -88,6 +89,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_level(
             np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("width", [2, 6, 10, 28, 32, 40, 70])
 @pytest.mark.parametrize("size", [(2, 2), (1, 3), (3, 2), (2, 4)])
@@ -118,6 +120,7 @@ def test_pooling_that_tiles(
     np.testing.assert_array_equal(back, want)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int32"])
 def test_elements_a_few_apart(dtype: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import chainrule as cr
-from chainrule.driver.build import passes_for
+from chainrule.driver.lower import passes_for
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes

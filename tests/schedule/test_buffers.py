@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import PASSES, build
+from chainrule.driver import build
+from chainrule.driver.lower import PASSES
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes

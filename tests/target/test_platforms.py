@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import chainrule as cr
-from chainrule.codegen import host_target, native
-from chainrule.codegen.host import _host_target
+from chainrule.codegen import native
+from chainrule.codegen.host import _host_target, host_target
 from chainrule.codegen.team import has_threads
 from chainrule.errors import CompileError
 from chainrule.target import TARGETS, Target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chainrule.codegen import host_target
+from chainrule.codegen.host import host_target
 from chainrule.errors import CompileError
 from chainrule.target import LEVEL_FEATURES, TARGETS, best_level, target
 

@@ -92,6 +92,7 @@ def train(net: Net, **options: Any) -> tuple[TrainingStep, Array]:
     return step, step.run(**data, batch_size=8, epochs=2, shuffle=False)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("make", "count"), COUNTS)
 def test_a_member_has_the_bits_of_a_net_alone(make: Callable[[], Net], count: int) -> None:
     net = make()

@@ -74,6 +74,7 @@ class Stream:
         return X[rows], Y[rows]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", ["arrays", "minibatches", "stream", "file"])
 @pytest.mark.parametrize("crash", [4, 6, 9, 13])
 def test_resumed_anywhere(form: str, crash: int, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_signal_that_raises(make: Make, data: Data) -> None:
     before = signal.signal(signal.SIGALRM, ring)
     try:
         for delay in (0.0005, 0.01, 0.1):
-            with pytest.raises(Alarm):  # it may be raised anywhere from here on
+            with pytest.raises(Alarm):  # noqa: PT012 (it may be raised anywhere from here on)
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 start = time.perf_counter()
                 step.run(**data, batch_size=1, epochs=10**9, shuffle=False)
@@ -349,7 +349,7 @@ def test_epochs_without_end_can_be_interrupted(make: Make, data: Data) -> None:
     before = signal.signal(signal.SIGALRM, ring)
     try:
         for shuffle in (True, False):
-            with pytest.raises(Alarm):
+            with pytest.raises(Alarm):  # noqa: PT012
                 signal.setitimer(signal.ITIMER_REAL, 0.05)
                 step.run(**data, epochs=10**30, shuffle=shuffle)
             assert np.isfinite(step(**data))

@@ -14,6 +14,7 @@ import pytest
 
 import chainrule as cr
 import chainrule.codegen.module as module
+import chainrule.driver.lower as lower
 import chainrule_runtime.program as program
 from chainrule.codegen.host import host_target
 from chainrule.codegen.team import BOX, BOX_FIELDS, BOXES, FIELDS, has_threads
@@ -21,7 +22,6 @@ from chainrule_runtime import pool, sharing
 
 pytestmark = pytest.mark.skipif(not has_threads(host_target()), reason="no threads here")
 
-BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
 Step = Callable[[], Any]
 NEVER = 1 << 60  # nanoseconds: the first trial, which shares, does not end
 
@@ -30,8 +30,8 @@ NEVER = 1 << 60  # nanoseconds: the first trial, which shares, does not end
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that can be is shared, on however few CPUs."""
     monkeypatch.setattr(module, "CALL_WORK", 0)
-    monkeypatch.setattr(BUILD, "CALL_WORK", 0)
-    monkeypatch.setattr(BUILD, "STEP_WORK", 0)
+    monkeypatch.setattr(lower, "CALL_WORK", 0)
+    monkeypatch.setattr(lower, "STEP_WORK", 0)
     monkeypatch.setattr(program, "usable_cpus", lambda: 8)
     monkeypatch.setattr(sharing, "TRIAL", NEVER)
 
@@ -86,6 +86,7 @@ def weights(step: Any) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in step.parameters.items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", ""])
 @pytest.mark.parametrize("net", NETS)
 def test_weights_have_the_same_bits(

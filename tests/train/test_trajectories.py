@@ -142,6 +142,7 @@ def test_against_torch(name: str, options: dict[str, Any]) -> None:
     assert errors[0] < 8 * errors[1] + 1e-6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("dtype", "backend", "steps"),
     [("float64", "cpu", STEPS), ("float64", "reference", 10), ("float32", "cpu", 20)],

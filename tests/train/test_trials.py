@@ -13,15 +13,15 @@ import pytest
 
 import chainrule as cr
 import chainrule.codegen.module as module
+import chainrule.driver.lower as lower
 import chainrule_runtime.program as program
-from chainrule.codegen import host_target
+from chainrule.codegen.host import host_target
 from chainrule.codegen.team import has_threads
 from chainrule.codegen.trial import PATIENCE, RECORD
 from chainrule_runtime import pool, sharing
 
 pytestmark = pytest.mark.skipif(not has_threads(host_target()), reason="no threads here")
 
-BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
 MODE = RECORD.index("mode")
 
 
@@ -53,7 +53,7 @@ class Clock:
 
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, room in (("CALL_WORK", module), ("CALL_WORK", BUILD), ("STEP_WORK", BUILD)):
+    for name, room in (("CALL_WORK", module), ("CALL_WORK", lower), ("STEP_WORK", lower)):
         monkeypatch.setattr(room, name, 0)
     monkeypatch.setattr(program, "usable_cpus", lambda: 8)
     monkeypatch.setattr(sharing, "TRIAL", 100)
@@ -114,8 +114,8 @@ import numpy as np
 import chainrule as cr, chainrule.codegen.module as module
 import chainrule_runtime.program as program
 from chainrule_runtime import pool, sharing
-build = sys.modules["chainrule.driver.build"]
-module.CALL_WORK = build.CALL_WORK = build.STEP_WORK = 0
+import chainrule.driver.lower as lower
+module.CALL_WORK = lower.CALL_WORK = lower.STEP_WORK = 0
 sharing.TRIAL = 1 << 60
 usable = program.usable_cpus()
 program.usable_cpus = lambda: 8

@@ -19,7 +19,8 @@ from chainrule.cli.page import Page
 from chainrule.cli.save import Files
 from chainrule.datasets import digits
 from chainrule.datasets.optdigits import Digits
-from chainrule.driver import PASSES, Report
+from chainrule.driver.lower import PASSES
+from chainrule.driver.report import Report
 from chainrule.lang.derive import grad
 from chainrule.lang.functions import relu
 from chainrule.lang.inspect import explain

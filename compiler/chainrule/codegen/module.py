@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from chainrule.codegen.direct import direct_call
 from chainrule.codegen.entry import Entry, PartEntry
@@ -12,7 +13,6 @@ from chainrule.codegen.steps import Call, Repeat, Step, calls_in
 from chainrule.codegen.team import team_functions
 from chainrule.codegen.trial import trial_functions
 from chainrule.errors import CompileError
-from chainrule.ir.loop import Program
 from chainrule.ir.size import Dim
 from chainrule.loops.parts import is_split, work_of
 from chainrule.loops.text import signature
@@ -29,21 +29,21 @@ def emit_module(
     sizes: Sequence[str],
     target: Target,
     epochs: bool = False,
-    threads: bool = False,
+    shared: Sequence[Shared] = (),
 ) -> str:
     """LLVM text with one function for each distinct program, and `i32 @step(table, sizes)`.
 
     `table` is an array of buffer addresses, `sizes` an array of i64 in the order given here. The
     programs run in `order`; the first that leaves with a code other than 0 ends the step with it.
     With `epochs` there are also `i64 @run(block)` and `double @direct(feeds, block)`, see
-    codegen.epoch and codegen.direct. With `threads` a team may share the calls that `shared_calls`
-    finds, see codegen.team, codegen.entry and codegen.trial.
+    codegen.epoch and codegen.direct. A team may share the calls that are `shared`, of those
+    that `shared_calls` finds, see codegen.team, codegen.entry and codegen.trial.
     """
-    shared = frozenset(id(c.program) for c, _ in shared_calls(order)) if threads else frozenset()
-    texts, known, declarations = emit_functions(order, sizes, target, shared)
-    texts.append(Entry(known, sizes, shared).function(order))
-    if shared:
-        texts += [PartEntry(known, sizes, shared).function(order), team_functions(target)]
+    split = frozenset(id(s.call.program) for s in shared)
+    texts, known, declarations = emit_functions(order, sizes, target, split)
+    texts.append(Entry(known, sizes, split).function(order))
+    if split:
+        texts += [PartEntry(known, sizes, split).function(order), team_functions(target)]
         texts.append(trial_functions(len(sizes)))
     if epochs:
         texts += [run_loop(), direct_call()]
@@ -87,22 +87,25 @@ def emit_functions(
     return texts, known, declarations
 
 
-def shared_calls(order: Sequence[Step], times: Dim = 1) -> list[tuple[Call, Dim]]:
-    """The calls that threads may share, in order, and how often each is made."""
-    found: list[tuple[Call, Dim]] = []
+class Shared(NamedTuple):
+    """A call that threads may share, how often it is made, and how much it does each time."""
+
+    call: Call
+    times: Dim
+    work: Dim
+
+
+def shared_calls(order: Sequence[Step], times: Dim = 1) -> list[Shared]:
+    """The calls that threads may share, in order."""
+    found: list[Shared] = []
     for step in order:
         if isinstance(step, Repeat):
             found += shared_calls(step.steps, times * step.length)
-        elif isinstance(step, Call) and _may_share(step.program):
-            found.append((step, times))
+        elif isinstance(step, Call) and is_split(step.program) and not has_check(step.program.body):
+            work = work_of(step.program)
+            if not isinstance(work, int) or work >= CALL_WORK:
+                found.append(Shared(step, times, work))
     return found
-
-
-def _may_share(program: Program) -> bool:
-    if not is_split(program) or has_check(program.body):
-        return False
-    work = work_of(program)
-    return not isinstance(work, int) or work >= CALL_WORK
 
 
 def attributes(target: Target) -> str:

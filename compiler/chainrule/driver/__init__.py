@@ -1,30 +1,19 @@
-"""The driver: all levels of the compiler in order, what it did, and programs to call."""
+"""The driver: all levels of the compiler in order, what it did, and programs to call.
 
-from chainrule.driver.build import PASSES, Compiled, build, leaves_of
-from chainrule.driver.gpu import build_gpu
-from chainrule.driver.gpu_report import report_gpu, show_gpu
-from chainrule.driver.levels import LEVELS, show
-from chainrule.driver.lower import Lowered, lower
+What is named here is all that a program needs which is found compiled; what makes, shows and
+measures one is in the modules beside, imported where it is asked for.
+"""
+
+from chainrule.driver.build import Compiled, build, leaves_of
 from chainrule.driver.program import narrowed, program, raise_ours
-from chainrule.driver.report import Report, report
 from chainrule.driver.sizes import sizes_of
 
 __all__ = [
-    "LEVELS",
-    "PASSES",
     "Compiled",
-    "Lowered",
-    "Report",
     "build",
-    "build_gpu",
     "leaves_of",
-    "lower",
     "narrowed",
     "program",
     "raise_ours",
-    "report",
-    "report_gpu",
-    "show",
-    "show_gpu",
     "sizes_of",
 ]

@@ -11,11 +11,12 @@ from chainrule.ir.passes import Pass, run_passes
 from chainrule.ir.size import Dim
 from chainrule.rewrite.passes import drop_unread
 from chainrule.rewrite.segments import in_segments
+from chainrule.schedule.budget import Budget
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Kernel, every
 from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
-from chainrule.schedule.recompute import Budget, Fitted, OverBudget, arena_of, fit
+from chainrule.schedule.recompute import Fitted, OverBudget, arena_of, fit
 
 #: What a graph goes through once its loops are in segments.
 AFTER = tuple(Pass(p.__name__, p, p.__doc__ or "") for p in (drop_unread, materialize))

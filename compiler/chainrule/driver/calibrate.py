@@ -13,7 +13,6 @@ from functools import lru_cache
 
 from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import describe_host, host_target
-from chainrule.codegen.rates import Machine
 from chainrule.target.speeds import Speeds, read_speeds, usual_speeds
 from chainrule_runtime.pool import TEAM, usable_cpus
 
@@ -79,6 +78,8 @@ def _key() -> bytes:
 
 
 def _measured() -> Speeds:
+    from chainrule.codegen.rates import Machine
+
     machine, usual = Machine(), usual_speeds(host_target().level)
     rates = [machine.bandwidth(size) for size in (*BLOCKS, FAR)]
     # a moment that was another's shows as a near cache slower than one farther away

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from chainrule.codegen.module import shared_calls
 from chainrule.codegen.steps import calls_in
 from chainrule.driver.build import Compiled
 from chainrule.driver.predict import Prediction
@@ -61,7 +60,7 @@ def kernel_figures(
     levels, shared = compiled.levels, compiled.shared
     sharing = share(compiled.manifest, sizes, threads)
     turns = iter(sharing.worth)
-    programs = {id(call.program) for call, _ in shared_calls(levels.calls)} if shared else set()
+    programs = {id(s.call.program) for s in levels.shared} if shared else set()
     before = {id(b.once) for b in levels.built if b.once is not None}
     calls = (
         (id(call.program), bool(id(call.program) in programs and sharing.parts > 1 and next(turns)))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from chainrule import config
 from chainrule.codegen.ptx import GpuModule, emit_gpu_module
 from chainrule.codegen.steps import Call, Copy, Place, Step
-from chainrule.driver.build import Levels, Wanted, _Clock, _label, lower_all
 from chainrule.driver.kept import named
+from chainrule.driver.lower import Levels, lower_all
 from chainrule.driver.sizes import dim_data
+from chainrule.driver.wanted import Clock, Wanted, label
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
@@ -19,7 +20,7 @@ from chainrule.ir.size import Size, divide
 from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch
 from chainrule.loops.launch import BLOCK, Launch
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 from chainrule.target import Target
 from chainrule.target.gpu import GPUS, OLDEST, gpu
 from chainrule_runtime.errors import DeviceError
@@ -87,7 +88,7 @@ def build_gpu(
     With `epochs` there are the kernels besides that a loop over minibatches needs. Raises
     CompileError.
     """
-    clock = _Clock()
+    clock = Clock()
     machine = target or gpu_target()
     wanted = Wanted(
         tuple(feeds), tuple(kept), tuple(finite), False, False, machine, precision, budget
@@ -100,9 +101,9 @@ def build_gpu(
     ptx = module.ptx()
     clock.lap("ptx")
     launches = {id(b.program): b.launches for b in levels.built}
-    changed = tuple(_label(leaf) for leaf, _ in graph.updates)
+    changed = tuple(label(leaf) for leaf, _ in graph.updates)
     code = GpuCode(ptx, _commands(levels.calls, launches, module.names), changed)
-    manifest = named(levels.manifest, [*map(_label, (*feeds, *kept)), *outputs])
+    manifest = named(levels.manifest, [*map(label, (*feeds, *kept)), *outputs])
     return CompiledGpu(
         graph, levels, manifest, module, code, dict(clock.seconds), wanted.feeds, wanted.kept,
         precision,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from textwrap import indent
 
-from chainrule.driver.build import Compiled, Levels, passes_for
+from chainrule.driver.build import Compiled
+from chainrule.driver.lower import Levels, passes_for
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
 from chainrule import errors
-from chainrule.driver.build import Compiled, build, called
-from chainrule.driver.gpu import CompiledGpu, build_gpu
-from chainrule.driver.gpu_report import report_gpu, show_gpu
-from chainrule.driver.levels import show
-from chainrule.driver.report import Report, report
+from chainrule.driver.build import Compiled, build
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
+from chainrule.driver.wanted import label
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
-from chainrule.ops.source import Leaf
 from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.rewrite.passes import expand_composites, stabilize
-from chainrule.schedule.recompute import Budget
-from chainrule.show.graph import graph_text
+from chainrule.rewrite.passes import attend, expand_composites, stabilize
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
-from chainrule_runtime.gpu.program import GpuProgram
+
+if TYPE_CHECKING:
+    from chainrule.driver.gpu import CompiledGpu
+    from chainrule.driver.report import Report
+    from chainrule.schedule.budget import Budget
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +53,8 @@ def program(
     if backend == "reference":
         return ReferenceProgram(graph, feeds, precision)
     if backend == "cuda":
+        from chainrule.driver.gpu import build_gpu
+
         return GpuFunction(
             build_gpu(graph, feeds=feeds, outputs=names, precision=precision, budget=budget)
         )
@@ -76,11 +76,14 @@ def _stable(graph: Graph) -> Graph:
 
 
 def narrowed(graph: Graph, precision: str | None) -> Graph:
-    """A graph with the products that a precision asks for, those inside composites too."""
+    """A graph with the products that a precision asks for, those inside composites too, but not
+    those of attention that native code makes of rows in registers.
+    """
     if precision is None:
         return graph
-    narrow, opened = PRECISIONS[precision], in_bodies(expand_composites, expand_composites(graph))
-    return in_bodies(narrow, narrow(opened))
+    for each in (attend, expand_composites, PRECISIONS[precision]):
+        graph = in_bodies(each, each(graph))
+    return graph
 
 
 class NativeProgram:
@@ -104,10 +107,14 @@ class NativeProgram:
 
     def show(self, level: str) -> str:
         """The program as text at a level."""
+        from chainrule.driver.levels import show
+
         return show(self.compiled, level)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """What the compiler did; see driver.report."""
+        from chainrule.driver.report import report
+
         try:
             return report(self.compiled, measured, sizes)
         except RuntimeFault as fault:
@@ -118,6 +125,8 @@ class GpuFunction:
     """A program for a GPU, which is asked for at the first call."""
 
     def __init__(self, compiled: CompiledGpu) -> None:
+        from chainrule_runtime.gpu.program import GpuProgram
+
         self.compiled = compiled
         self._program = GpuProgram(compiled.manifest, compiled.code)
 
@@ -130,10 +139,14 @@ class GpuFunction:
 
     def show(self, level: str) -> str:
         """The program as text at a level."""
+        from chainrule.driver.gpu_report import show_gpu
+
         return show_gpu(self.compiled, level)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """What the compiler did. Raises CompileError where times are asked for."""
+        from chainrule.driver.gpu_report import report_gpu
+
         return report_gpu(self.compiled, measured, sizes)
 
 
@@ -144,7 +157,7 @@ class ReferenceProgram:
         self.source, self.feeds = graph, tuple(feeds)
         self.graph = narrowed(_stable(graph), precision)
         tensors = [
-            Tensor(_label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
+            Tensor(label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
         opened = in_bodies(expand_composites, expand_composites(self.graph))
@@ -173,6 +186,8 @@ class ReferenceProgram:
             least, above = (number_of(d, sizes) for d in within(bound))
             if array.size and not (array.min() >= least and array.max() < above):
                 bad = array[(array < least) | (array >= above)].reshape(-1)[0]
+                from chainrule.driver.lower import called
+
                 name = called(operand)
                 raise FeedError(
                     f"{name} holds {bad}, where only {least} to {above - 1} have a meaning",
@@ -185,13 +200,10 @@ class ReferenceProgram:
             raise CompileError(
                 f"the reference backend has no level {level!r}", "there are graph, optimized"
             )
+        from chainrule.show.graph import graph_text
+
         return graph_text(self.source if level == "graph" else self.graph)
 
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """There is nothing to report: raises CompileError."""
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
-
-
-def _label(node: Node) -> str:
-    assert isinstance(node.op, Leaf)
-    return node.op.label

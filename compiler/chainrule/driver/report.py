@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from chainrule.codegen.host import about_tiles
-from chainrule.driver.build import Compiled, Levels
+from chainrule.driver.build import Compiled
 from chainrule.driver.calibrate import calibrate, calibrated, speeds
 from chainrule.driver.clock import Array
 from chainrule.driver.figures import KernelFigures, kernel_figures, label, total
+from chainrule.driver.lower import Levels
 from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
 from chainrule.errors import CompileError

@@ -7,7 +7,7 @@ symbols too, so an affine index map is the same kind of thing as a shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Union
@@ -52,7 +52,10 @@ class Size:
         kept = [(m, c) for m, c in terms.items() if c]
         if len(kept) > 1:
             kept.sort(key=_rank)
-        self.terms = tuple(kept)
+        self._set(kept)
+
+    def _set(self, terms: Iterable[tuple[Monomial, int]]) -> None:
+        self.terms = tuple(terms)
         self._hash = hash(self.terms)
 
     @staticmethod
@@ -171,11 +174,17 @@ def _combine(a: Size, b: Dim, sign: int) -> dict[Monomial, int]:
 
 
 def _simplest(terms: Mapping[Monomial, int]) -> Dim:
-    size = Size(terms)
-    if not size.terms:
+    return _sorted(sorted([(m, c) for m, c in terms.items() if c], key=_rank))
+
+
+def _sorted(terms: Sequence[tuple[Monomial, int]]) -> Dim:
+    """A size of terms that are in order, none of them 0; a number where it is one."""
+    if not terms:
         return 0
-    if len(size.terms) == 1 and size.terms[0][0] == ():
-        return size.terms[0][1]
+    if len(terms) == 1 and not terms[0][0]:
+        return terms[0][1]
+    size = Size.__new__(Size)
+    size._set(terms)
     return size
 
 
@@ -260,13 +269,13 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
     """The size with symbols replaced by other sizes."""
     if isinstance(dim, int):
         return dim
+    numbers = [v for v in values.values() if isinstance(v, int)]
+    if len(numbers) == len(values):
+        form = _form(dim, tuple(values))
+        if form is not None:
+            return _filled(form, numbers)
     total: Dim = 0
-    fixed: dict[Monomial, int] = {}
     for monomial, c in dim.terms:
-        left = _fix(monomial, values)
-        if left is not None:
-            fixed[left[0]] = fixed.get(left[0], 0) + c * left[1]
-            continue
         term: Dim = c
         for atom in monomial:
             if isinstance(atom, str):
@@ -275,22 +284,38 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
             n, d = substitute(atom.numerator, values), substitute(atom.denominator, values)
             term = term * (n // d if isinstance(atom, Quotient) else n % d)
         total = total + term
-    return total + _simplest(fixed)
+    return total
 
 
-def _fix(monomial: Monomial, values: Mapping[str, Dim]) -> tuple[Monomial, int] | None:
-    """What known numbers leave of a monomial, and their product; None where more is replaced."""
-    kept: list[Atom] = []
-    factor = 1
-    for atom in monomial:
-        value = values.get(atom, atom) if isinstance(atom, str) else None
-        if isinstance(value, int):
-            factor *= value
-        elif value is atom:
-            kept.append(atom)
-        else:
+#: what is left of terms where some symbols are numbers, and coefficients with the symbols' places
+Form = tuple[tuple[Monomial, tuple[tuple[int, tuple[int, ...]], ...]], ...]
+
+
+@lru_cache(maxsize=1 << 14)
+def _form(dim: Size, names: tuple[str, ...]) -> Form | None:
+    """How to fill in numbers for symbols, in their order; None where one is divided."""
+    place = {name: i for i, name in enumerate(names)}
+    groups: dict[Monomial, list[tuple[int, tuple[int, ...]]]] = {}
+    for monomial, c in dim.terms:
+        kept = tuple([a for a in monomial if a not in place])
+        if any(not isinstance(a, str) and not str_symbols(a).isdisjoint(names) for a in kept):
             return None
-    return tuple(kept), factor
+        at = tuple([place[a] for a in monomial if isinstance(a, str) and a in place])
+        groups.setdefault(kept, []).append((c, at))
+    return tuple([(kept, tuple(groups[kept])) for kept in sorted(groups, key=_ranked)])
+
+
+def _filled(form: Form, numbers: Sequence[int]) -> Dim:
+    terms: list[tuple[Monomial, int]] = []
+    for kept, parts in form:
+        total = 0
+        for c, at in parts:
+            for i in at:
+                c *= numbers[i]
+            total += c
+        if total:
+            terms.append((kept, total))
+    return _sorted(terms)
 
 
 def coefficient(dim: Dim, symbol: str) -> tuple[Dim, Dim] | None:

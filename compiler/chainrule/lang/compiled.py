@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Never, NoReturn
+from typing import TYPE_CHECKING, Any, Never, NoReturn
 
 from chainrule import driver
 from chainrule.errors import CompileError
@@ -22,6 +22,9 @@ from chainrule.lang.options import (
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
+
+if TYPE_CHECKING:
+    from chainrule.driver.report import Report
 
 
 class Function:
@@ -71,9 +74,7 @@ class Function:
         """
         return self._program.show(level)
 
-    def report(
-        self, measure: bool = False, sizes: Mapping[str, int] | None = None
-    ) -> driver.Report:
+    def report(self, measure: bool = False, sizes: Mapping[str, int] | None = None) -> Report:
         """Passes, kernels with flops, bytes and times, memory plan, code size.
 
         Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chainrule.ir.node import Node
 from chainrule.lang.derive import _node, derive, flatten, gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
-from chainrule.show import network, proof
-from chainrule.show import scalars as numbers
-from chainrule.show.latex import latex_lines
-from chainrule.show.text import texts
+
+if TYPE_CHECKING:
+    from chainrule.show.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,14 @@ class Page:
     nodes: tuple[Node, ...]
 
     def __str__(self) -> str:
+        from chainrule.show.text import texts
+
         return texts(self.nodes)
 
     def latex(self) -> str:
         """The page as one `aligned` block."""
+        from chainrule.show.latex import latex_lines
+
         return latex_lines(self.nodes)
 
 
@@ -37,12 +40,14 @@ def page(tensors: Any) -> Page:
     return Page(tuple(flatten(tensors)))
 
 
-def explain(loss: Tensor, wrt: Tensor) -> proof.Proof:
+def explain(loss: Tensor, wrt: Tensor) -> Proof:
     """The derivation of `cr.grad(loss, wrt)` by the chain rule, step by step.
 
     `str()` and `.latex()` write it, `.steps` holds the steps and `.check()` replays them in
     numbers. Raises GradientError where there is no gradient.
     """
+    from chainrule.show import proof
+
     of, by = _node(loss), _node(wrt)
     (simplified,) = gradients(of, [by])
     derivation = derive([of], [full(1, of.type.dtype, ())], [by]).derivation
@@ -54,6 +59,8 @@ def scalars(tensor: Tensor) -> str:
 
     Raises CompileError where a size is not known, or for more numbers than one would read.
     """
+    from chainrule.show import scalars as numbers
+
     return numbers.scalars(_node(tensor))
 
 
@@ -62,4 +69,6 @@ def to_networkx(tensors: Any) -> Any:
 
     Nodes have `op`, `shape`, `dtype` and `name`; edges lead from an operand to what is made of it.
     """
+    from chainrule.show import network
+
     return network.to_networkx(flatten(tensors))

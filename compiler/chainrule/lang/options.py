@@ -10,7 +10,7 @@ import numpy as np
 from chainrule.errors import CompileError
 from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 
 BACKENDS = ("cpu", "cuda", "reference")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chainrule.errors import DTypeError, FormulaError
 from chainrule.ir.node import Node
 from chainrule.lang.arguments import several, words
 from chainrule.lang.derive import flatten
 from chainrule.lang.tensor import Tensor
-from chainrule.show import compare as comparing
-from chainrule.show import lint as linting
-from chainrule.show.parse import parse as parse_nodes
+
+if TYPE_CHECKING:
+    from chainrule.show.compare import Comparison
+    from chainrule.show.lint import Lint
 
 
 def parse(
@@ -31,6 +32,8 @@ def parse(
     from `like` for the type of the result. An array of more than four elements is not in the text.
     Raises FormulaError, ShapeError or DTypeError with the place that is wrong.
     """
+    from chainrule.show.parse import parse as parse_nodes
+
     text = words("what is parsed", text)
     if like is not None and not isinstance(like, Tensor):
         raise DTypeError(f"like is a Tensor, not {like!r}")
@@ -40,22 +43,26 @@ def parse(
     return Tensor(parse_nodes(text, nodes, functions, None if like is None else like.type))
 
 
-def compare(first: Any, second: Any) -> comparing.Comparison:
+def compare(first: Any, second: Any) -> Comparison:
     """What differs between two expressions, or two structures of them, whatever things are called.
 
     Equal graphs are equal with other names of inputs and sizes; an input of both stands for itself.
     The result is true where nothing differs; `str()` says the first places that do, with the user's
     lines. It compares forms: x * y and y * x differ.
     """
+    from chainrule.show import compare as comparing
+
     return comparing.compare(flatten(first), flatten(second))
 
 
-def lint(expression: Any) -> linting.Lint:
+def lint(expression: Any) -> Lint:
     """The unstable forms in an expression, or a structure of them, and what becomes of each.
 
     Of every form that a rule of stability knows: the rule's name, the form, what takes its place
     and the user's line. The result is true where none is found.
     """
+    from chainrule.show import lint as linting
+
     return linting.lint(flatten(expression))
 
 

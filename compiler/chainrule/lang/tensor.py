@@ -18,9 +18,6 @@ from chainrule.lang.indexing import Part, subscript
 from chainrule.ops import build
 from chainrule.ops.contract import matmul, transpose
 from chainrule.ops.source import Full, constant, full, size_of
-from chainrule.show.latex import latex
-from chainrule.show.symbolic import to_sympy
-from chainrule.show.text import text
 
 TensorLike = Union[
     "Tensor", bool, int, float, Size, "np.ndarray[Any, Any]", "np.generic", list[Any]
@@ -101,14 +98,20 @@ class Tensor:
         return f"<Tensor{label}: {self.node.type}>"
 
     def __str__(self) -> str:
+        from chainrule.show.text import text
+
         return text(self.node)
 
     def latex(self) -> str:
         """The expression as LaTeX: named bindings, then the result."""
+        from chainrule.show.latex import latex
+
         return latex(self.node)
 
     def sympy(self) -> Any:
         """The expression as SymPy: a scalar or a matrix expression."""
+        from chainrule.show.symbolic import to_sympy
+
         return to_sympy(self.node)
 
     # what it is not

@@ -67,7 +67,7 @@ def tile_nest(
         # row by row, so that an element of a is held no longer than its row takes
         _over_terms(c, Loop("i'", rows.rows, _over_vectors(c, columns, multiply), "unroll")),
         *((Loop("i'", rows.rows, laid, "unroll"),) if laid else ()),
-        Loop("i'", rows.rows, _over_vectors(c, columns, finish), ending),
+        Loop("i'", rows.rows, _over_vectors(c, columns, finish, ending), ending),
     )
     if c.inside or (c.terms and c.height is None):
         body: tuple[Stmt, ...] = (Loop("n'", columns.count, tile),)
@@ -107,13 +107,16 @@ def _clear(local: Local) -> Stmt:
 
 
 def _over_vectors(
-    c: Contraction, columns: Columns, body: Callable[[Dim], tuple[Stmt, ...]]
+    c: Contraction,
+    columns: Columns,
+    body: Callable[[Dim], tuple[Stmt, ...]],
+    mode: str = "unroll",
 ) -> tuple[Stmt, ...]:
     """The body for each vector of a panel, the last of which may be narrower."""
     whole = columns.vectors if columns.last == LANES else columns.vectors - 1
     out: tuple[Stmt, ...] = ()
     if whole:
-        out += (Loop("v'", whole, (Loop("j'", c.width, body(_V), "vector"),), "unroll"),)
+        out += (Loop("v'", whole, (Loop("j'", c.width, body(_V), "vector"),), mode),)
     if whole < columns.vectors:
         out += (Loop("j'", columns.last, body(whole), "vector"),)
     return out

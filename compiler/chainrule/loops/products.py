@@ -141,7 +141,7 @@ def _scheduled(
     block = b.workspace(node, near, by_group) if near != 0 else None
     waiting = b.workspace(node, far, by_group) if far != 0 else None
     contraction = replace(contraction, block=block, sums=waiting)
-    tall = tile_size(contraction, b.target) if waiting is None else 0
+    tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
     size = 0 if layout.sliding or fixed else packed_size(contraction)

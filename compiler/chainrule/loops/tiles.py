@@ -20,8 +20,8 @@ CHAINS = 8
 TILE_COST, LOW = 1.5, 4
 #: rows of a tile at most
 TALLEST = 14
-#: operations of epilogue code in one tile; where more rows are worth it, the tile is laid down in
-#: workspace and a loop over its rows takes it from there
+#: operations of epilogue code in one tile; where it would have more, the tile is laid down in
+#: workspace and loops over its rows and vectors take it from there
 EPILOGUE_OPERATIONS = 640
 
 _M, _N = (Size.symbol(f"{name}'") for name in "mn")
@@ -82,10 +82,13 @@ class Columns:
 
 
 def tile_size(c: Contraction, target: Target) -> int:
-    """Elements of workspace for a tile that is too tall for the code of its epilogue; else 0."""
-    caps = TALLEST, unrolled_rows(c, target)
-    tall, low = (max(r.rows * r.vectors for r in _rows(c, target, cap)) for cap in caps)
-    return tall * LANES if tall > low else 0
+    """Elements of workspace for a tile whose epilogue would be too much code; else 0.
+    Of products in blocks those of few rows are in such tiles.
+    """
+    cap = TALLEST if c.sums is None else LOW
+    vectors = max(r.rows * r.vectors for r in _rows(c, target, cap))
+    much = vectors * epilogue_operations(c.epilogue, c.dtype) > EPILOGUE_OPERATIONS
+    return vectors * LANES if much else 0
 
 
 def tile_shapes(c: Contraction, target: Target, most: int) -> list[tuple[Rows, Columns]]:

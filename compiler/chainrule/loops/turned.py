@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from chainrule.ir.loop import (
     LANES,
     Barrier,
+    Buffer,
     Get,
     Literal,
     Load,
@@ -31,7 +32,13 @@ from chainrule.loops.contract import contraction_loops, pack, packed_reader
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
 from chainrule.loops.parts import split_outermost
-from chainrule.loops.tiles import CHAINS, Contraction, best_vectors
+from chainrule.loops.tiles import (
+    CHAINS,
+    EPILOGUE_OPERATIONS,
+    Contraction,
+    best_vectors,
+    epilogue_operations,
+)
 from chainrule.ops.cast import widens
 from chainrule.ops.layout import ravel, unravel
 
@@ -103,7 +110,7 @@ def turned_loops(
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, m, n = b.kernel.anchor, layout.m, layout.n
-    assert isinstance(n, int)
+    assert isinstance(m, int) and isinstance(n, int)
     by_group = any(extent != 1 for _, extent in layout.groups)
     x, y = layout.order(node.inputs)
     plain, windows = b.reader(x), b.reader(y)
@@ -155,7 +162,12 @@ def turned_loops(
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split)))
+    operations = epilogue_operations(
+        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
+    )
+    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
+    block = b.workspace(node, LANES * LANES, True) if much else None
+    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split, block)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
@@ -181,8 +193,11 @@ def _turned_back(
     sums: Callable[[Dim, Dim], Value],
     maps: Callable[[Index, Value], Stmts],
     split: bool,
+    waiting: Buffer | None,
 ) -> Stmts:
-    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns."""
+    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns.
+    They wait in workspace, where there is some, for a loop over rows whose body is much code.
+    """
     m, n = layout.m, layout.n
     assert isinstance(m, int) and isinstance(n, int)
 
@@ -193,8 +208,14 @@ def _turned_back(
         turned = Local("turned", read.dtype, (rows,), True)
         cell = Get(turned, (_I,))
         take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
-        give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
-        return turned, Loop("j'", LANES, (take,), "vector"), Loop("j'", columns, (give,), "vector")
+        taken = (turned, Loop("j'", LANES, (take,), "vector"))
+        if waiting is None:
+            give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
+            return (*taken, Loop("j'", columns, (give,), "vector"))
+        at = _I * LANES + _J
+        lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
+        give = Loop("j'", columns, maps(layout.out(row, column), Load(waiting, at)), "vector")
+        return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))

@@ -13,7 +13,7 @@ equal ones).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
@@ -22,6 +22,7 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, evaluate
+from chainrule.schedule.budget import Budget
 from chainrule.schedule.buffers import Plan, lives, plan_buffers, plan_loops
 from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.order import copy_into
@@ -33,18 +34,6 @@ ALIGN = 64
 MAX_SEGMENTS, MAX_TRIES = 48, 48
 #: A value that is less than this part of all is not worth another kernel.
 SMALL = 1000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """So many bytes for the arena, where each symbolic size is as given."""
-
-    bytes: int
-    sizes: Mapping[str, int]
-
-    def __str__(self) -> str:
-        where = ", ".join(f"{name}={n}" for name, n in self.sizes.items())
-        return f"{self.bytes:,} bytes" + (f" at {where}" if where else "")
 
 
 @dataclass(frozen=True)

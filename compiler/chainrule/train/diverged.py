@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.driver import PASSES
 from chainrule.errors import NonFiniteError
 from chainrule.ir import provenance
 from chainrule.ir.evaluate import bind_sizes, value_of
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 #: the forms that are computed: what a rule of stability mends is no cause
-_STABLE = tuple(p for p in PASSES if p.name in ("canonicalize", "stabilize", "simplify"))
+_STABLE = ("canonicalize", "stabilize", "simplify")
 
 
 def last_finite(
@@ -70,7 +69,9 @@ def why(step: TrainingStep, feeds: Mapping[str, Array], first_of: str) -> list[s
             at = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
             return [f"{name} holds {array[at]} at [{', '.join(map(str, at))}] of this minibatch"]
     plan = step.plan
-    graph, _ = run_passes(plan.graph, _STABLE)
+    from chainrule.driver.lower import PASSES
+
+    graph, _ = run_passes(plan.graph, [p for p in PASSES if p.name in _STABLE])
     kept = step.state_dict()
     values = {n: np.asarray(feeds[label(n)], n.dtype.numpy) for n in plan.inputs}
     sizes: dict[str, Any] = dict(bind_sizes(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from chainrule.ir.size import known
 from chainrule.ops.each import Every, Own
 from chainrule.ops.source import Leaf
 from chainrule.rewrite.passes import expand_composites
-from chainrule.schedule.recompute import Budget
-from chainrule.show.graph import graph_text
+from chainrule.schedule.budget import Budget
 from chainrule.train.plan import rows_of
 from chainrule_runtime import (
     Binder,
@@ -35,9 +34,10 @@ from chainrule_runtime import (
     non_finite,
 )
 from chainrule_runtime import Tensor as TensorData
-from chainrule_runtime.gpu.epochs import GpuEpochLoop
-from chainrule_runtime.gpu.program import GpuProgram
 from chainrule_runtime.manifest import DimData
+
+if TYPE_CHECKING:
+    from chainrule.driver.report import Report
 
 Array = np.ndarray[Any, Any]
 
@@ -68,7 +68,7 @@ class Engine(Protocol):
 
     def show(self, level: str) -> str: ...
 
-    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report: ...
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report: ...
 
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
@@ -162,11 +162,15 @@ class NativeEngine:
 
     def show(self, level: str) -> str:
         """The program as text at a level."""
-        return driver.show(self.compiled, level)
+        from chainrule.driver.levels import show
 
-    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+        return show(self.compiled, level)
+
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """What the compiler did; see driver.report."""
-        return driver.report(self.compiled, measured, sizes, self._program.kept)
+        from chainrule.driver.report import report
+
+        return report(self.compiled, measured, sizes, self._program.kept)
 
 
 class GpuEngine:
@@ -185,7 +189,11 @@ class GpuEngine:
         budget: Budget | None,
         tune: Mapping[str, int] | None,
     ) -> None:
-        self.compiled = driver.build_gpu(
+        from chainrule.driver.gpu import build_gpu
+        from chainrule_runtime.gpu.epochs import GpuEpochLoop
+        from chainrule_runtime.gpu.program import GpuProgram
+
+        self.compiled = build_gpu(
             graph,
             feeds=inputs,
             kept=kept,
@@ -230,11 +238,15 @@ class GpuEngine:
 
     def show(self, level: str) -> str:
         """The program as text at a level."""
-        return driver.show_gpu(self.compiled, level)
+        from chainrule.driver.gpu_report import show_gpu
 
-    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+        return show_gpu(self.compiled, level)
+
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """What the compiler did. Raises CompileError where times are asked for."""
-        return driver.report_gpu(self.compiled, measured, sizes)
+        from chainrule.driver.gpu_report import report_gpu
+
+        return report_gpu(self.compiled, measured, sizes)
 
 
 class ReferenceEngine:
@@ -326,9 +338,11 @@ class ReferenceEngine:
         """The graph; there is nothing else to the reference."""
         if level not in ("graph", "optimized"):
             raise CompileError(f"the reference backend has no level {level!r}", "there is graph")
+        from chainrule.show.graph import graph_text
+
         return graph_text(self.graph)
 
-    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> driver.Report:
+    def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report:
         """There is nothing to report: raises CompileError."""
         raise CompileError("the reference backend compiles nothing", 'use backend="cpu"')
 

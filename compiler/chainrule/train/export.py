@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from chainrule import driver
 from chainrule.codegen.host import host_target
+from chainrule.driver import leaves_of
+from chainrule.driver.lower import Lowered, lower
 from chainrule.errors import CompileError, FeedError
 from chainrule.export import (
     Artifact,
@@ -106,7 +107,7 @@ def export(
     graphs = _graphs(plan, outputs)
 
     @lru_cache(maxsize=4)
-    def lowered(target: Target) -> dict[str, driver.Lowered]:
+    def lowered(target: Target) -> dict[str, Lowered]:
         return {name: g.lower(target, precision) for name, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
@@ -173,9 +174,9 @@ class _Function:
     names: tuple[str, ...]
     trains: bool = False
 
-    def lower(self, target: Target, precision: str | None) -> driver.Lowered:
+    def lower(self, target: Target, precision: str | None) -> Lowered:
         """What the graph is for a target."""
-        return driver.lower(
+        return lower(
             self.graph,
             target,
             feeds=self.inputs,
@@ -212,10 +213,10 @@ def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
 def _derivative(plan: StepPlan) -> Derivative:
     """The gradient of the loss in inference, evaluated in float64."""
     (loss,) = plan.predicted([plan.loss]).outputs
-    leaves = driver.leaves_of([loss])
+    leaves = leaves_of([loss])
     wrt = [w for w in plan.parameters if w in leaves and w.type.dtype.is_float]
     slopes = gradients(loss, wrt, unused="zeros")
-    used = [n for n in (*plan.inputs, *plan.kept) if n in driver.leaves_of(slopes)]
+    used = [n for n in (*plan.inputs, *plan.kept) if n in leaves_of(slopes)]
 
     def derivative(arrays: Mapping[str, Array]) -> dict[str, Array]:
         feeds = {n: arrays[label(n)] for n in used}
@@ -227,7 +228,7 @@ def _derivative(plan: StepPlan) -> Derivative:
 
 def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:
     graph = plan.predicted(outputs)
-    leaves = driver.leaves_of(graph.outputs)
+    leaves = leaves_of(graph.outputs)
     kept = tuple(n for n in leaves if n in plan.kept)
     inputs = tuple(n for n in leaves if n not in plan.kept)
     return _Function(graph, inputs, kept, tuple(names))
@@ -331,7 +332,7 @@ def _slot(plan: StepPlan, slot: Node) -> Given | Same:
     w, value = plan.optimizer.slots[slot]
     if value is w:
         return Same(label(w))
-    if w in driver.leaves_of([value]):
+    if w in leaves_of([value]):
         raise CompileError(
             f"{label(slot)} begins as a function of {label(w)}, which an export can't compute yet"
         )

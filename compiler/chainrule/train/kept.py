@@ -6,22 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from chainrule import driver
 from chainrule.errors import ArtifactError, CompileError
-from chainrule.export import Artifact
 from chainrule.ir.node import Node
 from chainrule.train import checkpoint, state
 from chainrule.train.ensemble import Ensemble
 from chainrule.train.epochs import Epochs
-from chainrule.train.export import Export, export
 from chainrule.train.hyperparameters import Hyperparameters
 from chainrule.train.plan import EPOCH, SEED, StepPlan, label
 from chainrule.train.updates import RATE, STEP
 from chainrule_runtime import RuntimeFault, Storage
+
+if TYPE_CHECKING:
+    from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
 
@@ -203,6 +204,8 @@ class Kept:
         """
         if self._members is not None:
             raise CompileError("an ensemble can't be exported yet", "export a step of one net")
+        from chainrule.train.export import Export, export
+
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism, optimize, examples)  # fmt: skip
         kept = self.state_dict()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.errors import ArtifactError, ChainruleError, CompileError, FeedError
-from chainrule.export import Artifact
 from chainrule.lang.derive import rebuilt
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
@@ -32,6 +31,9 @@ from chainrule.train.progress import progress
 from chainrule.train.scoring import ROWS, arrays_of, whole
 from chainrule.train.source import Source, read
 from chainrule.train.state import like, of_step
+
+if TYPE_CHECKING:
+    from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
 

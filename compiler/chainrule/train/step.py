@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Never, NoReturn
+from typing import TYPE_CHECKING, Any, Never, NoReturn
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from chainrule.lang.options import (
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 from chainrule.train.engine import ENGINES
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
@@ -30,6 +30,9 @@ from chainrule.train.plan import StepPlan, label, nodes_of, plan_step
 from chainrule.train.predictor import Predictor
 from chainrule_runtime import NonFiniteError as RuntimeNonFinite
 from chainrule_runtime import RuntimeFault
+
+if TYPE_CHECKING:
+    from chainrule.driver.report import Report
 
 Array = np.ndarray[Any, Any]
 _RUN_OPTIONS = ("batch_size", "epochs", "shuffle")
@@ -313,9 +316,7 @@ class TrainingStep(Kept):
         """The program at one level: graph, optimized, kernels, loops, llvm or asm."""
         return self._engine.show(level)
 
-    def report(
-        self, measure: bool = False, sizes: Mapping[str, int] | None = None
-    ) -> driver.Report:
+    def report(self, measure: bool = False, sizes: Mapping[str, int] | None = None) -> Report:
         """Passes, kernels with flops, bytes and times, memory plan, code size.
 
         Times are predicted for symbolic `sizes` as given, such as `{"batch": 32}`, others 64. With

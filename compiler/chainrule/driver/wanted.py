@@ -1,0 +1,47 @@
+"""What a program is compiled for, beside its graph, and a clock of the stages it goes through."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chainrule.ir.node import Node
+from chainrule.ops.source import Leaf
+from chainrule.target import Target
+
+if TYPE_CHECKING:
+    from chainrule.schedule.budget import Budget
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All that decides what a graph becomes, beside the graph itself; see `build`."""
+
+    feeds: tuple[Node, ...]
+    kept: tuple[Node, ...]
+    finite: tuple[int, ...]
+    epochs: bool
+    several: bool
+    machine: Target
+    precision: str | None
+    budget: Budget | None
+    tune: tuple[tuple[str, int], ...] | None = None
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.last = now - self.last, now
+
+
+def label(node: Node) -> str:
+    """What a leaf is called."""
+    assert isinstance(node.op, Leaf)
+    return node.op.label
