@@ -135,6 +135,17 @@ def _factor(factor: Any, sizes: Mapping[str, int]) -> int:
     return n // d if kind == "//" else n % d
 
 
+def with_size(dim: DimData, name: str, size: int) -> DimData:
+    """A size of which one symbol, outside of quotients, is known."""
+    if isinstance(dim, int):
+        return dim
+    terms = [
+        [c * size ** factors.count(name), [f for f in factors if f != name]]
+        for c, factors in dim["terms"]
+    ]
+    return {"terms": terms}
+
+
 def show(dim: DimData) -> str:
     """A size as text."""
     if isinstance(dim, int):

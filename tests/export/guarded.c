@@ -1,6 +1,7 @@
 /* Runs a kernel where no byte lies beside what it was given: every buffer has exactly the bytes that
    it must have, between pages that can't be touched, and so has the stack, which is painted before.
-   Prints the most stack that a function took. HEADER, P, WIDTH, CLASSES, METRICS: as compiled. */
+   Prints the most stack that a function took. HEADER, P, WIDTH, CLASSES, METRICS: as compiled.
+   With SANITIZED, buffers are the allocator's, which looks after what lies beside them. */
 #define _GNU_SOURCE
 #include HEADER
 #include <stdio.h>
@@ -17,6 +18,12 @@ enum { STACK = 1 << 16, PAINT = 0xA5, ROWS = 41 };
 
 /* so many bytes, the last of them before a page that can't be touched, the first behind another */
 static void *between(size_t bytes, int at_end) {
+#ifdef SANITIZED
+    void *exact = NULL;
+    if (posix_memalign(&exact, at_end ? 64 : 4096, bytes)) exit(20);
+    memset(exact, 0x5C, bytes);
+    return exact;
+#endif
     size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (bytes + page - 1) / page * page;
     unsigned char *all = mmap(NULL, room + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED || mprotect(all + page, room, PROT_READ | PROT_WRITE)) exit(20);
@@ -24,7 +31,9 @@ static void *between(size_t bytes, int at_end) {
     return all + page + (at_end ? room - bytes : 0);
 }
 
+#ifndef SANITIZED
 static ucontext_t outer, inner;
+#endif
 static unsigned char *stack;
 static size_t most;
 static size_t n, batch;
@@ -50,6 +59,9 @@ static void test(void) { code = F(_selftest)(memory, F(_selftest_bytes)()); }
 
 /* a function on the painted stack */
 static void on_stack(void (*function)(void), const char *name) {
+#ifdef SANITIZED
+    function();
+#else
     memset(stack, PAINT, STACK);
     getcontext(&inner);
     inner.uc_stack.ss_sp = stack;
@@ -60,6 +72,7 @@ static void on_stack(void (*function)(void), const char *name) {
     size_t left = 0;
     while (left < STACK && stack[left] == PAINT) left++;
     if (STACK - left > most) most = STACK - left;
+#endif
     if (code) {
         fprintf(stderr, "%s of %zu: %s\n", name, batch, F(_strerror)(code));
         exit(1);

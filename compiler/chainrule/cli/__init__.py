@@ -128,6 +128,13 @@ def bench(**asked: Any) -> None:
     type=click.Choice(["c", "rust", "js"]),
     help="Write an example and a self-test program in this language too.",
 )
+@click.option(
+    "--max-parts",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Into how many parts callers may divide a step.",
+)
 def export(
     source: str,
     target: str,
@@ -139,6 +146,7 @@ def export(
     determinism: str,
     optimize: str | None,
     examples: tuple[str, ...],
+    max_parts: int,
 ) -> None:
     """Write a training step as a kernel with a C interface, for this machine or another.
 
@@ -147,7 +155,7 @@ def export(
     """
     exports.run(
         Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize,
-        examples,
+        examples, max_parts,
     )  # fmt: skip
 
 

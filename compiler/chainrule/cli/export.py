@@ -30,6 +30,7 @@ def run(
     determinism: str,
     optimize: str | None,
     examples: tuple[str, ...],
+    max_parts: int,
 ) -> None:
     """Run the file, export its step and say what was written. Raises ClickException."""
     path, wanted = split(target_file)
@@ -45,6 +46,7 @@ def run(
         determinism=determinism,
         optimize=optimize,
         examples=examples,
+        max_parts=max_parts,
     )
     show(page, art.certificate)
     page.heading("Files")
@@ -129,6 +131,11 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
         ("state", f"{told['state_bytes']} bytes in {len(told['tensors'])} tensors"),
         ("workspace", f"{told['workspace_bytes']} bytes at most"),
         ("stack", f"{_known(told, 'stack_bytes')} at most"),
+        *(
+            [("a part", f"{told['part_stack_bytes']} bytes of stack at most, of {parts} parts")]
+            if "part_stack_bytes" in told and (parts := told["max_parts"])
+            else []
+        ),
         ("a step", f"{told['flops']} floating-point operations"),
         ("sizes", sizes),
         ("determinism", told["determinism"]),

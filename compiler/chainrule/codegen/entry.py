@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from chainrule.codegen.function import WHOLE
 from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in, stretches
@@ -94,6 +94,19 @@ class Entry:
 
     def repeat(self, loop: Repeat) -> None:
         length = self.number(loop.length)
+
+        def slice_(place: str) -> None:
+            if loop.reverse:
+                place = self.value(f"sub i64 {length}, {place}")
+                place = self.value(f"sub i64 {place}, 1")
+            self.loops.append(place)
+            self.steps(loop.steps)
+            self.loops.pop()
+
+        self.counted(length, slice_)
+
+    def counted(self, length: str, body: Callable[[str], None]) -> None:
+        """`body(i)` for i from 0 to an i64, which is left out."""
         self.count += 1
         n, before = self.count, self.block
         self.lines.append(f"  br label %head{n}")
@@ -102,13 +115,7 @@ class Entry:
         more = self.value(f"icmp slt i64 %t{n}, {length}")
         self.lines.append(f"  br i1 {more}, label %body{n}, label %after{n}")
         self.open(f"body{n}")
-        place = f"%t{n}"
-        if loop.reverse:
-            place = self.value(f"sub i64 {length}, %t{n}")
-            place = self.value(f"sub i64 {place}, 1")
-        self.loops.append(place)
-        self.steps(loop.steps)
-        self.loops.pop()
+        body(f"%t{n}")
         self.lines += [f"  %again{n} = add i64 %t{n}, 1", f"  br label %head{n}"]
         phi = f"  %t{n} = phi i64 [0, %{before}], [%again{n}, %{self.block}]"
         self.lines.insert(at, phi)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
 from chainrule.driver.calibrate import calibrate, calibrated
-from chainrule.driver.figures import figures
 from chainrule.driver.kept import computed, named
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -50,7 +49,7 @@ from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.schedule.recompute import Fitted
 from chainrule.target import Target
-from chainrule_runtime.manifest import Check, Manifest
+from chainrule_runtime.manifest import PARTS, Check, Manifest, with_size
 from chainrule_runtime.manifest import Tensor as TensorData
 
 #: The passes over the graph, in order; what follows are the levels below it.
@@ -108,17 +107,11 @@ class Levels:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph lowered for a target, for one thread: its calls in order, and its buffers."""
+    """A graph lowered for a target: its calls in order, and its buffers."""
 
     calls: tuple[Step, ...] = field(repr=False)
     manifest: Manifest
     kernels: tuple[Kernel, ...] = field(repr=False)
-
-    @property
-    def flops(self) -> str:
-        """The floating-point operations of a call, as a polynomial of the symbolic sizes."""
-        total = sum((figures(k, "").flops for k in self.kernels), start=0)
-        return str(total)
 
 
 @uncollected
@@ -131,11 +124,18 @@ def lower(
     outputs: Sequence[str],
     finite: Sequence[int] = (),
     precision: str | None = None,
+    parts: int = 1,
 ) -> Lowered:
-    """Lower a graph, with the parameters of `build`. Raises CompileError."""
-    wanted = Wanted(tuple(feeds), tuple(kept), tuple(finite), False, False, target, precision, None)
+    """Lower a graph, with the parameters of `build`; with several `parts`, there is workspace for
+    each. Raises CompileError.
+    """
+    wanted = Wanted(
+        tuple(feeds), tuple(kept), tuple(finite), False, parts > 1, target, precision, None
+    )
     levels = lower_all(graph, wanted, Clock())
     manifest = named(levels.manifest, [*map(label, (*feeds, *kept)), *outputs])
+    arena = tuple(tuple(with_size(d, PARTS, parts) for d in slot) for slot in manifest.arena)
+    manifest = replace(manifest, arena=arena, shared=(), stages=())
     return Lowered(tuple(levels.calls), manifest, levels.kernels)
 
 

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainrule.codegen.fork import BODY
 from chainrule.codegen.native import assembly
 from chainrule.codegen.steps import calls_in
 from chainrule.errors import CompileError
 from chainrule.export import files as filing
 from chainrule.export import javascript, packages, rust
 from chainrule.export.codes import checks_of, faults
+from chainrule.export.flops import flops_of, flops_text
 from chainrule.export.header import declarations, header
 from chainrule.export.interface import Interface
 from chainrule.export.kernel import Kernel, code_size
 from chainrule.export.minibatches import batch_size_of
 from chainrule.export.model import ABI, ALIGN, Model, Unit
 from chainrule.export.selftest import memory_bytes
-from chainrule.export.stack import bound, frames
+from chainrule.export.stack import bounds, frames
 from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
 from chainrule.ir.loop import Loop, Stmt
@@ -97,6 +99,9 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
         "workspace_bytes": workspace,
         "selftest_bytes": memory_bytes(model),
         "sizes": most,
+        "flops": flops_text(model, "step"),
+        "most_flops": {name: flops_of(unit, most) for name, unit in model.units.items()},
+        "max_parts": model.parts,
         "rows": batch_size_of(model) if model.sliced else None,
         "sliced": sorted(model.sliced),
         "tensors": tensors,
@@ -134,12 +139,16 @@ def write_kernel(
     check_formats(formats)
     text = assembly(kernel.native)
     own = frames(text, kernel.target.arch)
+    stack = bounds(kernel.llvm, own)
     certificate = dict(kernel.model.about) | {
-        "stack_bytes": bound(kernel.llvm, own),
+        "stack_bytes": max(stack.values(), default=0),
         "largest_frame": max([0, *own.values()]),
         "code_bytes": code_size(kernel),
         "loops": {name: loops_of(unit) for name, unit in kernel.model.units.items()},
     }
+    if kernel.model.parts > 1:
+        each = [most for name, most in stack.items() if name.endswith(BODY)]
+        certificate["part_stack_bytes"] = max(each, default=0)
     written = _Files(kernel, certificate, text, native, examples)
     made: dict[str, bytes] = {}
     for kind in dict.fromkeys(formats):

@@ -37,6 +37,19 @@ _SAID = {
 }
 
 
+_PARALLEL = (
+    "The same as NAME_{0}, its work divided into so many parts, from 1 to NAME_MAX_PARTS, by"
+    " parallel_for; where that is NULL, they are done one after the other. The bits are the same."
+)
+_PARALLEL_FOR = """\
+/* Calls body(argument, part) for each part from 0 to below parts, once, in any order, on any
+   threads, at once or not, and returns when all of these calls have. Where threads round or flush
+   numbers otherwise than the caller's, so will their parts. */
+typedef void (*NAME_parallel_for)(void *context, void (*body)(void *argument, int32_t part),
+    void *argument, int32_t parts);
+"""
+
+
 def header(model: Model, certificate: Mapping[str, Any]) -> str:
     """The text of NAME.h."""
     interface, name = Interface(model), model.name
@@ -46,6 +59,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         ("ALIGN", str(ALIGN)),
         ("STATE_BYTES", str(model.state_bytes)),
         ("SELFTEST_BYTES", str(memory_bytes(model))),
+        *([("MAX_PARTS", str(model.parts))] if model.parts > 1 else []),
     ]
     bounds = [(f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes]
     workspace = "WORKSPACE_BYTES" if not model.sizes else "MAX_WORKSPACE_BYTES"
@@ -87,6 +101,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         'extern "C" {',
         "#endif",
         "",
+        *(_PARALLEL_FOR.replace("NAME", name).splitlines() if model.parts > 1 else []),
         *_functions(model, interface),
         "#ifdef __cplusplus",
         "}",
@@ -132,7 +147,12 @@ def declarations(
             ),
             ("int32_t", "shuffle", minibatches.SHUFFLE_PARAMETERS, minibatches.SAID["shuffle"]),
         ]
-    return [*fixed, *more, *units, *several, *setters]
+    called = [(u[1], u[2]) for u in (*units, *several) if u[1] in ("steps", *model.units)]
+    parallel = [
+        ("int32_t", f"{n}_parallel", [*p, *interface.parallel], _PARALLEL.format(n))
+        for n, p in (called if model.parts > 1 else [])
+    ]
+    return [*fixed, *more, *units, *several, *parallel, *setters]
 
 
 def _said(number: Number) -> str:
@@ -175,6 +195,11 @@ def _about(certificate: Mapping[str, Any]) -> list[str]:
         f"   state      {certificate['state_bytes']} bytes",
         f"   workspace  {certificate['workspace_bytes']} bytes at most",
         f"   stack      {certificate['stack_bytes']} bytes at most, beside what a caller has",
+        *(
+            [f"   a part     {part} bytes of stack at most, on a thread of its own"]
+            if (part := certificate.get("part_stack_bytes"))
+            else []
+        ),
         f"   code       {certificate['code_bytes']} bytes",
         f"   a step     {certificate['flops']} floating-point operations",
     ]

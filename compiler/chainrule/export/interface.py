@@ -35,6 +35,8 @@ class Parameter:
 STATE = (Parameter("state", "void *"), Parameter("state_bytes", "size_t"))
 CONST_STATE = (Parameter("state", "const void *"), Parameter("state_bytes", "size_t"))
 WORKSPACE = (Parameter("workspace", "void *"), Parameter("workspace_bytes", "size_t"))
+#: what the type of a function that divides a step is called, after the name of the kernel
+PARALLEL_FOR = "_parallel_for"
 
 
 def c_type(dtype: str) -> str:
@@ -51,12 +53,22 @@ class Interface:
         feeds = [t.name for u in units for t in u.manifest.feeds]
         outputs = [t.name for u in units for t in u.manifest.outputs]
         sizes = [s.name for s in model.sizes]
+        taken = [p.name for p in self.parallel]
         # what is fed and what is given back may have one name, and one tensor two outputs
-        self.sizes = identifiers(sizes)
-        self.feeds = identifiers(feeds, self.sizes.values())
-        self.outputs = identifiers(outputs, [*self.sizes.values(), *self.feeds.values()])
+        self.sizes = identifiers(sizes, taken)
+        taken += self.sizes.values()
+        self.feeds = identifiers(feeds, taken)
+        self.outputs = identifiers(outputs, [*taken, *self.feeds.values()])
         self.tensors = identifiers(t.name for t in model.kept)
         self.numbers = identifiers(n.called for n in model.numbers)
+
+    @property
+    def parallel(self) -> list[Parameter]:
+        """What functions are given by which a caller divides a step, where one can."""
+        if self.model.parts == 1:
+            return []
+        hook = Parameter("parallel_for", f"{self.model.name}{PARALLEL_FOR}")
+        return [hook, Parameter("context", "void *"), Parameter("parts", "int32_t")]
 
     def sizes_of(self, unit: Unit) -> list[Size]:
         """The symbolic sizes that a unit has, in order of appearance."""

@@ -55,7 +55,7 @@ def compile_kernel(model: Model, on_host: Callable[[Variant], Variant]) -> Kerne
         rounds = variant.target.fma, variant.target.pairs  # all that decides which bits
         if rounds not in goldens:
             goldens[rounds] = _golden(
-                replace(model, variants=(on_host(variant),), about={}, small=False)
+                replace(model, variants=(on_host(variant),), about={}, small=False, parts=1)
             )
     each = [goldens[v.target.fma, v.target.pairs] for v in model.variants]
     native = _compiled(model, ModuleText(model, bits, each).text(layout), base)

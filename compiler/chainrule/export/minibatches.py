@@ -105,7 +105,8 @@ def _steps(module: ModuleText) -> str:
     model, interface = module.model, module.interface
     unit = model.units["step"]
     name = model.name
-    code = module.head("steps", steps_parameters(model, interface))
+    parameters = steps_parameters(model, interface)
+    code = module.divided("steps", parameters)
     there = code.value("icmp ne ptr %done, null")
     code.when(there, lambda: code.store("iw", "0", "%done", align=4))
     module.check_unit(code, unit)
@@ -165,9 +166,10 @@ def _steps(module: ModuleText) -> str:
                 *(f"iw {s}" for s in sizes),
                 *(f"ptr {p}" for p in pointers),
                 *outputs,
+                *module.given,
             ]
         )
-        code.guard(f"@{name}_step({given})")
+        code.guard(f"@{name}_step{'_parallel' if module.given else ''}({given})")
         wanted = code.value("icmp ne ptr %losses, null")
         kind = f"i{8 * item}"
 
@@ -180,7 +182,7 @@ def _steps(module: ModuleText) -> str:
         code.when(there, lambda: code.store("iw", made, "%done", align=4))
 
     code.loop(count, step)
-    return code.text("i32 0")
+    return code.text("i32 0") + module.whole("steps", parameters)
 
 
 def _check_order(code: Code) -> None:

@@ -130,7 +130,8 @@ class Model:
     `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
     `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
     the manifest tells besides. A `small` one is written as little code, not as fast code.
-    `derivative` gives the gradient of the loss in inference by the formulas.
+    A caller may divide a step in up to so many `parts`. `derivative` gives the gradient of the loss
+    in inference by the formulas.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Model:
     variants: tuple[Variant, ...]
     about: Mapping[str, Any]
     small: bool = False
+    parts: int = 1
     derivative: Derivative | None = field(default=None, repr=False)
 
     @property

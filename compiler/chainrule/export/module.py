@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 from chainrule.codegen.compact import Compact
 from chainrule.codegen.epoch import COPY_FUNCTION
+from chainrule.codegen.fork import FORK, GIVEN
 from chainrule.codegen.function import emit_function
 from chainrule.codegen.module import attributes
 from chainrule.codegen.steps import calls_in
 from chainrule.export import checks, extras, starting
 from chainrule.export.codes import CODE, checks_of, faults
-from chainrule.export.interface import Interface, Parameter
+from chainrule.export.interface import PARALLEL_FOR, Interface, Parameter
 from chainrule.export.model import ALIGN, AT_VARIANT, Model, Unit, Variant
 from chainrule.export.philox import PHILOX, WORDS
 from chainrule.export.processor import processor
@@ -95,6 +96,7 @@ class ModuleText:
         if self.model.sliced or self.model.small:
             parts.append(PHILOX)
         parts.append(SHORT_COPY if self.model.small else COPY_FUNCTION)
+        parts += [FORK] if self.model.parts > 1 else []
         parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
@@ -151,7 +153,7 @@ class ModuleText:
         target = self.model.variants[number].target
         return UnitText(
             f"v{number}.{name}", unit, target, self.interface, self.offsets, self.codes, self.data,
-            self.model.fixed,
+            self.model.fixed, self.model.parts,
         )  # fmt: skip
 
     # the exported functions of units
@@ -163,7 +165,7 @@ class ModuleText:
 
     def kind(self, parameter: Parameter) -> str:
         """The LLVM type of a parameter."""
-        if "*" in parameter.kind:
+        if "*" in parameter.kind or parameter.kind.endswith(PARALLEL_FOR):
             return "ptr"
         fixed = {"size_t": "iw", "float": "float", "double": "double"}
         return fixed.get(parameter.kind) or f"i{int(parameter.kind.strip('uint_'))}"
@@ -227,7 +229,8 @@ class ModuleText:
     def run_unit(self, name: str) -> str:
         """The function that runs a unit: checks, then the state's variant of it."""
         unit = self.model.units[name]
-        code = self.head(name, self.interface.unit(name))
+        parameters = self.interface.unit(name)
+        code = self.divided(name, parameters)
         self.check_unit(code, unit)
         outputs = self.interface.output_parameters(unit, optional=name == "step")
         feeds = self.interface.feed_parameters(unit)
@@ -237,10 +240,35 @@ class ModuleText:
 
         def run(number: int) -> str:
             self.check_room(code, number, name, unit)
-            arguments = ", ".join(["ptr %state", "ptr %workspace", *sizes, *pointers])
+            arguments = ", ".join(["ptr %state", "ptr %workspace", *sizes, *pointers, *self.given])
             return code.value(f"call i32 @v{number}.{name}({arguments})")
 
-        return code.text(f"i32 {self.by_variant(code, run)}")
+        return code.text(f"i32 {self.by_variant(code, run)}") + self.whole(name, parameters)
+
+    @property
+    def given(self) -> list[str]:
+        """What else functions are given by which a caller divides a step."""
+        return [GIVEN] if self.model.parts > 1 else []
+
+    def divided(self, name: str, parameters: Sequence[Parameter]) -> Code:
+        """A function that others call, who may divide its work."""
+        more = self.interface.parallel
+        if not more:
+            return self.head(name, parameters)
+        code = self.head(f"{name}_parallel", [*parameters, *more])
+        below = code.value("sub i32 %parts, 1")
+        bad = code.value(f"icmp uge i32 {below}, {self.model.parts}")
+        code.leave_if(bad, f"i32 {CODE['ERROR_VALUE']}")
+        return code
+
+    def whole(self, name: str, parameters: Sequence[Parameter]) -> str:
+        """The same function without what divides it, where that is another one."""
+        if not self.interface.parallel:
+            return ""
+        code = self.head(name, parameters)
+        same = ", ".join(f"{self.kind(p)} %{p.name}" for p in parameters)
+        call = f"@{self.model.name}_{name}_parallel({same}, ptr null, ptr null, i32 1)"
+        return "\n\n" + code.text(f"i32 {code.value(f'call i32 {call}')}")
 
     def check_room(self, code: Code, number: int, name: str, unit: Unit, more: str = "0") -> None:
         """Leave where the workspace is smaller than a unit needs, and `more`."""

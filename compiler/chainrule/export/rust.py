@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chainrule.export.header import declarations
-from chainrule.export.interface import Interface, Parameter
+from chainrule.export.interface import PARALLEL_FOR, Interface, Parameter
 from chainrule.export.javascript import class_name
 from chainrule.export.model import ALIGN, Model
 from chainrule.export.packages import bound_of, elements, smallest
@@ -67,6 +67,9 @@ def _declared(model: Model) -> Iterator[str]:
 
 
 def _type(kind: str) -> str:
+    if kind.endswith(PARALLEL_FOR):
+        body = 'unsafe extern "C" fn(*mut c_void, i32)'
+        return f'Option<unsafe extern "C" fn(*mut c_void, {body}, *mut c_void, i32)>'
     words = kind.replace("*", " * ").split()
     if "*" not in words:
         return _C[words[0]]

@@ -115,6 +115,9 @@ class Plan:
         pointers = [self.feeds[t.name][1] for t in unit.manifest.feeds]
         pointers += [self.places[name, t.name] for t in unit.manifest.outputs]
         arguments += [f"ptr {code.at('%memory', at)}" for at in pointers]
+        if model.parts > 1:  # one after the other, from the last to the first
+            arguments += ["ptr null", "ptr null", f"i32 {model.parts}"]
+            name += "_parallel"
         return code.value(f"call i32 @{model.name}_{name}({', '.join(arguments)})")
 
 

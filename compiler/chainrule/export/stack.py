@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
-_DEFINE = re.compile(r'^define [^@]*@"?([\w.$]+)"?\(', re.MULTILINE)
+_BODY = re.compile(r"(?m)^(?=define )")
+_DEFINE = re.compile(r'define [^@]*@"?([\w.$]+)"?\(')
 _CALL = re.compile(r'call [^@\n]*@"?([\w.$]+)"?\(')
+_TAKEN = re.compile(r'ptr @"?([\w.$]+)"?(?=[,)])')
+_BY_ADDRESS = re.compile(r"call [^@%\n]*%")
 _LABEL = re.compile(r'^"?_?([\w.$]+)"?:')
 #: what makes room on the stack, and how many bytes a match says: by one pattern each
 _X86 = (
@@ -67,23 +70,26 @@ def _registers(part: str) -> int:
     return int(ends[2]) - int(ends[1]) + 1 if ends else 1
 
 
-def bound(llvm: str, own: dict[str, int]) -> int:
-    """The most stack that any function takes with all that it calls. No function calls itself."""
-    bodies = re.split(r"(?m)^define ", llvm)[1:]
+def bounds(llvm: str, own: dict[str, int]) -> dict[str, int]:
+    """The most stack that each function takes with all that it calls. No function calls itself.
+
+    What is called by an address may be any function of the module whose address is taken.
+    """
+    bodies = {m[1]: body for body in _BODY.split(llvm)[1:] if (m := _DEFINE.match(body))}
+    taken = {name for body in bodies.values() for name in _TAKEN.findall(body)} & bodies.keys()
     calls: dict[str, set[str]] = {}
-    for body in bodies:
-        head = _DEFINE.match("define " + body)
-        if head:
-            calls[head[1]] = set(_CALL.findall(body)) - {head[1]}
+    for name, body in bodies.items():
+        calls[name] = set(_CALL.findall(body)) | (taken if _BY_ADDRESS.search(body) else set())
+        calls[name] &= bodies.keys() - {name}
     total: dict[str, int] = {}
     stack = list(calls)
     while stack:
         name = stack[-1]
-        waiting = [c for c in calls[name] if c in calls and c not in total]
+        waiting = [c for c in calls[name] if c not in total]
         if name in total or not waiting:
             inner = [total[c] for c in calls[name] if c in total]
             total[name] = own.get(name, 0) + max([0, *inner])
             stack.pop()
         else:
             stack += waiting
-    return max([0, *total.values()])
+    return total

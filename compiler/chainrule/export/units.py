@@ -11,12 +11,14 @@ from itertools import accumulate
 
 from chainrule.codegen.compact import Compact
 from chainrule.codegen.entry import Entry, ShortEntry
+from chainrule.codegen.fork import GIVEN, ForkEntry, fork_functions, forked
 from chainrule.codegen.module import emit_functions
 from chainrule.codegen.steps import calls_in
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
 from chainrule.export.text import Code
+from chainrule.loops.text import signature
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 
@@ -79,23 +81,39 @@ class UnitText:
         codes: dict[str, int],
         data: Callable[[bytes], str],
         fixed: Mapping[str, int] | None,
+        parts: int,
     ) -> None:
         self.name, self.unit, self.target = name, unit, target
         self.interface, self.offsets, self.codes, self.data = interface, offsets, codes, data
         self.manifest, self.placed = unit.manifest, Placed(unit.manifest, fixed)
+        self.given = GIVEN if parts > 1 else ""
         self.sizes = interface.sizes_of(unit)
         self.size_of = {s.name: f"%{interface.sizes[s.name]}" for s in self.sizes}
 
     def kernels(self, names: dict[str, str]) -> tuple[list[str], set[str]]:
         """The functions that compute, and one that calls them in order; what they declare."""
+        shared = forked(self.unit.calls) if self.given else {}
+        calls = calls_in(self.unit.calls)
         texts, known, declared = emit_functions(
-            self.unit.calls, self.manifest.sizes, self.target, prefix=f"{self.name}.", names=names
+            [c for c in calls if id(c.program) not in shared],
+            self.manifest.sizes,
+            self.target,
+            prefix=f"{self.name}.",
+            names=names,
         )
-        entry = Entry(known, self.manifest.sizes)
-        return [
-            *texts,
-            entry.function(self.unit.calls, f"internal i32 @{self.name}.code"),
-        ], declared
+        programs = {id(c.program): c.program for c in calls}
+        for number, (key, regions) in enumerate(shared.items()):
+            told = f"shared {signature(programs[key])}"
+            if told not in names:
+                names[told] = f"{self.name}.shared{number}"
+                more, needed = fork_functions(programs[key], regions, names[told], self.target)
+                texts += more
+                declared |= needed
+            known[key] = names[told]
+        write = ForkEntry if self.given else Entry
+        entry = write(known, self.manifest.sizes, frozenset(shared))
+        code = entry.function(self.unit.calls, f"internal i32 @{self.name}.code")
+        return [*texts, code], declared
 
     def short_code(self, compact: Compact) -> str:
         """The one that calls them, where they are short functions that units share."""
@@ -147,12 +165,16 @@ class UnitText:
         return total
 
     def run(self) -> str:
-        """`i32 @NAME(state, workspace, sizes, feeds, outputs)`: one call on what is checked."""
+        """`i32 @NAME(state, workspace, sizes, feeds, outputs)`: one call on what is checked.
+
+        Where a caller may divide it, what it is GIVEN follows.
+        """
         feeds = self.interface.feed_parameters(self.unit)
         outputs = self.interface.output_parameters(self.unit, optional=False)
         parameters = ["ptr %state", "ptr %workspace"]
         parameters += [f"iw {s}" for s in self.size_of.values()]
         parameters += [f"ptr %{p.name}" for p in (*feeds, *outputs)]
+        parameters += [self.given] if self.given else []
         code = Code(f"internal i32 @{self.name}({', '.join(parameters)}) #0")
         places = self._places(code, feeds, outputs)
         result = code.value(f"call i32 @{self.name}.code({self._passed(code, places)})")
@@ -177,7 +199,7 @@ class UnitText:
         sizes = code.at("%workspace", self.placed.table_bytes)
         for i, size in enumerate(self.manifest.sizes):
             code.store("i64", code.wide(self.size_of[size]), sizes, 8 * i)
-        return f"ptr %workspace, ptr {sizes}"
+        return ", ".join([f"ptr %workspace, ptr {sizes}", *([self.given] if self.given else [])])
 
     def _give(self, code: Code, parameter: Parameter, tensor: Tensor, pointer: str) -> None:
         """Copy a result to where it is wanted, unless that is nowhere."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.codegen.fork import MOST_PARTS
 from chainrule.codegen.host import host_target
 from chainrule.driver import leaves_of
 from chainrule.driver.lower import Lowered, lower
@@ -74,6 +75,7 @@ class Export:
     determinism: str
     optimize: str | None
     examples: Sequence[str]
+    max_parts: int = 1
 
     def check(self) -> None:
         """Raise CompileError for a name that C does not take, and options that there are not."""
@@ -88,6 +90,20 @@ class Export:
             raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
         if self.formats is not None:
             check_formats(self.formats)
+        whole = isinstance(self.max_parts, int) and not isinstance(self.max_parts, bool)
+        if not whole or not 1 <= self.max_parts <= MOST_PARTS:
+            raise CompileError(
+                f"max_parts is an int from 1 to {MOST_PARTS}, not {self.max_parts!r}"
+            )
+
+    def check_parts(self, target: Target, small: bool) -> None:
+        """Raise CompileError where a step can't be divided."""
+        if self.max_parts > 1 and small:
+            raise CompileError(
+                "little code does not divide a step", 'max_parts=1, or optimize="speed"'
+            )
+        if self.max_parts > 1 and target.format == "Wasm":
+            raise CompileError("a page runs a step on one thread", "leave max_parts out")
 
 
 def export(
@@ -104,11 +120,12 @@ def export(
     targets = targets_of(wanted.target, wanted.cpu, wanted.features, strict)
     small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
     check_examples(wanted.examples, targets[0])
+    wanted.check_parts(targets[0], small)
     graphs = _graphs(plan, outputs)
 
     @lru_cache(maxsize=4)
     def lowered(target: Target) -> dict[str, Lowered]:
-        return {name: g.lower(target, precision) for name, g in graphs.items()}
+        return {n: g.lower(target, precision, wanted.max_parts) for n, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
         shaped = narrow(target) if small else target
@@ -129,12 +146,12 @@ def export(
         variants,
         {},
         small,
+        wanted.max_parts,
         _derivative(plan),
     )
     told = {
         "determinism": wanted.determinism,
         "optimize": "size" if small else "speed",
-        "flops": {n: low.flops for n, low in lowered(targets[0]).items()}["step"],
         "ops": {
             n: [[op.op.name for op in k.nodes] for k in low.kernels]
             for n, low in lowered(targets[0]).items()
@@ -174,7 +191,7 @@ class _Function:
     names: tuple[str, ...]
     trains: bool = False
 
-    def lower(self, target: Target, precision: str | None) -> Lowered:
+    def lower(self, target: Target, precision: str | None, parts: int) -> Lowered:
         """What the graph is for a target."""
         return lower(
             self.graph,
@@ -184,6 +201,7 @@ class _Function:
             outputs=self.names,
             finite=[0] if self.trains else [],
             precision=precision,
+            parts=parts,
         )
 
 

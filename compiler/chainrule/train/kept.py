@@ -189,6 +189,7 @@ class Kept:
         determinism: str = "default",
         optimize: str | None = None,
         examples: Sequence[str] = (),
+        max_parts: int = 1,
     ) -> Artifact:
         """Write the step as a kernel with a C interface, which needs nothing besides.
 
@@ -198,8 +199,9 @@ class Kept:
         them. With determinism "strict" no multiply-add is fused, and every target has the same
         bits. `optimize` for "speed" or "size": without a word, microcontrollers get the least code,
         all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an
-        example and a self-test program in. docs/export.md tells of the files; by default there are
-        those that the target has.
+        example and a self-test program in. With `max_parts` above 1 callers may divide a step into
+        so many parts, for threads of theirs, with the same bits. docs/export.md tells of the files;
+        by default there are those that the target has.
         Raises CompileError and ArtifactError.
         """
         if self._members is not None:
@@ -207,7 +209,7 @@ class Kept:
         from chainrule.train.export import Export, export
 
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
-                        determinism, optimize, examples)  # fmt: skip
+                        determinism, optimize, examples, max_parts)  # fmt: skip
         kept = self.state_dict()
         return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
 
