@@ -26,13 +26,13 @@ _MACHINES = {
 
 def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
     """A library's bytes and its manifest. Raises ArtifactError unless this tells of those."""
-    source = _path(path)
+    source = path_of(path)
     import hashlib
 
-    library = _bytes_of(source)
+    library = bytes_of(source)
     base, _ = os.path.splitext(source)
     beside = base + ".json"
-    manifest = _manifest(beside, _bytes_of(beside, _LARGEST_MANIFEST))
+    manifest = _manifest(beside, bytes_of(beside, _LARGEST_MANIFEST))
     name = os.path.basename(source)
     digests = manifest.get("sha256")
     wanted = digests.get(name) if isinstance(digests, dict) else None
@@ -47,7 +47,8 @@ def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
     return library, manifest
 
 
-def _path(path: str | os.PathLike[str]) -> str:
+def path_of(path: str | os.PathLike[str]) -> str:
+    """A path as text. Raises ArtifactError for what is none."""
     try:
         text = os.fsdecode(path)
         os.fsencode(text)
@@ -58,13 +59,14 @@ def _path(path: str | os.PathLike[str]) -> str:
     return text
 
 
-def _bytes_of(source: str, most: int | None = None) -> bytes:
+def bytes_of(source: str, most: int | None = None, kind: str = "a manifest") -> bytes:
+    """What a file holds, `most` bytes for its kind. Raises ArtifactError for what is no file."""
     try:
         about = os.stat(source)
         if not stat.S_ISREG(about.st_mode):
             raise ArtifactError(f"{source} is no file")
         if most is not None and about.st_size > most:
-            raise ArtifactError(f"{source} has {about.st_size} bytes, too many for a manifest")
+            raise ArtifactError(f"{source} has {about.st_size} bytes, too many for {kind}")
         with open(source, "rb") as file:
             return file.read()
     except ArtifactError:

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
@@ -63,7 +63,12 @@ class Kernel:
         self.metrics: dict[str, float] = {}
 
     def _function(self, name: str, result: Any = ctypes.c_int32) -> Any:
-        found = getattr(self._library, f"{self.name}_{name}")
+        try:
+            found = getattr(self._library, f"{self.name}_{name}")
+        except AttributeError:
+            raise ArtifactError(
+                f"the library has no function {self.name}_{name}: its manifest tells of another"
+            ) from None
         found.restype = result
         return found
 
@@ -71,31 +76,31 @@ class Kernel:
 
     def init(self, seed: int = 0) -> None:
         """Begin: initial values drawn from a seed, an int from 0 to 2**64 - 1."""
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        if not _is_whole(seed, 0) or int(seed) >= 2**64:
             raise FeedError(f"a seed is an int from 0 to 2**64 - 1, not {seed!r}")
         with self._lock.guard:
-            self._call("init", *self._state_arguments(), ctypes.c_uint64(seed))
+            self._call("init", *self._state_arguments(), ctypes.c_uint64(int(seed)))
 
-    def step(self, /, **feeds: Any) -> float:
+    def step(self, /, *unnamed: Never, **feeds: Any) -> float:
         """One step on a minibatch; the loss before the update. Raises FeedError, NonFiniteError."""
-        loss, *others = self._run("step", feeds)
+        loss, *others = self._run("step", feeds, unnamed)
         names = [t.name for t in self._functions["step"].outputs[1:]]
         self.metrics = {n: a.item() for n, a in zip(names, others, strict=True)}
         return float(loss) + 0.0
 
-    def predict(self, /, **feeds: Any) -> Any:
+    def predict(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """What the model gives for inputs: an array, or where there are several, a dict of them."""
         if "predict" not in self._functions:
             raise RuntimeFault("this kernel predicts nothing", "training_step(..., outputs=z)")
-        results = self._run("predict", feeds)
+        results = self._run("predict", feeds, unnamed)
         outputs = self._functions["predict"].outputs
         if len(results) == 1:
             return results[0]
         return {t.name: a for t, a in zip(outputs, results, strict=True)}
 
-    def loss(self, /, **feeds: Any) -> float:
+    def loss(self, /, *unnamed: Never, **feeds: Any) -> float:
         """The loss as in inference; nothing is changed."""
-        return float(self._run("loss", feeds)[0]) + 0.0
+        return float(self._run("loss", feeds, unnamed)[0]) + 0.0
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
@@ -107,6 +112,8 @@ class Kernel:
         function = self._functions["step"]
         if not self._epochs_native:
             raise RuntimeFault("this kernel's inputs have no rows to cut minibatches from")
+        if not _is_whole(epochs, 0):
+            raise FeedError(f"epochs is an int from 0 on, not {epochs!r}")
         arrays = function.binder.arrays(data)
         rows, sizes = self._cut(function, arrays, batch_size)
         order = np.zeros(2 * rows, np.uint64)
@@ -143,16 +150,21 @@ class Kernel:
         if len(counts) != 1 or 0 in counts:
             raise FeedError(f"{', '.join(sliced)} have one number of rows, not {sorted(counts)}")
         (rows,) = counts
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if not _is_whole(batch_size, 1):
             raise FeedError(f"batch_size is an int from 1 on, not {batch_size!r}")
-        batch = min(rows, batch_size)
+        batch = min(rows, int(batch_size))
         shapes = [(batch, *a.shape[1:]) if n in sliced else a.shape for n, a in named]
         sizes = function.binder.sizes(shapes)
         function.check_sizes(sizes)
         return rows, {rows_name: batch, **sizes}
 
-    def _run(self, name: str, feeds: Mapping[str, Any]) -> list[Array]:
+    def _run(self, name: str, feeds: Mapping[str, Any], unnamed: Sequence[object]) -> list[Array]:
         function = self._functions[name]
+        if unnamed:
+            taken = ", ".join(f"{n}=..." for n in function.binder.names)
+            raise FeedError(
+                f"{len(unnamed)} inputs are given without their names", f"it takes {taken}"
+            )
         arrays = function.binder.arrays(feeds)
         sizes = function.binder.sizes([a.shape for a in arrays])
         function.check_sizes(sizes)
@@ -257,8 +269,10 @@ class Kernel:
     def set_number(self, name: str, value: float) -> None:
         """Change a hyper-parameter. Raises FeedError for a number out of its range."""
         number = self._number(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise FeedError(f"{name} is a number, not {value!r}")
         kind = self._tensor(number["tensor"])[1]["dtype"]
-        given = 1.0 - value if number["complement"] else value
+        given = 1.0 - float(value) if number["complement"] else float(value)
         with self._lock.guard:
             self._call(number["function"], *self._state_arguments(), _NUMBERS[kind](given))
 
@@ -286,7 +300,7 @@ class Kernel:
             data = np.zeros(self._bytes, np.uint8)
             place = ctypes.c_void_p(address(data))
             self._call("save", *self._state_arguments(), place, ctypes.c_size_t(self._bytes))
-        target = os.path.realpath(os.fsdecode(path))
+        target = os.path.realpath(artifact.path_of(path))
         temporary = None
         try:
             handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".state.")
@@ -304,14 +318,14 @@ class Kernel:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file of `save` or an export. Raises ArtifactError, changing nothing."""
-        try:
-            data = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise ArtifactError(f"can't read {os.fsdecode(path)}: {error}") from None
-        if data.size != self._bytes:
+        source = artifact.path_of(path)
+        held = artifact.bytes_of(source, self._bytes, f"a state of this kernel: {self._bytes}")
+        if len(held) != self._bytes:
             raise ArtifactError(
-                f"{os.fsdecode(path)} has {data.size} bytes, a state of this kernel {self._bytes}"
+                f"{source} has {len(held)} bytes, a state of this kernel {self._bytes}"
             )
+        data = aligned(len(held))
+        data[:] = np.frombuffer(held, np.uint8)
         with self._lock.guard:
             place = ctypes.c_void_p(address(data))
             self._call("load", *self._state_arguments(), place, ctypes.c_size_t(data.size))
@@ -336,6 +350,13 @@ class _Function:
                     f"{name} is {sizes[name]}, this kernel takes {self.most[name]} at most",
                     f"export it with max_sizes={{{name!r}: {sizes[name]}}}",
                 )
+
+
+def _is_whole(value: object, least: int) -> bool:
+    """Whether something is an int, NumPy's too, from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return int(value) >= least
 
 
 def _tensor(data: Mapping[str, Any]) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.driver import PASSES
+from chainrule.driver.lower import PASSES
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import Let, Loop

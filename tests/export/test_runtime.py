@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import chainrule_runtime
+from chainrule.errors import CompileError
 from chainrule_runtime import ArtifactError
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,11 @@ def relabelled(library: Path, manifest: Path) -> None:
     manifest.write_text(json.dumps(told | {"state_bytes": 64}))
 
 
+def renamed(library: Path, manifest: Path) -> None:
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"name": "digitz"}))
+
+
 def other_machine(library: Path, manifest: Path) -> None:
     import hashlib
 
@@ -119,6 +126,7 @@ def folder(library: Path, manifest: Path) -> None:
         (foreign, "no manifest of a kernel"),
         (newer, "version 2"),
         (relabelled, "another kernel"),
+        (renamed, "no function digitz_describe"),
         (other_machine, "machine 8"),
         (folder, "no file"),
     ],
@@ -156,6 +164,12 @@ def test_damaged_states_change_nothing(digits_net, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError):
             kernel.load(path)
         assert before == {n: kernel.get(n).tobytes() for n in kernel.tensors}
+    for bad in (None, "a\0b", tmp_path, "/dev/zero"):
+        with pytest.raises(ArtifactError):
+            kernel.load(bad)  # type: ignore[arg-type]
+        if bad != "/dev/zero":
+            with pytest.raises(ArtifactError):
+                kernel.save(bad)  # type: ignore[arg-type]
     path.write_bytes(whole)
     kernel.load(path)
     assert kernel.get("optimizer.step") == 1
@@ -185,3 +199,32 @@ def test_feeds_that_do_not_fit(digits_net) -> None:
     with pytest.raises(chainrule_runtime.NonFiniteError):
         kernel.step(x=batch["x"] + float("inf"), y=batch["y"])
     assert before == {n: kernel.get(n).tobytes() for n in kernel.tensors}
+
+
+def test_arguments_that_are_none(digits_net) -> None:
+    kernel, batch = digits_net.kernel(), digits_net.batch(0, 8)
+    before = {n: kernel.get(n).tobytes() for n in kernel.tensors}
+    for call, said in (
+        (lambda: kernel.step(*batch.values()), "2 inputs are given without their names"),
+        (lambda: kernel.predict(batch["x"]), "1 inputs are given without their names"),
+        (lambda: kernel.run(**batch, epochs=-1), "epochs is an int"),
+        (lambda: kernel.run(**batch, epochs=1.5), "epochs is an int"),
+        (lambda: kernel.run(**batch, batch_size=True), "batch_size is an int"),
+        (lambda: setattr(kernel, "learning_rate", "0.1"), "learning_rate is a number"),
+        (lambda: setattr(kernel, "learning_rate", None), "learning_rate is a number"),
+        (lambda: kernel.init(seed=np.int64(-1)), "a seed is an int"),
+    ):
+        with pytest.raises(chainrule_runtime.FeedError, match=said):
+            call()
+    assert before == {n: kernel.get(n).tobytes() for n in kernel.tensors}
+    kernel.init(seed=np.uint64(2**64 - 1))
+    theirs = {n: kernel.get(n).tobytes() for n in kernel.tensors}
+    kernel.init(seed=2**64 - 1)
+    assert theirs == {n: kernel.get(n).tobytes() for n in kernel.tensors}
+
+
+def test_where_to_and_how_large_an_export_is(digits_net, tmp_path: Path) -> None:
+    for options in ({"target": None}, {"target": 3}, {"max_sizes": 3}):
+        with pytest.raises(CompileError):
+            digits_net.step.export(tmp_path, formats=("h",), **options)
+    assert not [*tmp_path.iterdir()]

@@ -69,12 +69,18 @@ def places(tree: Formula, narrow: bool) -> dict[str, bool]:
 
 
 def bindings(r: Rule) -> dict[str, Node]:
-    """Leaves for a rule's variables; numbers for those that must be numbers."""
+    """Leaves for a rule's variables; numbers, that it takes, for those that must be numbers."""
+    bound = bindings_with(r, 2.5)
+    return bound if r.when is None or r.when(bound) else bindings_with(r, -2.5)
+
+
+def bindings_with(r: Rule, c: float) -> dict[str, Node]:
+    """Leaves for a rule's variables, and `c` where it has to be a number."""
     tree = parse(r.lhs)
     wide = WIDE.shape if speaks_of_axes(tree) else (N,)
     numbers = {n: 0.125 if v is None else v for n, v in r.numbers}
     if r.when is not None:
-        numbers = {"c": 2.5, "d": 0.25} | numbers
+        numbers = {"c": c, "d": 0.25} | numbers
     bound: dict[str, Node] = {}
     for name, narrow in places(tree, is_narrow(tree)).items():
         shape = (N,) if narrow else wide
@@ -345,6 +351,30 @@ def test_numbers_far_from_1_stay_where_they_keep_others_small(
     (out,) = rewrite(Graph((build(x, y),)), SETS["simple"]).outputs
     (value,) = evaluate([out], {x: np.float32(want[0]), y: np.float32(want[1])})
     np.testing.assert_allclose(value, want[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("c", "d", "merged"),
+    [
+        (2.0, 4.0, True),
+        (3.0, 6.0, True),
+        (-6.0, 3.0, True),
+        (1e30, 1e30, True),
+        (1.0, 3.0, False),
+        (2.0, 3.0, False),
+        (1.0, np.inf, False),
+        (np.inf, 2.0, False),
+        (0.0, 2.0, False),
+        (1.0, 0.0, False),
+        (np.nan, 2.0, False),
+    ],
+)
+def test_numbers_are_divided_where_nothing_is_rounded(c: float, d: float, merged: bool) -> None:
+    x = leaf("input", "x", TensorType(float32, ()))
+    (out,) = rewrite(Graph((call("div", call("mul", x, c), d),)), CANONICAL).outputs
+    assert (out.op.name != "div") == merged
+    if merged:
+        assert evaluate([out], {x: np.float32(5)}) == [np.float32(5 * c / d)]
 
 
 def test_a_sum_of_no_elements_is_0_whatever_would_repeat() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,21 @@ def test_latex_of_a_gradient_names_the_partial_derivative() -> None:
     assert tex.startswith(r"\begin{aligned}") and tex.endswith(r"\end{aligned}")
     assert r"\frac{\partial J}{\partial W_{1}} &= x^{\top} \, \mathrm{d}z_{1}" in tex
     assert r"\frac{\operatorname{softmax}\left(z_{3}\right)" in tex
+
+
+@pytest.mark.parametrize(
+    ("write", "want"),
+    [
+        (lambda z: 0.5 * cr.sum(z**2), "z"),
+        (lambda z: cr.sum((z / 2) ** 2), "z / 2"),
+        (lambda z: cr.sum(0.3 * z**2), "0.6 * z"),
+        (lambda z: cr.sum(z**3) / 3, "z²"),
+        (lambda z: cr.sum((3 * z) ** 2) / 6, "3 * z"),
+        (lambda z: cr.sum(cr.log(1 + cr.exp(-2 * z))), "-2 * sigmoid(-2 * z)"),
+        (lambda z: cr.sum(cr.softplus(-(-3 * z))), "3 * sigmoid(3 * z)"),
+    ],
+)
+def test_numbers_in_a_gradient_are_one(write: Any, want: str) -> None:
+    """Where that is exact: by hand, from the power and the chain rule."""
+    z = cr.input("z", (4,))
+    assert str(cr.grad(write(z), z)).splitlines()[-1].removeprefix("dz = ") == want

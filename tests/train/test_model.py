@@ -13,6 +13,8 @@ import pytest
 import chainrule as cr
 from chainrule.errors import ArtifactError, CompileError, DTypeError, FeedError, ShapeError
 from chainrule.ops.philox import permutation
+from chainrule.train import built
+from chainrule.train.problem import trained_of
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(70, 6)).astype(np.float32)
@@ -469,6 +471,40 @@ def test_a_net_that_is_frozen_whole() -> None:
     assert all((model.weights()[n] == before[n]).all() for n in before) and step.steps == 3
     layer.unfreeze()
     assert model.fit(X, Y).history["loss"]
+
+
+def test_layers_are_asked_only_where_some_were_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their parameters are many, and a step is asked for at every call."""
+    asked: list[object] = []
+    monkeypatch.setattr(built, "trained_of", lambda net: asked.append(net) or trained_of(net))
+    layer, other = cr.nn.Dense(3), cr.nn.Dense(3)
+    model = cr.Model(layer, backend="reference").build(X, Y)
+    asked.clear()
+    for _ in range(3):
+        assert model.step and model.predict(X).shape == (70, 3)
+    assert not asked
+    other.freeze()
+    for _ in range(3):
+        assert model.step
+    assert asked == [layer]
+
+
+def test_layers_frozen_in_a_callback_are_frozen_from_the_next_fit_on() -> None:
+    """A fit that a callback begins is over before the one around it, which trains on its step."""
+    layer = cr.nn.Dense(3)
+    model = cr.Model(layer, backend="reference")
+
+    class Freezes(cr.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: object) -> None:
+            if epoch == 0:
+                model.fit(X, Y, batch_size=70)
+                layer.freeze()
+            assert model.step.steps == (2, 3)[epoch]
+
+    model.fit(X, Y, epochs=2, batch_size=70, callbacks=[Freezes()])
+    assert model.step.steps == 3
+    with pytest.raises(CompileError, match="is frozen"):
+        model.step(x=X, y=Y)
 
 
 def test_a_net_that_was_frozen_before_it_saw_data() -> None:

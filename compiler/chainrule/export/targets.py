@@ -69,7 +69,7 @@ def targets_of(
 
 
 def _levels(levels: Sequence[str]) -> tuple[Target, ...]:
-    names = list(levels)
+    names = list(levels) if isinstance(levels, list | tuple) else []
     if not names or not all(isinstance(n, str) and n in LEVELS for n in names):
         raise CompileError(
             f"several targets in one kernel are levels of x86-64, not {levels!r}",

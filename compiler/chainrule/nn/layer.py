@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from chainrule.errors import ChainruleError, CompileError, DTypeError, ShapeError
 from chainrule.ir.types import check_shape
@@ -62,6 +62,8 @@ class Layer:
     kind = ""
     #: whether it has no name unless it is given one, and its children are named as if beside it
     transparent = False
+    #: how often layers were frozen or unfrozen
+    freezings: ClassVar[int] = 0
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
@@ -217,6 +219,7 @@ class Layer:
     def trainable(self, value: bool) -> None:
         for layer in _walk(self, lambda _: True):
             layer._record.trainable = flag("trainable", value)
+        Layer.freezings += 1
 
     def freeze(self) -> Layer:
         """Leave its parameters, and its children's, as they are in training. Gives the layer."""

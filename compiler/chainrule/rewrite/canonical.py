@@ -6,6 +6,8 @@ outward through elementwise ops, products read through transposes.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from chainrule.ir.evaluate import meaning
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Shape, product
@@ -33,6 +35,20 @@ def _mergeable(b: Bindings) -> bool:
     if not (isinstance(c, Full) and isinstance(d, Full)):
         return False
     return c.dtype.is_integer or is_moderate(c.value * d.value)
+
+
+def _divides(b: Bindings) -> bool:
+    """Whether c / d is a number without rounding, and c and d are numbers."""
+    c, d = b["c"].op, b["d"].op
+    if not (isinstance(c, Full) and isinstance(d, Full) and c.dtype.is_float and d.value):
+        return False
+    quotient = float(meaning(TABLE["div"], c.scalar, d.scalar))
+    return is_moderate(quotient) and Fraction(quotient) * Fraction(d.value) == c.value
+
+
+def _below_zero(b: Bindings) -> bool:
+    """Whether c is a number below 0."""
+    return isinstance(b["c"].op, Full) and b["c"].op.value < 0
 
 
 @recognize("cast", *(name for name in TABLE if name != "stop_gradient"), only=["full"])
@@ -260,6 +276,7 @@ CANONICAL = Rules(
         number_to_the_right,
         # signs
         rule("negative_twice", "-(-x)", "x"),
+        rule("negative_twice_in_number", "-(x * c)", "x * -c", when=_below_zero),
         rule("times_minus_one", "x * -1", "-x"),
         rule("negative_factor", "-x * y", "-(x * y)"),
         rule("negative_numerator", "-x / y", "-(x / y)"),
@@ -282,6 +299,7 @@ CANONICAL = Rules(
         rule("over_one", "x / 1", "x"),
         # numbers together
         number_outward,
+        rule("number_over_number", "(x * c) / d", "x * (c / d)", when=_divides),
         rule("divide_twice", "(x / c) / d", "x / (c * d)", when=_mergeable),
         # powers
         rule("power_one", "x ** 1", "x"),

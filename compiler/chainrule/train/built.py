@@ -12,6 +12,7 @@ from chainrule.lang.inspect import explain
 from chainrule.lang.options import check_options, check_seed
 from chainrule.lang.tensor import Tensor
 from chainrule.nn import losses, optim
+from chainrule.nn.layer import Layer
 from chainrule.nn.optim import Adam, Optimizer
 from chainrule.train import named
 from chainrule.train.data import Table, table
@@ -76,6 +77,7 @@ class Built:
         self._scoring: tuple[Problem, Scorer] | None = None
         self._fit: Fit | None = None
         self._fitting = False
+        self._freezings = Layer.freezings
         self.stop_training = False
 
     @classmethod
@@ -108,11 +110,8 @@ class Built:
                 "this model has not seen data yet, so it does not know its sizes",
                 "model.build(x, y), or fit, evaluate, predict",
             )
-        if not self._fitting and self.net is not _no_net:
-            trained = trained_of(self.net)
-            if trained != self._known().trained:
-                self._problem = replace(self._known(), trained=trained)
-                self._renew(self._weighted)
+        if self._freezings != Layer.freezings:
+            self._heed_freezing()
         return self._step
 
     @property
@@ -184,7 +183,17 @@ class Built:
             self._renew(weighted)
         elif self._step is None or weighted != self._weighted:
             self._renew(weighted)
+        self._heed_freezing()
         return self.step
+
+    def _heed_freezing(self) -> None:
+        """Make the step anew, with its state, where the net trains other parameters than it did."""
+        if self._fitting or self.net is _no_net:
+            return
+        self._freezings, trained = Layer.freezings, trained_of(self.net)
+        if trained != self._known().trained:
+            self._problem = replace(self._known(), trained=trained)
+            self._renew(self._weighted)
 
     def _trainable(self, data: Table, weighted: bool) -> TrainingStep:
         """The step for data to train on. Raises CompileError where every parameter is frozen."""

@@ -264,6 +264,8 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
     """The symbolic sizes in order of first appearance, each with the largest it may be."""
     inputs = dict.fromkeys(n for g in graphs.values() for n in g.inputs)
     names = dict.fromkeys(s for n in inputs for d in n.type.shape for s in sorted(symbols_of(d)))
+    if not isinstance(wanted.max_sizes, Mapping):
+        raise CompileError(f"max_sizes are numbers by size, a dict, not {wanted.max_sizes!r}")
     unknown = [n for n in wanted.max_sizes if n not in names]
     if unknown:
         raise CompileError(

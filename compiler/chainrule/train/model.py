@@ -130,11 +130,11 @@ class Model(Built):
         except BaseException:
             source.close()
             raise
-        self._fitting = True
+        inside, self._fitting = self._fitting, True  # a callback may call fit
         try:
             return self._fit.run()
         finally:
-            self._fitting = False
+            self._fitting = inside
 
     def _check_optimizer(self) -> None:
         if self.missing_optimizer is not None:
