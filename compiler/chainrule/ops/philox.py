@@ -108,10 +108,12 @@ def _draw(
     texts: dict[str, str], seed: int, step: int, draw: int, shape: Sequence[int], dtype: object
 ) -> Array:
     kind, count = _float(dtype), math.prod(shape)
+    seed, step, draw = check_seed(seed), _check("a step", step, 32), _check("a draw", draw, 32)
     recipe, out = parse_recipe(texts[kind.name]), np.empty(count, kind.numpy)
     for start in range(0, count, _BLOCK):
-        w = words(seed, step, draw, np.arange(start, min(start + _BLOCK, count)))
-        args = {f"w{i}": w[:, i] for i in range(4)}
+        index = np.arange(start, min(start + _BLOCK, count), dtype=np.uint64)
+        found = _rounds(index, np.full_like(index, step), draw, seed)
+        args = {f"w{i}": w.astype(np.uint32) for i, w in enumerate(found)}
         out[start : start + _BLOCK] = evaluate(recipe, kind, args, RECIPES)
     return out.reshape(tuple(shape))
 
