@@ -21,7 +21,7 @@ from chainrule.driver.levels import LEVELS
 from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
 from chainrule.loops.choice import Choice
-from chainrule.schedule.recompute import Budget
+from chainrule.schedule.budget import Budget
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,13 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import evaluate
+from chainrule.schedule.budget import Budget
 from chainrule.schedule.buffers import plan_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule.schedule.order import reads_at_its_index
 from chainrule.schedule.reading import storage
-from chainrule.schedule.recompute import Budget, fit
+from chainrule.schedule.recompute import fit
 from chainrule_runtime import Program
 
 

@@ -1,4 +1,5 @@
-"""What is kept of a compiled program on disk: its manifest as JSON, its constants, its object file.
+"""What is kept of a compiled program on disk: its manifest as JSON, its constants, and its object
+file, or its PTX with what is launched of it.
 
 Nothing in it has a name of the user's but computed positions: tensors are called by their places
 among feeds, kept leaves and outputs, "0", "1", ..., and get the names of the program at hand.

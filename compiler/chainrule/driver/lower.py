@@ -14,10 +14,9 @@ from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
 from chainrule.driver.stages import stages_of
 from chainrule.driver.tune import tuned
-from chainrule.driver.wanted import Clock, Wanted, label
+from chainrule.driver.wanted import Clock, Wanted, behind_views, called, label
 from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
-from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
@@ -262,21 +261,9 @@ class _Layout:
         return TensorData(str(number), node.type.dtype.name, shape, self.place[storage(node)])
 
 
-def called(node: Node) -> str:
-    """What a computed tensor is called; one that only repeats or cuts another, as that is."""
-    node = _behind_views(node)
-    return provenance.name_of(node) or str(node.op.name)
-
-
-def _behind_views(node: Node) -> Node:
-    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
-        (node,) = node.inputs
-    return node
-
-
 def _check(test: Test, number: Mapping[Node, int]) -> Check:
     """What a test is to the runtime, its tensors called by their numbers."""
-    home = _behind_views(test.node)
+    home = behind_views(test.node)
     what = str(number[home]) if home in number else computed(called(home))
     if test.bound is None:
         return Check(test.code, what, None, None)

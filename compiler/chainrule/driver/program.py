@@ -10,7 +10,7 @@ import numpy as np
 from chainrule import errors
 from chainrule.driver.build import Compiled, build
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
-from chainrule.driver.wanted import label
+from chainrule.driver.wanted import called, label
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
@@ -189,8 +189,6 @@ class ReferenceProgram:
             least, above = (number_of(d, sizes) for d in within(bound))
             if array.size and not (array.min() >= least and array.max() < above):
                 bad = array[(array < least) | (array >= above)].reshape(-1)[0]
-                from chainrule.driver.lower import called
-
                 name = called(operand)
                 raise FeedError(
                     f"{name} holds {bad}, where only {least} to {above - 1} have a meaning",

@@ -1,4 +1,4 @@
-"""What a program is compiled for, beside its graph, and a clock of the stages it goes through."""
+"""What a program is compiled for, beside its graph, what its tensors are called, and a clock."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
 from chainrule.target import Target
@@ -45,3 +46,16 @@ def label(node: Node) -> str:
     """What a leaf is called."""
     assert isinstance(node.op, Leaf)
     return node.op.label
+
+
+def called(node: Node) -> str:
+    """What a computed tensor is called; one that only repeats or cuts another, as that is."""
+    node = behind_views(node)
+    return provenance.name_of(node) or str(node.op.name)
+
+
+def behind_views(node: Node) -> Node:
+    """What a tensor without a name repeats or cuts; itself where it does neither."""
+    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
+        (node,) = node.inputs
+    return node

@@ -13,8 +13,8 @@ from chainrule.errors import DTypeError, FeedError, ShapeError
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False. Raises DTypeError for what is neither."""
-    if not isinstance(value, bool | int | np.bool_):
+    """True or False, as which 1 and 0 count. Raises DTypeError for what is neither."""
+    if not isinstance(value, bool | int | np.bool_) or value not in (0, 1):
         raise DTypeError(f"{name} is True or False, not {value!r}")
     return bool(value)
 

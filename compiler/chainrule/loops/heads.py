@@ -258,7 +258,8 @@ class Heads:
         step = self.product(
             shape, lambda key, row: self.score(row, key), row_major(rows[0], width), keep, so_far
         )
-        begin, end = from_to(0, _rounded(self.m), self.number(0)), from_to(0, 0, self.number(0))
+        begin = from_to(0, _rounded(self.m), self.number(0))
+        end: Stmts = ()
         if self.op.causal:
             earlier = self.space(width)
             begin = (Loop("j'", width, (Store(earlier, LANE, self.number(0)),), "vector"),)
