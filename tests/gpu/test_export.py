@@ -347,6 +347,7 @@ def test_files_of_an_export(made: OnGpu) -> None:
     files = made.artifact.files
     shown = CliRunner().invoke(cli, ["inspect", str(files["net.ptx"])])
     assert shown.exit_code == 0 and "for sm_80" in shown.output
+    assert re.search(r"kernels +\d+; (\d+ registers|ptxas would)", shown.output)
     without = set() if ptxas.find() else {"net.cubin"}
     assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without
     told = json.loads(files["net.json"].read_text())
