@@ -85,7 +85,9 @@ FLT_MAX = float(np.finfo(np.float32).max)
 PRECISIONS = pytest.mark.parametrize("precision", sorted(ROUNDED))
 
 
-def near(ours: np.ndarray, feeds: dict[str, np.ndarray], precision: str) -> None:
+def near(
+    ours: np.ndarray, feeds: dict[str, Any], precision: str, after: Any = lambda z: np.maximum(z, 0)
+) -> None:
     """Whether a layer of rounded factors is right, from float64.
 
     Products of factors are exact then; a sum of n terms in float32 in any order is off by n
@@ -93,7 +95,7 @@ def near(ours: np.ndarray, feeds: dict[str, np.ndarray], precision: str) -> None
     Algorithms", 2002, 4.2).
     """
     x, w = (ROUNDED[precision](feeds[n]) for n in "xw")
-    exact, terms = np.maximum(x @ w + feeds["b"], 0), len(w) + 1
+    exact, terms = after(x @ w + feeds["b"]), len(w) + 1
     bound = terms * 2.0**-24 * (np.abs(x) @ np.abs(w) + np.abs(feeds["b"]))
     assert (np.abs(ours - exact) <= bound).all()
 
@@ -147,6 +149,33 @@ def test_neighbours_are_fetched_together_where_they_are_such(
     assert set(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*, (\d+);", text)) == bytes_
     found = turned(x=np.ascontiguousarray(feeds["x"].T), w=feeds["w"])
     np.testing.assert_array_equal(found, plain(**feeds))
+
+
+@pytest.mark.parametrize("kind", ["gpu", "emulator"])
+@pytest.mark.parametrize(
+    ("terms", "turned", "bytes_"),
+    [(96, True, {"16"}), (98, True, {"4"}), (96, False, {"16"}), (97, True, set())],
+)
+def test_words_of_two_terms_are_fetched_where_they_are_such(
+    terms: int, turned: bool, bytes_: set[str], kind: str,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The right factor's terms are neighbours if it is turned; of an odd number of them every
+    other line begins in the middle of a word.
+    """
+    request.getfixturevalue(kind)
+    monkeypatch.setattr(WarpTiles, "sides", (2,))
+    rng = np.random.default_rng(2)
+    given = {"x": rng.standard_normal((33, terms)), "w": rng.standard_normal((24, terms))}
+    x, w = cr.input("x", (33, terms)), cr.input("w", (24, terms) if turned else (terms, 24))
+    product = x @ (cr.matrix_transpose(w) if turned else w)
+    fn = cr.compile(product, backend="cuda", precision="bfloat16")
+    if kind == "emulator":
+        text = fn.show("ptx")
+        assert set(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*, (\d+);", text)) == bytes_
+    feeds = {n: a.astype(np.float32) for n, a in given.items()}
+    found = fn(x=feeds["x"], w=feeds["w"] if turned else np.ascontiguousarray(feeds["w"].T))
+    near(found, {"x": feeds["x"], "w": feeds["w"].T, "b": np.float32(0)}, "bfloat16", np.asarray)
 
 
 def test_a_factor_that_is_computed_is_not_fetched(gpu: Any) -> None:

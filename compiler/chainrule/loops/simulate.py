@@ -229,13 +229,23 @@ class _Threads(Machine):
         """What is asked for is read now, and nobody may touch where it goes before it is there."""
         mine = np.flatnonzero(self.active)
         for i in range(s.count):
-            source = replace(s.source, offset=s.source.offset + i)
-            at = self.touched(source, None, self.active, False)[mine]
+            source = replace(s.source, offset=s.source.offset + i * (1 + s.source.pair))
+            values = self.given(source, mine)
             home = Store(s.buffer, s.offset + i, source)
             to = self.touched(home, None, self.active, True)[mine]
             self.coming(s.buffer.name)[to] = True
-            values = self.buffers[source.buffer.name][at]
             self.flying.append(_Flight(s.buffer.name, mine, to, values, self.groups[mine]))
+
+    def given(self, source: Load, mine: Array) -> Array:
+        """What lies in memory for these threads; of a pair both elements as one word."""
+        array = self.buffers[source.buffer.name]
+        first = array[self.touched(source, None, self.active, False)[mine]]
+        if not source.pair:
+            return first
+        after = replace(source, offset=source.offset + 1)
+        both = first, array[self.touched(after, None, self.active, False)[mine]]
+        low, high = (half.view(np.uint16).astype(np.uint32) for half in both)
+        return (high << 16 | low).view(np.int32)
 
     def coming(self, buffer: str) -> Array:
         """Which elements of a buffer are on their way."""
