@@ -113,7 +113,7 @@ def squares(kind: str, rows: int, terms: int | str, columns: int) -> tuple[Any, 
 @pytest.mark.parametrize(
     ("kind", "side", "rows", "terms", "columns"),
     [
-        ("gpu", 1, 20, 150, 24), ("gpu", 8, 36, 33, 132), ("emulator", 2, 33, "k", 7),
+        ("gpu", 1, 20, 150, 24), ("emulator", 2, 33, "k", 7),
         *(pytest.param(*case, marks=pytest.mark.long) for case in (
             ("emulator", 1, 20, 150, 24), ("emulator", 8, 70, 33, 132), ("gpu", 2, 33, "k", 7),
             ("gpu", 4, 70, 48, 68), ("emulator", 4, 70, 48, 68),
@@ -136,7 +136,12 @@ def test_panels_that_come_by_themselves_change_no_bit(
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "bytes_"), [(64, 128, {"16"}), (33, 32, {"4", "16"}), (34, 34, {"4"})]
+    ("rows", "columns", "bytes_"),
+    [
+        (33, 32, {"4", "16"}),
+        pytest.param(64, 128, {"16"}, marks=pytest.mark.long),
+        pytest.param(34, 34, {"4"}, marks=pytest.mark.long),
+    ],
 )
 def test_neighbours_are_fetched_together_where_they_are_such(
     rows: int, columns: int, bytes_: set[str], emulator: Any
@@ -154,7 +159,12 @@ def test_neighbours_are_fetched_together_where_they_are_such(
 @pytest.mark.parametrize("kind", ["gpu", "emulator"])
 @pytest.mark.parametrize(
     ("terms", "turned", "bytes_"),
-    [(96, True, {"16"}), (98, True, {"4"}), (96, False, {"16"}), (97, True, set())],
+    [
+        (96, True, {"16"}),
+        (98, True, {"4"}),
+        pytest.param(96, False, {"16"}, marks=pytest.mark.long),
+        pytest.param(97, True, set(), marks=pytest.mark.long),
+    ],
 )
 def test_words_of_two_terms_are_fetched_where_they_are_such(
     terms: int, turned: bool, bytes_: set[str], kind: str,
@@ -191,8 +201,15 @@ def test_a_factor_that_is_computed_is_not_fetched(gpu: Any) -> None:
     np.testing.assert_array_equal(ours, native)
 
 
-@PRECISIONS
-@pytest.mark.parametrize(("side", "terms"), [(4, 33), (2, 1), (2, 64), (1, 33), (1, 16)])
+#: everyday ones, and others
+TILES = [(4, 33), (2, 1), (1, 33)], [(2, 64), (1, 16)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "side", "terms"),
+    [(p, *case) for p in ROUNDED for case in TILES[0]]
+    + [pytest.param(p, *c, marks=pytest.mark.long) for p in ROUNDED for c in TILES[1]],
+)
 def test_tensor_cores_add_what_they_should(
     side: int, terms: int, precision: str, gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
