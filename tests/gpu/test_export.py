@@ -199,7 +199,7 @@ def test_so_does_its_ptx(folder: Path, emulator: Any, monkeypatch: pytest.Monkey
     trains_as_the_step_does(loaded(small, folder, emulator, monkeypatch))
 
 
-@pytest.mark.parametrize("size", [16, 7])
+@pytest.mark.parametrize("size", [pytest.param(16, marks=pytest.mark.long), 7])
 def test_an_epoch_takes_rows_in_their_order(made: OnGpu, size: int) -> None:
     made.on_state("init", SEED)
     step, rows = small(), data()
@@ -311,6 +311,7 @@ def test_the_driver_s_codes_come_through(made: OnGpu) -> None:
     assert made.driver.asked.count("cuModuleUnload") == before + 1  # nothing stays loaded
 
 
+@pytest.mark.long
 def test_a_loop_over_slices(tmp_path: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches once a slice, forward and back, over sizes that are symbols and no rows."""
 
@@ -347,6 +348,7 @@ def test_files_of_an_export(made: OnGpu) -> None:
     files = made.artifact.files
     shown = CliRunner().invoke(cli, ["inspect", str(files["net.ptx"])])
     assert shown.exit_code == 0 and "for sm_80" in shown.output
+    assert re.search(r"kernels +\d+; (\d+ registers|ptxas would)", shown.output)
     without = set() if ptxas.find() else {"net.cubin"}
     assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without
     told = json.loads(files["net.json"].read_text())

@@ -4,6 +4,7 @@ instruction, and nothing that a GPU does slowly.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -39,6 +40,14 @@ def test_neighbours_are_one_access_each() -> None:
     body = kernel(cr.exp(cr.input("x", ("n", 5))) * cr.input("y", ("n", 5)))
     assert count(r"ld\.global\.v4\.b32", body) == 2 and count(r"st\.global\.v4\.b32", body) == 1
     assert count("bar", body) == count("shfl", body) == 0
+
+
+def test_many_tensors_are_read_one_by_one() -> None:
+    """Four neighbours of each would not fit into registers."""
+    xs = [cr.input(f"x{i}", ("n", 8)) for i in range(24)]
+    body = kernel(functools.reduce(lambda a, b: a * 0.5 + b, xs))
+    assert count(r"ld\.global\.v4\.b32", body) == 0
+    assert count(r"ld\.global\.b32", body) == len(xs) + 1  # and the status
 
 
 def test_a_row_is_folded_by_five_exchanges() -> None:

@@ -33,7 +33,7 @@ def same(step: cr.TrainingStep, steps: int) -> None:
         np.testing.assert_array_equal(array, wanted.state_dict()[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("plays", "kept"), [(3, 0), (4, 4), (9, 8), (17, 16)])
+@pytest.mark.parametrize(("plays", "kept"), [(3, 0), (17, 16)])
 def test_a_run_leaves_its_last_snapshot(failing: Any, plays: int, kept: int) -> None:
     failing(plays)
     step = make("cuda", snapshot_every=4)

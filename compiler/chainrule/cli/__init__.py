@@ -100,7 +100,10 @@ def bench(**asked: Any) -> None:
 @cli.command()
 @click.argument("source", metavar="FILE.py[:NAME]")
 @click.option(
-    "--target", default="host", show_default=True, help="A triple; levels of x86-64, by commas."
+    "--target",
+    default="host",
+    show_default=True,
+    help="A triple; levels of x86-64, by commas; a GPU, such as sm_80.",
 )
 @click.option(
     "--out",

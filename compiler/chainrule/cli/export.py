@@ -130,7 +130,7 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
         ("code", f"{_known(told, 'code_bytes')} for {levels}, made for {told['optimize']}"),
         ("state", f"{told['state_bytes']} bytes in {len(told['tensors'])} tensors"),
         ("workspace", f"{told['workspace_bytes']} bytes at most"),
-        ("stack", f"{_known(told, 'stack_bytes')} at most"),
+        _taken(told),
         *(
             [("a part", f"{told['part_stack_bytes']} bytes of stack at most, of {parts} parts")]
             if "part_stack_bytes" in told and (parts := told["max_parts"])
@@ -156,6 +156,16 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
     )
     page.heading("Gradients")
     page.verbatim(told["mathematics"])
+
+
+def _taken(told: Mapping[str, Any]) -> tuple[str, str]:
+    """What running takes: of a processor its stack, of a GPU registers."""
+    kernels = told.get("kernels")
+    if kernels is None:
+        return "stack", f"{_known(told, 'stack_bytes')} at most"
+    registers = [k["registers"] for k in kernels if "registers" in k]
+    most = f"{max(registers)} registers of a thread at most" if registers else "ptxas would tell"
+    return "kernels", f"{len(kernels)}; {most}"
 
 
 def _known(told: Mapping[str, Any], key: str) -> str:

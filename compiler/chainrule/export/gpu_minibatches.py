@@ -44,7 +44,7 @@ class Minibatches(Units):
         units = [self.model.units["step"]]
         return [
             *self.bounds(self.model.sizes, result),
-            f"if (rows < 1 || rows > (size_t)1 << 40) return {result};",
+            f"if (rows < 1 || rows > (size_t)1 << 38) return {result};",
             f"last_ = ((int64_t)rows - 1) % {self.own[self.batch]} + 1;",
             *self.demands(units, self.own, result),
             *self.demands(units, self.last, result),

@@ -44,6 +44,7 @@ static int32_t launch_(const @N_net *net, CUstream stream, int kernel, int64_t b
     int i;
     for (i = 0; i < count; i++) places[i] = values + i;
     if (blocks < 1) return @U_OK;
+    if (blocks > 2147483647) return @U_ERROR_SIZE;
     return told_(cuLaunchKernel(net->kernel[kernel], (unsigned int)blocks, 1, 1, threads, 1, 1, 0,
         stream, places, NULL));
 }"""

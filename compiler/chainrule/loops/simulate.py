@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,10 @@ from chainrule.ir.loop import (
 from chainrule.ir.size import evaluate
 from chainrule.loops.interpret import Machine
 from chainrule.loops.launch import Launch, split_loops
+from chainrule.loops.races import Log, Race
 
 Array = np.ndarray[Any, Any]
 WARP = 32
-
-
-class Race(CompileError):
-    """What two threads do depends on which is first."""
 
 
 def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, int]) -> int:
@@ -88,7 +85,7 @@ class _Threads(Machine):
         self.active = np.ones(len(number), bool)
         self.in_vector = False
         self.code = 0
-        self.log = _Log(self.part)
+        self.log = Log(self.part)
         self.groups = np.zeros(len(number), np.int64)  # that each thread has closed
         self.flying: list[_Flight] = []
         self.under_way: dict[str, Array] = {}
@@ -232,13 +229,23 @@ class _Threads(Machine):
         """What is asked for is read now, and nobody may touch where it goes before it is there."""
         mine = np.flatnonzero(self.active)
         for i in range(s.count):
-            source = replace(s.source, offset=s.source.offset + i)
-            at = self.touched(source, None, self.active, False)[mine]
+            source = replace(s.source, offset=s.source.offset + i * (1 + s.source.pair))
+            values = self.given(source, mine)
             home = Store(s.buffer, s.offset + i, source)
             to = self.touched(home, None, self.active, True)[mine]
             self.coming(s.buffer.name)[to] = True
-            values = self.buffers[source.buffer.name][at]
             self.flying.append(_Flight(s.buffer.name, mine, to, values, self.groups[mine]))
+
+    def given(self, source: Load, mine: Array) -> Array:
+        """What lies in memory for these threads; of a pair both elements as one word."""
+        array = self.buffers[source.buffer.name]
+        first = array[self.touched(source, None, self.active, False)[mine]]
+        if not source.pair:
+            return first
+        after = replace(source, offset=source.offset + 1)
+        both = first, array[self.touched(after, None, self.active, False)[mine]]
+        low, high = (half.view(np.uint16).astype(np.uint32) for half in both)
+        return (high << 16 | low).view(np.int32)
 
     def coming(self, buffer: str) -> Array:
         """Which elements of a buffer are on their way."""
@@ -355,56 +362,3 @@ class _Flight:
     to: Array
     values: Array
     group: Array
-
-
-@dataclass
-class _Log:
-    """Who touched which address, and how often lanes had met by then."""
-
-    part: Array
-    meetings: Array = field(init=False)
-    seen: list[tuple[Array, Array, Array, bool]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.meetings = np.zeros(len(self.part), np.int64)
-
-    def meet(self, active: Array) -> None:
-        """These threads have waited for each other."""
-        self.meetings[active] += 1
-
-    def note(self, address: Array, thread: Array, writes: bool) -> None:
-        """Threads touch addresses now."""
-        if len(address):
-            self.seen.append((address, thread, self.meetings[thread], writes))
-
-    def judge(self, launch: Launch) -> None:
-        """Raise Race where an address that one thread writes is touched by another of another
-        part, or of its own with no meeting between.
-        """
-        if not self.seen:
-            return
-        address, thread, time = (np.concatenate([row[i] for row in self.seen]) for i in range(3))
-        writes = np.repeat([row[3] for row in self.seen], [len(row[0]) for row in self.seen])
-        _, place = np.unique(address, return_inverse=True)
-        part = self.part[thread]
-        moment = (place * (part.max() + 1) + part) * (time.max() + 1) + time
-        for group, who in ((place, part), (moment, thread)):
-            bad = _contested(group, who, writes)
-            if len(bad):
-                several = sorted({int(t) for t in thread[bad]})[:4]
-                raise Race(
-                    f"{launch.program.name}: threads {several} touch one element, and one writes it"
-                )
-
-
-def _contested(group: Array, who: Array, writes: Array) -> Array:
-    """The rows of a group that several share, one of which writes; none where there is none."""
-    _, number = np.unique(group, return_inverse=True)
-    count = number.max() + 1
-    least, most = np.full(count, who.max()), np.zeros(count, who.dtype)
-    written = np.zeros(count, bool)
-    np.minimum.at(least, number, who)
-    np.maximum.at(most, number, who)
-    written[number[writes]] = True
-    bad = np.flatnonzero(written & (least != most))
-    return np.flatnonzero(number == bad[0]) if len(bad) else bad

@@ -10,11 +10,13 @@ those of the hardware.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from chainrule.ir.loop import (
     Apply,
     Buffer,
     Literal,
+    Load,
     Local,
     Loop,
     Multiply,
@@ -24,9 +26,9 @@ from chainrule.ir.loop import (
     Words,
 )
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, Size
-from chainrule.ir.types import float32, int32
-from chainrule.loops.tiled import Tiles
+from chainrule.ir.size import Dim, Size, divide
+from chainrule.ir.types import DType, bfloat16, float32, int32
+from chainrule.loops.tiled import Read, Tiles
 
 WARP = 32
 #: words of a line in shared memory: those of a panel's terms, and what keeps lanes at banks apart
@@ -38,13 +40,32 @@ _T, _H, _I, _J, _R = (Size.symbol(f"{name}'") for name in "thijr")
 class WarpTiles(Tiles):
     """Tiles of 32 to 128 rows and columns; a warp has 16 * side by 8 * side of one."""
 
-    unit, sides, depth = 32, (4, 2, 1), 2 * WORDS
+    unit, sides, depth, by_lines = 32, (4, 2, 1), 2 * WORDS, False
+    #: what words are in shared memory
+    kind: DType = int32
 
     def memory(self) -> tuple[Local, Buffer, Buffer]:
         """A thread's sums, and a line of words for each row and each column."""
         acc = Local("acc", float32, (self.side, self.side, 4), True)
-        first, second = (self.b.scratch_of(int32, self.wide * LINE, private=True) for _ in range(2))
+        self.ahead, self.along = self.looks_ahead(self.depth), WORDS
+        self.stage = self.wide * LINE
+        size = self.stage * (1 + self.ahead)
+        first, second = (self.b.scratch_of(self.kind, size, private=True) for _ in range(2))
         return acc, first, second
+
+    def place(self, term: Dim, line: Dim) -> Dim:
+        """Where a word of a panel lies in it."""
+        return line * LINE + term
+
+    def words(self, read: Read) -> Read:
+        """Pairs of terms, which are one word of memory where they lie there side by side."""
+
+        def word(at: Dim, line: Dim) -> Value:
+            low, high = read(2 * at, line), read(2 * at + 1, line)
+            whole = None if self.b.kernel.depth else _in_memory(low, high)  # slices begin anywhere
+            return whole or Apply("pair", (low, high), int32)
+
+        return word
 
     @property
     def corner(self) -> tuple[Dim, Dim]:
@@ -88,7 +109,7 @@ class WarpTiles(Tiles):
         zero = Literal(0, float32)
 
         def store(low: Value, high: Value) -> Store:
-            return Store(to, line * LINE + word, Apply("pair", (low, high), int32))
+            return Store(to, self.place(word, line), Apply("pair", (low, high), int32))
 
         def where(*bounds: tuple[Dim, Dim], value: Store) -> When:
             return When(((begin + line, size), *bounds), (value,))
@@ -107,19 +128,11 @@ class WarpTiles(Tiles):
 class Tf32Tiles(WarpTiles):
     """The same of float32 factors, which are rounded to TF32 as they are multiplied."""
 
-    depth, by_lines = WORDS, False
+    depth, kind = WORDS, float32
 
-    def place(self, term: Dim, line: Dim) -> Dim:
-        """Where an element of a panel lies in it."""
-        return line * LINE + term
-
-    def memory(self) -> tuple[Local, Buffer, Buffer]:
-        """A thread's sums, and a line of terms for each row and each column."""
-        acc = Local("acc", float32, (self.side, self.side, 4), True)
-        self.ahead, self.stage = self.looks_ahead(self.depth), self.wide * LINE
-        size = self.stage * (1 + self.ahead)
-        first, second = (self.b.scratch_of(float32, size, private=True) for _ in range(2))
-        return acc, first, second
+    def words(self, read: Read) -> Read:
+        """Terms, each a word by itself."""
+        return read
 
     def copy(
         self,
@@ -139,3 +152,17 @@ class Tf32Tiles(WarpTiles):
         none = When((row,), (Store(to, place, Literal(0, float32)),))
         some = When((row, (term, depth)), there.body)
         return (Loop("e'", count, (none, some), "unroll"),)
+
+
+def _in_memory(low: Value, high: Value) -> Load | None:
+    """The word that two terms are in memory, if they are bfloat16 side by side, aligned as one."""
+    terms = [v.args[0] for v in (low, high) if isinstance(v, Apply) and v.fn == "cast"]
+    if len(terms) != 2 or not all(isinstance(t, Load) and t.index is None for t in terms):
+        return None
+    first, second = terms
+    assert isinstance(first, Load) and isinstance(second, Load)
+    if first.buffer != second.buffer or first.dtype != bfloat16:
+        return None
+    if second.offset != first.offset + 1 or divide(first.offset, 2) is None:
+        return None
+    return replace(first, pair=True)

@@ -36,6 +36,9 @@ LONG = 2048
 TALL = 256
 #: neighbours that a thread takes of what is walked straight through: of floats a 16-byte access
 FOUR = 4
+#: of so many tensors, read and written, a thread has registers for four neighbours each; of more
+#: together ptxas has spilled
+TENSORS = 16
 #: loops, and how many lanes a part of them has
 Shaped = tuple[Stmts, int]
 
@@ -59,7 +62,8 @@ def _map(b: Builder) -> Shaped:
     def one(index: Index) -> Stmts:
         return (*b.compute(nodes, index, False), *b.store(nodes, index))
 
-    if space and is_straight(nodes, b.kernel):
+    few = len(b.kernel.reads) + len(b.kernel.writes) <= TENSORS
+    if space and few and is_straight(nodes, b.kernel):
         return _straight(b), 1
     return each(space, one), 1
 

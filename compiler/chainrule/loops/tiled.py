@@ -107,9 +107,12 @@ class Tiles:
         whole = self.terms.size // depth
         if not self.b.target.tensor or (isinstance(whole, int) and whole < 2):
             return False
-        g: Mapping[str, Dim] = self.groups.at(0)
-        x, y = self._factors(g)
+        x, y = map(self.words, self._factors(self.groups.at(0)))
         return any(map(_is_given, (x(_K, _P), y(_K, _P))))
+
+    def words(self, read: Read) -> Read:
+        """How a factor is read that is fetched: an element of a panel at a time."""
+        return read
 
     def _count(self, side: int) -> int:
         """About how many tiles there are."""
@@ -124,7 +127,7 @@ class Tiles:
         """
         dtype = self.node.type.dtype
         self.depth, self.step = max(16, 64 // self.side), self.wide + 4
-        self.ahead = self.looks_ahead(self.depth)
+        self.ahead, self.along = self.looks_ahead(self.depth), self.depth
         self.stage = self.depth * self.step
         size = self.stage * (1 + self.ahead)
         first, second = (self.b.scratch_of(dtype, size, private=True) for _ in range(2))
@@ -162,10 +165,10 @@ class Tiles:
         if not self.ahead:
             panel = self._panel(places, top, left, _K * self.depth, self.depth)
             return (Loop("k'", whole, panel), *last)
-        x, y = self._factors(places)
+        x, y = map(self.words, self._factors(places))
 
         def ask(panel: Dim) -> Stmt:
-            start, stage = panel * self.depth, panel % 2 * self.stage
+            start, stage = panel * self.along, panel % 2 * self.stage
             first = self.ask(self.first, x, top, self.rows.size, start, stage)
             second = self.ask(self.second, y, left, self.columns.size, start, stage)
             return threads((When(((panel, whole),), (*first, *second)),))
@@ -225,7 +228,7 @@ class Tiles:
         where they are such in both; what lies outside is left out.
         """
         four = self._by_fours(read, begin, size, start)
-        term, line, count = four or self.spread(read, self.depth)
+        term, line, count = four or self.spread(read, self.along)
         value, at = read(start + term, begin + line), stage + self.place(term, line)
         several = FOUR if four else 1
         moved = Fetch(to, at, value, several) if _is_given(value) else Store(to, at, value)
@@ -237,7 +240,7 @@ class Tiles:
         """Which four neighbours a thread fetches at turn e', and its turns; None where they are
         none in memory, or do not begin at a multiple of 16 bytes there, or are not as many.
         """
-        along, across = (self.wide, self.depth) if self.by_lines else (self.depth, self.wide)
+        along, across = (self.wide, self.along) if self.by_lines else (self.along, self.wide)
         place, fours = _E * BLOCK + _T, along // FOUR
         count, left = divmod(fours * across, BLOCK)
         near, far = place % fours * FOUR, place // fours
@@ -246,8 +249,11 @@ class Tiles:
         if left or not _is_given(value) or self.b.kernel.depth:
             return None
         after = read(start + term + (not self.by_lines), begin + line + self.by_lines)
-        whole = divide(value.offset, FOUR) is not None and divide(size, FOUR) is not None
-        neighbours = isinstance(after, Load) and after.offset == value.offset + 1
+        each = 1 + value.pair
+        neighbours = isinstance(after, Load) and after.offset == value.offset + each
+        whole = divide(value.offset, FOUR * each) is not None
+        if self.by_lines and divide(size, FOUR) is None:  # four lines may be cut in two
+            return None
         return (term, line, count) if whole and neighbours else None
 
     def copy(
@@ -289,10 +295,10 @@ class Tiles:
 
 
 def _is_given(value: Value) -> TypeGuard[Load]:
-    """Whether a value is a float32 of the GPU's memory as it is, at a place that is known."""
-    if not isinstance(value, Load) or value.index is not None or value.pair:
+    """Whether a value is 4 bytes of the GPU's memory as they are, at a place that is known."""
+    if not isinstance(value, Load) or value.index is not None:
         return False
-    return not value.buffer.private and value.dtype == float32
+    return not value.buffer.private and (value.pair or value.dtype == float32)
 
 
 def threads(body: Stmts) -> Stmt:
@@ -330,8 +336,8 @@ def _runs(b: Builder) -> set[str]:
 def goes_along(value: Value, var: str) -> bool:
     """Whether neighbours along a variable are neighbours in memory."""
     loads = [v for v in postorder(value) if isinstance(v, Load)]
-    slopes = [coefficient(v.offset, var) for v in loads]
-    return any(s is not None and s[0] == 1 for s in slopes)
+    slopes = [(coefficient(v.offset, var), 1 + v.pair) for v in loads]
+    return any(s is not None and s[0] == each for s, each in slopes)
 
 
 def _index(letters: str, places: Mapping[str, Dim]) -> Index:
