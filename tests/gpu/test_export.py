@@ -386,6 +386,31 @@ def test_what_a_gpu_s_export_does_not_have(
         small().export(tmp_path, target="sm_80", **options)
 
 
+def test_the_manifest_tells_what_the_header_does(tmp_path: Path) -> None:
+    told = small().export(tmp_path, target="sm_80", formats=("h", "json")).certificate
+    header = (tmp_path / "net.h").read_text()
+    for word, key in (
+        ("ALIGN", "align"),
+        ("DATA_ALIGN", "data_align"),
+        ("STATE_BYTES", "state_bytes"),
+    ):
+        assert f"#define NET_{word} {told[key]}\n" in header
+    assert told["ptx_bytes"] > 1000
+
+
+@pytest.mark.parametrize(("target", "taken"), [("host", False), ("sm_80", True)])
+def test_names_of_a_gpu_s_parameters_are_taken_there_alone(
+    target: str, taken: bool, tmp_path: Path
+) -> None:
+    inputs = [cr.input(name, ("n", 3)) for name in ("net", "stream", "image")]
+    total = sum(inputs[1:], inputs[0]) @ cr.parameter("w", (3, 2))
+    step = cr.training_step(cr.mean(total**2), cr.optim.SGD(0.1))
+    step.export(tmp_path, "k", target=target, formats=("h",))
+    header = (tmp_path / "k.h").read_text()
+    for name in ("net", "stream", "image"):
+        assert (re.search(rf"\b{name}_2\b", header) is not None) == taken
+
+
 def test_files_of_gpus_are_not_for_others(tmp_path: Path) -> None:
     with pytest.raises(cr.errors.CompileError, match=r"\['ptx'\] for a processor"):
         small().export(tmp_path, formats=("ptx",))

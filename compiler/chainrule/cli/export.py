@@ -127,7 +127,7 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
     levels = ", ".join(v["level"] for v in told["variants"])
     sizes = ", ".join(f"{n} up to {m}" for n, m in told["sizes"].items()) or "all known"
     rows = [
-        ("code", f"{_known(told, 'code_bytes')} for {levels}, made for {told['optimize']}"),
+        ("code", f"{_code(told)} for {levels}, made for {told['optimize']}"),
         ("state", f"{told['state_bytes']} bytes in {len(told['tensors'])} tensors"),
         ("workspace", f"{told['workspace_bytes']} bytes at most"),
         _taken(told),
@@ -156,6 +156,12 @@ def show(page: Page, told: Mapping[str, Any]) -> None:
     )
     page.heading("Gradients")
     page.verbatim(told["mathematics"])
+
+
+def _code(told: Mapping[str, Any]) -> str:
+    if "ptx_bytes" in told:
+        return f"{told['ptx_bytes']} bytes of PTX"
+    return _known(told, "code_bytes")
 
 
 def _taken(told: Mapping[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,7 +12,7 @@ from chainrule.codegen import ptxas
 from chainrule.export import files as filing
 from chainrule.export import gpu_header, gpu_source
 from chainrule.export.artifact import GPU_FORMATS, Artifact, check_formats
-from chainrule.export.gpu import GpuKernel, Placed
+from chainrule.export.gpu import DATA_WIDTH, ROOM_ALIGN, GpuKernel, Placed
 from chainrule.export.manifest import told_of
 
 
@@ -27,13 +29,15 @@ def check_gpu_formats(formats: Collection[str]) -> None:
         ptxas.needed()
 
 
-def gpu_about(kernel: GpuKernel, told: Mapping[str, Any]) -> dict[str, Any]:
+def gpu_about(
+    kernel: GpuKernel, assembled: ptxas.Assembled | None, told: Mapping[str, Any]
+) -> dict[str, Any]:
     """The certificate: the memory map, the functions, and each kernel with what ptxas tells of it,
     where there is one.
     """
     model = kernel.model
     workspace = max(Placed(u.manifest).bytes(model.most()) for u in model.units.values())
-    known = ptxas.assemble(kernel.ptx, kernel.target.level).resources if ptxas.find() else {}
+    known = assembled.resources if assembled else {}
     kernels = [
         {"name": name, "threads": launch.threads}
         | ({"registers": r.registers, "shared_bytes": r.shared, "stack_bytes": r.stack}
@@ -41,10 +45,11 @@ def gpu_about(kernel: GpuKernel, told: Mapping[str, Any]) -> dict[str, Any]:
         for name, launch in kernel.module.kernels.items()
     ]  # fmt: skip
     return {
-        **told_of(model, workspace),
+        **told_of(model, workspace, ROOM_ALIGN),
+        "data_align": DATA_WIDTH,
         "level": kernel.target.level,
         "ptx": kernel.ptx.partition(".version ")[2].split()[0],
-        "code_bytes": len(kernel.ptx),
+        "ptx_bytes": len(kernel.ptx),
         "kernels": kernels,
         **told,
     }
@@ -61,26 +66,25 @@ def write_gpu_kernel(
 
     `extra` are files made elsewhere, by what follows the name; `told` goes into the manifest.
     """
-    import hashlib
-    import json
-
     check_gpu_formats(formats)
-    name, certificate = kernel.model.name, gpu_about(kernel, told)
+    assembled = ptxas.assemble(kernel.ptx, kernel.target.level) if ptxas.find() else None
+    name, certificate = kernel.model.name, gpu_about(kernel, assembled, told)
+    texts = {
+        "ptx": lambda: kernel.ptx,
+        "ll": lambda: kernel.module.llvm,
+        "c": lambda: gpu_source.source(kernel),
+        "h": lambda: gpu_header.header(kernel, certificate),
+    }
     made: dict[str, bytes] = {}
     for kind in dict.fromkeys(formats):
         if kind == "cubin":
-            content = ptxas.assemble(kernel.ptx, kernel.target.level).cubin
+            assert assembled is not None  # check_gpu_formats
+            content = assembled.cubin
         elif kind in extra:
             content = extra[kind]
         elif kind == "json":
             continue
         else:
-            texts = {
-                "ptx": lambda: kernel.ptx,
-                "ll": lambda: kernel.module.llvm,
-                "c": lambda: gpu_source.source(kernel),
-                "h": lambda: gpu_header.header(kernel, certificate),
-            }
             content = texts[kind]().encode()
         made[f"{name}.{kind}"] = content
     certificate["sha256"] = {n: hashlib.sha256(c).hexdigest() for n, c in made.items()}

@@ -10,7 +10,6 @@ from chainrule.export import gpu_interface
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.gpu import CUDA_CODES, DATA_WIDTH, ROOM_ALIGN, GpuKernel
 from chainrule.export.header import safe, tensor_text, wrapped
-from chainrule.export.interface import Interface
 from chainrule.export.model import ABI
 
 _USE = """States, workspaces and data are the caller's memory on the GPU: the first two begin at a
@@ -25,7 +24,7 @@ state or one workspace in different streams at once."""
 
 def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
     """The text of NAME.h."""
-    model, interface = kernel.model, Interface(kernel.model)
+    model, interface = kernel.model, gpu_interface.interface_of(kernel.model)
     name, upper = model.name, model.name.upper()
     constants = [
         ("ABI", str(ABI)),

@@ -46,6 +46,11 @@ _SAID = {
 }
 
 
+def interface_of(model: Model) -> Interface:
+    """A model's names where functions have parameters of a GPU's too."""
+    return Interface(model, ("net", "stream", "image"))
+
+
 def net(model: Model, const: bool = True) -> Parameter:
     """The kernels, once they are loaded."""
     return Parameter("net", f"{'const ' if const else ''}{model.name}_net *")
@@ -65,7 +70,7 @@ def pointers(interface: Interface, unit: Unit, optional: bool) -> list[Parameter
 
 def functions(model: Model) -> list[Function]:
     """Every function."""
-    interface = Interface(model)
+    interface = interface_of(model)
     sizes = interface.size_parameters(model.sizes)
     begin = net(model), STREAM, *STATE
     text = Parameter("n", "size_t")

@@ -15,7 +15,7 @@ from chainrule.export.gpu import (
     Placed,
 )
 from chainrule.export.header import wrapped
-from chainrule.export.interface import Interface, Parameter
+from chainrule.export.interface import Parameter
 from chainrule.export.model import (
     AT_STATUS,
     Size,
@@ -36,7 +36,7 @@ class Units:
 
     def __init__(self, kernel: GpuKernel) -> None:
         self.kernel, self.model = kernel, kernel.model
-        self.name, self.interface = kernel.model.name, Interface(kernel.model)
+        self.name, self.interface = kernel.model.name, gpu_interface.interface_of(kernel.model)
         self.number = {name: i for i, name in enumerate(kernel.names)}
         self.offsets = self.model.offsets
         self.functions = {f[1]: f for f in gpu_interface.functions(self.model)}

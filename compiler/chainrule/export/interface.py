@@ -45,15 +45,17 @@ def c_type(dtype: str) -> str:
 
 
 class Interface:
-    """The parameters of a model's functions, by the model's own names made C's."""
+    """The parameters of a model's functions, by the model's own names made C's, none of those that
+    are `taken`.
+    """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, taken: Iterable[str] = ()) -> None:
         self.model = model
         units = model.units.values()
         feeds = [t.name for u in units for t in u.manifest.feeds]
         outputs = [t.name for u in units for t in u.manifest.outputs]
         sizes = [s.name for s in model.sizes]
-        taken = [p.name for p in self.parallel]
+        taken = [*taken, *(p.name for p in self.parallel)]
         # what is fed and what is given back may have one name, and one tensor two outputs
         self.sizes = identifiers(sizes, taken)
         taken += self.sizes.values()

@@ -11,8 +11,8 @@ from chainrule.export.model import ABI, ALIGN, Model
 from chainrule_runtime.manifest import Tensor
 
 
-def told_of(model: Model, workspace: int) -> dict[str, Any]:
-    """A model that works in so many bytes at most, as plain data."""
+def told_of(model: Model, workspace: int, align: int = ALIGN) -> dict[str, Any]:
+    """A model that works in so many bytes at most, at multiples of `align`, as plain data."""
     interface = Interface(model)
     codes = checks_of([u.manifest for u in model.units.values()])
 
@@ -40,7 +40,7 @@ def told_of(model: Model, workspace: int) -> dict[str, Any]:
         "abi": ABI,
         "name": model.name,
         "model": f"{model.digest:016x}",
-        "align": ALIGN,
+        "align": align,
         "target": ", ".join(dict.fromkeys(v.target.triple for v in model.variants)),
         "variants": [
             {"level": v.target.level, "cpu": v.target.cpu, "features": v.target.features}

@@ -23,7 +23,7 @@ _OWN = re.findall(
     r"\w+",
     """
     state state_bytes workspace workspace_bytes seed bytes n memory index name out in lr value rows
-    batch_size order words losses done net stream image
+    batch_size order words losses done
     """,
 )
 
