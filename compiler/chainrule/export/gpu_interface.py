@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chainrule.export.extras import number_parameter
-from chainrule.export.header import safe, said
+from chainrule.export.header import changed_by, safe
 from chainrule.export.interface import Interface, Parameter, c_type
 from chainrule.export.model import Model, Unit
 from chainrule_runtime.manifest import show
@@ -96,7 +96,7 @@ def functions(model: Model) -> list[Function]:
     by_name = {t.name: t for t in model.kept}
     for number in model.numbers:
         value = number_parameter(number, by_name[number.kept])
-        told = f"Change {said(number)}, which steps from now on use."
+        told = f"Change {changed_by(number)}, which steps from now on use."
         name = f"set_{interface.numbers[number.called]}"
         found.append(("int32_t", name, (STREAM, *STATE, value), told))
     return found

@@ -125,7 +125,7 @@ def declarations(
             "int32_t",
             f"set_{interface.numbers[n.called]}",
             (*STATE, number_parameter(n, by_name[n.kept])),
-            f"Change {said(n)}, which steps from now on use.",
+            f"Change {changed_by(n)}, which steps from now on use.",
         )
         for n in model.numbers
     ]
@@ -155,7 +155,7 @@ def declarations(
     return [*fixed, *more, *units, *several, *parallel, *setters]
 
 
-def said(number: Number) -> str:
+def changed_by(number: Number) -> str:
     """What setting a number changes, in words."""
     return f"what {number.name} lacks of 1" if number.complement else f"the {number.name}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -71,24 +71,22 @@ class Engine(Protocol):
     def report(self, measured: bool, sizes: Mapping[str, int] | None) -> Report: ...
 
 
-#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss, how
-#: many threads there may be, the products' precision, a budget for the arena, sizes to tune at, and
-#: after how many steps of a run what lies elsewhere is brought to the host
+@dataclass(frozen=True)
+class Options:
+    """How many threads there may be, the products' precision, a budget for the arena, sizes to tune
+    at, and after how many steps of a run what lies elsewhere is brought to the host.
+    """
+
+    threads: int | None = None
+    precision: str | None = None
+    budget: Budget | None = None
+    tune: Mapping[str, int] | None = None
+    snapshot_every: int | None = None
+
+
+#: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss
 MakeEngine = Callable[
-    [
-        Graph,
-        Sequence[Node],
-        Sequence[Node],
-        Sequence[str],
-        Storage,
-        bool,
-        int | None,
-        str | None,
-        Budget | None,
-        Mapping[str, int] | None,
-        int | None,
-    ],
-    Engine,
+    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, Options], Engine
 ]
 
 
@@ -103,11 +101,7 @@ class NativeEngine:
         names: Sequence[str],
         storage: Storage,
         trains: bool,
-        threads: int | None,
-        precision: str | None,
-        budget: Budget | None,
-        tune: Mapping[str, int] | None,
-        snapshot_every: int | None,
+        options: Options,
     ) -> None:
         self.compiled = driver.build(
             graph,
@@ -116,10 +110,10 @@ class NativeEngine:
             outputs=names,
             finite=[0] if trains else [],
             epochs=trains,
-            threads=threads,
-            precision=precision,
-            budget=budget,
-            tune=tune,
+            threads=options.threads,
+            precision=options.precision,
+            budget=options.budget,
+            tune=options.tune,
         )
         manifest = self.compiled.manifest
         self._program = Program(
@@ -187,11 +181,7 @@ class GpuEngine:
         names: Sequence[str],
         storage: Storage,
         trains: bool,
-        threads: int | None,
-        precision: str | None,
-        budget: Budget | None,
-        tune: Mapping[str, int] | None,
-        snapshot_every: int | None,
+        options: Options,
     ) -> None:
         from chainrule.driver.gpu import build_gpu
         from chainrule_runtime.gpu.epochs import GpuEpochLoop
@@ -204,8 +194,8 @@ class GpuEngine:
             outputs=names,
             finite=[0] if trains else [],
             epochs=trains,
-            precision=precision,
-            budget=budget,
+            precision=options.precision,
+            budget=options.budget,
         )
         manifest = self.compiled.manifest
         self._program = GpuProgram(
@@ -215,7 +205,7 @@ class GpuEngine:
             lock=storage.lock,
         )
         self.binder = self._program.binder
-        self._loop = GpuEpochLoop(self._program, snapshot_every)
+        self._loop = GpuEpochLoop(self._program, options.snapshot_every)
 
     @property
     def direct(self) -> None:
@@ -265,13 +255,9 @@ class ReferenceEngine:
         names: Sequence[str],
         storage: Storage,
         trains: bool,
-        threads: int | None,
-        precision: str | None,
-        budget: Budget | None,
-        tune: Mapping[str, int] | None,
-        snapshot_every: int | None,
+        options: Options,
     ) -> None:
-        self.graph, self.inputs = driver.narrowed(graph, precision), tuple(inputs)
+        self.graph, self.inputs = driver.narrowed(graph, options.precision), tuple(inputs)
         self.kept = tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains
         self.binder = Binder(

@@ -10,7 +10,7 @@ import numpy as np
 from chainrule import driver
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
-from chainrule.train.engine import ENGINES, Engine
+from chainrule.train.engine import ENGINES, Engine, Options
 from chainrule.train.ensemble import Ensemble, members_first
 from chainrule.train.plan import StepPlan, nodes_of
 from chainrule_runtime import RuntimeFault, Storage
@@ -32,11 +32,10 @@ class Predictor:
         storage: Storage,
         members: Ensemble | None,
         backend: str,
-        threads: int | None,
-        precision: str | None,
+        options: Options,
     ) -> None:
         self._plan, self._outputs, self._storage, self._members = plan, outputs, storage, members
-        self._backend, self._threads, self._precision = backend, threads, precision
+        self._backend, self._options = backend, Options(options.threads, options.precision)
         self._engines: dict[bool, Engine] = {}  # with averages or not
 
     def __call__(self, averaged: bool, feeds: Mapping[str, Any]) -> Any:
@@ -66,19 +65,7 @@ class Predictor:
             kept = [self._members.leaf(n) for n in kept]
         names = [provenance.name_of(n) or f"output {i}" for i, n in enumerate(nodes)]
         make = ENGINES[self._backend]
-        return make(
-            graph,
-            inputs,
-            kept,
-            names,
-            self._storage,
-            False,
-            self._threads,
-            self._precision,
-            None,
-            None,
-            None,
-        )
+        return make(graph, inputs, kept, names, self._storage, False, self._options)
 
 
 def _like(structure: Any, results: Iterator[Array]) -> Any:

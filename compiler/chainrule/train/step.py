@@ -21,8 +21,7 @@ from chainrule.lang.options import (
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.schedule.budget import Budget
-from chainrule.train.engine import ENGINES
+from chainrule.train.engine import ENGINES, Options
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
 from chainrule.train.kept import Kept
@@ -101,17 +100,15 @@ def training_step(
     changed = {} if updates is None else updates
     plan = plan_step(loss, optimizer, measured, wanted, changed, train)
     sizes = driver.sizes_of(plan.inputs)
-    budget, timed = (
+    members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
+    options = Options(
+        threads,
+        precision,
         check_budget(memory_budget, backend, sizes),
         check_tune(tune, backend, sizes),
+        None if snapshot_every is None else check_int("snapshot_every", snapshot_every, 1),
     )
-    members = Ensemble(ensemble, frozenset([plan.optimizer.count])) if ensemble else None
-    if snapshot_every is not None:
-        snapshot_every = check_int("snapshot_every", snapshot_every, 1)
-    return TrainingStep(
-        plan, outputs, share, backend, seed, threads, precision, budget, members, timed,
-        snapshot_every,
-    )  # fmt: skip
+    return TrainingStep(plan, outputs, share, backend, seed, options, members)
 
 
 class TrainingStep(Kept):
@@ -127,14 +124,10 @@ class TrainingStep(Kept):
         share: TrainingStep | None,
         backend: str,
         seed: int,
-        threads: int | None,
-        precision: str | None = None,
-        budget: Budget | None = None,
-        members: Ensemble | None = None,
-        tune: Mapping[str, int] | None = None,
-        snapshot_every: int | None = None,
+        options: Options,
+        members: Ensemble | None,
     ) -> None:
-        super().__init__(plan, outputs, share, seed, precision, members)
+        super().__init__(plan, outputs, share, seed, options.precision, members)
         #: whether calls change parameters: not those of a model whose net is frozen whole
         self.trains = True
         self._backend = backend
@@ -142,14 +135,11 @@ class TrainingStep(Kept):
         graph = members.graph(plan.graph, plan.kept) if members else plan.graph
         make = ENGINES[backend]
         self._engine = make(
-            graph, plan.inputs, self._kept, plan.names, self._storage, True, threads, precision,
-            budget, tune, snapshot_every,
-        )  # fmt: skip
-        self._snapshot_every = snapshot_every
-        self._epochs = Epochs(plan, self._engine, self._storage, members)
-        self._predictor = Predictor(
-            plan, outputs, self._storage, members, backend, threads, precision
+            graph, plan.inputs, self._kept, plan.names, self._storage, True, options
         )
+        self._snapshot_every = options.snapshot_every
+        self._epochs = Epochs(plan, self._engine, self._storage, members)
+        self._predictor = Predictor(plan, outputs, self._storage, members, backend, options)
 
     # training
 
