@@ -5,6 +5,7 @@ from chainrule.export.artifact import (
     about,
     check_examples,
     check_formats,
+    check_members,
     formats_of,
     write_kernel,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "about",
     "check_examples",
     "check_formats",
+    "check_members",
     "compile_kernel",
     "formats_of",
     "is_bare",

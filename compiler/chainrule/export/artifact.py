@@ -80,7 +80,7 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
     tensors = [
         {
             "name": t.name, "dtype": t.dtype.name, "shape": list(t.shape), "role": t.role,
-            "offset": model.offsets[t.name], "bytes": t.bytes,
+            "offset": model.offsets[t.name], "bytes": t.bytes, "members": t.members,
         }
         for t in model.kept
     ]  # fmt: skip
@@ -102,6 +102,7 @@ def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
         "flops": flops_text(model, "step"),
         "most_flops": {name: flops_of(unit, most) for name, unit in model.units.items()},
         "max_parts": model.parts,
+        "members": model.members,
         "rows": batch_size_of(model) if model.sliced else None,
         "sliced": sorted(model.sliced),
         "tensors": tensors,
@@ -231,8 +232,12 @@ class _Files:
         return {f"{name}_{ending}": text.encode() for ending, text in texts.items()}
 
 
-def formats_of(target: Target) -> tuple[str, ...]:
+def formats_of(target: Target, members: int | None) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
+    return tuple(f for f in _usual(target) if members is None or f not in _OF_ONE)
+
+
+def _usual(target: Target) -> tuple[str, ...]:
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
     if is_bare(target):
@@ -250,6 +255,20 @@ def check_examples(examples: Collection[str], target: Target) -> None:
         raise CompileError(
             f"there are no examples={examples!r} for {target.triple}",
             f"there are some in {', '.join(known)}: examples=({known[0]!r},)",
+        )
+
+
+#: what tells of one net alone
+_OF_ONE = ("js", "d.ts", "rs")
+
+
+def check_members(formats: Collection[str], examples: Collection[str]) -> None:
+    """Raise CompileError where something is wanted of an ensemble that tells of one net alone."""
+    wanted = [f for f in formats if f in _OF_ONE]
+    if wanted or examples:
+        raise CompileError(
+            f"of an ensemble there is no {(*wanted, 'example')[0]}: they take one loss for all",
+            'leave it out: formats=("o", "a", "so", "h", "json")',
         )
 
 
