@@ -128,10 +128,9 @@ def make_step(spec: Any, threads: int, **options: Any) -> ExportedStep:
 
 def main() -> None:
     """Print a table for each net."""
-    from chainrule.cli.bench.machine import Machine
-
     from chainrule.cli.bench import reference, run, tables
     from chainrule.cli.bench.workloads import WORKLOADS
+    from chainrule.codegen.rates import Machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="of a block of steps")

@@ -74,7 +74,22 @@ def conv() -> cr.TrainingStep:
     return cr.training_step(cr.losses.cross_entropy(z, y), rule, outputs=z)
 
 
-NETS = {"lecture": lecture, "conv": conv}
+def lstm() -> cr.TrainingStep:
+    """An LSTM over six steps."""
+    x, y = cr.input("x", ("batch", 6, 5)), cr.input("y", ("batch",), dtype="int32")
+    z = cr.nn.LSTM(7)(x) @ cr.parameter("W", (7, 3))
+    return cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.AdamW(1e-2), outputs=z)
+
+
+def attention() -> cr.TrainingStep:
+    """A transformer's block over ten places."""
+    x, y = cr.input("x", ("batch", 10, 6)), cr.input("y", ("batch",), dtype="int32")
+    h = cr.nn.TransformerBlock(2, hidden=8, causal=True)(x)
+    z = cr.mean(h, axis=1) @ cr.parameter("W", (6, 3))
+    return cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-2), outputs=z)
+
+
+NETS = {"lecture": lecture, "conv": conv, "lstm": lstm, "attention": attention}
 
 
 def mutants(text: str) -> Iterator[Mutant]:

@@ -36,7 +36,8 @@ def load(path: str | os.PathLike[str]) -> Kernel:
 class Kernel:
     """A training step that was compiled elsewhere: its state, and the memory it works in.
 
-    Made by `load`. Calls from several threads wait for each other.
+    Made by `load`. Calls from several threads wait for each other. Of an ensemble, tensors, losses,
+    metrics, hyper-parameters and what it predicts have members along a first axis.
     """
 
     def __init__(self, library: ctypes.CDLL, manifest: Mapping[str, Any], source: str) -> None:
@@ -59,8 +60,10 @@ class Kernel:
         }
         self._tensors = {t["name"]: (i, t) for i, t in enumerate(own["tensors"])}
         self._epochs_native = own["rows"] is not None
+        #: how many nets an ensemble has; None of one net
+        self.members: int | None = own["members"]
         #: the metrics of the last step, by name
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
 
     def _function(self, name: str, result: Any = ctypes.c_int32) -> Any:
         try:
@@ -81,31 +84,36 @@ class Kernel:
         with self._lock.guard:
             self._call("init", *self._state_arguments(), ctypes.c_uint64(int(seed)))
 
-    def step(self, /, *unnamed: Never, **feeds: Any) -> float:
+    def step(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """One step on a minibatch; the loss before the update. Raises FeedError, NonFiniteError."""
         loss, *others = self._run("step", feeds, unnamed)
         names = [t.name for t in self._functions["step"].outputs[1:]]
-        self.metrics = {n: a.item() for n, a in zip(names, others, strict=True)}
-        return float(loss) + 0.0
+        one = self.members is None
+        self.metrics = {n: a.item() if one else a for n, a in zip(names, others, strict=True)}
+        return self._told(loss)
+
+    def _told(self, loss: Array) -> Any:
+        """A loss as a float, -0 as 0; of an ensemble each member's."""
+        return float(loss) + 0.0 if self.members is None else loss + 0.0
 
     def predict(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """What the model gives for inputs: an array, or where there are several, a dict of them."""
         if "predict" not in self._functions:
             raise RuntimeFault("this kernel predicts nothing", "training_step(..., outputs=z)")
-        results = self._run("predict", feeds, unnamed)
+        results = [self._members_first(a) for a in self._run("predict", feeds, unnamed)]
         outputs = self._functions["predict"].outputs
         if len(results) == 1:
             return results[0]
         return {t.name: a for t, a in zip(outputs, results, strict=True)}
 
-    def loss(self, /, *unnamed: Never, **feeds: Any) -> float:
+    def loss(self, /, *unnamed: Never, **feeds: Any) -> Any:
         """The loss as in inference; nothing is changed."""
-        return float(self._run("loss", feeds, unnamed)[0]) + 0.0
+        return self._told(self._run("loss", feeds, unnamed)[0])
 
     def run(
         self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
     ) -> Array:
-        """Whole epochs of minibatches, one native call each; the loss of each step.
+        """Whole epochs of minibatches, one native call each; the loss of each step, by member.
 
         Where a step fails, those before it are made. Raises FeedError and NonFiniteError.
         """
@@ -119,7 +127,8 @@ class Kernel:
         order = np.zeros(2 * rows, np.uint64)
         steps = -(-rows // sizes[self.about["rows"]])
         kind = element_type(function.outputs[0].dtype)
-        losses = np.zeros((epochs, steps), kind)
+        each = () if self.members is None else (self.members,)
+        losses = np.zeros((epochs, steps, *each), kind)
         given = [ctypes.c_size_t(sizes[n]) for n in self.about["sizes"]]
         done = ctypes.c_size_t(0)
         with self._lock.guard:
@@ -138,7 +147,7 @@ class Kernel:
                     *(ctypes.c_void_p(address(a)) for a in arrays),
                     ctypes.c_void_p(address(losses[epoch])), ctypes.byref(done),
                 )  # fmt: skip
-        return losses.reshape(-1) + 0.0
+        return losses.reshape(-1, *each) + 0.0
 
     def _cut(
         self, function: _Function, arrays: Sequence[Array], batch_size: int
@@ -230,15 +239,22 @@ class Kernel:
                 "get", *self._state_arguments(), ctypes.c_int32(index),
                 ctypes.c_void_p(address(array)), ctypes.c_size_t(array.nbytes),
             )  # fmt: skip
-        return array
+        return array if tensor["members"] is None else self._members_first(array)
+
+    def _members_first(self, array: Array) -> Array:
+        """What kernels have with members last, with members first."""
+        return array if self.members is None else np.moveaxis(array, -1, 0)
 
     def set(self, name: str, value: Any) -> None:
         """Change a tensor of the state. Raises FeedError for what does not fit it."""
         index, tensor = self._tensor(name)
-        shape = tuple(tensor["shape"])
-        binder = Binder([Tensor(name, tensor["dtype"], shape, 0)], ())
+        shape, many = tuple(tensor["shape"]), tensor["members"] is not None
+        seen = (*shape[-1:], *shape[:-1]) if many else shape
+        binder = Binder([Tensor(name, tensor["dtype"], seen, 0)], ())
         arrays = binder.arrays({name: value})
         binder.sizes([a.shape for a in arrays])
+        if many:
+            arrays = [np.ascontiguousarray(np.moveaxis(a, 0, -1)) for a in arrays]
         with self._lock.guard:
             self._call(
                 "set", *self._state_arguments(), ctypes.c_int32(index),
@@ -252,29 +268,42 @@ class Kernel:
         return found
 
     @property
-    def learning_rate(self) -> float:
+    def learning_rate(self) -> Any:
         """The learning rate, which may change between steps."""
         return self.number("learning_rate")
 
     @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
+    def learning_rate(self, value: Any) -> None:
         self.set_number("learning_rate", value)
 
-    def number(self, name: str) -> float:
-        """A hyper-parameter of the optimizer."""
-        kept = self.get(self._number(name)["tensor"])
-        value = float(str(kept[()]))  # the shortest number that is this one in its type: 0.001
-        return 1.0 - value if self._number(name)["complement"] else value
-
-    def set_number(self, name: str, value: float) -> None:
-        """Change a hyper-parameter. Raises FeedError for a number out of its range."""
+    def number(self, name: str) -> Any:
+        """A hyper-parameter of the optimizer; of an ensemble each member's."""
         number = self._number(name)
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise FeedError(f"{name} is a number, not {value!r}")
-        kind = self._tensor(number["tensor"])[1]["dtype"]
-        given = 1.0 - float(value) if number["complement"] else float(value)
+        kept = self.get(number["tensor"])
+        # the shortest numbers that are these in their type: 0.001
+        shown = [float(str(k)) for k in kept.reshape(-1)]
+        values = [1.0 - value if number["complement"] else value for value in shown]
+        return values[0] if self.members is None else np.array(values)
+
+    def set_number(self, name: str, value: Any) -> None:
+        """Change a hyper-parameter; of an ensemble to one number for all, or to as many as members.
+
+        Raises FeedError for a number out of its range, when those of members before are changed.
+        """
+        number = self._number(name)
+        kind = _NUMBERS[self._tensor(number["tensor"])[1]["dtype"]]
+        count = 1 if self.members is None else self.members
+        values = [value] * count if np.ndim(value) == 0 else list(value)
+        if len(values) != count or (self.members is None and np.ndim(value)):
+            raise FeedError(f"{name} is a number, or {count} of them, one a member")
+        for one in values:
+            if isinstance(one, bool) or not isinstance(one, int | float | np.number):
+                raise FeedError(f"{name} is a number, not {one!r}")
         with self._lock.guard:
-            self._call(number["function"], *self._state_arguments(), _NUMBERS[kind](given))
+            for member, one in enumerate(values):
+                whose = () if self.members is None else (ctypes.c_size_t(member),)
+                given = kind(1.0 - one if number["complement"] else one)
+                self._call(number["function"], *self._state_arguments(), *whose, given)
 
     def _number(self, name: str) -> dict[str, Any]:
         found = [n for n in self.about["numbers"] if n["name"] == name]

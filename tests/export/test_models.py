@@ -103,9 +103,67 @@ def test_models_are_exported(linker: None, tmp_path: Path) -> None:
     assert np.array_equal(kernel.predict(x=x), model.predict(x))
 
 
-def test_an_ensemble_is_refused(tmp_path: Path) -> None:
-    x = cr.input("x", (4, 3))
-    loss = cr.mean((x @ cr.parameter("w", (3,)) - 1) ** 2)
-    step = cr.training_step(loss, cr.optim.SGD(0.1), ensemble=2)
-    with pytest.raises(cr.errors.CompileError, match="ensemble"):
-        step.export(tmp_path)
+def many(count: int | None, seed: int = 5) -> cr.TrainingStep:
+    """A net with beginnings of every kind, dropout, a state and Adam; as an ensemble of so many."""
+    x, y = cr.input("x", ("batch", 6)), cr.input("y", ("batch",), dtype="int32")
+    start = np.array([0.5, -0.25, 0.125], np.float32)
+    w = cr.parameter("W", (6, 5), init=cr.init.orthogonal(1.5))
+    v = cr.parameter("V", (5, 3), init=cr.init.truncated_normal(0.0, 0.4))
+    h = cr.dropout(cr.tanh(x @ w + cr.parameter("b", (5,), init="normal")), 0.2)
+    z = (h @ v + cr.parameter("c", (3,), init=start)).named("z")
+    hit = cr.mean(cr.astype(cr.equal(cr.argmax(z, axis=1), y), "float32"))
+    return cr.training_step(
+        cr.losses.cross_entropy(z, y),
+        cr.optim.Adam(1e-2),
+        metrics={"hit": hit},
+        outputs=z,
+        ensemble=count,
+        seed=seed,
+    )
+
+
+def rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((count, 6)).astype(np.float32)
+    return {"x": x, "y": random.integers(0, 3, count).astype(np.int32)}
+
+
+LATER = [pytest.param(*given, marks=pytest.mark.long) for given in ((3, "size"), (1, "speed"))]
+
+
+@pytest.mark.parametrize(("count", "optimize"), [(3, "speed"), *LATER])
+def test_an_ensemble_is_exported(count: int, optimize: str, linker: None, tmp_path: Path) -> None:
+    """The bits of the step of all members: beginnings, rates of their own, epochs, predictions."""
+    step, names = many(count), ("so", "h", "json", "state", "safetensors")
+    art = step.export(tmp_path, "many", formats=names, optimize=optimize, max_batch=16)
+    kernel = chainrule_runtime.load(art.files["many.so"])
+    kernel.selftest()
+    kernel.init(5)
+    for name in kernel.tensors:
+        assert kernel.get(name).tobytes() == step.state_dict()[name].tobytes(), name
+    rates = [0.01 * (i + 1) for i in range(count)]
+    kernel.learning_rate = step.learning_rate = rates
+    np.testing.assert_array_equal(kernel.learning_rate, step.learning_rate)
+    for i in range(4):
+        batch = rows(7 + i, seed=i)
+        np.testing.assert_array_equal(kernel.step(**batch), step(**batch))
+        np.testing.assert_array_equal(kernel.metrics["hit"], step.metrics["hit"])
+    losses = kernel.run(**rows(37), batch_size=8, epochs=2)
+    np.testing.assert_array_equal(losses, step.run(**rows(37), batch_size=8, epochs=2))
+    x = rows(9)["x"]
+    np.testing.assert_array_equal(kernel.predict(x=x), step.predict(x=x))
+    theirs = step.state_dict()
+    for name in kernel.tensors:
+        assert kernel.get(name).tobytes() == theirs[name].tobytes(), name
+    kernel.load(art.files["many.state"])
+    kernel.set("c", kernel.get("c") + 1)
+    assert kernel.parameters["W"].shape == (count, 6, 5)
+    for wrong in ([0.1] * (count + 1), [-1.0] * count):
+        with pytest.raises(chainrule_runtime.FeedError):
+            kernel.learning_rate = wrong
+
+
+def test_what_an_ensemble_has_not(tmp_path: Path) -> None:
+    for options in ({"formats": ("rs",)}, {"examples": ("c",), "formats": ("o",)}):
+        with pytest.raises(cr.errors.CompileError, match="ensemble"):
+            many(2).export(tmp_path, **options)

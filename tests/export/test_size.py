@@ -39,6 +39,7 @@ def test_the_lectures_net_is_smaller_on_a_microcontroller(lecture_step, tmp_path
     formats = ("o", "a", "json")
     art = lecture_step.export(tmp_path, name="net", target="thumbv7em-none-eabihf", formats=formats)
     assert art.certificate["optimize"] == "size", "nobody asked for speed"
+    assert art.certificate["code_bytes"] < 7.25 * 1024, "with all functions"
     image = tmp_path / "image"
     words = ["--gc-sections", "-e", "net_step", *(w for c in CALLED for w in ("-u", f"net_{c}"))]
     linker = [sys.executable, "-m", "ziglang", "ld.lld"]

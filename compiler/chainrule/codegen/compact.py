@@ -105,11 +105,8 @@ class _Emitter:
         self.lane: str | None = None
 
     def text(self, name: str) -> str:
-        """The whole function, with the parameters of codegen.function."""
-        for i, size in enumerate(self.program.sizes):
-            self.symbols[size] = f"%s{i}"
-            if self.word != "i64":
-                self.symbols[size] = self.lines.pure(f"trunc i64 %s{i} to {self.word}")
+        """The whole function: the parameters of codegen.function, sizes as wide as addresses."""
+        self.symbols = {size: f"%s{i}" for i, size in enumerate(self.program.sizes)}
         for s in statements(self.program.body):
             if isinstance(s, Local) and s not in self.places:
                 self.places[s] = f"%l{len(self.places)}"
@@ -117,7 +114,7 @@ class _Emitter:
                 self.frame.append(f"  {self.places[s]} = alloca {kind}, align {s.dtype.itemsize}")
         self.block(self.program.body)
         parameters = [f"ptr %b{i}" for i in range(len(self.program.buffers))]
-        parameters += [f"i64 %s{i}" for i in range(len(self.program.sizes))]
+        parameters += [f"{self.word} %s{i}" for i in range(len(self.program.sizes))]
         head = f"define internal i32 @{name}({', '.join(parameters)}) #0 {{"
         return "\n".join([head, "entry:", *self.frame, *self.lines.lines, "  ret i32 0", "}"])
 

@@ -169,7 +169,8 @@ class Entry:
 class ShortEntry(Entry):
     """The same as a function that has every pointer and size as a parameter, not in a table.
 
-    `numbers` are what functions are told after the sizes, by the identity of their programs.
+    `numbers` are what functions are told after the sizes, by the identity of their programs; both
+    are as wide as addresses, `word`.
     """
 
     def __init__(
@@ -177,9 +178,10 @@ class ShortEntry(Entry):
         names: Mapping[int, str],
         sizes: Sequence[str],
         numbers: Mapping[int, Sequence[int]],
+        word: str,
     ) -> None:
         super().__init__(names, sizes)
-        self.numbers = numbers
+        self.numbers, self.word = numbers, word
 
     def function(self, order: Sequence[Step], name: str = "i32 @step", places: int = 0) -> str:
         """The text of the whole function."""
@@ -191,7 +193,12 @@ class ShortEntry(Entry):
 
     def called(self, call: Call, share: str) -> str:
         """The code that a call leaves with."""
-        return super().called(call, ", ".join(f"i64 {n}" for n in self.numbers[id(call.program)]))
+        arguments = [f"ptr {self.address(place)}" for place in call.buffers]
+        for size in call.program.sizes:
+            short = self.value(f"trunc i64 %size{self.sizes.index(size)} to {self.word}")
+            arguments.append(f"{self.word} {short}")
+        arguments += [f"{self.word} {n}" for n in self.numbers[id(call.program)]]
+        return self.value(f"call i32 @{self.names[id(call.program)]}({', '.join(arguments)})")
 
     def base(self, entry: int) -> str:
         """The parameter that stands for an entry of the table."""

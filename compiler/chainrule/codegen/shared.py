@@ -5,17 +5,22 @@ What is longer than a few machine operations is written once for each element ty
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from chainrule.codegen.registers import Register, element, memory
-from chainrule.codegen.scalar import ScalarCode
-from chainrule.ir.loop import LANES
+from chainrule.codegen.scalar import ScalarCode, constant
+from chainrule.ir.loop import LANES, Literal
+from chainrule.ir.recipe import Listing
 from chainrule.ir.types import DType, bool_, uint8
 from chainrule.loops.library import listing_of
 from chainrule.target import Target
 
 #: a scalar function of more machine operations is a function of its own
 INLINE = 8
+#: a polynomial of so many multiply-adds is a table
+LONG = 4
 
 
 class Lines:
@@ -60,6 +65,7 @@ class Shared:
     def __init__(self, target: Target, prefix: str, ready: Mapping[str, str]) -> None:
         self.target, self.prefix, self.ready = target, prefix, ready
         self.functions: dict[str, str] = {}
+        self.tables: dict[str, str] = {}
         self.declarations: set[str] = set()
 
     def called(self, fn: str, args: Sequence[Register]) -> str:
@@ -71,9 +77,42 @@ class Shared:
         if name not in self.functions:
             lines = Lines(self.declarations)
             given = [Register(f"%a{i}", t) for i, t in enumerate(types)]
-            result = ScalarCode(lines, self.target).recipe(fn, given)  # type: ignore[arg-type]
+            result = _Polynomials(self, lines).recipe(fn, given)
             self.functions[name] = _function(name, given, result, lines.lines)
         return name
+
+    def polynomial(self, of: DType) -> str:
+        """The name of `T @polynomial(x, ptr, i32 count)`: Horner's scheme, the highest first."""
+        name = f"{self.prefix}polynomial.{of.name}"
+        if name not in self.functions:
+            lines, kind = Lines(self.declarations), memory(of)
+            x, total = Register("%x", of), Register("%total", of)
+            lines.lines += [
+                f"  %first = load {kind}, ptr %table, align {of.itemsize}",
+                "  br label %next",
+                "next:",
+                "  %i = phi i32 [1, %entry], [%following, %next]",
+                f"  %total = phi {kind} [%first, %entry], [$SUM, %next]",
+                f"  %at = getelementptr {kind}, ptr %table, i32 %i",
+            ]
+            c = loaded(lines, of, "%at")
+            sum_ = SharedScalars(self, lines).apply("fma", [x, total, c], of)
+            lines.lines += [
+                "  %following = add i32 %i, 1",
+                "  %more = icmp ult i32 %following, %count",
+                "  br i1 %more, label %next, label %end",
+                "end:",
+            ]
+            head = f"define internal {kind} @{name}({kind} %x, ptr %table, i32 %count) noinline #0"
+            body = "\n".join(lines.lines).replace("$SUM", sum_.text)
+            self.functions[name] = f"{head} {{\nentry:\n{body}\n  ret {sum_.typed}\n}}"
+        return name
+
+    def table(self, numbers: Sequence[Register]) -> str:
+        """The name of constants one after the other."""
+        listed = ", ".join(n.typed for n in numbers)
+        text = f"constant [{len(numbers)} x {numbers[0].type}] [{listed}]"
+        return self.tables.setdefault(text, f"{self.prefix}table{len(self.tables)}")
 
     def fold(self, fn: str, of: DType) -> str:
         """The name of `T @fold(ptr)`: LANES elements in the one fixed tree."""
@@ -116,6 +155,67 @@ class Shared:
             text = [head, *body, *last.lines, f"  ret {result.typed}", "}"]
             self.functions[name] = "\n".join(text)
         return name
+
+
+class _Polynomials(ScalarCode):
+    """A scalar function in which polynomials are tables."""
+
+    def __init__(self, shared: Shared, lines: Lines) -> None:
+        super().__init__(lines, shared.target)  # type: ignore[arg-type]
+        self.shared, self.lines = shared, lines
+
+    def carry_out(self, listing: Listing, values: dict[str, Register]) -> Register:
+        """The steps of a recipe; those of a polynomial are a call."""
+        chains = _chains(listing)
+        inside = {name for chain in chains.values() for name in chain.steps}
+        for step in listing.steps:
+            if step.name in chains:
+                values[step.name] = self.summed(chains[step.name], values, step.dtype)
+            elif step.name not in inside:
+                args = [_operand(a, values) for a in step.args]
+                values[step.name] = self.apply(step.fn, args, step.dtype)
+        return _operand(listing.result, values)
+
+    def summed(self, chain: _Chain, values: Mapping[str, Register], of: DType) -> Register:
+        table = self.shared.table([constant(c, of) for c in chain.coefficients])
+        given = f"{values[chain.x].typed}, ptr @{table}, i32 {len(chain.coefficients)}"
+        text = f"call {element(of)} @{self.shared.polynomial(of)}({given})"
+        return Register(self.lines.pure(text), of)
+
+
+class _Chain(NamedTuple):
+    """Multiply-adds that are a polynomial in x, the highest coefficient first."""
+
+    x: str
+    coefficients: tuple[float, ...]
+    steps: tuple[str, ...]
+
+
+def _chains(listing: Listing) -> dict[str, _Chain]:
+    """The polynomials of a listing with LONG steps at least, by their last."""
+    uses = Counter(a for step in listing.steps for a in step.args if isinstance(a, str))
+    uses[listing.result] += isinstance(listing.result, str)  # type: ignore[index]
+    found: dict[str, _Chain] = {}
+    for step in listing.steps:
+        if step.fn != "fma":
+            continue
+        x, inner, last = step.args
+        if not isinstance(x, str) or not isinstance(last, Literal):
+            continue
+        before = found.get(inner) if isinstance(inner, str) and uses[inner] == 1 else None
+        if isinstance(inner, Literal):
+            found[step.name] = _Chain(x, (inner.value, last.value), (step.name,))
+        elif before is not None and before.x == x:
+            del found[inner]
+            steps = (*before.steps, step.name)
+            found[step.name] = _Chain(x, (*before.coefficients, last.value), steps)
+    return {name: chain for name, chain in found.items() if len(chain.steps) >= LONG}
+
+
+def _operand(operand: str | Literal, values: Mapping[str, Register]) -> Register:
+    if isinstance(operand, Literal):
+        return constant(operand.value, operand.dtype)
+    return values[operand]
 
 
 def _function(name: str, given: list[Register], result: Register, lines: list[str]) -> str:

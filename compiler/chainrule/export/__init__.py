@@ -5,6 +5,7 @@ from chainrule.export.artifact import (
     about,
     check_examples,
     check_formats,
+    check_members,
     formats_of,
     write_kernel,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "check_examples",
     "check_formats",
     "check_gpu_formats",
+    "check_members",
     "compile_gpu_kernel",
     "compile_kernel",
     "formats_of",

@@ -181,8 +181,12 @@ class _Files:
         return {f"{name}_{ending}": text.encode() for ending, text in texts.items()}
 
 
-def formats_of(target: Target) -> tuple[str, ...]:
+def formats_of(target: Target, members: int | None) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
+    return tuple(f for f in _usual(target) if members is None or f not in _OF_ONE)
+
+
+def _usual(target: Target) -> tuple[str, ...]:
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
     if is_bare(target):
@@ -200,6 +204,20 @@ def check_examples(examples: Collection[str], target: Target) -> None:
         raise CompileError(
             f"there are no examples={examples!r} for {target.triple}",
             f"there are some in {', '.join(known)}: examples=({known[0]!r},)",
+        )
+
+
+#: what tells of one net alone
+_OF_ONE = ("js", "d.ts", "rs")
+
+
+def check_members(formats: Collection[str], examples: Collection[str]) -> None:
+    """Raise CompileError where something is wanted of an ensemble that tells of one net alone."""
+    wanted = [f for f in formats if f in _OF_ONE]
+    if wanted or examples:
+        raise CompileError(
+            f"of an ensemble there is no {(*wanted, 'example')[0]}: they take one loss for all",
+            'leave it out: formats=("o", "a", "so", "h", "json")',
         )
 
 

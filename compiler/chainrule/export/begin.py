@@ -13,10 +13,11 @@ from chainrule.ir.loop import (
     Loop,
     Program,
     Set,
+    Stmt,
     Store,
     Value,
 )
-from chainrule.ir.size import Size
+from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType, bool_, uint32, uint64
 from chainrule.ops.philox import UNIT, WORDS
 
@@ -31,20 +32,21 @@ _FUNCTION = {
 }
 
 
-def drawing(distribution: str, of: DType) -> Program:
-    """scale · number + shift for each of `n` elements.
+def drawing(distribution: str, of: DType, members: int = 1) -> Program:
+    """scale · number + shift for each of `n` elements, of which each of the `members` has its own.
 
     One by one: it is done once, and in vectors it would be much of the code.
 
-    Its buffers: the seed; the number of the draw, a uint32; scale and shift, in the type that `of`
-    is drawn in; what is filled.
+    Its buffers: the seed of each; the number of the draw, a uint32; scale and shift, in the type
+    that `of` is drawn in; what is filled.
     """
     wide = of.wide
-    seed, number = Buffer("seed", uint64, 1), Buffer("number", uint32, 1)
+    seed, number = Buffer("seed", uint64, members), Buffer("number", uint32, 1)
     line = Buffer("line", wide, 2)
     n, i = Size.symbol("n"), Size.symbol("i'")
-    out = Buffer("out", of, n)
-    key = Load(seed, 0)
+    out = Buffer("out", of, n * members)
+    member: Dim = Size.symbol("m'") if members > 1 else 0
+    key = Load(seed, member)
 
     def drawn(step: Value) -> Value:
         where = IndexValue(i, uint64)
@@ -59,24 +61,27 @@ def drawing(distribution: str, of: DType) -> Program:
 
     def stored(value: Value) -> Store:
         scaled = Apply("add", (Apply("mul", (value, Load(line, 0)), wide), Load(line, 1)), wide)
-        return Store(out, i, scaled if wide == of else Apply("cast", (scaled,), of))
+        return Store(
+            out, i * members + member, scaled if wide == of else Apply("cast", (scaled,), of)
+        )
 
     first = drawn(Literal(0, uint64))
     buffers = (seed, number, line, out)
-    name = f"begin_{distribution}_{of}"
+    name = f"begin_{distribution}_{of}_{members}"
+
+    def program(*body: Stmt) -> Program:
+        each = Loop("i'", n, body)
+        return Program(
+            name, buffers, ("n",), (each if members == 1 else Loop("m'", members, (each,)),)
+        )
+
     if distribution != "truncated":
-        return Program(name, buffers, ("n",), (Loop("i'", n, (stored(first),)),))
+        return program(stored(first))
     cell = Local("t", wide)
     again = drawn(IndexValue(Size.symbol("r'") + 1, uint64))
     beyond = Apply("gt", (Apply("abs", (Get(cell),), wide), Literal(2.0, wide)), bool_)
     redraw = Set(cell, (), Apply("where", (beyond, again, Get(cell)), wide))
-    body = (
-        cell,
-        Set(cell, (), first),
-        Loop("r'", REDRAWS, (redraw,)),
-        stored(Get(cell)),
-    )
-    return Program(name, buffers, ("n",), (Loop("i'", n, body),))
+    return program(cell, Set(cell, (), first), Loop("r'", REDRAWS, (redraw,)), stored(Get(cell)))
 
 
 def _high(value: Value) -> Value:

@@ -22,13 +22,15 @@ FACTOR, SHIFT, FIRST = 0xBF58476D1CE4E5B9, 29, 0x9E3779B97F4A7C15
 
 
 def functions(model: Model) -> list[str]:
-    """`check_pointer`, `check_block`, `check_head`, `check_state` and `digest`."""
-    return [_pointer(), _block(model), _head(model), _state(model), _digest()]
+    """`check_pointer`, `check_block`, `check_head`, `check_state`, `check_call` and `digest`."""
+    own = [_pointer(model), _block(model), _head(model), _state(model)]
+    return [*own, _call(), _digest()]
 
 
-def _pointer() -> str:
+def _pointer(model: Model) -> str:
     """`i32 @check_pointer(pointer, mask)`: neither null nor with bits of the mask set."""
-    code = Code("internal i32 @check_pointer(ptr %pointer, iw %mask) #0")
+    kind = "noinline " if model.small else ""
+    code = Code(f"internal i32 @check_pointer(ptr %pointer, iw %mask) {kind}#0")
     null = code.value("icmp eq ptr %pointer, null")
     code.leave_if(null, f"i32 {CODE['ERROR_NULL']}")
     address = code.value("ptrtoint ptr %pointer to iw")
@@ -68,6 +70,17 @@ def _state(model: Model) -> str:
     variant = code.load("i32", "%state", AT_VARIANT, align=4)
     unknown = code.value(f"icmp uge i32 {variant}, {len(model.variants)}")
     code.leave_if(unknown, f"i32 {CODE['ERROR_STATE']}")
+    return code.text("i32 0")
+
+
+def _call() -> str:
+    """`i32 @check_call(state, bytes, workspace, room, needed)`: what a unit is called with."""
+    given = "ptr %state, iw %bytes, ptr %workspace, iw %room, iw %needed"
+    code = Code(f"internal i32 @check_call({given}) #0")
+    code.guard("@check_state(ptr %state, iw %bytes)")
+    code.guard(f"@check_pointer(ptr %workspace, iw {ALIGN - 1})")
+    small = code.value("icmp ult iw %room, %needed")
+    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     return code.text("i32 0")
 
 

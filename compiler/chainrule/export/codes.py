@@ -29,7 +29,11 @@ FAULTS = (
     Fault(7, "ERROR_VERSION", "this is a state of another version of the interface"),
     Fault(8, "ERROR_DAMAGED", "the bytes are damaged: their checksum is another"),
     Fault(9, "ERROR_CPU", "this processor lacks instructions that the kernel was compiled for"),
-    Fault(10, "ERROR_NAME", "there is no tensor of that number, or it has another size"),
+    Fault(
+        10,
+        "ERROR_NAME",
+        "there is no tensor of that number, or it has another size; or no such member",
+    ),
     Fault(11, "ERROR_VALUE", "a number is out of the range that it must lie in"),
     Fault(12, "ERROR_FINITE", "the loss is infinite or not a number; nothing was changed"),
     Fault(13, "ERROR_SELFTEST", "this machine does not compute what the compiler's did"),

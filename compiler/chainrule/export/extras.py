@@ -160,6 +160,11 @@ class _Tensors:
         return code.text("i32 0")
 
 
+def member_parameter(model: Model) -> list[Parameter]:
+    """Whose hyper-parameter is set, where there are many."""
+    return [] if model.members is None else [Parameter("member", "size_t")]
+
+
 def number_parameter(number: Number, kept: Kept) -> Parameter:
     """The parameter that a hyper-parameter is set by."""
     return Parameter("value", "double" if kept.dtype == float64 else "float")
@@ -178,9 +183,15 @@ def _setter(model: Model, interface: Interface, number: Number, module: ModuleTe
     (kept,) = [t for t in model.kept if t.name == number.kept]
     parameter = number_parameter(number, kept)
     kind = parameter.kind
-    code = module.head(f"set_{interface.numbers[number.called]}", (*STATE, parameter))
+    parameters = (*STATE, *member_parameter(model), parameter)
+    code = module.head(f"set_{interface.numbers[number.called]}", parameters)
     bounds = ", ".join(f"{kind} {number_text(b, kind)}" for b in range_of(number, kept))
     place = f"iw {model.offsets[kept.name]}"
+    if model.members is not None:
+        none = code.value(f"icmp uge iw %member, {model.members}")
+        code.leave_if(none, f"i32 {CODE['ERROR_NAME']}")
+        own = code.value(f"mul iw %member, {kept.dtype.itemsize}")
+        place = f"iw {code.value(f'add {place}, {own}')}"
     code.guard(f"@set_{kind}(ptr %state, iw %state_bytes, {kind} %value, {bounds}, {place})")
     return code.text("i32 0")
 

@@ -25,7 +25,7 @@ from chainrule.export.model import (
     Model,
     Unit,
 )
-from chainrule.export.starting import programs
+from chainrule.export.starting import Draws, programs
 from chainrule.ir.loop import Check, Loop, Stmt, When
 from chainrule.ir.node import Stmts
 from chainrule.ir.types import DTYPES, DType
@@ -58,7 +58,7 @@ class GpuKernel:
     model: Model
     module: GpuModule
     commands: Mapping[str, tuple[Command, ...]]
-    begins: Mapping[tuple[str, DType], str]
+    begins: Mapping[Draws, str]
     data: Mapping[bytes, int]
     ptx: str = field(repr=False)
 
@@ -157,7 +157,7 @@ def _recoded(launch: Launch, codes: Mapping[int, int]) -> Launch:
     return replace(launch, program=replace(launch.program, body=block(launch.program.body)))
 
 
-def _begin(key: tuple[str, DType], name: str) -> tuple[str, Launch]:
+def _begin(key: Draws, name: str) -> tuple[str, Launch]:
     """What draws numbers: a thread an element."""
     program = drawing(*key)
     program = replace(program, body=shared_among_threads(program.body))

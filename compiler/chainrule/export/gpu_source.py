@@ -118,7 +118,7 @@ class _Source(Minibatches):
         """What gives a tensor the numbers that it begins with."""
         out, begin = self.at(tensor.name), tensor.begin
         if isinstance(begin, Drawn):
-            name = self.kernel.begins[begin.distribution, tensor.dtype]
+            name = self.kernel.begins[begin.distribution, tensor.dtype, 1]
             given = [self.at(self.model.seed), self.data(number_of(begin))]
             given += [self.data(line_of(begin, tensor.dtype)), out, str(tensor.elements)]
             return [self.over(name, str(tensor.elements), given)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from chainrule.export import minibatches
 from chainrule.export.codes import checks_of, faults
-from chainrule.export.extras import FIXED, number_parameter
+from chainrule.export.extras import FIXED, member_parameter, number_parameter
 from chainrule.export.interface import STATE, Interface, Parameter
 from chainrule.export.model import ABI, ALIGN, Model, Number
 from chainrule.export.selftest import memory_bytes
@@ -50,6 +50,9 @@ typedef void (*NAME_parallel_for)(void *context, void (*body)(void *argument, in
 """
 
 
+_ENSEMBLE = "   An ensemble: losses, outputs and tensors end in an axis of its {}_MEMBERS members."
+
+
 def header(model: Model, certificate: Mapping[str, Any]) -> str:
     """The text of NAME.h."""
     interface, name = Interface(model), model.name
@@ -60,6 +63,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         ("STATE_BYTES", str(model.state_bytes)),
         ("SELFTEST_BYTES", str(memory_bytes(model))),
         *([("MAX_PARTS", str(model.parts))] if model.parts > 1 else []),
+        *([] if model.members is None else [("MEMBERS", str(model.members))]),
     ]
     bounds = [(f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes]
     workspace = "WORKSPACE_BYTES" if not model.sizes else "MAX_WORKSPACE_BYTES"
@@ -77,6 +81,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         f"   multiple of {upper}_ALIGN bytes. Any thread may call any function, as long as no two",
         "   use one state or one workspace at once. A function that returns an int32_t gives 0 or",
         "   one of the codes below, and has changed nothing then.",
+        *([] if model.members is None else [_ENSEMBLE.format(upper)]),
         "",
         *_about(certificate),
         "*/",
@@ -120,12 +125,13 @@ def declarations(
     fixed = [(r, n, p, _SAID[n]) for n, (r, p) in FIXED.items()]
     work = interface.size_parameters(model.sizes)
     by_name = {t.name: t for t in model.kept}
+    whose = "" if model.members is None else " of a member"
     setters = [
         (
             "int32_t",
             f"set_{interface.numbers[n.called]}",
-            (*STATE, number_parameter(n, by_name[n.kept])),
-            f"Change {changed_by(n)}, which steps from now on use.",
+            (*STATE, *member_parameter(model), number_parameter(n, by_name[n.kept])),
+            f"Change {changed_by(n)}{whose}, which steps from now on use.",
         )
         for n in model.numbers
     ]

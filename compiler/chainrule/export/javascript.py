@@ -158,10 +158,9 @@ def selftest(model: Model) -> str:
     """A program that runs the self-test in Node."""
     text = """\
 // Runs the self-test of $NAME: node $NAME_selftest.mjs
-import fs from "node:fs";
 import { $CLASS } from "./$NAME.js";
 
-const net = await $CLASS.load(fs.readFileSync(new URL("$NAME.wasm", import.meta.url)));
+const net = await $CLASS.load();
 net.selftest();
 console.log("$NAME: all is well");
 """
@@ -184,7 +183,6 @@ def example(model: Model) -> str:
     names += [f"{interface.sizes[s]}: {n}" for s, n in sizes.items()]
     text = """\
 // Trains $NAME on made-up data: put your own in its place. node $NAME_example.mjs
-import fs from "node:fs";
 import { $CLASS } from "./$NAME.js";
 
 let word = 1;
@@ -194,7 +192,7 @@ const made = () => {
 };
 $DATA
 
-const net = await $CLASS.load(fs.readFileSync(new URL("$NAME.wasm", import.meta.url)));
+const net = await $CLASS.load();
 net.init(0);
 const first = net.step({ $GIVEN });
 let last = first;
@@ -220,6 +218,10 @@ export class $CLASS {
   #sizes = new Map();
 
   static async load(source = new URL("$NAME.wasm", import.meta.url)) {
+    if (source instanceof URL && source.protocol === "file:" && "process" in globalThis) {
+      const { readFile } = await import("node:fs/promises"); // which fetch does not do there
+      source = await readFile(source);
+    }
     if (source instanceof URL) source = await fetch(source);
     if (typeof Response !== "undefined" && source instanceof Response) {
       source = await source.arrayBuffer();

@@ -31,7 +31,7 @@ def told_of(model: Model, workspace: int, align: int = ALIGN) -> dict[str, Any]:
     tensors = [
         {
             "name": t.name, "dtype": t.dtype.name, "shape": list(t.shape), "role": t.role,
-            "offset": model.offsets[t.name], "bytes": t.bytes,
+            "offset": model.offsets[t.name], "bytes": t.bytes, "members": t.members,
         }
         for t in model.kept
     ]  # fmt: skip
@@ -49,6 +49,7 @@ def told_of(model: Model, workspace: int, align: int = ALIGN) -> dict[str, Any]:
         "state_bytes": model.state_bytes,
         "workspace_bytes": workspace,
         "sizes": model.most(),
+        "members": model.members,
         "rows": batch_size_of(model) if model.sliced else None,
         "sliced": sorted(model.sliced),
         "tensors": tensors,

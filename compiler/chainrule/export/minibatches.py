@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from chainrule.export.codes import CODE
 from chainrule.export.interface import STATE, WORKSPACE, Interface, Parameter
-from chainrule.export.model import ALIGN, AT_EPOCH, Model
+from chainrule.export.model import ALIGN, AT_EPOCH, Model, round_up
 from chainrule.export.text import Code
+from chainrule.export.units import output_bytes
 from chainrule.ops import philox
 from chainrule_runtime.manifest import Tensor, element_type
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 SAID = {
     "steps": "One epoch: a step for each minibatch of the rows, the last one smaller where they do"
     " not divide. The rows are taken as `order` numbers them, or as they stand where it is NULL."
-    " losses is NULL or has room for one number a step. done, which may be NULL, is how many steps"
-    " were made, also where the next one failed.",
+    " losses is NULL or has room for the loss of every step. done, which may be NULL, is how many"
+    " steps were made, also where the next one failed.",
     "steps_workspace_bytes": "Bytes of workspace that steps needs: those of a step, and room for"
     " the rows of a minibatch.",
     "shuffle": "Put the rows' order of the next epoch into order[0] to order[rows - 1], and"
@@ -37,6 +38,11 @@ SHUFFLE_PARAMETERS = (
 def batch_size_of(model: Model) -> str:
     """The symbolic size that minibatches have."""
     return model.sizes[0].name
+
+
+def _loss_bytes(model: Model) -> int:
+    """Bytes of what a step gives as its loss: one number, or one for each member."""
+    return output_bytes(model.units["step"].manifest.outputs[0], model.most())
 
 
 def _data(model: Model) -> list[Tensor]:
@@ -79,7 +85,7 @@ def _staging(module: ModuleText, code: Code) -> tuple[list[str], str]:
     """Where the rows of each sliced input go, from the workspace's end on, and how much that is."""
     model = module.model
     batch = f"%{module.interface.sizes[batch_size_of(model)]}"
-    at, starts = str(ALIGN), []
+    at, starts = str(round_up(_loss_bytes(model))), []
     for tensor in _data(model):
         if tensor.name in model.sliced:
             starts.append(at)
@@ -109,15 +115,13 @@ def _steps(module: ModuleText) -> str:
     code = module.divided("steps", parameters)
     there = code.value("icmp ne ptr %done, null")
     code.when(there, lambda: code.store("iw", "0", "%done", align=4))
-    module.check_unit(code, unit)
+    module.check_sizes(code, unit)
+    arguments = ", ".join(f"iw %{p.name}" for p in interface.size_parameters(model.sizes))
+    module.check_call(code, code.value(f"call iw @{name}_steps_workspace_bytes({arguments})"))
     feeds = interface.feed_parameters(unit)
     module.check_pointers(code, feeds)
     batch = interface.sizes[batch_size_of(model)]
     code.leave_if(code.value("icmp eq iw %rows, 0"), f"i32 {CODE['ERROR_SIZE']}")
-    arguments = ", ".join(f"iw %{p.name}" for p in interface.size_parameters(model.sizes))
-    need = code.value(f"call iw @{name}_steps_workspace_bytes({arguments})")
-    small = code.value(f"icmp ult iw %workspace_bytes, {need}")
-    code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
     ordered = code.value("icmp ne ptr %order, null")
     code.when(ordered, lambda: _check_order(code))
     base = code.value(f"call iw @{name}_workspace_bytes({arguments})")
@@ -126,7 +130,7 @@ def _steps(module: ModuleText) -> str:
     places = [code.at(loss_at, s) for s in starts]
     above = code.value("sub iw %rows, 1")
     count = code.value(f"add iw {code.value(f'udiv iw {above}, %{batch}')}, 1")
-    item = element_type(unit.manifest.outputs[0].dtype).itemsize
+    item = _loss_bytes(model)
 
     def step(k: str) -> None:
         row = code.value(f"mul iw {k}, %{batch}")
@@ -171,10 +175,13 @@ def _steps(module: ModuleText) -> str:
         )
         code.guard(f"@{name}_step{'_parallel' if module.given else ''}({given})")
         wanted = code.value("icmp ne ptr %losses, null")
-        kind = f"i{8 * item}"
 
         def log() -> None:
             at = code.value(f"mul iw {k}, {item}")
+            if model.members is not None:
+                code.copy(code.at("%losses", at), loss_at, item)
+                return
+            kind = f"i{8 * item}"
             code.store(kind, code.load(kind, loss_at, align=item), "%losses", at, align=item)
 
         code.when(wanted, log)
@@ -198,7 +205,10 @@ def _check_order(code: Code) -> None:
 
 
 def _shuffle(module: ModuleText) -> str:
-    """Heapsort of (word, row) pairs (Williams, Algorithm 232, CACM 1964): no stack, no luck."""
+    """Sort (word, row) pairs, by steps that become a third each time: no stack, little code.
+
+    Shell, A high-speed sorting procedure, CACM 2(7), 1959. The last step is 1.
+    """
     model = module.model
     code = module.head("shuffle", SHUFFLE_PARAMETERS)
     code.guard("@check_state(ptr %state, iw %state_bytes)")
@@ -230,88 +240,52 @@ def _shuffle(module: ModuleText) -> str:
 
 
 #: the pairs of a key and a row, ascending; equal keys by row
-_SORT = """define internal i1 @before(ptr %keys, ptr %rows, iw %a, iw %b) #0 {
+_SORT = """define internal void @sort(ptr %keys, ptr %rows, iw %n) #0 {
 entry:
-  %ka = getelementptr i64, ptr %keys, iw %a
-  %kb = getelementptr i64, ptr %keys, iw %b
+  br label %narrow
+narrow:
+  %wide = phi iw [%n, %entry], [%gap, %turned]
+  %more = icmp ugt iw %wide, 1
+  br i1 %more, label %begin, label %done
+begin:
+  %third = udiv iw %wide, 3
+  %gap = add iw %third, 1
+  br label %turn
+turn:
+  %i = phi iw [%gap, %begin], [%i_next, %placed]
+  %left = icmp ult iw %i, %n
+  br i1 %left, label %place, label %turned
+turned:
+  br label %narrow
+place:
+  %j = phi iw [%i, %turn], [%below, %swap]
+  %inside = icmp uge iw %j, %gap
+  br i1 %inside, label %compare, label %placed
+compare:
+  %below = sub iw %j, %gap
+  %ka = getelementptr i64, ptr %keys, iw %j
+  %kb = getelementptr i64, ptr %keys, iw %below
+  %ra = getelementptr i64, ptr %rows, iw %j
+  %rb = getelementptr i64, ptr %rows, iw %below
   %x = load i64, ptr %ka, align 8
   %y = load i64, ptr %kb, align 8
-  %ra = getelementptr i64, ptr %rows, iw %a
-  %rb = getelementptr i64, ptr %rows, iw %b
   %p = load i64, ptr %ra, align 8
   %q = load i64, ptr %rb, align 8
   %less = icmp ult i64 %x, %y
   %same = icmp eq i64 %x, %y
   %first = icmp ult i64 %p, %q
   %tie = and i1 %same, %first
-  %result = or i1 %less, %tie
-  ret i1 %result
-}
-
-define internal void @swap(ptr %words, iw %a, iw %b) #0 {
-entry:
-  %pa = getelementptr i64, ptr %words, iw %a
-  %pb = getelementptr i64, ptr %words, iw %b
-  %x = load i64, ptr %pa, align 8
-  %y = load i64, ptr %pb, align 8
-  store i64 %y, ptr %pa, align 8
-  store i64 %x, ptr %pb, align 8
-  ret void
-}
-
-define internal void @sink(ptr %keys, ptr %rows, iw %start, iw %end) #0 {
-entry:
-  br label %head
-head:
-  %at = phi iw [%start, %entry], [%child, %down]
-  %twice = shl iw %at, 1
-  %left = add iw %twice, 1
-  %inside = icmp ult iw %left, %end
-  br i1 %inside, label %choose, label %done
-choose:
-  %right = add iw %left, 1
-  %has_right = icmp ult iw %right, %end
-  br i1 %has_right, label %both, label %one
-both:
-  %smaller = call i1 @before(ptr %keys, ptr %rows, iw %left, iw %right)
-  %greater = select i1 %smaller, iw %right, iw %left
-  br label %one
-one:
-  %child = phi iw [%left, %choose], [%greater, %both]
-  %must = call i1 @before(ptr %keys, ptr %rows, iw %at, iw %child)
-  br i1 %must, label %down, label %done
-down:
-  call void @swap(ptr %keys, iw %at, iw %child)
-  call void @swap(ptr %rows, iw %at, iw %child)
-  br label %head
-done:
-  ret void
-}
-
-define internal void @sort(ptr %keys, ptr %rows, iw %n) #0 {
-entry:
-  %half = lshr iw %n, 1
-  br label %build
-build:
-  %i = phi iw [%half, %entry], [%i_next, %build_one]
-  %more = icmp ugt iw %i, 0
-  br i1 %more, label %build_one, label %drain_start
-build_one:
-  %i_next = sub iw %i, 1
-  call void @sink(ptr %keys, ptr %rows, iw %i_next, iw %n)
-  br label %build
-drain_start:
-  br label %drain
-drain:
-  %end = phi iw [%n, %drain_start], [%last, %drain_one]
-  %several = icmp ugt iw %end, 1
-  br i1 %several, label %drain_one, label %done
-drain_one:
-  %last = sub iw %end, 1
-  call void @swap(ptr %keys, iw 0, iw %last)
-  call void @swap(ptr %rows, iw 0, iw %last)
-  call void @sink(ptr %keys, ptr %rows, iw 0, iw %last)
-  br label %drain
+  %before = or i1 %less, %tie
+  br i1 %before, label %swap, label %placed
+swap:
+  store i64 %y, ptr %ka, align 8
+  store i64 %x, ptr %kb, align 8
+  store i64 %q, ptr %ra, align 8
+  store i64 %p, ptr %rb, align 8
+  br label %place
+placed:
+  %i_next = add iw %i, 1
+  br label %turn
 done:
   ret void
 }"""

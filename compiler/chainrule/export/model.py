@@ -61,13 +61,17 @@ Begin = Drawn | Given | Same
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor of the state: a "parameter", a "state" or the "optimizer"'s own."""
+    """A tensor of the state: a "parameter", a "state" or the "optimizer"'s own.
+
+    Of an ensemble so many `members` have theirs in it, along the last axis.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     role: str
     begin: Begin
+    members: int | None = None
 
     @property
     def elements(self) -> int:
@@ -132,8 +136,8 @@ class Model:
     `digest` tells models apart: a state belongs to one. `sizes` stand in order of appearance;
     `sliced` are the inputs that are cut into minibatches along the first of them. `about` is what
     the manifest tells besides. A `small` one is written as little code, not as fast code.
-    A caller may divide a step in up to so many `parts`. `derivative` gives the gradient of the loss
-    in inference by the formulas.
+    A caller may divide a step in up to so many `parts`. Of an ensemble there are so many `members`.
+    `derivative` gives the gradient of the loss in inference by the formulas; of the first member's.
     """
 
     name: str
@@ -147,6 +151,7 @@ class Model:
     about: Mapping[str, Any]
     small: bool = False
     parts: int = 1
+    members: int | None = None
     derivative: Derivative | None = field(default=None, repr=False)
 
     @property

@@ -23,7 +23,6 @@ from chainrule.export.processor import processor
 from chainrule.export.selftest import Golden
 from chainrule.export.text import Code, constant, finished, sectioned
 from chainrule.export.units import UnitText
-from chainrule.ir.types import DType
 from chainrule_runtime.manifest import element_type
 
 #: what LLVM is told of functions that are to be little code
@@ -74,6 +73,7 @@ class ModuleText:
         self.data = Data()
         self.codes = checks_of([u.manifest for u in model.units.values()])
         self.offsets = model.offsets
+        self.tables: list[str] = []
 
     def text(self, layout: str) -> str:
         """The whole module, for a target of that data layout."""
@@ -107,6 +107,7 @@ class ModuleText:
         head = [f'target datalayout = "{layout}"', f'target triple = "{triple}"']
         body = [
             *head,
+            *self.tables,
             *self.data.texts(8 if self.model.small else ALIGN, ".rodata" if elf else ""),
             *(sectioned(text) if elf else text for text in finished_parts),
             *sorted(declared | declared_intrinsics(parts)),
@@ -125,7 +126,7 @@ class ModuleText:
             texts, needed = unit_text.kernels(names)
             found += [*texts, unit_text.bytes(), unit_text.run()]
             declared |= needed
-        begins: dict[tuple[str, DType], str] = {}
+        begins: dict[starting.Draws, str] = {}
         for key, program in starting.programs(self.model).items():
             begins[key] = f"v{number}.{program.name}"
             text, needed = emit_function(program, begins[key], variant.target)
@@ -146,6 +147,7 @@ class ModuleText:
             found += [unit_text.short_code(compact), unit_text.bytes(), unit_text.run()]
         begins = {key: compact.function(program)[0] for key, program in begin.items()}
         found.append(starting.begin(self.model, number, self.data, begins))
+        self.tables += [f"@{name} = private {text}" for text, name in compact.tables.items()]
         return [*found, *compact.functions.values()], compact.declarations
 
     def unit_text(self, number: int, name: str, unit: Unit) -> UnitText:
@@ -181,10 +183,16 @@ class ModuleText:
         for size in self.model.sizes:
             code.leave_if(self.out_of_range(code, size.name), "iw 0")
         most = "0"
-        for number, variant in enumerate(self.model.variants):
-            for name, unit in variant.units.items():
-                most = code.maximum(most, self.needed(code, number, name, unit))
+        for name in self.model.units:
+            most = code.maximum(most, self.most_needed(code, name))
         return code.text(f"iw {most}")
+
+    def most_needed(self, code: Code, name: str) -> str:
+        """The bytes of workspace of a unit, whichever variant runs it, as an iw."""
+        most = "0"
+        for number, variant in enumerate(self.model.variants):
+            most = code.maximum(most, self.needed(code, number, name, variant.units[name]))
+        return most
 
     def needed(self, code: Code, number: int, name: str, unit: Unit) -> str:
         """The bytes of workspace of a unit, as an iw."""
@@ -201,8 +209,8 @@ class ModuleText:
         below = code.value(f"sub iw %{self.interface.sizes[size]}, 1")
         return code.value(f"icmp uge iw {below}, {most}")
 
-    def check_unit(self, code: Code, unit: Unit) -> None:
-        """Leave where sizes, state or workspace are not what a unit needs."""
+    def check_sizes(self, code: Code, unit: Unit) -> None:
+        """Leave where sizes are not what a unit takes."""
         bad = f"i32 {CODE['ERROR_SIZE']}"
         for size in self.interface.sizes_of(unit):
             code.leave_if(self.out_of_range(code, size.name), bad)
@@ -211,8 +219,11 @@ class ModuleText:
             if isinstance(dim, dict):
                 number = code.number(dim, known)
                 code.leave_if(code.value(f"icmp slt iw {number}, 1"), bad)
-        code.guard("@check_state(ptr %state, iw %state_bytes)")
-        code.guard(f"@check_pointer(ptr %workspace, iw {63})")
+
+    def check_call(self, code: Code, needed: str) -> None:
+        """Leave where there is no state, or not so many bytes of workspace."""
+        given = "ptr %state, iw %state_bytes, ptr %workspace, iw %workspace_bytes"
+        code.guard(f"@check_call({given}, iw {needed})")
 
     def check_pointers(self, code: Code, parameters: Sequence[Parameter]) -> None:
         """Leave where data is null or is not aligned to its elements."""
@@ -231,7 +242,8 @@ class ModuleText:
         unit = self.model.units[name]
         parameters = self.interface.unit(name)
         code = self.divided(name, parameters)
-        self.check_unit(code, unit)
+        self.check_sizes(code, unit)
+        self.check_call(code, self.most_needed(code, name))
         outputs = self.interface.output_parameters(unit, optional=name == "step")
         feeds = self.interface.feed_parameters(unit)
         self.check_pointers(code, [*feeds, *outputs])
@@ -239,7 +251,6 @@ class ModuleText:
         sizes = [self.size_arguments(unit)] if unit.manifest.sizes else []
 
         def run(number: int) -> str:
-            self.check_room(code, number, name, unit)
             arguments = ", ".join(["ptr %state", "ptr %workspace", *sizes, *pointers, *self.given])
             return code.value(f"call i32 @v{number}.{name}({arguments})")
 
@@ -269,12 +280,6 @@ class ModuleText:
         same = ", ".join(f"{self.kind(p)} %{p.name}" for p in parameters)
         call = f"@{self.model.name}_{name}_parallel({same}, ptr null, ptr null, i32 1)"
         return "\n\n" + code.text(f"i32 {code.value(f'call i32 {call}')}")
-
-    def check_room(self, code: Code, number: int, name: str, unit: Unit, more: str = "0") -> None:
-        """Leave where the workspace is smaller than a unit needs, and `more`."""
-        needed = code.value(f"add iw {self.needed(code, number, name, unit)}, {more}")
-        small = code.value(f"icmp ult iw %workspace_bytes, {needed}")
-        code.leave_if(small, f"i32 {CODE['ERROR_ROOM']}")
 
     def by_variant(self, code: Code, run: Callable[[int], str]) -> str:
         """What `run` gives for the variant that the state was begun for."""

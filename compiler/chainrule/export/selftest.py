@@ -20,7 +20,7 @@ from chainrule.export.checks import FACTOR, signed
 from chainrule.export.codes import CODE
 from chainrule.export.differences import Slope
 from chainrule.export.interface import Parameter
-from chainrule.export.model import Model, fits, round_up
+from chainrule.export.model import ALIGN, Model, fits, round_up
 from chainrule.export.text import Code, number_text
 from chainrule.export.units import Placed, output_bytes
 from chainrule.ir.types import dtype as dtype_of
@@ -36,10 +36,12 @@ FAR = "32.0"
 SEED = 0x1234567890ABCDEF
 #: sizes that are tried in turn: the first that all shapes of the model have a meaning with. 47 rows
 #: are whole vectors, and tiles of every height; what they need beyond ROOM is tested with fewer.
-#: The last step has FEW, if they are sizes too.
+#: Of the steps numbered so others have fewer yet, if these are sizes too: less than a tile.
 _TRIED = (47, 3, 2, 1, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 ROOM = 1 << 24
-FEW = 5
+#: what workspace is full of before a step, which must not show: large numbers, and no positions
+ANYTHING = 0x4F004F004F004F00
+FEWER = {0: 1, STEPS - 1: 7}
 
 
 def test_sizes(model: Model) -> dict[str, int]:
@@ -78,8 +80,12 @@ class Plan:
 
     def __init__(self, model: Model) -> None:
         self.sizes = test_sizes(model)
-        few = {n: min(FEW, m) for n, m in self.sizes.items()}
-        self.few = few if _have_meaning(model, few) else self.sizes
+        #: the sizes of the steps that have others
+        self.fewer: dict[int, dict[str, int]] = {}
+        for number, tried in FEWER.items():
+            sizes = {n: min(tried, m) for n, m in self.sizes.items()}
+            if _have_meaning(model, sizes):
+                self.fewer[number] = sizes
         self.workspace = model.state_bytes
         need = max(
             Placed(u.manifest, model.fixed).bytes(self.sizes)
@@ -95,7 +101,10 @@ class Plan:
                     self.feeds[tensor.name] = tensor, at
                     at += round_up(output_bytes(tensor, self.sizes))
         self.outputs = at
-        self.outputs_bytes = 0
+        # the digest of the state lies there first, then the codes: two words of a head do not count
+        #: where the code that each unit gives is put
+        self.codes = {name: at + 16 + 4 * i for i, name in enumerate(model.units)}
+        at += ALIGN
         self.places: dict[tuple[str, str], int] = {}
         for name, unit in model.units.items():
             for tensor in unit.manifest.outputs:
@@ -144,63 +153,92 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     model = module.model
     code = Code("internal i64 @golden(ptr %memory) #0")
     outputs = code.at("%memory", plan.outputs)
-    code.do(f"call void @clear(ptr {outputs}, iw {plan.outputs_bytes})")
+    code.do(f"call void @fill(ptr {outputs}, iw {plan.outputs_bytes}, i64 0)")
+    workspace = code.at("%memory", plan.workspace)
     bounds = _bounds(model, plan)
     for tensor, at in plan.feeds.values():
         _make_up(code, tensor, plan, code.at("%memory", at), bounds.get(tensor.name, (0, 2)))
     total = code.local("i64", 8)
     code.store("i64", "0", total)
-
-    def add(word: str) -> None:
-        before = code.value(f"mul i64 {code.load('i64', total)}, {FACTOR - (1 << 64)}")
-        code.store("i64", code.value(f"add i64 {before}, {word}"), total)
+    limits = list(_limits(model, plan))
+    refused = sum(len(outside) for _, outside, _ in limits)
+    kind = differences.kind_of(model)
 
     def run(name: str, sizes: Mapping[str, int | str]) -> None:
-        add(code.value(f"zext i32 {plan.call(code, module, name, sizes)} to i64"))
-
-    # what is no label is refused, and changes nothing
-    for tensor, outside, inside in _limits(model, plan):
-        item = element_type(tensor.dtype).itemsize
-        place = code.at("%memory", plan.feeds[tensor.name][1])
-        for wrong in outside:
-            code.store(f"i{8 * item}", str(wrong), place, align=item)
-            run("step", plan.sizes)
-        code.store(f"i{8 * item}", str(inside), place, align=item)
-    kind = differences.kind_of(model)
+        """What a unit gives lies beside its outputs."""
+        result = plan.call(code, module, name, sizes)
+        code.store("i32", result, "%memory", plan.codes[name], align=4)
 
     def far() -> None:
         """The state is looked at, and then left for where functions are not near 0."""
-        add(code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})"))
+        seen = code.value(f"call i64 @digest(ptr %memory, iw {model.state_bytes})")
+        code.store("i64", seen, "%memory", plan.outputs)
         if kind:
             differences.move(code, model, kind, FAR)
 
-    def step(i: str) -> None:
+    def step(turn: str) -> None:
+        code.do(f"call void @fill(ptr {workspace}, iw {plan.need}, i64 {ANYTHING})")
+        # first what is no label is refused, and changes nothing
+        count = 0
+        for tensor, outside, inside in limits:
+            value = str(inside)
+            for wrong in outside:
+                this = code.value(f"icmp eq iw {turn}, {count}")
+                bits = 8 * element_type(tensor.dtype).itemsize
+                value = code.value(f"select i1 {this}, i{bits} {wrong}, i{bits} {value}")
+                count += 1
+            item = element_type(tensor.dtype).itemsize
+            code.store(f"i{8 * item}", value, "%memory", plan.feeds[tensor.name][1], align=item)
+        i = code.value(f"sub iw {turn}, {refused}")
         code.when(code.value(f"icmp eq iw {i}, {STEPS}"), far)
-        last = code.value(f"icmp eq iw {i}, {STEPS - 1}")
-        pairs = {n: (plan.few[n], m) for n, m in plan.sizes.items()}
-        choose = {n: f"select i1 {last}, iw {a}, iw {b}" for n, (a, b) in pairs.items() if a != b}
         sizes: dict[str, int | str] = dict(plan.sizes)
-        sizes |= {n: code.value(text) for n, text in choose.items()}
+        for number, fewer in plan.fewer.items():
+            this = code.value(f"icmp eq iw {i}, {number}")
+            choose = {n: f"select i1 {this}, iw {m}, iw {sizes[n]}" for n, m in fewer.items()}
+            sizes = {n: code.value(text) for n, text in choose.items()}
 
         def rest() -> None:
             for name in model.units:
                 if name != "loss":
                     run(name, sizes)
-            add(code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})"))
+            before = code.value(f"mul i64 {code.load('i64', total)}, {signed(FACTOR)}")
+            seen = code.value(f"call i64 @digest(ptr {outputs}, iw {plan.outputs_bytes})")
+            code.store("i64", code.value(f"add i64 {before}, {seen}"), total)
 
         run("loss", sizes)
-        if not kind:
+        if kind:  # what is not a number has other bits elsewhere
+            code.when(_is_finite(code, model, plan, kind), rest)
+        else:
             rest()
-            return
-        # what is not a number has other bits elsewhere
-        (loss,) = model.units["loss"].manifest.outputs
-        item = element_type(loss.dtype).itemsize
-        value = code.load(kind, "%memory", plan.places["loss", loss.name], align=item)
-        size = code.value(f"call {kind} @llvm.fabs.f{8 * item}({kind} {value})")
-        code.when(code.value(f"fcmp olt {kind} {size}, {number_text(math.inf, kind)}"), rest)
 
-    code.loop(str(STEPS + 1), step)
+    code.loop(str(refused + STEPS + 1), step)
     return code.text(f"i64 {code.load('i64', total)}")
+
+
+def _is_finite(code: Code, model: Model, plan: Plan, kind: str) -> str:
+    """Whether the loss is a number, of all members if there are several, as an i1."""
+    (loss,) = model.units["loss"].manifest.outputs
+    item = element_type(loss.dtype).itemsize
+    infinite = number_text(math.inf, kind)
+
+    def is_one(at: int | str) -> str:
+        value = code.load(kind, "%memory", at, align=item)
+        size = code.value(f"call {kind} @llvm.fabs.f{8 * item}({kind} {value})")
+        return code.value(f"fcmp olt {kind} {size}, {infinite}")
+
+    first = plan.places["loss", loss.name]
+    if model.members is None:
+        return is_one(first)
+    good = code.local("i1", 1)
+    code.store("i1", "true", good, align=1)
+
+    def look(i: str) -> None:
+        at = code.value(f"add iw {code.value(f'mul iw {i}, {item}')}, {first}")
+        both = code.value(f"and i1 {code.load('i1', good, align=1)}, {is_one(at)}")
+        code.store("i1", both, good, align=1)
+
+    code.loop(str(model.members), look)
+    return code.load("i1", good, align=1)
 
 
 def _limits(model: Model, plan: Plan) -> Iterator[tuple[Tensor, list[int], int]]:
@@ -247,7 +285,7 @@ def _bounds(model: Model, plan: Plan) -> dict[str, tuple[int, int]]:
     for check in (c for u in model.units.values() for c in u.manifest.checks):
         if check.feed is None or check.bound is None:
             continue
-        for sizes in (plan.sizes, plan.few):
+        for sizes in (plan.sizes, *plan.fewer.values()):
             least, above = evaluate(check.least, sizes), evaluate(check.bound, sizes)
             before = found.get(check.feed, (least, above))
             found[check.feed] = max(least, before[0]), min(above, before[1])
@@ -258,7 +296,9 @@ def _make_up(code: Code, tensor: Tensor, plan: Plan, out: str, bounds: tuple[int
     """Data that is the same everywhere: the high bits of a congruential sequence.
 
     Numerical Recipes' 1664525 and 1013904223 (Press et al., section 7.1). Floats are of several
-    magnitudes, from 1/16 to 8, so that functions are tried where they differ.
+    magnitudes, from 1/16 to 8, so that functions are tried where they differ; those that the first
+    step takes are 2**27 times less where it takes few, so that what is added to be no divisor of 0
+    is seen in what an optimizer does.
     """
     kind = dtype_of(tensor.dtype)
     item = kind.itemsize
@@ -279,7 +319,12 @@ def _make_up(code: Code, tensor: Tensor, plan: Plan, out: str, bounds: tuple[int
             of = "float" if item == 4 else "double"
             real = code.value(f"sitofp i32 {signed} to {of}")
             even = code.value(f"and i32 {word}, 1792")  # a power of 2 from -27 to -20 in 3 bits
-            power = code.value(f"add i32 {code.value(f'shl i32 {even}, 15')}, {(127 - 27) << 23}")
+            lowest = str((127 - 27) << 23)
+            if 0 in plan.fewer:
+                first = output_bytes(tensor, plan.fewer[0]) // item
+                early = code.value(f"icmp ult iw {i}, {first}")
+                lowest = code.value(f"select i1 {early}, i32 {(127 - 54) << 23}, i32 {lowest}")
+            power = code.value(f"add i32 {code.value(f'shl i32 {even}, 15')}, {lowest}")
             scale = code.value(f"bitcast i32 {power} to float")
             scale = scale if item == 4 else code.value(f"fpext float {scale} to double")
             value = code.value(f"fmul {of} {real}, {scale}")

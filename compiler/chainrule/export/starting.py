@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -33,21 +32,29 @@ from chainrule.ir.types import DType, float32
 Data = Callable[[bytes], str]
 
 
-def programs(model: Model) -> dict[tuple[str, DType], Program]:
-    """What draws tensors, by distribution and type."""
+#: a distribution, an element type, and how many members draw
+Draws = tuple[str, DType, int]
+
+
+def programs(model: Model) -> dict[Draws, Program]:
+    """What draws tensors."""
     drawn = [t for t in model.kept if isinstance(t.begin, Drawn) and t.elements]
-    keys = dict.fromkeys((t.begin.distribution, t.dtype) for t in drawn)  # type: ignore[union-attr]
-    return {key: drawing(*key) for key in keys}
+    return {key: drawing(*key) for key in dict.fromkeys(map(_draws, drawn))}
 
 
-def begin(model: Model, number: int, data: Data, names: Mapping[tuple[str, DType], str]) -> str:
+def _draws(tensor: Kept) -> Draws:
+    assert isinstance(tensor.begin, Drawn)
+    return tensor.begin.distribution, tensor.dtype, tensor.members or 1
+
+
+def begin(model: Model, number: int, data: Data, names: Mapping[Draws, str]) -> str:
     """`void @vN.begin(state)`, which fills a state that has its seed; `names` are of what draws."""
     code = Code(f"internal void @v{number}.begin(ptr %state) #1")
+    word = "iw" if model.small else "i64"
     seed = code.at("%state", model.offsets[model.seed])
     for tensor in model.kept:
         if not isinstance(tensor.begin, Drawn) or not tensor.elements:
             continue
-        key = tensor.begin.distribution, tensor.dtype
         draw = data(np.uint32(tensor.begin.number).tobytes())
         straight = tensor.begin.distribution == "orthogonal"
         scale = 1.0 if straight else tensor.begin.scale
@@ -55,8 +62,8 @@ def begin(model: Model, number: int, data: Data, names: Mapping[tuple[str, DType
         line = data(np.array([scale, tensor.begin.shift], wide).tobytes())
         out = code.at("%state", model.offsets[tensor.name])
         code.do(
-            f"%d{len(code.lines)} = call i32 @{names[key]}(ptr {seed}, ptr @{draw}, ptr @{line}, "
-            f"ptr {out}, i64 {tensor.elements})"
+            f"%d{len(code.lines)} = call i32 @{names[_draws(tensor)]}(ptr {seed}, ptr @{draw}, "
+            f"ptr @{line}, ptr {out}, {word} {tensor.elements // (tensor.members or 1)})"
         )
         if straight:
             _straighten(code, tensor, out, tensor.begin.scale)
@@ -65,16 +72,24 @@ def begin(model: Model, number: int, data: Data, names: Mapping[tuple[str, DType
 
 
 def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
-    """Make the rows or the columns orthogonal, whichever are fewer."""
-    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    """Make the rows or the columns orthogonal, whichever are fewer, of each member's."""
+    members, rows = tensor.members or 1, tensor.shape[0]
+    columns = tensor.elements // members // rows
     count, length, step, stride = columns, rows, 1, columns
     if rows < columns:
         count, length, step, stride = rows, columns, columns, 1
     kind = "float" if tensor.dtype == float32 else "double"
-    code.do(
-        f"call void @orthonormal_{kind}(ptr {out}, iw {count}, iw {length}, iw {step}, "
-        f"iw {stride}, {kind} {number_text(gain, kind)})"
-    )
+    given = f"iw {count}, iw {length}, iw {step * members}, iw {stride * members}"
+
+    def one(member: str) -> None:
+        at = code.at(out, code.value(f"mul iw {member}, {tensor.dtype.itemsize}"))
+        gained = f"{kind} {number_text(gain, kind)}"
+        code.do(f"call void @orthonormal_{kind}(ptr {at}, {given}, {gained})")
+
+    if members == 1:
+        one("0")
+    else:
+        code.loop(str(members), one)
 
 
 def _fill_the_rest(code: Code, model: Model, data: Data) -> None:
@@ -112,22 +127,22 @@ def _fill(code: Code, model: Model, tensor: Kept, begin: Given, data: Data) -> N
 
 
 def common(model: Model, data: Data) -> list[str]:
-    """`@clear`, and what begins a state once it is known which variant."""
+    """`@fill`, and what begins a state once it is known which variant."""
     straight = {
         "float" if t.dtype == float32 else "double"
         for t in model.kept
         if isinstance(t.begin, Drawn) and t.begin.distribution == "orthogonal"
     }
-    return [_clear(), _begin(model), *map(orthonormal, sorted(straight))]
+    return [_fill_words(), _begin(model), *map(orthonormal, sorted(straight))]
 
 
-def _clear() -> str:
-    """`void @clear(to, bytes)`: zeros, a multiple of 8 bytes of them."""
-    code = Code("internal void @clear(ptr %to, iw %bytes) #0")
+def _fill_words() -> str:
+    """`void @fill(to, bytes, word)`: one word in a multiple of 8 bytes."""
+    code = Code("internal void @fill(ptr %to, iw %bytes, i64 %word) #0")
     words = code.value("lshr iw %bytes, 3")
 
     def store(i: str) -> None:
-        code.store("i64", "0", "%to", code.value(f"shl iw {i}, 3"))
+        code.store("i64", "%word", "%to", code.value(f"shl iw {i}, 3"))
 
     code.loop(words, store)
     return code.text("void")
@@ -136,10 +151,19 @@ def _clear() -> str:
 def _begin(model: Model) -> str:
     """`void @begin(state, variant, seed)`: a whole new state."""
     code = Code("internal void @begin(ptr %state, i32 %variant, i64 %seed) #0")
-    code.do(f"call void @clear(ptr %state, iw {model.state_bytes})")
+    code.do(f"call void @fill(ptr %state, iw {model.state_bytes}, i64 0)")
     write_head(code, model)
     code.store("i32", "%variant", "%state", AT_VARIANT, align=4)
-    code.store("i64", "%seed", "%state", model.offsets[model.seed])
+    seeds = code.at("%state", model.offsets[model.seed])
+
+    def seed(member: str) -> None:
+        own = code.value(f"add i64 %seed, {code.wide(member)}")
+        code.store("i64", own, seeds, code.value(f"shl iw {member}, 3"))
+
+    if model.members is None:
+        code.store("i64", "%seed", seeds)
+    else:
+        code.loop(str(model.members), seed)
     for number in range(len(model.variants)):
         this = code.value(f"icmp eq i32 %variant, {number}")
         code.when(this, lambda n=number: code.do(f"call void @v{n}.begin(ptr %state)"))  # type: ignore[misc]

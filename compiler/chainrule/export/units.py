@@ -121,7 +121,7 @@ class UnitText:
         functions = {id(p): compact.function(p) for p in programs}
         names = {key: name for key, (name, _) in functions.items()}
         numbers = {key: told for key, (_, told) in functions.items()}
-        entry = ShortEntry(names, self.manifest.sizes, numbers)
+        entry = ShortEntry(names, self.manifest.sizes, numbers, "iw")
         head = f"internal i32 @{self.name}.code"
         return entry.function(self.unit.calls, head, self.manifest.places)
 

@@ -144,7 +144,8 @@ def _scheduled(
     tall = tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding or fixed else packed_size(contraction)
+    alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
+    size = 0 if layout.sliding or fixed or alone else packed_size(contraction)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

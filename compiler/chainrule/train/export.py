@@ -31,6 +31,7 @@ from chainrule.export import (
     about,
     check_examples,
     check_formats,
+    check_members,
     compile_kernel,
     formats_of,
     is_bare,
@@ -55,6 +56,7 @@ from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target
 from chainrule.train import checkpoint
+from chainrule.train.ensemble import Ensemble
 from chainrule.train.export_gpu import check_gpu, gpu_named, write_for_gpu
 from chainrule.train.plan import EPOCH, SEED, StepPlan, label, nodes_of, rows_of
 from chainrule.train.state import static
@@ -110,14 +112,21 @@ def export(
     plan: StepPlan,
     outputs: Any,
     precision: str | None,
+    members: Ensemble | None,
     state: Mapping[str, Array],
+    stored: Mapping[str, Array],
     folder: str | os.PathLike[str],
 ) -> Artifact:
-    """Lower, compile and write a step. Raises CompileError and ArtifactError."""
+    """Lower, compile and write a step. Raises CompileError and ArtifactError.
+
+    `stored` is the state as it lies in memory, where members of an ensemble stand last.
+    """
     wanted.check()
     on_gpu = gpu_named(wanted.target)
     if on_gpu is not None:
         check_gpu(wanted)
+        if members is not None:
+            raise CompileError("an ensemble can't be exported for a GPU yet", "export one net")
         targets: tuple[Target, ...] = (on_gpu,)
     else:
         strict = wanted.determinism == "strict"
@@ -127,7 +136,9 @@ def export(
             check_formats(wanted.formats)
     small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
     wanted.check_parts(targets[0], small)
-    graphs = _graphs(plan, outputs)
+    if members is not None:
+        check_members(wanted.formats or (), wanted.examples)
+    graphs = _graphs(plan, outputs, members)
 
     @lru_cache(maxsize=4)
     def lowered(target: Target) -> dict[str, Lowered]:
@@ -143,8 +154,8 @@ def export(
     variants = tuple(map(variant, targets))
     model = Model(
         wanted.name,
-        _digest(plan, graphs),
-        tuple(_kept(plan, state)),
+        _digest(graphs),
+        tuple(_kept(plan, stored, members)),
         SEED,
         tuple(_numbers(plan)),
         tuple(_sizes(plan, graphs, wanted)),
@@ -153,7 +164,8 @@ def export(
         {},
         small,
         wanted.max_parts,
-        _derivative(plan),
+        None if members is None else members.count,
+        _derivative(plan, members),
     )
     told = {
         "determinism": wanted.determinism,
@@ -167,13 +179,14 @@ def export(
     }
     extra = {
         "safetensors": checkpoint.encode(state),
-        "state": state_bytes(model, state, int(state[EPOCH])),
+        "state": state_bytes(model, stored, int(state[EPOCH])),
     }
     if on_gpu is not None:
         return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
-    formats = formats_of(targets[0]) if wanted.formats is None else wanted.formats
+    usual = formats_of(targets[0], model.members)
+    formats = usual if wanted.formats is None else wanted.formats
     native = wanted.target == "host"
     return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
 
@@ -213,14 +226,23 @@ class _Function:
         )
 
 
-def _graphs(plan: StepPlan, outputs: Any) -> dict[str, _Function]:
-    """The functions of a kernel: step, loss, and predict where there is something to predict."""
+def _graphs(plan: StepPlan, outputs: Any, members: Ensemble | None) -> dict[str, _Function]:
+    """The functions of a kernel: step, loss, and predict where there is something to predict.
+
+    Of an ensemble each gives what all members have.
+    """
     nodes = nodes_of(outputs)
     found = {"step": _Function(plan.graph, plan.inputs, plan.kept, plan.names, trains=True)}
     if nodes:
         found["predict"] = _inferred(plan, nodes, _names(outputs, nodes))
     found["loss"] = _inferred(plan, [plan.loss], ["loss"])
-    return found
+    return found if members is None else {n: _of_all(f, members) for n, f in found.items()}
+
+
+def _of_all(one: _Function, members: Ensemble) -> _Function:
+    """A function of all members."""
+    graph = members.graph(one.graph, one.kept)
+    return replace(one, graph=graph, kept=tuple(map(members.leaf, one.kept)))
 
 
 def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
@@ -236,20 +258,33 @@ def _names(outputs: Any, nodes: Sequence[Node]) -> list[str]:
     return names
 
 
-def _derivative(plan: StepPlan) -> Derivative:
-    """The gradient of the loss in inference, evaluated in float64."""
+def _derivative(plan: StepPlan, members: Ensemble | None) -> Derivative:
+    """The gradient of the loss in inference, evaluated in float64; of the first member's loss."""
     (loss,) = plan.predicted([plan.loss]).outputs
     leaves = leaves_of([loss])
     wrt = [w for w in plan.parameters if w in leaves and w.type.dtype.is_float]
     slopes = gradients(loss, wrt, unused="zeros")
     used = [n for n in (*plan.inputs, *plan.kept) if n in leaves_of(slopes)]
 
-    def derivative(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        feeds = {n: arrays[label(n)] for n in used}
-        found = evaluate(slopes, feeds, widen=True)
+    def gradient(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        found = evaluate(slopes, {n: arrays[label(n)] for n in used}, widen=True)
         return {label(w): g for w, g in zip(wrt, found, strict=True)}
 
+    def derivative(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        if members is None:
+            return gradient(arrays)
+        kept = {label(n): arrays[label(n)] for n in plan.kept}
+        of_first = gradient({**arrays, **members.member(0, kept)})
+        return {n: _alone(g, members.count) for n, g in of_first.items()}
+
     return derivative
+
+
+def _alone(gradient: Array, count: int) -> Array:
+    """The gradient at all members' parameters of what the first one's alone decide."""
+    whole = np.zeros((*gradient.shape, count), gradient.dtype)
+    whole[..., 0] = gradient
+    return whole
 
 
 def _inferred(plan: StepPlan, outputs: Sequence[Node], names: Sequence[str]) -> _Function:
@@ -295,12 +330,12 @@ def _sliced(plan: StepPlan) -> frozenset[str]:
     return frozenset(map(label, cut)) if rows is not None else frozenset()
 
 
-def _digest(plan: StepPlan, graphs: Mapping[str, _Function]) -> int:
+def _digest(graphs: Mapping[str, _Function]) -> int:
     """64 bits that tell one model from another, whatever file it stands in."""
     import hashlib
 
     parts = [re.sub(r"(?m)\s*#.*$", "", graph_text(g.graph)) for g in graphs.values()]
-    parts += [f"{label(n)} {n.type}" for n in plan.kept]
+    parts += [f"{label(n)} {n.type}" for n in graphs["step"].kept]
     text = "\n".join(parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -319,21 +354,26 @@ def _numbers(plan: StepPlan) -> Iterator[Number]:
         yield Number(name, called, kept, low, high, range_.decay)
 
 
-def _kept(plan: StepPlan, state: Mapping[str, Array]) -> list[Kept]:
+def _kept(plan: StepPlan, state: Mapping[str, Array], members: Ensemble | None) -> list[Kept]:
     """What lives between calls, and how it begins."""
     own = (*plan.parameters, *plan.states)
     found = []
     for node in plan.kept:
-        of, shape = node.type.dtype, static(node)
+        leaf = node if members is None else members.leaf(node)
+        count = None if members is None or leaf is node else members.count
+        of, shape = node.type.dtype, static(leaf)
         if node in own:
             role = "parameter" if node in plan.parameters else "state"
             begin: Drawn | Given | Same = _begin(node, own.index(node))
         else:
             role = "optimizer"
-            begin = _slot(plan, node) if node in plan.optimizer.slots else Given(state[label(node)])
+            slot = node in plan.optimizer.slots
+            begin = _slot(plan, node) if slot else Given(state[label(node)])
             if node in (plan.seed, plan.optimizer.count):
                 begin = Given(np.zeros((), of.numpy))
-        found.append(Kept(label(node), of, shape, role, begin))
+        if isinstance(begin, Given) and begin.array.shape != shape:
+            begin = Given(np.broadcast_to(begin.array[..., None], shape))
+        found.append(Kept(label(node), of, shape, role, begin, count))
     return found
 
 

@@ -205,14 +205,16 @@ class Kept:
         there are those that the target has.
         Raises CompileError and ArtifactError.
         """
-        if self._members is not None:
-            raise CompileError("an ensemble can't be exported yet", "export a step of one net")
         from chainrule.train.export import Export, export
 
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism, optimize, examples, max_parts)  # fmt: skip
-        kept = self.state_dict()
-        return export(chosen, self._plan, self._outputs, self._precision, kept, folder)
+        with self._alone():
+            stored = {name: array.copy() for name, array in self._storage.arrays.items()}
+        return export(
+            chosen, self._plan, self._outputs, self._precision, self._members, self.state_dict(),
+            stored, folder,
+        )  # fmt: skip
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied and pickled."""
