@@ -25,7 +25,10 @@ _MACHINES = {
 
 
 def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
-    """A library's bytes and its manifest. Raises ArtifactError unless this tells of those."""
+    """A library's bytes and what it tells of itself in them, which NAME_describe gives.
+
+    Raises ArtifactError unless the manifest beside tells of those bytes, and the same as they do.
+    """
     source = path_of(path)
     import hashlib
 
@@ -44,7 +47,19 @@ def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
             "it is damaged, or was exported at another time: export both again",
         )
     _check_machine(source, library)
-    return library, manifest
+    own = _inside(source, library)
+    if any(key not in manifest or manifest[key] != value for key, value in own.items()):
+        raise ArtifactError(f"the manifest beside {source} tells of another kernel")
+    return library, own
+
+
+def _inside(source: str, library: bytes) -> dict[str, Any]:
+    """The manifest that lies in a library, as far as it was known before that was compiled."""
+    begin = library.find(b'{"format": "%b"' % FORMAT.encode())
+    end = library.find(b"\0", begin)
+    if begin < 0 or end < 0:
+        raise ArtifactError(f"{source} is a shared library, but no kernel of chainrule")
+    return _manifest(source, library[begin:end])
 
 
 def path_of(path: str | os.PathLike[str]) -> str:

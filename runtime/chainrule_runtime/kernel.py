@@ -29,8 +29,8 @@ def load(path: str | os.PathLike[str]) -> Kernel:
     The file is verified before it is mapped. Raises ArtifactError for one that is damaged, not of
     this kind, or for another machine.
     """
-    library, manifest = artifact.read(path)
-    return Kernel(artifact.mapped(os.fsdecode(path), library), manifest, os.fsdecode(path))
+    library, about = artifact.read(path)
+    return Kernel(artifact.mapped(os.fsdecode(path), library), about)
 
 
 class Kernel:
@@ -40,15 +40,9 @@ class Kernel:
     metrics, hyper-parameters and what it predicts have members along a first axis.
     """
 
-    def __init__(self, library: ctypes.CDLL, manifest: Mapping[str, Any], source: str) -> None:
-        import json
-
-        self._library, self.name = library, str(manifest["name"])
+    def __init__(self, library: ctypes.CDLL, own: dict[str, Any]) -> None:
+        self._library, self.name = library, str(own["name"])
         self._lock = Lock()
-        describe = self._function("describe", ctypes.c_char_p)
-        own = json.loads(describe().decode("utf-8"))
-        if any(manifest.get(key) != value for key, value in own.items()):
-            raise ArtifactError(f"the manifest beside {source} tells of another kernel")
         #: what the kernel tells of itself: sizes, tensors, functions, gradients
         self.about: dict[str, Any] = own
         self._strerror = self._function("strerror", ctypes.c_char_p)

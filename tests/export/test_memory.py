@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import chainrule as cr
+
 SOURCE = Path(__file__).with_name("guarded.c")
 #: what a function that calls takes itself: a frame, arguments on the stack, makecontext's own
 CALLER = 256
@@ -27,6 +29,16 @@ def words_of(told: Mapping[str, Any], folder: Path) -> list[str]:
     metrics = ", metric" * (len(step["outputs"]) - 1)
     words = [f'-DHEADER="{name}.h"', f"-DP={name}", f"-DWIDTH={width}", f"-DCLASSES={classes}"]
     return [*words, f"-DMETRICS={metrics}", "-std=gnu11", "-O1", "-Wall", "-Werror", f"-I{folder}"]
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_nothing_lies_below_the_stack(level: str, tmp_path: Path) -> None:
+    """What x86-64 lets a function use below the stack's end would be in no frame."""
+    x = cr.input("x", ("n", 1, 12, 12))
+    h = cr.max_pool(cr.relu(cr.conv(x, cr.parameter("K", (8, 1, 3, 3)), padding=1)), 2)
+    step = cr.training_step(cr.mean(h**2), cr.optim.Adam(1e-3))
+    art = step.export(tmp_path, target=level, formats=("s",))
+    assert not re.findall(r"[^0-9]-\d+\(%rsp", art.files["net.s"].read_text())
 
 
 @pytest.mark.sampled(2)

@@ -14,7 +14,7 @@ import pytest
 
 import chainrule_runtime
 from chainrule.errors import CompileError
-from chainrule_runtime import ArtifactError
+from chainrule_runtime import ArtifactError, artifact
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -109,6 +109,17 @@ def other_machine(library: Path, manifest: Path) -> None:
     manifest.write_text(json.dumps(told))
 
 
+def not_ours(library: Path, manifest: Path) -> None:
+    import _ctypes
+    import hashlib
+
+    data = Path(_ctypes.__file__).read_bytes()
+    library.write_bytes(data)
+    told = json.loads(manifest.read_text())
+    told["sha256"]["digits.so"] = hashlib.sha256(data).hexdigest()
+    manifest.write_text(json.dumps(told))
+
+
 def folder(library: Path, manifest: Path) -> None:
     library.unlink()
     library.mkdir()
@@ -126,16 +137,22 @@ def folder(library: Path, manifest: Path) -> None:
         (foreign, "no manifest of a kernel"),
         (newer, "version 2"),
         (relabelled, "another kernel"),
-        (renamed, "no function digitz_describe"),
+        (renamed, "another kernel"),
+        (not_ours, "no kernel of chainrule"),
         (other_machine, "machine 8"),
         (folder, "no file"),
     ],
 )
 def test_what_is_not_whole_is_not_mapped(
-    damage: Callable[[Path, Path], None], said: str, digits_net, tmp_path: Path
+    damage: Callable[[Path, Path], None],
+    said: str,
+    digits_net,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     library, manifest = copied(digits_net, tmp_path)
     damage(library, manifest)
+    monkeypatch.setattr(artifact, "mapped", None)  # it would be a TypeError
     with pytest.raises(ArtifactError, match=said):
         chainrule_runtime.load(library)
 

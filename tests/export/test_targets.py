@@ -156,10 +156,17 @@ for (let i = 0; i < {steps}; i++) {{
 }}
 if (net.predict({{ x: x.slice(0, 12) }}).length !== 6) throw new Error("predict");
 const one = x.slice(0, 6);
-for (const wrong of [{{ x: x.slice(0, 7), y: [0] }}, {{ x: one, y: [3] }}, {{ x }}, {{ x, y }}]) {{
+const wrongs = [{{ x: x.slice(0, 7), y: [0] }}, {{ x }}, {{ x, y }}];
+for (const label of [3, 1.5, NaN, undefined, 2 ** 32 + 1]) wrongs.push({{ x: one, y: [label] }});
+for (const wrong of wrongs) {{
   let refused = false;
   try {{ net.step(wrong); }} catch {{ refused = true; }}
   if (!refused) throw new Error("took what does not fit");
+}}
+for (const seed of [-1, 2n ** 64n]) {{
+  let refused = false;
+  try {{ net.init(seed); }} catch {{ refused = true; }}
+  if (!refused) throw new Error("took what is no seed");
 }}
 const saved = net.save();
 net.load(saved);

@@ -131,6 +131,8 @@ def bench(**asked: Any) -> None:
     type=click.Choice(["c", "rust", "js"]),
     help="Write an example and a self-test program in this language too.",
 )
+@click.option("--cpu", help="LLVM's word for the processor, such as cortex-m4.")
+@click.option("--features", help="LLVM's words for what it has, such as +fp-armv8.")
 @click.option(
     "--max-parts",
     type=click.IntRange(1),
@@ -149,6 +151,8 @@ def export(
     determinism: str,
     optimize: str | None,
     examples: tuple[str, ...],
+    cpu: str | None,
+    features: str | None,
     max_parts: int,
 ) -> None:
     """Write a training step as a kernel with a C interface, for this machine or another.
@@ -158,7 +162,7 @@ def export(
     """
     exports.run(
         Page(), source, target, out, name, formats, max_batch, max_sizes, determinism, optimize,
-        examples, max_parts,
+        examples, cpu, features, max_parts,
     )  # fmt: skip
 
 

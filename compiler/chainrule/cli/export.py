@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def run(
     determinism: str,
     optimize: str | None,
     examples: tuple[str, ...],
+    cpu: str | None,
+    features: str | None,
     max_parts: int,
 ) -> None:
     """Run the file, export its step and say what was written. Raises ClickException."""
@@ -46,6 +49,8 @@ def run(
         determinism=determinism,
         optimize=optimize,
         examples=examples,
+        cpu=cpu,
+        features=features,
         max_parts=max_parts,
     )
     show(page, art.certificate)
@@ -102,6 +107,12 @@ def inspect(page: Page, file: Path) -> None:
         raise click.ClickException(f"{path} can't be read as JSON: {error}") from None
     if not isinstance(told, dict) or told.get("format") != "chainrule-kernel":
         raise click.ClickException(f"{path} is no manifest of a kernel")
+    digests = told.get("sha256")
+    wanted = digests.get(file.name) if isinstance(digests, dict) else None
+    if wanted and file.is_file() and sha256(file.read_bytes()).hexdigest() != wanted:
+        raise click.ClickException(
+            f"{file} is not the file that {path} tells of: its SHA-256 is another"
+        )
     try:
         show(page, told)
     except (KeyError, TypeError, AttributeError) as error:

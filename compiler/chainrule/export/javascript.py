@@ -239,8 +239,10 @@ export class $CLASS {
   }
 
   init(seed = 0) {
+    const whole = BigInt(seed);
+    if (whole < 0n || whole >= 2n ** 64n) throw new RangeError(`no seed is ${seed}`);
     this.#grow(this.#workspace);
-    this.#call("init", ...this.#own(), BigInt(seed));
+    this.#call("init", ...this.#own(), whole);
   }
 
 $UNITS
@@ -325,7 +327,12 @@ $SETTERS
           throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
         }
         const at = take(kind, count);
-        new kind(this.#wasm.memory.buffer, at, count).set(data);
+        const held = new kind(this.#wasm.memory.buffer, at, count);
+        held.set(data);
+        if (kind !== Float32Array && kind !== Float64Array) {
+          const i = held.findIndex((whole, i) => whole !== data[i]);
+          if (i >= 0) throw new RangeError(`${name}[${i}] is ${data[i]}, which its type has not`);
+        }
         return at;
       },
     };

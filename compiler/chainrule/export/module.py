@@ -23,6 +23,7 @@ from chainrule.export.processor import processor
 from chainrule.export.selftest import Golden
 from chainrule.export.text import Code, constant, finished, sectioned
 from chainrule.export.units import UnitText
+from chainrule.target import Target
 from chainrule_runtime.manifest import element_type
 
 #: what LLVM is told of functions that are to be little code
@@ -314,7 +315,13 @@ def declared_intrinsics(parts: Sequence[str]) -> set[str]:
 
 def baseline(model: Model) -> str:
     """The attributes of what runs on every machine of the triple."""
-    return f'nounwind {SMALL if model.small else "noinline"} "no-builtins"'
+    words = f'nounwind {SMALL if model.small else "noinline"} "no-builtins"'
+    return words + _framed(model.variants[0].target)
+
+
+def _framed(target: Target) -> str:
+    """That nothing lies below the end of the stack: frames are to tell all that is used of it."""
+    return " noredzone" if target.arch.startswith("x86") else ""
 
 
 def _attributes_of(model: Model, number: int) -> list[str]:
@@ -325,6 +332,7 @@ def _attributes_of(model: Model, number: int) -> list[str]:
         words = line[line.index("{") + 1 : line.rindex("}")].strip()
         if model.small:
             words = words.replace("noinline ", "").replace("nounwind", f"nounwind {SMALL}")
+        words += _framed(target)
         if len(model.variants) > 1 or target.level != "generic":
             words += f' "target-cpu"="{target.cpu}"'
             if target.features:
