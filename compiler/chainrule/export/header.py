@@ -38,7 +38,7 @@ _SAID = {
 
 
 _PARALLEL = (
-    "The same as NAME_{0}, its work divided into so many parts, from 1 to NAME_MAX_PARTS, by"
+    "What {0} does, its work divided into so many parts, from 1 to NAME_MAX_PARTS, by"
     " parallel_for; where that is NULL, they are done one after the other. The bits are the same."
 )
 _PARALLEL_FOR = """\
