@@ -64,7 +64,21 @@ def forked(order: Sequence[Step]) -> dict[int, tuple[Region | Around, ...]]:
     """The programs of a step that parts may share, in regions, by their identities."""
     programs = {id(s.call.program): s.call.program for s in shared_calls(order)}
     found = {key: regions_of(program) for key, program in programs.items()}
-    return {key: regions for key, regions in found.items() if regions is not None}
+    return {
+        key: regions for key, regions in found.items() if regions is not None and _pays(regions)
+    }
+
+
+def _pays(regions: Sequence[Region | Around]) -> bool:
+    """Whether a turn of a loop that parts meet in is enough work for its meetings, as far as that
+    is known: an image's share of a convolution is not.
+    """
+    for loop in (part for part in regions if isinstance(part, Around)):
+        inside = [work_of(region.program) for region in every_region(loop.body)]
+        known = [work for work in inside if isinstance(work, int)]
+        if len(known) == len(inside) and sum(known) < CALL_WORK * len(inside):
+            return False
+    return True
 
 
 def fork_functions(
