@@ -261,6 +261,7 @@ def test_explain_asks_which(tmp_path: Path) -> None:
     assert "neither a loss" in refused(explained(tmp_path, source, "{file}:w"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -11,7 +11,6 @@ import ctypes
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 
 import chainrule as cr
 import chainrule.codegen.module as module
+import chainrule.driver.lower as lower
 import chainrule_runtime.program as program
 from chainrule.codegen.host import host_target
 from chainrule.target import TARGETS
@@ -31,7 +31,6 @@ from chainrule_runtime.memory import round_up
 
 QEMU = next(filter(None, map(shutil.which, ("qemu-aarch64", "qemu-aarch64-static"))), None)
 GCC = shutil.which("aarch64-linux-gnu-gcc")
-BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
 SEED = 21
 
 pytestmark = [
@@ -202,7 +201,7 @@ def bits(array: np.ndarray) -> bytes:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Everything that can be is shared."""
-    for name, room in (("CALL_WORK", module), ("CALL_WORK", BUILD), ("STEP_WORK", BUILD)):
+    for name, room in (("CALL_WORK", module), ("CALL_WORK", lower), ("STEP_WORK", lower)):
         monkeypatch.setattr(room, name, 0)
     monkeypatch.setattr(program, "usable_cpus", lambda: 8)
     monkeypatch.setattr(sharing, "TRIAL", 1 << 60)

@@ -26,6 +26,7 @@ def states(net, kernel: chainrule_runtime.Kernel) -> tuple[str, str]:
     return digest({n: kernel.get(n) for n in kernel.tensors}), digest(theirs)
 
 
+@pytest.mark.sampled(2)
 def test_a_hundred_steps(any_net) -> None:
     net = any_net
     kernel = net.kernel()

@@ -108,6 +108,7 @@ def least(loss: Any) -> int:
     return int(error.value.what.split(" is ")[-1].split(" bytes")[0].replace(",", ""))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("make", "threads"), [(make, 1 + i % 2) for i, make in enumerate(NETS)])
 def test_a_budget_changes_no_bit(make: Callable[[], Any], threads: int) -> None:
     loss = make()
