@@ -29,6 +29,8 @@ from chainrule_runtime import pool, sharing
 from chainrule_runtime.manifest import evaluate
 from chainrule_runtime.memory import round_up
 
+BUILD = sys.modules["chainrule.driver.build"]  # the package's `build` is the function
+
 QEMU = next(filter(None, map(shutil.which, ("qemu-aarch64", "qemu-aarch64-static"))), None)
 GCC = shutil.which("aarch64-linux-gnu-gcc")
 SEED = 21
