@@ -11,6 +11,7 @@ import ctypes
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
