@@ -52,7 +52,8 @@ HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "cl
 # export, GPUs. A function that does need it imports it, so that such a program starts sooner
 # (`test_imports.py` holds what is loaded then); anything else of ours stands at a module's head.
 LATE = (
-    "chainrule.show", "chainrule.export", "chainrule.train.export", "chainrule.schedule",
+    "chainrule.show", "chainrule.export", "chainrule.train.export", "chainrule.train.asked",
+    "chainrule.schedule",
     "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",

@@ -234,6 +234,11 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert seen.exit_code == 0 and "W1: float32[64, 32]" in seen.output
     assert "dW1 = xᵀ @ dz1" in seen.output
     assert "k' < 64" in seen.output, "loops are told with their bounds"
+    whole = (out / "digits.o").read_bytes()
+    (out / "digits.o").write_bytes(whole[:-8])
+    seen = CliRunner().invoke(cli, ["inspect", str(out / "digits.o")])
+    assert seen.exit_code != 0 and "SHA-256" in seen.output
+    (out / "digits.o").write_bytes(whole)
     alone = tmp_path / "alone.bin"
     alone.write_bytes((out / "digits.o").read_bytes())
     seen = CliRunner().invoke(cli, ["inspect", str(alone)])

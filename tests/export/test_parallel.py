@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 import chainrule as cr
+from chainrule.codegen.fork import forked
+from chainrule.codegen.module import CALL_WORK, shared_calls
 from chainrule.errors import CompileError
+from chainrule.loops.parts import work_of
+from chainrule.loops.regions import Around, every_region, regions_of
 from chainrule.train import export as exporting
 
 SOURCE = Path(__file__).with_name("parallel.c")
@@ -114,3 +118,17 @@ def test_what_can_not_be_divided(
     monkeypatch.setattr(exporting, "compile_kernel", None)  # it is known before
     with pytest.raises(CompileError, match=said):
         lecture_step.export(tmp_path, name="net", **options)
+
+
+def test_a_loop_of_little_turns_is_not_divided() -> None:
+    """A kernel's derivative goes image by image: a meeting for each would take longer than that."""
+    calls = conv()._engine.compiled.levels.calls
+    shared = {id(s.call.program): regions_of(s.call.program) for s in shared_calls(calls)}
+    divided, small = forked(calls), 0
+    for key, regions in shared.items():
+        for loop in (part for part in regions or () if isinstance(part, Around)):
+            works = [work_of(region.program) for region in every_region(loop.body)]
+            if all(isinstance(w, int) and w < CALL_WORK for w in works):
+                small += 1
+                assert key not in divided
+    assert small

@@ -10,6 +10,7 @@ from chainrule.export import gpu_interface
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.gpu import CUDA_CODES, DATA_WIDTH, ROOM_ALIGN, GpuKernel
 from chainrule.export.header import safe, tensor_text, wrapped
+from chainrule.export.interface import prototype
 from chainrule.export.model import ABI
 
 _USE = """States, workspaces and data are the caller's memory on the GPU: the first two begin at a
@@ -85,9 +86,8 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
         "",
     ]
     for result, function, parameters, said in gpu_interface.functions(model):
-        listed = ", ".join(map(gpu_interface.declared, parameters)) or "void"
-        space = "" if result.endswith("*") else " "
-        lines += [*_comment(said), *wrapped(f"{result}{space}{name}_{function}({listed});"), ""]
+        shown = prototype(result, f"{name}_{function}", map(gpu_interface.commented, parameters))
+        lines += [*_comment(said), *wrapped(f"{shown};"), ""]
     return "\n".join([*lines, "#ifdef __cplusplus", "}", "#endif", "#endif", ""])
 
 

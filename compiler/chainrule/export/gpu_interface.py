@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from chainrule.export.extras import number_parameter
 from chainrule.export.header import changed_by, safe
-from chainrule.export.interface import Interface, Parameter, c_type
+from chainrule.export.interface import Interface, Parameter, c_type, declared
 from chainrule.export.model import Model, Unit
 from chainrule_runtime.manifest import show
 
@@ -116,10 +116,9 @@ def steps_parameters(model: Model, interface: Interface) -> list[Parameter]:
     ]  # fmt: skip
 
 
-def declared(parameter: Parameter) -> str:
+def commented(parameter: Parameter) -> str:
     """A parameter as C declares it; of an address what lies there is told."""
-    space = "" if parameter.kind.endswith("*") else " "
-    text = f"{parameter.kind}{space}{parameter.name}"
+    text = declared(parameter.kind, parameter.name)
     if parameter.tensor is not None:
         shape = "".join(f"[{safe(show(d))}]" for d in parameter.tensor.shape)
         text += f" /* {c_type(parameter.tensor.dtype)} {shape or '*'} */"

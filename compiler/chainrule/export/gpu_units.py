@@ -15,7 +15,7 @@ from chainrule.export.gpu import (
     Placed,
 )
 from chainrule.export.header import wrapped
-from chainrule.export.interface import Parameter
+from chainrule.export.interface import declared, prototype
 from chainrule.export.model import (
     AT_STATUS,
     Size,
@@ -48,9 +48,8 @@ class Units:
     def define(self, name: str, body: Iterable[str]) -> str:
         """A function of the interface."""
         result, _, parameters, _ = self.functions[name]
-        listed = ", ".join(_plain(p) for p in parameters) or "void"
-        space = "" if result.endswith("*") else " "
-        head = wrapped(f"{result}{space}{self.name}_{name}({listed})")
+        plain = (declared(p.kind, p.name) for p in parameters)
+        head = wrapped(prototype(result, f"{self.name}_{name}", plain))
         return "\n".join([*head, "{", *(f"    {line}" for line in body), "}"])
 
     def dim(self, dim: DimData, names: Names | None = None) -> str:
@@ -231,11 +230,6 @@ class Units:
             given = "".join(f"{self.own[s.name]}, " for s in self.interface.sizes_of(unit))
             body += [f"need_ = plan_{name}_({given}at_);", "if (need_ > most_) most_ = need_;"]
         return self.define("workspace_bytes", [*body, "return most_;"])
-
-
-def _plain(parameter: Parameter) -> str:
-    space = "" if parameter.kind.endswith("*") else " "
-    return f"{parameter.kind}{space}{parameter.name}"
 
 
 def _listed(name: str, values: Sequence[str]) -> list[str]:

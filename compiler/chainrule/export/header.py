@@ -8,7 +8,7 @@ from typing import Any
 from chainrule.export import minibatches
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.extras import FIXED, member_parameter, number_parameter
-from chainrule.export.interface import STATE, Interface, Parameter
+from chainrule.export.interface import STATE, Interface, Parameter, declared, prototype
 from chainrule.export.model import ABI, ALIGN, Model, Number
 from chainrule.export.selftest import memory_bytes
 from chainrule_runtime.manifest import show
@@ -169,16 +169,14 @@ def changed_by(number: Number) -> str:
 def _functions(model: Model, interface: Interface) -> Iterable[str]:
     for result, name, parameters, said in declarations(model, interface):
         yield f"/* {said.replace('NAME', model.name.upper())} */"
-        listed = ", ".join(declared(p) for p in parameters) or "void"
-        space = "" if result.endswith("*") else " "
-        yield from wrapped(f"{result}{space}{model.name}_{name}({listed});")
+        shown = prototype(result, f"{model.name}_{name}", map(commented, parameters))
+        yield from wrapped(f"{shown};")
         yield ""
 
 
-def declared(parameter: Parameter) -> str:
-    """A parameter as C declares it."""
-    space = "" if parameter.kind.endswith("*") else " "
-    text = f"{parameter.kind}{space}{parameter.name}"
+def commented(parameter: Parameter) -> str:
+    """A parameter as C declares it; of an array its shape is told."""
+    text = declared(parameter.kind, parameter.name)
     if parameter.tensor is not None:
         shape = ", ".join(map(show, parameter.tensor.shape))
         text += f" /* [{safe(shape)}] */" if shape else ""

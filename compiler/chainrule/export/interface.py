@@ -44,6 +44,16 @@ def c_type(dtype: str) -> str:
     return _C.get(dtype, f"{dtype}_t")
 
 
+def declared(kind: str, name: str) -> str:
+    """A name with its type in front, as C declares it."""
+    return kind + ("" if kind.endswith("*") else " ") + name
+
+
+def prototype(result: str, name: str, parameters: Iterable[str]) -> str:
+    """A function as C declares it, with parameters that are declared."""
+    return f"{declared(result, name)}({', '.join(parameters) or 'void'})"
+
+
 class Interface:
     """The parameters of a model's functions, by the model's own names made C's, none of those that
     are `taken`.

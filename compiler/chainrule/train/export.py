@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.codegen.fork import MOST_PARTS
 from chainrule.codegen.host import host_target
 from chainrule.driver import leaves_of
 from chainrule.driver.lower import Lowered, lower
@@ -35,7 +34,6 @@ from chainrule.export import (
     compile_kernel,
     formats_of,
     is_bare,
-    is_identifier,
     loss_of,
     narrow,
     state_bytes,
@@ -56,55 +54,13 @@ from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target
 from chainrule.train import checkpoint
+from chainrule.train.asked import Export
 from chainrule.train.ensemble import Ensemble
 from chainrule.train.export_gpu import check_gpu, gpu_named, write_for_gpu
 from chainrule.train.plan import EPOCH, SEED, StepPlan, label, nodes_of, rows_of
 from chainrule.train.state import static
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Export:
-    """What is asked for: the arguments of TrainingStep.export."""
-
-    name: str
-    target: str | Sequence[str]
-    formats: Sequence[str] | None
-    max_batch: int
-    max_sizes: Mapping[str, int]
-    cpu: str | Sequence[str] | None
-    features: str | None
-    determinism: str
-    optimize: str | None
-    examples: Sequence[str]
-    max_parts: int = 1
-
-    def check(self) -> None:
-        """Raise CompileError for a name that C does not take, and options that there are not."""
-        if not isinstance(self.name, str) or not is_identifier(self.name):
-            raise CompileError(
-                f"functions in C can't be called {self.name!r}_step",
-                "a name is letters, digits and single underscores, and begins with a letter",
-            )
-        if self.determinism not in ("default", "strict"):
-            raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
-        if self.optimize not in (None, "speed", "size"):
-            raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
-        whole = isinstance(self.max_parts, int) and not isinstance(self.max_parts, bool)
-        if not whole or not 1 <= self.max_parts <= MOST_PARTS:
-            raise CompileError(
-                f"max_parts is an int from 1 to {MOST_PARTS}, not {self.max_parts!r}"
-            )
-
-    def check_parts(self, target: Target, small: bool) -> None:
-        """Raise CompileError where a step can't be divided."""
-        if self.max_parts > 1 and small:
-            raise CompileError(
-                "little code does not divide a step", 'max_parts=1, or optimize="speed"'
-            )
-        if self.max_parts > 1 and target.format == "Wasm":
-            raise CompileError("a page runs a step on one thread", "leave max_parts out")
 
 
 def export(

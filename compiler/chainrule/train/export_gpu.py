@@ -21,6 +21,7 @@ from chainrule.export import (
 )
 from chainrule.target import Target
 from chainrule.target.gpu import GPUS
+from chainrule.train.asked import Export
 
 
 def gpu_named(target: str | Sequence[str]) -> Target | None:
@@ -30,7 +31,7 @@ def gpu_named(target: str | Sequence[str]) -> Target | None:
     return GPUS.get(target) if isinstance(target, str) else None
 
 
-def check_gpu(wanted: Any) -> None:
+def check_gpu(wanted: Export) -> None:
     """Raise CompileError for what is asked of an export that there is not for GPUs."""
     refused = {
         "cpu": wanted.cpu is not None,

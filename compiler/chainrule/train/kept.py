@@ -205,7 +205,8 @@ class Kept:
         there are those that the target has.
         Raises CompileError and ArtifactError.
         """
-        from chainrule.train.export import Export, export
+        from chainrule.train.asked import Export
+        from chainrule.train.export import export
 
         chosen = Export(name, target, formats, max_batch, max_sizes or {}, cpu, features,
                         determinism, optimize, examples, max_parts)  # fmt: skip
