@@ -31,7 +31,7 @@ from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.driver import program
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import apply
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
 from chainrule_runtime.gpu import driver
 
@@ -47,7 +47,7 @@ Row = tuple[str, ...]
 
 def wrong_ops(names: Sequence[str] = ()) -> Iterator[str]:
     """Ops whose numbers are not the CPU's, in words; all of them, or those of some names."""
-    for entry in OPS:
+    for entry in ops():
         for i, (op, types) in enumerate(entry.samples if not names or entry.name in names else ()):
             leaves = [leaf("input", f"x{k}", t) for k, t in enumerate(types)]
             graph = Graph((apply(op, *leaves),))

@@ -20,6 +20,7 @@ SHELVES = (ROOT / "compiler", ROOT / "runtime")
 # A room imports only rooms of lines above its own; rooms of one line don't import each other.
 ROOMS = [
     {"version"},
+    {"records"},
     {"errors"},
     {"config"},
     {"target"},
@@ -41,7 +42,7 @@ ROOMS = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 RUNTIME = "chainrule_runtime"
 USES_RUNTIME = {"export", "driver", "train", "cli"}
-DATASETS_USE = {"ops", "errors"}
+DATASETS_USE = {"ops", "errors", "records"}
 # What `chainrule bench` times: programs as users of each framework write them, each run by its path
 # in a process of its own, and the program that runs them; no module of ours.
 PEERS = ROOT / "compiler/chainrule/cli/bench/peers"

@@ -46,6 +46,17 @@ def config() -> None:
 
 
 @look
+def records() -> None:
+    from chainrule.records import dataclass
+
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+
+    assert Point(3) == Point(x=3) and hash(Point(3)) == hash(Point(3)) and "x=3" in repr(Point(3))
+
+
+@look
 def target() -> None:
     from chainrule.target import LEVEL_FEATURES
 
@@ -61,9 +72,9 @@ def ir() -> None:
 
 @look
 def ops() -> None:
-    from chainrule.ops.registry import OPS
+    from chainrule.ops.registry import ops
 
-    for entry in OPS:
+    for entry in ops():
         op, types = entry.samples[0]
         assert op.infer(*types).rank >= 0
 

@@ -20,7 +20,7 @@ from chainrule.ir.types import TensorType, bfloat16, dtype
 from chainrule.lang.tensor import Tensor, elementwise
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.phase import Switched
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import format_number, leaf
 
 Array = np.ndarray[Any, Any]
@@ -58,7 +58,7 @@ def narrow(types: Sequence[TensorType]) -> list[TensorType]:
 
 def _samples() -> list[Any]:
     found = []
-    for entry in OPS:
+    for entry in ops():
         for i, (op, types) in enumerate(entry.samples):
             chosen = op.draws or isinstance(op, Switched)
             if chosen or not any(t.dtype.is_float for t in types):
@@ -93,7 +93,7 @@ def run(root: Node, leaves: Sequence[Node], arrays: Sequence[Array]) -> Array:
 
 def test_most_ops_take_bfloat16() -> None:
     # what draws, is chosen by the kind of call, or has integers alone, does not
-    assert len(SAMPLES) > 0.6 * sum(len(entry.samples) for entry in OPS)
+    assert len(SAMPLES) > 0.6 * sum(len(entry.samples) for entry in ops())
 
 
 @pytest.mark.parametrize(("op", "types"), SAMPLES)

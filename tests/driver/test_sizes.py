@@ -16,7 +16,7 @@ from chainrule.ir.node import apply
 from chainrule.ir.passes import run_passes
 from chainrule.loops.build import build_kernels
 from chainrule.loops.walk import statements
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
 from chainrule.schedule.fuse import fuse
 from chainrule.target import Target, target
@@ -115,7 +115,7 @@ def test_a_size_may_be_called_anything(names: str, backend: str) -> None:
 @pytest.mark.parametrize("of", [target("x86-64-v3"), gpu((9, 0))], ids=lambda t: t.level)
 def test_no_loop_has_a_name_that_a_size_can_have(of: Target) -> None:
     seen = 0
-    for entry in OPS:
+    for entry in ops():
         for op, types in entry.samples:
             node = apply(op, *(leaf("input", f"x{i}", t) for i, t in enumerate(types)))
             graph, _ = run_passes(Graph((node,)), PASSES)

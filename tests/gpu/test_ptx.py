@@ -18,7 +18,7 @@ from chainrule.driver.gpu import CompiledGpu, build_gpu
 from chainrule.driver.gpu_report import show_gpu
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
 from chainrule.target.gpu import GPUS, gpu
 
@@ -125,7 +125,7 @@ def test_ptxas_takes_every_kernel_of_an_example(
 @needs_ptxas
 @pytest.mark.long
 def test_ptxas_takes_every_op(tmp_path: Path) -> None:
-    for entry in OPS:
+    for entry in ops():
         for op, types in entry.samples:
             leaves = [leaf("input", f"x{i}", t) for i, t in enumerate(types)]
             try:

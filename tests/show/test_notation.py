@@ -9,12 +9,12 @@ import pytest
 import chainrule as cr
 from chainrule.ir.node import apply
 from chainrule.ir.types import TensorType, float64
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import latex_name, leaf
 from chainrule.show.latex import latex
 from chainrule.show.text import text
 
-SAMPLES = [(e.name, i, s) for e in OPS for i, s in enumerate(e.samples)]
+SAMPLES = [(e.name, i, s) for e in ops() for i, s in enumerate(e.samples)]
 #: what matplotlib's mathtext, which stands in for LaTeX here, has under another name or not at all
 _UNKNOWN = re.compile(r"\\begin\{(cases|matrix)\}")
 

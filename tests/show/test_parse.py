@@ -17,7 +17,7 @@ from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, Op, apply
 from chainrule.ir.types import TensorType
 from chainrule.ops.elementwise import TABLE
-from chainrule.ops.registry import OPS, SPELLED, WORDS
+from chainrule.ops.registry import SPELLED, WORDS, ops
 from chainrule.ops.source import Leaf, leaf
 from chainrule.show.parse import parse
 from chainrule.show.text import text, texts
@@ -29,7 +29,7 @@ UNREADABLE = {
 }  # fmt: skip
 SAMPLES = [
     pytest.param(entry.name, op, types, id=f"{entry.name}-{i}")
-    for entry in OPS
+    for entry in ops()
     for i, (op, types) in enumerate(entry.samples)
 ]
 SIZES = {"batch": 4, "n": 3, "m": 2}

@@ -15,13 +15,13 @@ from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, apply, within
 from chainrule.lang.tensor import Tensor
-from chainrule.ops.registry import OPS
+from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
 from chainrule.show.stored import read, written
 
 SAMPLES = [
     pytest.param(op, types, id=f"{entry.name}-{i}")
-    for entry in OPS
+    for entry in ops()
     for i, (op, types) in enumerate(entry.samples)
     if not entry.name.startswith("custom:")
     and entry.name != "each"  # made while an ensemble is compiled, never written

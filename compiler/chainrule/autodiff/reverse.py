@@ -9,13 +9,14 @@ Walther, Evaluating Derivatives, 2nd ed. 2008, chapter 3.)
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from chainrule.errors import GradientError
 from chainrule.ir import provenance
 from chainrule.ir.graph import walk
 from chainrule.ir.node import Node, Op, apply
 from chainrule.ops.elementwise import TABLE
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from chainrule.lang.leaves import input, parameter
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.losses import cross_entropy
 from chainrule.nn.optim import Adam
+from chainrule.records import dataclass
 from chainrule.show.text import texts
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__

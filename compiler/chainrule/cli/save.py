@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from chainrule.errors import ArtifactError
+from chainrule.records import dataclass
 from chainrule.train.step import TrainingStep
 
 CHECKPOINT, CURVE, REPORT = "digits.safetensors", "loss.png", "report.txt"

@@ -7,7 +7,7 @@ function, which is told the numbers that are not the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir.loop import (
     Apply,
@@ -29,6 +29,7 @@ from chainrule.ir.loop import (
 from chainrule.ir.size import Atom, Dim, Quotient, Size
 from chainrule.loops.text import signature
 from chainrule.loops.walk import postorder, values_of
+from chainrule.records import dataclass
 
 #: no size of a program is called so
 _NAME = "number{}'"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from chainrule import config
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 from chainrule.target import LEVEL_FEATURES, Target, best_level, target
 
 #: the level whose tiles need permission

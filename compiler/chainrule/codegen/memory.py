@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from chainrule.codegen.addresses import IOTA, WIDE, AddressCode
 from chainrule.codegen.registers import Builder, Register, mangled, memory, vector
@@ -13,6 +12,7 @@ from chainrule.ir.loop import LANES, Buffer, Load, Loop, Set, Store
 from chainrule.ir.size import Dim, coefficient
 from chainrule.ir.types import DType, bool_, int32, int64, uint8
 from chainrule.loops.walk import postorder, stored_buffers
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
 from chainrule.codegen.formats import code_size, undefined_symbols
 from chainrule.codegen.host import permits_tiles
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 OPTIMIZATION = 2

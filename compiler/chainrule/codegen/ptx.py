@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.codegen.native import assembled
 from chainrule.codegen.threads import emit_launch
 from chainrule.loops.launch import Launch
 from chainrule.loops.text import signature
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 

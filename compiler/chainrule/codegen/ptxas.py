@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

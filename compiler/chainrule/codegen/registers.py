@@ -7,9 +7,10 @@ what was known outside a loop is put outside the loop: no LLVM pass has to find 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from chainrule.ir.types import DType
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir.loop import Program
 from chainrule.ir.size import Dim
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ this file says what was changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from chainrule.errors import FeedError
 from chainrule.ops.philox import permutation
+from chainrule.records import dataclass
 
 CLASSES = 10
 DARKEST = 16  # of 4x4 scanned dots, how many were on

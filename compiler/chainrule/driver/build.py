@@ -6,7 +6,7 @@ The levels between are imported when a program is made: one that is found starts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule_runtime import Crew
 from chainrule_runtime.manifest import Manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.codegen.steps import calls_in
 from chainrule.driver.build import Compiled
@@ -14,6 +14,7 @@ from chainrule.ir.size import Dim
 from chainrule.loops.chosen import chosen
 from chainrule.loops.walk import factors_of
 from chainrule.ops.scan import Scan
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Form, Kernel, bytes_of
 from chainrule_runtime.sharing import share
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from chainrule import config
@@ -23,6 +23,7 @@ from chainrule.ir.size import Size, divide
 from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch
 from chainrule.loops.launch import BLOCK, Launch
+from chainrule.records import dataclass
 from chainrule.schedule.budget import Budget
 from chainrule.schedule.kernel import Form
 from chainrule.target import Target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from chainrule.codegen import ptxas
@@ -18,6 +18,7 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.text import show as loop_text
 from chainrule.loops.walk import factors_of
+from chainrule.records import dataclass
 from chainrule.target.gpu import occupancy
 from chainrule_runtime.gpu.commands import Command, KernelLaunch
 from chainrule_runtime.gpu.driver import Attributes

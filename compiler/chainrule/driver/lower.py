@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
@@ -25,6 +25,7 @@ from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
 from chainrule.loops.launch import Launch
 from chainrule.ops.source import Constant, Leaf
+from chainrule.records import dataclass
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.rewrite.passes import (
     attend,

@@ -8,12 +8,12 @@ hierarchies", IBM Systems Journal 9(2), 1970). Programs are taken to run again a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.ir.node import Node
 from chainrule.ir.size import evaluate
 from chainrule.loops.build import Built
 from chainrule.loops.effort import Effort, effort_of
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds, told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any, Protocol
 
 from chainrule.codegen.host import about_tiles
@@ -19,6 +19,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
 from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import bytes_of
 from chainrule.schedule.recompute import Fitted
 from chainrule.target.speeds import Speeds

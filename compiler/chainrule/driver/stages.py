@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in, stages
 from chainrule.ir.loop import Barrier, Program, Stmt
 from chainrule.loops.walk import has_check, loaded_buffers, stored_buffers
+from chainrule.records import dataclass
 from chainrule_runtime.manifest import Stage
 
 #: the memory that a place in the table is of, by number, or None where each part has its own

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from chainrule.export.stack import bounds, frames
 from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
 from chainrule.ir.loop import Loop, Stmt
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 FORMATS = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from chainrule.export.model import Kept, Model
 from chainrule.export.text import Code, number_text
 from chainrule.ir.types import dtype as dtype_of
+from chainrule.records import dataclass
 
 if TYPE_CHECKING:
     from chainrule.export.module import ModuleText

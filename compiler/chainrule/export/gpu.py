@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate
 
 import numpy as np
@@ -32,6 +32,7 @@ from chainrule.ir.types import DTYPES, DType
 from chainrule.loops import minibatch
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import Launch, launches_of
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule_runtime.gpu.commands import Command
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate

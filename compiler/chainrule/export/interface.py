@@ -6,10 +6,10 @@ Every function that can fail returns an int32_t, 0 or a code of export.codes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from chainrule.export.model import Model, Size, Unit
 from chainrule.export.names import identifiers
+from chainrule.records import dataclass
 from chainrule_runtime.manifest import DimData, Tensor
 
 _C = {

@@ -6,7 +6,7 @@ import ctypes
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from chainrule.export.model import ALIGN, Array, Model, Variant
 from chainrule.export.module import ModuleText, baseline
 from chainrule.export.selftest import SEED, Golden, Plan, memory_bytes
 from chainrule.export.units import Placed
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule_runtime.manifest import element_type, evaluate
 

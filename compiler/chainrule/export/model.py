@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from chainrule.codegen.steps import Step
 from chainrule.ir.types import DType
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, evaluate
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +23,7 @@ from chainrule.export.model import ALIGN, Model, fits, round_up
 from chainrule.export.text import Code, number_text
 from chainrule.export.units import Placed, output_bytes
 from chainrule.ir.types import dtype as dtype_of
+from chainrule.records import dataclass
 from chainrule_runtime.manifest import Tensor, element_type, evaluate
 
 if TYPE_CHECKING:

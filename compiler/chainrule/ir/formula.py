@@ -21,11 +21,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from chainrule.errors import FormulaError
+from chainrule.records import dataclass
 
 T = TypeVar("T")
 MAX_DEPTH = 100

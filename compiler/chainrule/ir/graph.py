@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node, rebuild
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

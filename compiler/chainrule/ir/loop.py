@@ -45,10 +45,9 @@ table of `chainrule.ops`, whose `native` recipe says what it is in machine opera
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from chainrule.ir.size import Dim
 from chainrule.ir.types import DType, int32
+from chainrule.records import dataclass
 
 LANES = 16
 

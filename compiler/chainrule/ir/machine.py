@@ -7,10 +7,11 @@ What each means stands beside it as a NumPy function, `ref`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}

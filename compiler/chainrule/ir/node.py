@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from chainrule.ir.loop import Loop, Stmt, Value
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, Size, product, substitute
 from chainrule.ir.types import DType, TensorType, check_count
+from chainrule.records import dataclass
 
 if TYPE_CHECKING:
     from chainrule.ir.graph import Graph

@@ -7,8 +7,9 @@ that is written as the bare `{0}` is not seen at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from chainrule.records import dataclass
 
 if TYPE_CHECKING:
     from chainrule.ir.node import Node

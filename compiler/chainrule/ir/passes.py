@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ir.verify import verify
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ both, once, for the evaluator here and for every code generator:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,7 @@ from chainrule.ir.types import (
 from chainrule.ir.types import (
     dtype as dtype_of,
 )
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 #: Recipes by name: one text, or texts by element type ("float32") or family ("float", "int").

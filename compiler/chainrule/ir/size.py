@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Union
+
+from chainrule.records import dataclass
 
 Dim = Union[int, "Size"]
 Shape = tuple[Dim, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
 from chainrule.ir.size import Dim, Shape, Size
+from chainrule.records import dataclass
 
 MAX_RANK = 32
 #: of 8 bytes each they are still counted by a signed number of 64 bits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from chainrule.lang.tensor import Tensor
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import bind_draws, seed_node, step_node
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 
 #: The cube root of float64's precision: the step at which a central difference is most exact.
 STEP = float(np.finfo(np.float64).eps ** (1 / 3))

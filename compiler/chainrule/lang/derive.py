@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chainrule.autodiff.reverse import Derivation, differentiate
@@ -14,6 +13,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.passes import in_bodies, uncollected
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
+from chainrule.records import dataclass
 from chainrule.rewrite.passes import simplify, stabilize
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from chainrule.errors import DTypeError
 from chainrule.ir.types import DTYPES, MAX_RANK, DType, Kind, promote
 from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.tensor import Tensor, as_node, check_device
+from chainrule.records import dataclass
 
 bool = DTYPES["bool"]
 int8, int16, int32, int64 = (DTYPES[f"int{bits}"] for bits in (8, 16, 32, 64))

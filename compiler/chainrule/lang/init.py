@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import FeedError
 from chainrule.ops import philox
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 

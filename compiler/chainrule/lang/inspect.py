@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chainrule.ir.node import Node
 from chainrule.lang.derive import _node, derive, flatten, gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
+from chainrule.records import dataclass
 
 if TYPE_CHECKING:
     from chainrule.show.proof import Proof

@@ -9,7 +9,6 @@ in turn, which one tree adds up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from chainrule.ir.loop import LANES, Apply, Get, Literal, Load, Local, Loop, Set, Store, Value
 from chainrule.ir.node import Index, Stmts, for_each
@@ -21,6 +20,7 @@ from chainrule.loops.tiles import EPILOGUE_OPERATIONS, epilogue_operations
 from chainrule.ops.axes import Reduce
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import unravel
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 #: registers that hold no sums: a row's factors, and what LLVM needs

@@ -12,7 +12,6 @@ differ in last bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -35,6 +34,7 @@ from chainrule.ir.types import bool_, float32
 from chainrule.loops.pairs import takes_pairs
 from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
 from chainrule.loops.tiles import Contraction
+from chainrule.records import dataclass
 
 #: blocks, 1 KiB each, of the larger factor that the first cache holds beside what passes by, and
 #: of both factors that the second one does beside sums, so many at most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.errors import CompileError
 from chainrule.ir.loop import Buffer, Program
@@ -18,6 +18,7 @@ from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops,
 from chainrule.loops.products import product_loops
 from chainrule.loops.threads import THREAD_FORMS
 from chainrule.loops.walk import symbols_in
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Form, Kernel, identity
 from chainrule.target import Target
 

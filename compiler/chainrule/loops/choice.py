@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 

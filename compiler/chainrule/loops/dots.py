@@ -9,7 +9,6 @@ of rows x columns of the result stays in registers over the whole of the sums; n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from chainrule.ir.loop import (
     LANES,
@@ -35,6 +34,7 @@ from chainrule.loops.layout import ContractLayout, loop_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.walk import at_most, postorder
 from chainrule.ops.layout import ravel
+from chainrule.records import dataclass
 
 #: of more columns, copies of the windows are worth making: each serves all rows
 MOST_COLUMNS = 75

@@ -10,7 +10,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from math import gcd, prod
 
@@ -38,6 +38,7 @@ from chainrule.ir.types import DType
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import operands, postorder, statements, values_of
 from chainrule.ops.pairs import NATIVE as PAIRS
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds
 

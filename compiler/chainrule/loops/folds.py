@@ -9,7 +9,6 @@ them in order. So the order of summation depends on shapes alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from chainrule.ir.loop import (
     LANES,
@@ -34,6 +33,7 @@ from chainrule.loops.parts import by_one, split_outermost
 from chainrule.loops.walk import at_most
 from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import ravel
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Kernel
 from chainrule.schedule.reading import bases
 

@@ -11,7 +11,7 @@ general theory).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir.loop import (
     Apply,
@@ -28,6 +28,7 @@ from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, substitute, symbols_of
 from chainrule.ir.types import bool_
 from chainrule.loops.walk import postorder, set_locals, statements, values_of
+from chainrule.records import dataclass
 
 #: of so many places each may look at all that is added, and so many threads are enough
 PLACES = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import product
 from typing import Any
 
@@ -37,6 +37,7 @@ from chainrule.ir.size import Dim, evaluate
 from chainrule.ir.types import DType, dtype
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import postorder
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir.loop import Barrier, Load, Loop, Store, Value
 from chainrule.ir.node import Index, Node, Stmts
@@ -14,6 +14,7 @@ from chainrule.loops.parts import shared
 from chainrule.ops.layout import ravel
 from chainrule.ops.padding import Padded
 from chainrule.ops.windows import Window
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ size are taken to be the same memory here; private ones are memory of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from chainrule.ir.loop import Barrier, Buffer, Load, Loop, Stmt
 from chainrule.ir.node import Stmts
 from chainrule.loops.walk import postorder, statements, stored_buffers, values_of
+from chainrule.records import dataclass
 
 _MEET = Barrier(lanes=True)
 Memory = Buffer | int

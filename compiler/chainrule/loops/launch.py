@@ -10,7 +10,7 @@ machine, and of 16 lanes that of every other target.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.errors import CompileError
 from chainrule.ir.loop import (
@@ -29,6 +29,7 @@ from chainrule.ir.size import Dim, product
 from chainrule.loops.lanes import with_barriers
 from chainrule.loops.parts import by_one
 from chainrule.loops.walk import postorder, set_locals, statements, stored_buffers, values_of
+from chainrule.records import dataclass
 
 #: threads of a block; a part has so many at most
 BLOCK = 256

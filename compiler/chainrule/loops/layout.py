@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.ir.loop import LANES
 from chainrule.ir.node import Index, Node
@@ -11,6 +10,7 @@ from chainrule.ir.size import Dim, Size, product
 from chainrule.loops.builder import is_straight
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import unravel
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Kernel
 from chainrule.schedule.reading import sources
 

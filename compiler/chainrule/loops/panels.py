@@ -8,13 +8,13 @@ last blocks end with 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from chainrule.ir.loop import LANES, Apply, Buffer, Literal, Load, Loop, Stmt, Store, Value
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bfloat16, float32, int32
 from chainrule.loops.nest import slope_along
 from chainrule.loops.walk import postorder
+from chainrule.records import dataclass
 
 #: terms of a step, words of a block
 TERMS, WORDS = 2 * LANES, LANES * LANES

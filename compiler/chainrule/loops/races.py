@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from chainrule.errors import CompileError
 from chainrule.loops.launch import Launch
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,6 @@ begins (fork and join). Loops that parts meet in stand around regions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.ir.loop import (
     Barrier,
@@ -23,6 +22,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, substitute
 from chainrule.loops.walk import postorder, statements, values_of
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.interpret import Machine
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.races import Log, Race
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 WARP = 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from chainrule.ir.loop import (
     Await,
@@ -32,6 +32,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Size, substitute
 from chainrule.loops.walk import shared, values_of
+from chainrule.records import dataclass
 
 
 def show(program: Program) -> str:

@@ -11,7 +11,6 @@ GPUs to Tune Dense Linear Algebra", SC 2008, for squares in registers over share
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeGuard
 
 from chainrule.ir.loop import (
@@ -39,6 +38,7 @@ from chainrule.loops.launch import BLOCK
 from chainrule.loops.layout import is_view, letter_sizes
 from chainrule.loops.walk import postorder
 from chainrule.ops.contract import Contract
+from chainrule.records import dataclass
 
 #: a block's threads stand in a square of SIDE x SIDE, each with a square of the result of its own
 SIDE = 16

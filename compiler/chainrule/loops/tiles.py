@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from chainrule.ir.loop import LANES, Apply, Buffer, Get, Local, Set, Stmt, Store, Value
 from chainrule.ir.machine import MACHINE
@@ -12,6 +11,7 @@ from chainrule.ir.types import DType
 from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.library import listing_of
 from chainrule.loops.walk import postorder, statements
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 #: fewer chains than this leave the multiply-adds waiting for each other (latency x units)

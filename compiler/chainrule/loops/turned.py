@@ -9,7 +9,7 @@ LANES by LANES, for what becomes of them. Each is one ascending chain of multipl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir.loop import (
     LANES,
@@ -41,6 +41,7 @@ from chainrule.loops.tiles import (
 )
 from chainrule.ops.cast import widens
 from chainrule.ops.layout import ravel, unravel
+from chainrule.records import dataclass
 
 #: rows of a tile at most, of one vector, two and three
 MOST_ROWS = (25, 14, 9)

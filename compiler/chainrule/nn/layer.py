@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from chainrule.lang import leaves
 from chainrule.lang.arguments import flag
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.scope import Scope, kind_of, remember, scope_of
+from chainrule.records import dataclass
 
 #: the layer whose `forward` is at work
 _caller: ContextVar[Layer | None] = ContextVar("caller", default=None)

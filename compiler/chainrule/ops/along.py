@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from chainrule.ir.size import Dim, known, product
 from chainrule.ir.types import TensorType, float64, int64
 from chainrule.ops import reading
 from chainrule.ops.index import bound_of, counted
+from chainrule.records import dataclass
 
 
 def _put(index: Index, axis: int, at: Dim) -> Index:

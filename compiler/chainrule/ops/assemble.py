@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -28,6 +27,7 @@ from chainrule.ir.size import Dim
 from chainrule.ir.types import TensorType, float64, int64
 from chainrule.ops import reading
 from chainrule.ops.layout import Slice
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from chainrule.ops.composite import LogSumExp
 from chainrule.ops.contract import matmul
 from chainrule.ops.layout import Permute
 from chainrule.ops.reduce import Max
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from chainrule.ops.elementwise import check_accepts
 from chainrule.ops.layout import Permute
 from chainrule.ops.reduce import Max
 from chainrule.ops.source import Iota, size_of
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

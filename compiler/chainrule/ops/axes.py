@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import DType, TensorType, float32, float64, int64
 from chainrule.ops import reading
 from chainrule.ops.source import size_of
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

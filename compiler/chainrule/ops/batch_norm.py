@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from chainrule.errors import DTypeError, FormulaError, ShapeError
@@ -15,6 +14,7 @@ from chainrule.ops.axes import Expand
 from chainrule.ops.build import call as op
 from chainrule.ops.normalization import EPS, LayerNorm
 from chainrule.ops.phase import Switched, Tracked, phase
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, lru_cache
 
 from chainrule.ir import provenance
@@ -19,6 +19,7 @@ from chainrule.ir.node import Node, apply, next_serial, rebuild
 from chainrule.ir.size import Dim, substitute
 from chainrule.ir.types import TensorType
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 
 #: What is worked out anew at each step rather than kept in memory outside.
 _FREE = ("view", "light", "alias")

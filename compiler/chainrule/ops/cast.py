@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,7 @@ from chainrule.ir.types import (
     float64,
     int64,
 )
+from chainrule.records import dataclass
 
 
 def _cast(to: DType, x: Node) -> Node:

@@ -6,7 +6,6 @@ Derivations and printing see the name; `expand` is what it stands for, in ops th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +23,7 @@ from chainrule.ops.build import call as op
 from chainrule.ops.elementwise import TABLE, chain, check_accepts
 from chainrule.ops.index import OneHot
 from chainrule.ops.reduce import Max
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from chainrule.ir.types import TensorType, float64, int64, promote
 from chainrule.ops import build, reading
 from chainrule.ops.axes import Sum
 from chainrule.ops.layout import Permute
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ it is expanded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from chainrule.ops import reading
 from chainrule.ops.contract import contract
 from chainrule.ops.layout import Place, Reshape, Slice
 from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
+from chainrule.records import dataclass
 
 #: Axes of the letters below: of offsets in a window, and of its positions.
 _OFFSETS, _POSITIONS = "ijkl", "pqrs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from chainrule.errors import GradientError, ShapeError
@@ -16,6 +16,7 @@ from chainrule.ir.notation import Notation, call
 from chainrule.ir.types import TensorType, dtype, float64
 from chainrule.ops import build
 from chainrule.ops.source import Leaf, escape, leaf
+from chainrule.records import dataclass
 
 Rule = Callable[..., Sequence[Node | None]]
 

@@ -7,7 +7,6 @@ no start is out of range, and nothing is to be checked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -32,6 +31,7 @@ from chainrule.ir.size import Dim, Shape, known
 from chainrule.ir.types import TensorType, bool_, float64, int32, int64
 from chainrule.ops.reading import Word, several
 from chainrule.ops.source import Full, escape, full
+from chainrule.records import dataclass
 
 _ZERO = Literal(0, int64)
 _START = TensorType(int32, ())

@@ -8,7 +8,7 @@ pass `spread` takes both out of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from chainrule.ops.index import Take
 from chainrule.ops.layout import Permute
 from chainrule.ops.random import SEED_TYPE, STEP_TYPE, Bernoulli
 from chainrule.ops.running import CumulativeSum
+from chainrule.records import dataclass
 
 _MODEL = Size.symbol("model'")
 

@@ -9,7 +9,7 @@ At a kink the conventions are PyTorch's, and a NaN operand passes its cotangent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -44,6 +44,7 @@ from chainrule.ops.integers import FLOOR_DIVIDE, POWERS, REMAINDER, shift, whole
 from chainrule.ops.recipes import RECIPES
 from chainrule.ops.source import Full, full
 from chainrule.ops.spelling import COMPARISONS, choice, plus, product, quotient
+from chainrule.records import dataclass
 
 #: Choices that a cotangent keeps within one another.
 NESTED = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64, int64
 from chainrule.ops import reading
 from chainrule.ops.index import bound_of, counted
+from chainrule.records import dataclass
 
 
 def _check(name: str, types: Sequence[TensorType]) -> None:

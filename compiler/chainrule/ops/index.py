@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from chainrule.ir.notation import ATOM, Notation, call
 from chainrule.ir.size import Dim, known, product
 from chainrule.ir.types import DType, Kind, TensorType, bool_, float64, int64
 from chainrule.ops import reading
+from chainrule.records import dataclass
 
 
 def bound_of(size: Dim, at: TensorType, from_end: bool = True) -> Bound:

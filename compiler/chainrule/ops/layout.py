@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from chainrule.ir.notation import ATOM, POWER, Notation
 from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

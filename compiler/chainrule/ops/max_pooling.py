@@ -9,7 +9,6 @@ largest has no derivative.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial, reduce
 
 import numpy as np
@@ -25,6 +24,7 @@ from chainrule.ops.pooling import Pool, cases
 from chainrule.ops.reduce import Max, Min
 from chainrule.ops.source import Iota, constant
 from chainrule.ops.windows import Upsample
+from chainrule.records import dataclass
 
 #: elements of a window that are few: they are compared with each other where they stand
 FEW = 16

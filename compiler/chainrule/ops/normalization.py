@@ -7,7 +7,6 @@ written without scale and shift, which are a product and a sum like any other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
 from chainrule.ops.elementwise import check_accepts
 from chainrule.ops.source import size_of
+from chainrule.records import dataclass
 
 #: What is added under the root where nothing else is said, as in PyTorch's layer norm.
 EPS = 1e-5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -27,6 +26,7 @@ from chainrule.ir.types import TensorType, bool_, float64, int64
 from chainrule.ops import reading
 from chainrule.ops.layout import Place, Slice
 from chainrule.ops.windows import Ints, call_with
+from chainrule.records import dataclass
 
 #: what writes a value at an index
 Put = Callable[[Index, Value], Stmts]

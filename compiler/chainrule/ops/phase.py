@@ -7,7 +7,6 @@ Where nobody has chosen, as in derivations and finite differences, it is trainin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from chainrule.ops.elementwise import check_accepts
 from chainrule.ops.random import Bernoulli, draw
 from chainrule.ops.reading import Word
 from chainrule.ops.source import Full, format_number, full
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

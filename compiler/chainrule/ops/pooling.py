@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from chainrule.ops.windows import (
     room,
     shown,
 )
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

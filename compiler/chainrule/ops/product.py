@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from chainrule.ir.node import Node, apply
@@ -11,6 +9,7 @@ from chainrule.ir.types import DType
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Reduce
 from chainrule.ops.running import product_of_others
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

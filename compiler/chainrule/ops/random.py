@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from chainrule.ir.size import Dim, Shape, Size, known, product
 from chainrule.ir.types import DType, TensorType, bool_, float32, float64, int32, uint32, uint64
 from chainrule.ops import philox
 from chainrule.ops.source import constant, full
+from chainrule.records import dataclass
 
 SEED_TYPE, STEP_TYPE = TensorType(uint64, ()), TensorType(int32, ())
 _NUMBER_TYPE = TensorType(uint32, (2,))

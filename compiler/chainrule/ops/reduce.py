@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import DType
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Reduce, Sum
+from chainrule.records import dataclass
 
 
 class _Extremum(Reduce):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cache
 
 from chainrule.ir.node import Op, Sample
 from chainrule.ir.notation import Notation
@@ -42,6 +42,7 @@ from chainrule.ops import (
 from chainrule.ops.activations import ACTIVATIONS
 from chainrule.ops.elementwise import TABLE, Elementwise
 from chainrule.ops.reading import Word, plain
+from chainrule.records import dataclass
 
 # importing them defines ops
 _ROOMS = (
@@ -104,4 +105,8 @@ WORDS: dict[str, Word] = _words()
 #: The classes of ops that are in no table, by name.
 KINDS: dict[str, type[Op]] = {k.__name__: k for k in _classes(Op) if k not in _NEEDS_DATA}
 
-OPS: tuple[Entry, ...] = (*_elementwise(), *sorted(_others(), key=lambda e: e.name))
+
+@cache
+def ops() -> tuple[Entry, ...]:
+    """Every op there is, with its samples: the elementwise ones, then the others by name."""
+    return (*_elementwise(), *sorted(_others(), key=lambda e: e.name))

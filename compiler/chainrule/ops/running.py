@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +28,7 @@ from chainrule.ir.types import TensorType, bool_, float64, int64
 from chainrule.ops import build, reading
 from chainrule.ops.assemble import Roll
 from chainrule.ops.source import Iota, size_of
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

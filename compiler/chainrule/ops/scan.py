@@ -8,7 +8,7 @@ other way round over what the first one has kept. (P. Werbos, Backpropagation th
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from chainrule.ops import build
 from chainrule.ops.body import Body, close, local, resolved
 from chainrule.ops.contract import contract
 from chainrule.ops.through import Pull
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

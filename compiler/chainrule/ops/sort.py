@@ -9,7 +9,6 @@ does not depend on the data, and no size has to be known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,6 +52,7 @@ from chainrule.ir.types import (
     int64,
 )
 from chainrule.ops import build, reading
+from chainrule.records import dataclass
 
 #: Values of a digit: one byte of a key.
 _DIGITS = 256

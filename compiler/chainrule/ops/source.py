@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from chainrule.ir.node import Array, Index, Node, Op, Reader, Sample, apply, nex
 from chainrule.ir.notation import ADD, ATOM, MULTIPLY, NEGATE, Notation
 from chainrule.ir.size import Dim, Shape, known
 from chainrule.ir.types import DType, TensorType, dtype, float64, int64
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

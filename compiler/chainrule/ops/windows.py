@@ -6,7 +6,6 @@ Convolution is a product over windows, pooling a fold over them; see `convolutio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from chainrule.ir.size import Dim, Shape, known, product
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
 from chainrule.ops.axes import Sum
+from chainrule.records import dataclass
 
 Ints = tuple[int, ...]
 

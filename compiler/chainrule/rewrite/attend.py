@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from chainrule.ir import provenance
@@ -21,6 +20,7 @@ from chainrule.ops.attention import Attention
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.contract import Contract, transpose
 from chainrule.ops.layout import Permute
+from chainrule.records import dataclass
 from chainrule.rewrite.along import axes_of
 from chainrule.rewrite.recognition import is_causal, scores_of, unscaled
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from chainrule.errors import Location
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
+from chainrule.records import dataclass
 from chainrule.rewrite.canonical import CANONICAL
 from chainrule.rewrite.rule import AnyRule, Rewriter, Rules
 from chainrule.rewrite.stability import STABILITY

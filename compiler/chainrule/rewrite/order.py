@@ -14,7 +14,7 @@ Smith and Gray, opt_einsum, JOSS 3(26), 2018).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from math import prod
 
@@ -26,6 +26,7 @@ from chainrule.ops import build
 from chainrule.ops.contract import Contract, contract
 from chainrule.ops.layout import Permute
 from chainrule.ops.source import Full
+from chainrule.records import dataclass
 from chainrule.rewrite.canonical import is_moderate
 
 #: What a size that is not known is taken to be.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
@@ -22,6 +21,7 @@ from chainrule.ir.node import Node, rebuild
 from chainrule.ir.passes import count_rules
 from chainrule.ops.elementwise import spell
 from chainrule.ops.source import Full
+from chainrule.records import dataclass
 from chainrule.rewrite.along import (
     AXES,
     axes_of,

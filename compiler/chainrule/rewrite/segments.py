@@ -9,7 +9,7 @@ memory cost", 2016.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
@@ -17,6 +17,7 @@ from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ops.body import close, label_of, local
 from chainrule.ops.layout import Reshape
 from chainrule.ops.scan import Scan
+from chainrule.records import dataclass
 from chainrule.rewrite.steps import Looped, loops_in
 
 

@@ -8,7 +8,7 @@ derivative reads are kept instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
@@ -17,6 +17,7 @@ from chainrule.ops.assemble import Concat
 from chainrule.ops.body import Body, local, substituted
 from chainrule.ops.layout import Slice
 from chainrule.ops.scan import Scan
+from chainrule.records import dataclass
 
 #: What costs more to compute again than to keep.
 _HEAVY = ("contract", "nest", "reduce", "scan")

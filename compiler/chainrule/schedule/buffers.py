@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, typical
 from chainrule.ops.scan import Scan
+from chainrule.records import dataclass
 from chainrule.schedule.kernel import Kernel, bytes_of
 from chainrule.schedule.order import reads_at_its_index, writes_behind
 from chainrule.schedule.reading import storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ from chainrule.ir.graph import walk
 from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Dim, Shape, product
 from chainrule.ir.types import TensorType
+from chainrule.records import dataclass
 
 
 class Form(Enum):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 
@@ -22,6 +22,7 @@ from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, evaluate
+from chainrule.records import dataclass
 from chainrule.schedule.budget import Budget
 from chainrule.schedule.buffers import Plan, lives, plan_buffers, plan_loops
 from chainrule.schedule.kernel import Form, Kernel, bytes_of

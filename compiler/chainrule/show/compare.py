@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import walk
@@ -11,6 +11,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Shape, Size, substitute
 from chainrule.ops.composite import Defined
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 from chainrule.show.lines import write
 from chainrule.show.page import arrange
 

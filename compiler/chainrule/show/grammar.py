@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chainrule.errors import ChainruleError, FormulaError
+from chainrule.records import dataclass
 
 MAX_DEPTH = 40  # a level is a dozen of Python's own
 _LETTER = r"(?:(?![²ᵀ])\w)"

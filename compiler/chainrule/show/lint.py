@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from chainrule.errors import Location
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
+from chainrule.records import dataclass
 from chainrule.rewrite.findings import Finding, find_unstable
 from chainrule.show.lines import write
 from chainrule.show.page import arrange, seen

@@ -8,7 +8,7 @@ reads another, and where a line would get long. So a page is linear in the size 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
@@ -16,6 +16,7 @@ from chainrule.ir.notation import ATOM, NONE, Notation
 from chainrule.ops.axes import Expand
 from chainrule.ops.phase import Dropout
 from chainrule.ops.source import Full, escape
+from chainrule.records import dataclass
 from chainrule.show.naming import TERMS, name_all
 from chainrule.show.steps import Loop, Loops
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from chainrule.autodiff.reverse import Derivation, Step
@@ -12,6 +12,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full, latex_name, leaf
+from chainrule.records import dataclass
 from chainrule.rewrite.passes import simplify
 from chainrule.show.latex import LATEX, latex, latex_rows
 from chainrule.show.lines import write

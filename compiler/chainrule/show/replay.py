@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from chainrule.ir.size import Dim, symbols_of
 from chainrule.ir.size import evaluate as number_of
 from chainrule.ops.elementwise import chosen_branch
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 
 #: Random points at which a step may be tried: one may fall on a kink, where there is no derivative.
 TRIES = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from chainrule.errors import FormulaError
@@ -16,6 +16,7 @@ from chainrule.ops.axes import Sum
 from chainrule.ops.body import close, local
 from chainrule.ops.scan import Scan
 from chainrule.ops.source import Iota
+from chainrule.records import dataclass
 from chainrule.show.grammar import Range
 from chainrule.show.ranges import is_size
 

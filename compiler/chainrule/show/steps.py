@@ -7,7 +7,7 @@ kept reads the same nodes; so what reverse mode computes again prints by the nam
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import walk
@@ -21,6 +21,7 @@ from chainrule.ops.body import label_of, substituted
 from chainrule.ops.contract import Contract, contract
 from chainrule.ops.scan import Scan
 from chainrule.ops.source import Full, Iota, Leaf, escape, latex_name, latex_size
+from chainrule.records import dataclass
 
 LETTERS = "tsrqpijklm"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from chainrule.ops import build
 from chainrule.ops.contract import transpose
 from chainrule.ops.elementwise import TABLE
 from chainrule.ops.source import Constant, Full
+from chainrule.records import dataclass
 from chainrule.show.grammar import Range
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 
 
 @dataclass(frozen=True)

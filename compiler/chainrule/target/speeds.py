@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from chainrule.records import dataclass
 
 #: what a text of speeds begins with; a change of what is measured changes it
 KIND = "speeds 1"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from chainrule.codegen.fork import MOST_PARTS
 from chainrule.errors import CompileError
 from chainrule.export import is_identifier
+from chainrule.records import dataclass
 from chainrule.target import Target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from chainrule.errors import FeedError
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check
+from chainrule.records import dataclass
 from chainrule.train.problem import INPUT, WEIGHT, target_name
 
 Array = np.ndarray[Any, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from chainrule.ir.node import Bound, Node, within
 from chainrule.ir.size import known
 from chainrule.ops.each import Every, Own
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 from chainrule.rewrite.passes import expand_composites
 from chainrule.schedule.budget import Budget
 from chainrule.train.plan import rows_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from chainrule.ir.graph import replace as substituted
 from chainrule.ir.node import Node, apply
 from chainrule.ops.each import every, own
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from chainrule.ops import philox
+from chainrule.records import dataclass
 from chainrule.train.engine import Engine, cut_rows
 from chainrule.train.ensemble import Ensemble
 from chainrule.train.plan import SEED, StepPlan

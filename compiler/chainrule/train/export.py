@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +50,7 @@ from chainrule.lang.derive import gradients
 from chainrule.lang.tensor import Tensor
 from chainrule.ops import philox
 from chainrule.ops.source import Leaf
+from chainrule.records import dataclass
 from chainrule.show.graph import graph_text
 from chainrule.show.text import texts
 from chainrule.target import Target

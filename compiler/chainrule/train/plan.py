@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from chainrule import driver
@@ -19,6 +18,7 @@ from chainrule.nn.optim import Optimizer
 from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import SEED_TYPE, bind_draws, step_node
 from chainrule.ops.source import Leaf, leaf
+from chainrule.records import dataclass
 from chainrule.train.tracked import tracked_changes
 from chainrule.train.updates import Updates, check_next, plan_updates
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from chainrule.lang.leaves import input as input_leaf
 from chainrule.lang.tensor import Tensor
 from chainrule.nn import losses
 from chainrule.nn.layer import Layer
+from chainrule.records import dataclass
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")

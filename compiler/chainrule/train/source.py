@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from chainrule.errors import FeedError
 from chainrule.ops import philox
+from chainrule.records import dataclass
 from chainrule.train.data import Table, minibatch, weighed
 from chainrule.train.epochs import Bound
 from chainrule.train.plan import label

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from chainrule.ir.graph import Graph
@@ -11,6 +10,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.size import Size, evaluate, symbols_of
 from chainrule.lang.derive import flatten
 from chainrule.ops.phase import resolve_phase
+from chainrule.records import dataclass
 from chainrule.rewrite.passes import expand_composites
 from chainrule.train.plan import label
 from chainrule.train.problem import ROWS, Problem

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
 from inspect import signature
 from reprlib import repr as short
 from typing import Any
@@ -22,6 +21,7 @@ from chainrule.nn.optim.values import FROM_ZERO, Decay, Range, average
 from chainrule.nn.schedules import schedule_of
 from chainrule.ops.random import STEP_TYPE
 from chainrule.ops.source import Leaf, leaf
+from chainrule.records import dataclass
 
 STEP, RATE = "optimizer.step", "learning_rate"
 #: the count stays here rather than begin anew below 0, where an optimizer's t has no meaning

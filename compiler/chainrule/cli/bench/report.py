@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from chainrule.cli.bench.run import (
@@ -34,6 +33,7 @@ from chainrule.cli.bench.tables import (
 from chainrule.cli.page import Page
 from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 
 #: seconds of a block, unless they are given: of a quick run, of a full one
 QUICK, FULL = 0.15, 0.5

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.codegen.rates import Machine
 from chainrule.config import environment
 from chainrule.errors import CompileError
+from chainrule.records import dataclass
 
 HERE = Path(__file__).resolve().parent
 OURS = "chainrule"

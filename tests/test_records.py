@@ -1,0 +1,154 @@
+"""Classes finished at their first use are the dataclasses of the standard library."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chainrule.ir.loop import Buffer
+from chainrule.ir.types import float32
+from chainrule.records import dataclass
+
+ROOT = Path(__file__).parents[1]
+SHELVES = [str(ROOT / "compiler"), str(ROOT / "runtime")]
+PLAIN: Any = dataclasses.dataclass
+
+
+def pair(make: Any) -> type:
+    @make(frozen=True)
+    class Pair:
+        a: int
+        b: tuple[int, ...] = field(default=(), repr=False)
+
+        def total(self) -> int:
+            return self.a + sum(self.b)
+
+    return Pair
+
+
+def counted(make: Any) -> type:
+    @make
+    class Counted:
+        names: list[str] = field(default_factory=list)
+        count: int = field(init=False, compare=False)
+
+        def __post_init__(self) -> None:
+            self.count = len(self.names)
+
+        def __hash__(self) -> int:
+            return 7
+
+    return Counted
+
+
+def told(cls: type) -> list[Any]:
+    """All that one can see of a class and its instances, each by whatever asks for it first."""
+    one: Any = cls
+    return [
+        [f.name for f in dataclasses.fields(one)],
+        str(inspect.signature(cls)),
+        str(one.__dataclass_params__),
+        one.__match_args__,
+        sorted(name for name in vars(cls) if name not in ("__doc__", "__dict__", "__weakref__")),
+    ]
+
+
+FIRST: dict[str, Callable[[Any], object]] = {
+    "fields": dataclasses.fields,
+    "signature": inspect.signature,
+    "match_args": lambda cls: cls.__match_args__,
+    "params": lambda cls: cls.__dataclass_params__,
+    "is_dataclass": dataclasses.is_dataclass,
+    "instance": lambda cls: cls(a=1) if cls.__name__ == "Pair" else cls(),
+    "nothing": id,
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("make_class", [pair, counted], ids=["frozen", "open"])
+def test_a_class_is_what_dataclasses_makes_of_it(
+    make_class: Callable[[Any], type], first: str
+) -> None:
+    ours, plain = make_class(dataclass), make_class(PLAIN)
+    FIRST[first](ours)
+    assert told(ours) == told(plain)
+
+
+def test_instances_are_equal_hashed_shown_replaced_and_frozen_alike() -> None:
+    ours, plain = pair(dataclass), pair(PLAIN)
+    a, b = ours(1, (2, 3)), plain(1, b=(2, 3))
+    assert repr(a) == repr(b) == "pair.<locals>.Pair(a=1)"
+    assert hash(a) == hash(b) and a == ours(1, (2, 3)) != ours(1)
+    assert a.total() == 6 and dataclasses.replace(a, a=2).total() == 7
+    assert dataclasses.asdict(a) == dataclasses.asdict(b)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        a.a = 3
+    with pytest.raises(TypeError, match=r"__init__\(\) missing 1 required positional argument"):
+        ours()
+    with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'c'"):
+        ours(1, c=2)
+    cls = counted(dataclass)
+    made = cls(["x", "y"])
+    assert made.count == 2 and hash(made) == 7
+    assert made == cls(["x", "y"]) and made != cls([])
+
+
+def test_a_subclass_takes_over_the_fields_whoever_makes_it() -> None:
+    for make in (dataclass, PLAIN):
+
+        @make(frozen=True)
+        class Triple(pair(dataclass)):  # type: ignore[misc]
+            c: int = 0
+
+        assert [f.name for f in dataclasses.fields(Triple)] == ["a", "b", "c"]
+        assert Triple(1, (2,), 3).total() == 3
+        assert repr(Triple(1)).endswith("Triple(a=1, c=0)")
+
+
+def test_a_subclass_that_is_none_can_be_the_first_that_is_made() -> None:
+    class Named(pair(dataclass)):  # type: ignore[misc]
+        def total(self) -> int:
+            return 0
+
+    assert Named(1).total() == 0 and Named(1) == Named(1) and Named(1) != Named(2)
+
+
+def test_an_instance_read_back_is_one_where_none_was_made() -> None:
+    code = (
+        f"import sys, pickle; sys.path[:0] = {SHELVES!r}; "
+        "a, b = (pickle.loads(bytes.fromhex(sys.argv[1])) for _ in range(2)); "
+        "assert a is not b and a == b and hash(a) == hash(b); print(a)"
+    )
+    shown = pickle.dumps(Buffer("x", float32, 3)).hex()
+    ran = subprocess.run(
+        [sys.executable, "-c", code, shown], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout.strip() == repr(Buffer("x", float32, 3)), ran.stderr
+
+
+def test_threads_that_make_the_first_instance_at_once_all_get_one() -> None:
+    for _ in range(50):
+        cls = pair(dataclass)
+        start = threading.Barrier(4)
+        found: list[object] = []
+
+        def make(cls: type = cls, start: Any = start, found: Any = found) -> None:
+            start.wait()
+            found.append(cls(1))
+
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [cls(1)] * 4
