@@ -15,11 +15,11 @@ import runpy
 from pathlib import Path
 
 import chainrule as cr
-from chainrule.cli.bench import run
+from chainrule.cli.bench import processes
 from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.driver.calibrate import calibrate
 
-PEER = runpy.run_path(str(Path(run.HERE) / "peers/chainrule_peer.py"))
+PEER = runpy.run_path(str(Path(processes.HERE) / "peers/chainrule_peer.py"))
 LEAST = 0.01
 
 
