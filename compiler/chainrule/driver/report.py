@@ -16,6 +16,7 @@ from chainrule.driver.lower import Levels
 from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
 from chainrule.errors import CompileError
+from chainrule.given import is_int
 from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
 from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
@@ -317,8 +318,7 @@ def figured(
 def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:
     """All symbolic sizes of a program: those given, others TYPICAL. Raises CompileError."""
     for name, number in given.items():
-        whole = isinstance(number, int) and not isinstance(number, bool) and number > 0
-        if name not in manifest.sizes or not whole:
+        if name not in manifest.sizes or not is_int(number) or number < 1:
             have = ", ".join(manifest.sizes) or "all known"
             raise CompileError(f"the sizes are {have}, not {name!r}: {number!r}")
     return {name: int(given.get(name, TYPICAL)) for name in manifest.sizes}
