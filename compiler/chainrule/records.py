@@ -3,25 +3,28 @@
 `dataclasses` writes six methods of a frozen class as text and has Python compile each: some 0.4 ms
 a class, more than half of what `import chainrule` took. A program that is found compiled makes
 instances of few of the classes it imports; the others stay as they are written.
+
+Until then a stand-in is where each method will be. All is made on a model of the class, then put in
+the place of the stand-ins one by one: who asks in between, from another thread or from the handler
+of a signal, finds a method or a stand-in, and what a handler raises leaves nothing half done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 #: What `dataclasses` gives a class unless it has its own, and what it tells others about it.
 _METHODS = ("__init__", "__eq__", "__hash__", "__repr__")
-_FACTS = ("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__signature__")
-
-_finishing = threading.RLock()
+_FACTS = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
 
 
-class _Unfinished:
-    """Stands on a class in the place of each of these; whoever asks for one has it finished."""
+class _StandIn:
+    """Whoever asks a class for what is not made yet has it made."""
 
     __slots__ = ("finish", "name")
 
@@ -34,18 +37,76 @@ class _Unfinished:
         return getattr(owner if instance is None else instance, self.name)
 
 
-def _late(options: dict[str, Any], cls: type) -> type:
-    def finish() -> None:
-        with _finishing:
-            if all(vars(cls).get(name) is stand_in for name, stand_in in stand_ins.items()):
-                for name in stand_ins:
-                    delattr(cls, name)
-                dataclasses.dataclass(**options)(cls)
+def _model(cls: type, options: dict[str, Any]) -> type:
+    """A dataclass with no bases, of all the fields of `cls` and the methods that it has itself."""
+    written = {n: v for n, v in dict(vars(cls)).items() if not isinstance(v, _StandIn)}
+    fields: dict[str, Any] = {}
+    for base in filter(dataclasses.is_dataclass, cls.__mro__[-1:0:-1]):
+        fields.update((field.name, field) for field in dataclasses.fields(base))
+    types = {name: field.type for name, field in fields.items()}
+    own = inspect.get_annotations(cls)
+    space = {**fields, **{n: written[n] for n in (*own, *_METHODS) if n in written}}
+    for name in (n for n in own if n not in written):
+        space.pop(name, None)
+        if hasattr(cls, name):  # a default that a base has
+            space[name] = getattr(cls, name)
+    if hasattr(cls, "__post_init__"):
+        space["__post_init__"] = cls.__post_init__
+    told = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    model = type(cls.__name__, (), {**told, "__annotations__": {**types, **own}})
+    for name, value in space.items():
+        setattr(model, name, value)
+    return dataclasses.dataclass(**options)(model)
 
-    names = (*(m for m in _METHODS if m not in vars(cls)), *_FACTS)
-    stand_ins = {name: _Unfinished(finish, name) for name in names}
-    for name, stand_in in stand_ins.items():
-        setattr(cls, name, stand_in)
+
+def _frozen(cls: type, names: frozenset[str]) -> dict[str, Any]:
+    """What refuses to change an instance, but for what a subclass adds that is no dataclass."""
+
+    def __setattr__(self: object, name: str, value: object) -> None:
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        super(cls, self).__setattr__(name, value)  # type: ignore[arg-type]
+
+    def __delattr__(self: object, name: str) -> None:
+        if type(self) is cls or name in names:
+            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        super(cls, self).__delattr__(name)  # type: ignore[arg-type]
+
+    return {"__setattr__": __setattr__, "__delattr__": __delattr__}
+
+
+def _made(cls: type, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What is to be put on a class, MISSING for what is to be taken from it.
+
+    `__init__` is the last, so that who finds the true one finds all.
+    """
+    model = vars(_model(cls, options))
+    found = {name: model.get(name, dataclasses.MISSING) for name in names}
+    fields = found["__dataclass_fields__"]
+    for name, value in dict(vars(cls)).items():
+        if isinstance(value, dataclasses.Field):
+            found[name] = fields[name].default
+    if options.get("frozen"):
+        found |= _frozen(cls, frozenset(fields))
+    return dict(sorted(found.items(), key=lambda pair: pair[0] == "__init__"))
+
+
+def _late(options: dict[str, Any], cls: type) -> type:
+    made: list[dict[str, Any]] = []
+
+    def finish() -> None:
+        if not made:
+            made.append(_made(cls, options, names))
+        for name, value in made[0].items():  # what is put there first changes what is read
+            if value is not dataclasses.MISSING:
+                setattr(cls, name, value)
+            elif isinstance(vars(cls).get(name), _StandIn | dataclasses.Field):
+                with suppress(AttributeError):  # another thread was faster
+                    delattr(cls, name)
+
+    names = (*(m for m in _METHODS if m not in vars(cls)), *_FACTS, "__signature__")
+    for name in names:
+        setattr(cls, name, _StandIn(finish, name))
     return cls
 
 

@@ -21,7 +21,8 @@ from chainrule.lang.options import (
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.train.engine import ENGINES, Options
+from chainrule.train.engine import Options
+from chainrule.train.engines import ENGINES
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
 from chainrule.train.kept import Kept
