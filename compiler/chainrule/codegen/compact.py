@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from chainrule.codegen.alike import merged
+from chainrule.codegen.assigned import is_read_unset, runs
 from chainrule.codegen.registers import Register, element, memory
 from chainrule.codegen.scalar import constant
 from chainrule.codegen.shared import Lines, Shared, SharedScalars, loaded, stored
@@ -41,11 +43,22 @@ from chainrule.loops.walk import postorder, statements, values_of
 from chainrule.target import Target
 
 
+class Spot(NamedTuple):
+    """Where a buffer lies whatever is called: so many bytes into what is given under a name."""
+
+    base: str
+    offset: int
+
+
+#: one call of a program, and where its buffers lie, as far as that is known
+Called = tuple[Program, Sequence[Spot | None]]
+
+
 class Compact(Shared):
     """Writes the functions of `programs`, and keeps them with all else that they call.
 
-    These are all that there will be: what is alike in them is written once. `word` is the integer
-    that addresses have.
+    These are all that there will be: what is alike in them is written once, and a buffer that lies
+    in one place in all `calls` is no parameter. `word` is the integer that addresses have.
     """
 
     def __init__(
@@ -55,10 +68,28 @@ class Compact(Shared):
         prefix: str,
         word: str,
         ready: Mapping[str, str],
+        calls: Iterable[Called] = (),
     ) -> None:
         super().__init__(target, prefix, ready)
         self.word, self.alike = word, merged(programs)
+        #: the sizes of a program that may be 0: some that it is told, never those of the model
+        self.zeros: dict[int, set[str]] = {}
+        for found in self.alike.values():
+            told = found.program.sizes[::-1][: len(found.numbers)][::-1]
+            zeros = {s for s, number in zip(told, found.numbers, strict=True) if number < 1}
+            self.zeros.setdefault(id(found.program), set()).update(zeros)
+        self.spots: dict[int, tuple[Spot | None, ...]] = {}
+        for program, where in calls:
+            key = id(self.alike[id(program)].program)
+            pairs = zip(self.spots.setdefault(key, tuple(where)), where, strict=True)
+            self.spots[key] = tuple(a if a == b else None for a, b in pairs)
         self.names: dict[int, str] = {}
+
+    def known(self, program: Program) -> tuple[Spot | None, ...]:
+        """Where the buffers of a program lie that its function is not told."""
+        found = self.alike.get(id(program))
+        key = id(program if found is None else found.program)
+        return self.spots.get(key, (None,) * len(program.buffers))
 
     def function(self, program: Program) -> tuple[str, tuple[int, ...]]:
         """The function of a program: its name, and the numbers it is told after the sizes."""
@@ -70,25 +101,11 @@ class Compact(Shared):
         return self.names[id(found.program)], found.numbers
 
 
-def _is_set(local: Local, following: Sequence[Stmt]) -> bool:
-    """Whether what follows first of all writes every cell of a local."""
-    for s in following:
-        if isinstance(s, Local | Note):
-            continue
-        shape = list(local.shape)
-        while isinstance(s, Loop) and s.mode == "unroll" and len(s.body) == 1:
-            if not shape or s.extent != shape.pop(0):
-                return False
-            s = s.body[0]
-        if not isinstance(s, Set) or local in map(_read, postorder(s.value)):
-            return False
-        if s.local == local:
-            return not shape
-    return False
-
-
-def _read(value: Value) -> Local | None:
-    return value.local if isinstance(value, Get | Combine) else None
+def given(spots: Sequence[Spot | None], pointers: Sequence[str]) -> list[str]:
+    """What a function is given for its buffers: what known ones are parts of, and all others."""
+    bases = sorted({spot.base for spot in spots if spot is not None})
+    told = (p for p, spot in zip(pointers, spots, strict=True) if spot is None)
+    return [*(f"ptr %{base}" for base in bases), *told]
 
 
 class _Emitter:
@@ -103,6 +120,8 @@ class _Emitter:
         self.frame: list[str] = []
         self.places: dict[Local, str] = {}
         self.lane: str | None = None
+        self.positive = frozenset(program.sizes) - compact.zeros[id(program)]
+        self.spots = compact.known(program)
 
     def text(self, name: str) -> str:
         """The whole function: the parameters of codegen.function, sizes as wide as addresses."""
@@ -113,10 +132,15 @@ class _Emitter:
                 kind = f"[{self.cells(s)} x {memory(s.dtype)}]"
                 self.frame.append(f"  {self.places[s]} = alloca {kind}, align {s.dtype.itemsize}")
         self.block(self.program.body)
-        parameters = [f"ptr %b{i}" for i in range(len(self.program.buffers))]
+        places = [
+            f"  %b{i} = getelementptr i8, ptr %{spot.base}, {self.word} {spot.offset}"
+            for i, spot in enumerate(self.spots)
+            if spot is not None
+        ]
+        parameters = given(self.spots, [f"ptr %b{i}" for i in range(len(self.spots))])
         parameters += [f"{self.word} %s{i}" for i in range(len(self.program.sizes))]
         head = f"define internal i32 @{name}({', '.join(parameters)}) #0 {{"
-        return "\n".join([head, "entry:", *self.frame, *self.lines.lines, "  ret i32 0", "}"])
+        return "\n".join([head, "entry:", *places, *self.frame, *self.lines.lines, "  ret i32 0", "}"])
 
     @staticmethod
     def cells(local: Local) -> int:
@@ -128,8 +152,12 @@ class _Emitter:
     def block(self, body: Iterable[Stmt]) -> None:
         statements_ = list(body)
         for i, s in enumerate(statements_):
-            if not (isinstance(s, Local) and _is_set(s, statements_[i + 1 :])):
+            if not isinstance(s, Local) or self.begins_as_0(s, statements_[i + 1 :]):
                 self.statement(s)
+
+    def begins_as_0(self, local: Local, following: Sequence[Stmt]) -> bool:
+        """Whether it shows that a local begins as 0."""
+        return is_read_unset(local, following, self.positive)
 
     def statement(self, s: Stmt) -> None:
         if isinstance(s, Loop):
@@ -188,14 +216,17 @@ class _Emitter:
                 self.lane = self.lines.pure(f"and {self.word} {i}, {LANES - 1}")
             self.block(loop.body)
 
-        self.counted(self.number(loop.extent), body)
+        self.counted(self.number(loop.extent), body, runs(loop.extent, self.positive))
         self.lane = outer
         self.symbols.pop(loop.var, None)
         if shadowed is not None:
             self.symbols[loop.var] = shadowed
 
-    def counted(self, stop: str, body: Callable[[str], None]) -> None:
-        """`body(i)` for i from 0 to `stop`, which is left out."""
+    def counted(self, stop: str, body: Callable[[str], None], runs: bool = True) -> None:
+        """`body(i)` for i from 0 to `stop`, which is left out; for 0 in any case, where it `runs`.
+
+        The question whether to go on stands at the end then, which is a branch less.
+        """
         if stop == "0":
             return
         if stop == "1":
@@ -205,16 +236,22 @@ class _Emitter:
         self.frame.append(f"  {cell} = alloca {self.word}, align 4")
         head, inside, after = self.label(), self.label(), self.label()
         self.lines.effect(f"store {self.word} 0, ptr {cell}, align 4")
-        self.lines.effect(f"br label %{head}")
-        self.open(head)
-        i = self.lines.pure(f"load {self.word}, ptr {cell}, align 4")
-        more = self.lines.pure(f"icmp slt {self.word} {i}, {stop}")
-        self.lines.effect(f"br i1 {more}, label %{inside}, label %{after}")
+        self.lines.effect(f"br label %{inside if runs else head}")
+        if not runs:
+            self.open(head)
+            i = self.lines.pure(f"load {self.word}, ptr {cell}, align 4")
+            more = self.lines.pure(f"icmp slt {self.word} {i}, {stop}")
+            self.lines.effect(f"br i1 {more}, label %{inside}, label %{after}")
         self.open(inside)
+        i = self.lines.pure(f"load {self.word}, ptr {cell}, align 4")
         body(i)
         following = self.lines.pure(f"add nuw nsw {self.word} {i}, 1")
         self.lines.effect(f"store {self.word} {following}, ptr {cell}, align 4")
-        self.lines.effect(f"br label %{head}")
+        if runs:
+            more = self.lines.pure(f"icmp slt {self.word} {following}, {stop}")
+            self.lines.effect(f"br i1 {more}, label %{inside}, label %{after}")
+        else:
+            self.lines.effect(f"br label %{head}")
         self.open(after)
 
     def label(self) -> str:

@@ -141,10 +141,13 @@ class ModuleText:
         begin = starting.programs(self.model)
         calls = [c.program for u in variant.units.values() for c in calls_in(u.calls)]
         prefix = f"v{number}."
-        compact = Compact([*calls, *begin.values()], variant.target, prefix, self.size, WORDS)
+        units = [self.unit_text(number, name, unit) for name, unit in variant.units.items()]
+        compact = Compact(
+            [*calls, *begin.values()], variant.target, prefix, self.size, WORDS,
+            [call for unit in units for call in unit.calls()],
+        )  # fmt: skip
         found: list[str] = []
-        for unit_name, unit in variant.units.items():
-            unit_text = self.unit_text(number, unit_name, unit)
+        for unit_text in units:
             found += [unit_text.short_code(compact), unit_text.bytes(), unit_text.run()]
         begins = {key: compact.function(program)[0] for key, program in begin.items()}
         found.append(starting.begin(self.model, number, self.data, begins))

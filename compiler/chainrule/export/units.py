@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
-from chainrule.codegen.compact import Compact
+from chainrule.codegen.compact import Called, Compact, Spot
 from chainrule.codegen.entry import Entry, ShortEntry
 from chainrule.codegen.fork import GIVEN, ForkEntry, fork_functions, forked
 from chainrule.codegen.module import emit_functions
-from chainrule.codegen.steps import calls_in
+from chainrule.codegen.steps import Place, calls_in
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
@@ -61,11 +61,20 @@ class Placed:
         return self.starts(sizes)[-1]
 
     def starts(self, sizes: Mapping[str, int]) -> list[int]:
-        """Where each held output and each slot begins, and where the last one ends."""
+        """Where each held output and each slot begins, and where the last one ends.
+
+        In little code the smallest lie first: instructions hold short distances.
+        """
         known = sizes if self.fixed is None else self.fixed
         held = (output_bytes(t, known) for t in self.held)
         slots = (max([0, *(evaluate(d, known) for d in s)]) for s in self.manifest.arena)
-        return list(accumulate(map(round_up, (*held, *slots)), initial=self.head))
+        rooms = list(map(round_up, (*held, *slots)))
+        order = list(range(len(rooms)))
+        if self.fixed is not None:
+            order.sort(key=rooms.__getitem__)
+        ends = list(accumulate((rooms[i] for i in order), initial=self.head))
+        begins = dict(zip(order, ends, strict=False))
+        return [*(begins[i] for i in range(len(rooms))), ends[-1]]
 
 
 class UnitText:
@@ -115,13 +124,31 @@ class UnitText:
         code = entry.function(self.unit.calls, f"internal i32 @{self.name}.code")
         return [*texts, code], declared
 
+    def calls(self) -> list[Called]:
+        """The calls with where their buffers lie, as far as that is known here."""
+        spots = {t.place: Spot("state", self.offsets[t.name]) for t in self.manifest.kept}
+        starts = [Spot("workspace", start) for start in self.placed.starts({})]
+        held = self.placed.held
+        spots |= {t.place: spot for t, spot in zip(held, starts, strict=False)}
+        spots |= {place: starts[len(held) + slot] for place, slot in self.manifest.temporaries}
+
+        def spot(place: int | Place) -> Spot | None:
+            place = Place(place) if isinstance(place, int) else place
+            found = spots.get(place.entry)
+            if found is None or place.moves or not isinstance(place.start, int):
+                return None
+            return Spot(found.base, found.offset + place.start)
+
+        return [(c.program, list(map(spot, c.buffers))) for c in calls_in(self.unit.calls)]
+
     def short_code(self, compact: Compact) -> str:
         """The one that calls them, where they are short functions that units share."""
         programs = [call.program for call in calls_in(self.unit.calls)]
         functions = {id(p): compact.function(p) for p in programs}
         names = {key: name for key, (name, _) in functions.items()}
         numbers = {key: told for key, (_, told) in functions.items()}
-        entry = ShortEntry(names, self.manifest.sizes, numbers, "iw")
+        spots = {id(p): compact.known(p) for p in programs}
+        entry = ShortEntry(names, self.manifest.sizes, numbers, "iw", spots)
         head = f"internal i32 @{self.name}.code"
         return entry.function(self.unit.calls, head, self.manifest.places)
 
@@ -192,7 +219,8 @@ class UnitText:
         if self.placed.fixed is not None:
             pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
             given = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
-            return ", ".join([*pointers, *(f"i64 {s}" for s in given)])
+            sizes_ = (f"i64 {s}" for s in given)
+            return ", ".join(["ptr %state", "ptr %workspace", *pointers, *sizes_])
         for place, pointer in sorted(places.items()):
             entry = code.value(f"getelementptr ptr, ptr %workspace, iw {place}")
             code.do(f"store ptr {pointer}, ptr {entry}")
