@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from chainrule.codegen.alike import merged
 from chainrule.codegen.assigned import is_read_unset, runs
+from chainrule.codegen.outlined import Nest, Place, columns, nests, shared
 from chainrule.codegen.registers import Register, element, memory
 from chainrule.codegen.scalar import constant
 from chainrule.codegen.shared import Lines, Shared, SharedScalars, loaded, stored
@@ -21,6 +22,7 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
+    Buffer,
     Check,
     Combine,
     Get,
@@ -37,7 +39,7 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.size import Atom, Dim, Quotient, is_nonnegative
+from chainrule.ir.size import Atom, Dim, Quotient, evaluate, is_nonnegative, symbols_of
 from chainrule.ir.types import DType, int64
 from chainrule.loops.walk import postorder, statements, values_of
 from chainrule.target import Target
@@ -48,6 +50,15 @@ class Spot(NamedTuple):
 
     base: str
     offset: int
+
+
+class Part(NamedTuple):
+    """A function that stands for a loop, with what it is given in the place of its parameters."""
+
+    name: str
+    program: Program
+    places: Sequence[Place]
+    numbers: Sequence[Dim]
 
 
 #: one call of a program, and where its buffers lie, as far as that is known
@@ -74,16 +85,67 @@ class Compact(Shared):
         self.word, self.alike = word, merged(programs)
         #: the sizes of a program that may be 0: some that it is told, never those of the model
         self.zeros: dict[int, set[str]] = {}
+        longest: dict[int, dict[str, int]] = {}
         for found in self.alike.values():
             told = found.program.sizes[::-1][: len(found.numbers)][::-1]
-            zeros = {s for s, number in zip(told, found.numbers, strict=True) if number < 1}
-            self.zeros.setdefault(id(found.program), set()).update(zeros)
+            zeros = self.zeros.setdefault(id(found.program), set())
+            most = longest.setdefault(id(found.program), {})
+            for name, number in zip(told, found.numbers, strict=True):
+                zeros |= {name} if number < 1 else set()
+                most[name] = max(number, most.get(name, 0))
         self.spots: dict[int, tuple[Spot | None, ...]] = {}
         for program, where in calls:
             key = id(self.alike[id(program)].program)
             pairs = zip(self.spots.setdefault(key, tuple(where)), where, strict=True)
             self.spots[key] = tuple(a if a == b else None for a, b in pairs)
+        self.parts: dict[tuple[int, int], Part] = {}
+        self.take_out({id(a.program): a.program for a in self.alike.values()}, longest)
         self.names: dict[int, str] = {}
+
+    def take_out(
+        self, programs: Mapping[int, Program], longest: Mapping[int, Mapping[str, int]]
+    ) -> None:
+        """Find the loops that are functions of their own, those of at most so many rounds."""
+        owners: dict[int, Program] = {}
+        found: list[Nest] = []
+        for key, program in programs.items():
+            for nest in nests(program, is_short(program, longest[key])):
+                owners[id(nest)] = program
+                found.append(nest)
+        for number, group in enumerate(shared(found)):
+            program, places, numbers = columns(group)
+            mine = [owners[id(nest)] for nest in group]
+            self.zeros[id(program)] = {
+                size
+                for size, column in zip(program.sizes, numbers, strict=True)
+                if not all(runs(n, self.positive(o)) for n, o in zip(column, mine, strict=True))
+            }
+            self.spots[id(program)] = tuple(
+                common([self.spot_of(p, o) for p, o in zip(column, mine, strict=True)])
+                for column in places
+            )
+            name = f"{self.prefix}part{number}"
+            for i, nest in enumerate(group):
+                of_nest = [column[i] for column in places], [column[i] for column in numbers]
+                self.parts[id(mine[i]), id(nest.loop)] = Part(name, program, *of_nest)
+
+    def positive(self, program: Program) -> frozenset[str]:
+        """The sizes of a program that are 1 at least."""
+        return frozenset(program.sizes) - self.zeros[id(program)]
+
+    def spot_of(self, place: Place, program: Program) -> Spot | None:
+        """Where a place in a buffer of a program lies, if that is known."""
+        if not isinstance(place.of, Buffer) or not isinstance(place.at, int):
+            return None
+        spot = self.known(program)[program.buffers.index(place.of)]
+        return spot and Spot(spot.base, spot.offset + place.at * place.of.dtype.itemsize)
+
+    def part(self, program: Program, loop: Loop) -> Part | None:
+        """The function that stands for a loop of a program, where one does."""
+        part = self.parts.get((id(program), id(loop)))
+        if part is not None and part.name not in self.functions:
+            self.functions[part.name] = _Emitter(self, part.program).text(part.name, "noinline ")
+        return part
 
     def known(self, program: Program) -> tuple[Spot | None, ...]:
         """Where the buffers of a program lie that its function is not told."""
@@ -99,6 +161,20 @@ class Compact(Shared):
             self.names[id(found.program)] = name
             self.functions[name] = _Emitter(self, found.program).text(name)
         return self.names[id(found.program)], found.numbers
+
+
+def common(spots: Sequence[Spot | None]) -> Spot | None:
+    """The one spot that all are."""
+    return spots[0] if len(set(spots)) == 1 else None
+
+
+def is_short(program: Program, longest: Mapping[str, int]) -> bool:
+    """Whether no vector loop is longer than its lanes, sizes that are told being so long at most."""
+    extents = [s.extent for s in statements(program.body) if isinstance(s, Loop)
+               and s.mode == "vector"]
+    if any(not symbols_of(e) <= longest.keys() for e in extents):
+        return False
+    return all(evaluate(e, longest) <= LANES for e in extents)
 
 
 def given(spots: Sequence[Spot | None], pointers: Sequence[str]) -> list[str]:
@@ -120,10 +196,10 @@ class _Emitter:
         self.frame: list[str] = []
         self.places: dict[Local, str] = {}
         self.lane: str | None = None
-        self.positive = frozenset(program.sizes) - compact.zeros[id(program)]
+        self.positive = compact.positive(program)
         self.spots = compact.known(program)
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, words: str = "") -> str:
         """The whole function: the parameters of codegen.function, sizes as wide as addresses."""
         self.symbols = {size: f"%s{i}" for i, size in enumerate(self.program.sizes)}
         for s in statements(self.program.body):
@@ -207,7 +283,25 @@ class _Emitter:
 
         self.counted(count, one)
 
+    def call(self, part: Part) -> None:
+        pointers = [f"ptr {self.start(place)}" for place in part.places]
+        arguments = given(self.compact.known(part.program), pointers)
+        arguments += [f"{self.word} {self.number(n)}" for n in part.numbers]
+        self.lines.pure(f"call i32 @{part.name}({', '.join(arguments)})")
+
+    def start(self, place: Place) -> str:
+        """The pointer to a place."""
+        if isinstance(place.of, Buffer):
+            assert not isinstance(place.at, tuple)
+            return self.step(self.pointers[place.of], place.of.dtype, self.number(place.at))
+        assert isinstance(place.at, tuple)
+        return self.cell(place.of, place.at, "0" if place.of.lanes else None)
+
     def loop(self, loop: Loop) -> None:
+        part = self.compact.part(self.program, loop)
+        if part is not None:
+            self.call(part)
+            return
         shadowed, outer = self.symbols.get(loop.var), self.lane
 
         def body(i: str) -> None:

@@ -188,10 +188,22 @@ class ShortEntry(Entry):
     def function(self, order: Sequence[Step], name: str = "i32 @step", places: int = 0) -> str:
         """The text of the whole function."""
         self.steps(order)
-        listed = ["ptr %state", "ptr %workspace", *(f"ptr %p{i}" for i in range(places))]
-        listed += [f"i64 %size{i}" for i, _ in enumerate(self.sizes)]
-        head = f"define {name}({', '.join(listed)}) #1 {{"
+        head = f"define {name}({', '.join(self.parameters(places))}) #1 {{"
         return "\n".join([head, "entry:", *self.lines, "  ret i32 0", "}"])
+
+    def begin(self, name: str, places: int) -> None:
+        """Call the same of other steps first, which has so many places."""
+        listed = ", ".join(self.parameters(places))
+        code = self.value(f"call i32 @{name}({listed})")
+        good = self.value(f"icmp eq i32 {code}, 0")
+        self.lines.append(f"  br i1 {good}, label %begun, label %not_begun")
+        self.lines += ["not_begun:", f"  ret i32 {code}"]
+        self.open("begun")
+
+    def parameters(self, places: int) -> list[str]:
+        """What the function is given: what buffers lie in, each buffer, and each size."""
+        listed = ["ptr %state", "ptr %workspace", *(f"ptr %p{i}" for i in range(places))]
+        return [*listed, *(f"i64 %size{i}" for i, _ in enumerate(self.sizes))]
 
     def called(self, call: Call, share: str) -> str:
         """The code that a call leaves with."""

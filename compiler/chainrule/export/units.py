@@ -13,12 +13,13 @@ from chainrule.codegen.compact import Called, Compact, Spot
 from chainrule.codegen.entry import Entry, ShortEntry
 from chainrule.codegen.fork import GIVEN, ForkEntry, fork_functions, forked
 from chainrule.codegen.module import emit_functions
-from chainrule.codegen.steps import Place, calls_in
+from chainrule.codegen.steps import Call, Place, calls_in, entries
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
 from chainrule.export.text import Code
 from chainrule.loops.text import signature
+from chainrule.loops.walk import stored_buffers
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 
@@ -141,16 +142,50 @@ class UnitText:
 
         return [(c.program, list(map(spot, c.buffers))) for c in calls_in(self.unit.calls)]
 
-    def short_code(self, compact: Compact) -> str:
-        """The one that calls them, where they are short functions that units share."""
-        programs = [call.program for call in calls_in(self.unit.calls)]
+    def short_code(self, compact: Compact, first: UnitText | None = None) -> str:
+        """The one that calls them, where they are short functions that units share; what a unit
+        does that comes first is called.
+        """
+        steps = self.unit.calls
+        if first is not None:
+            done = set(map(id, first.unit.calls))
+            steps = tuple(s for s in steps if id(s) not in done)
+        programs = [call.program for call in calls_in(steps)]
         functions = {id(p): compact.function(p) for p in programs}
         names = {key: name for key, (name, _) in functions.items()}
         numbers = {key: told for key, (_, told) in functions.items()}
         spots = {id(p): compact.known(p) for p in programs}
         entry = ShortEntry(names, self.manifest.sizes, numbers, "iw", spots)
+        if first is not None:
+            entry.begin(f"{first.name}.code", first.manifest.places)
         head = f"internal i32 @{self.name}.code"
-        return entry.function(self.unit.calls, head, self.manifest.places)
+        return entry.function(steps, head, self.manifest.places)
+
+    def begins_with(self, other: UnitText) -> bool:
+        """Whether this unit may make the calls of another one first, all of which it makes."""
+        others = set(map(id, other.unit.calls))
+        same = self.placed.starts({}) == other.placed.starts({})
+        if not same or not others <= set(map(id, self.unit.calls)):
+            return False
+        slots = dict(self.manifest.temporaries)
+        read, written = set[tuple[str, int]](), set[tuple[str, int]]()
+        for call in self.unit.calls:  # those that are to wait, and what they touch
+            if not isinstance(call, Call):
+                return False
+            of_call = [
+                ("slot", slots[e]) if e in slots else ("place", e) for e in entries(call)
+            ]
+            into = {
+                where
+                for where, b in zip(of_call, call.program.buffers, strict=True)
+                if b in stored_buffers(call.program.body)
+            }
+            if id(call) not in others:
+                read |= set(of_call)
+                written |= into
+            elif into & read or set(of_call) & written:
+                return False
+        return True
 
     def bytes(self) -> str:
         """`iw @NAME.bytes(sizes)`: how much workspace there must be."""

@@ -28,6 +28,7 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
+    alike,
     check_examples,
     check_formats,
     check_members,
@@ -106,6 +107,8 @@ def export(
         units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
         if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
             units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
+        if small and "predict" in units:
+            units["predict"] = alike(units["predict"], units["step"])
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
