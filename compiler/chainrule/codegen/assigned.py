@@ -85,9 +85,7 @@ def _is_filled_first(local: Local, following: Sequence[Stmt]) -> bool:
             s = s.body[0]
         if not isinstance(s, Set):
             return False
-        if any(
-            isinstance(v, Get | Combine) and v.local == local for v in postorder(s.value)
-        ):
+        if any(isinstance(v, Get | Combine) and v.local == local for v in postorder(s.value)):
             return False
         if s.local == local:
             return not shape

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from chainrule.codegen.compact import Spot, given
 from chainrule.codegen.function import WHOLE
+from chainrule.codegen.spots import Spot, given
 from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in, stretches
 from chainrule.codegen.team import FIELDS
 from chainrule.codegen.trial import RECORD

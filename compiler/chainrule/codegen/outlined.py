@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from chainrule.ir.loop import (
-    LANES,
     Apply,
     Buffer,
     Combine,

@@ -149,9 +149,7 @@ class _Tensors:
         buffer = "%out" if out else "%in"
         given = f"ptr %state, iw %state_bytes, i32 %index, ptr {buffer}, iw %n"
         place = code.value(f"call iw @tensor_at({given})")
-        code.leave_if(
-            code.value(f"icmp ult iw {place}, {ALIGN}"), f"i32 {code.narrow(place)}"
-        )
+        code.leave_if(code.value(f"icmp ult iw {place}, {ALIGN}"), f"i32 {code.narrow(place)}")
         tensor = code.value(f"inttoptr iw {place} to ptr")
         to, source = (buffer, tensor) if out else (tensor, buffer)
         code.copy(to, source, "%n")

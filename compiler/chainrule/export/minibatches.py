@@ -250,8 +250,8 @@ def halves(code: Code, word: str) -> tuple[str, str]:
     return low, up
 
 
-#: the rows by their keys, ascending; equal keys by row. Keys stay where they are, and rows are words
-#: of which the high halves are 0.
+#: the rows by their keys, ascending; equal keys by row. Keys stay where they are, and rows are
+#: words of which the high halves are 0.
 _SORT = """define internal void @sort(ptr %keys, ptr %rows, iw %n) #0 {
 entry:
   br label %narrow

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
-from chainrule.codegen.compact import Called, Compact, Spot
+from chainrule.codegen.compact import Compact
 from chainrule.codegen.entry import Entry, ShortEntry
 from chainrule.codegen.fork import GIVEN, ForkEntry, fork_functions, forked
 from chainrule.codegen.module import emit_functions
+from chainrule.codegen.spots import Called, Spot
 from chainrule.codegen.steps import Call, Place, calls_in, entries
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
@@ -172,9 +173,7 @@ class UnitText:
         for call in self.unit.calls:  # those that are to wait, and what they touch
             if not isinstance(call, Call):
                 return False
-            of_call = [
-                ("slot", slots[e]) if e in slots else ("place", e) for e in entries(call)
-            ]
+            of_call = [("slot", slots[e]) if e in slots else ("place", e) for e in entries(call)]
             into = {
                 where
                 for where, b in zip(of_call, call.program.buffers, strict=True)
