@@ -267,10 +267,16 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
             f"max_sizes names {unknown[0]!r}, which is no size of this model",
             f"its symbolic sizes are {', '.join(names) or 'none'}",
         )
-    rows = str(rows_of(plan.inputs))
+    batch = rows_of(plan.inputs)
+    rows = None if batch is None else str(batch)
+    if rows not in names and wanted.max_batch is not None:
+        raise CompileError(
+            f"max_batch={wanted.max_batch!r} bounds nothing: no input has rows of a symbolic size",
+            "leave it out" if not names else f"max_sizes bounds {', '.join(names)}",
+        )
     found = []
     for name in names:
-        most = wanted.max_sizes.get(name, wanted.max_batch if name == rows else None)
+        most = wanted.bound(name, rows)
         if most is None:
             raise CompileError(
                 f"nothing bounds the size {name}", f"max_sizes={{{name!r}: 128}}, for example"
