@@ -96,7 +96,9 @@ def test_a_local_begins_as_0_where_it_shows(body: tuple[Stmt, ...], unset: bool)
 def test_loops_that_run() -> None:
     n = Size.symbol("n")
     assert runs(1, ()) and runs(n * 2 + 1, {"n"}) and runs(n * n, {"n"})
-    assert not runs(0, ()) and not runs(n, ()) and not runs(n - 1, {"n"}) and not runs(n // 2, {"n"})
+    assert (
+        not runs(0, ()) and not runs(n, ()) and not runs(n - 1, {"n"}) and not runs(n // 2, {"n"})
+    )
 
 
 def test_known_places_are_no_parameters() -> None:

@@ -10,7 +10,6 @@ from chainrule.export import is_identifier
 from chainrule.records import dataclass
 from chainrule.target import Target
 
-
 #: the largest minibatch where nothing is said
 MAX_BATCH = 64
 

@@ -199,10 +199,10 @@ class Kept:
         `max_sizes` bounds the symbolic sizes; the rows of a minibatch are 64 at most, or what
         `max_batch` or `max_sizes`, one of them, says. With determinism "strict" no multiply-add is
         fused, and every target has the same bits. `optimize` for "speed" or "size": without a word,
-        microcontrollers get the least code, all others the fastest. `examples` are languages, of "c", "rust" and "js", to write an example and a
-        self-test program in. With `max_parts` above 1 callers may divide a step into so many parts,
-        for threads of theirs, with the same bits. docs/export.md tells of the files; by default
-        there are those that the target has.
+        microcontrollers get the least code, all others the fastest. `examples` are languages, of
+        "c", "rust" and "js", to write an example and a self-test program in. With `max_parts` above
+        1 callers may divide a step into so many parts, for threads of theirs, with the same bits.
+        docs/export.md tells of the files; by default there are those that the target has.
         Raises CompileError and ArtifactError.
         """
         from chainrule.train.asked import Export
