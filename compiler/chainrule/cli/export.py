@@ -26,7 +26,7 @@ def run(
     out: Path,
     name: str | None,
     formats: str | None,
-    max_batch: int,
+    max_batch: int | None,
     max_sizes: tuple[str, ...],
     determinism: str,
     optimize: str | None,

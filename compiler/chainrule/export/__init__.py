@@ -25,7 +25,7 @@ from chainrule.export.model import (
     Variant,
 )
 from chainrule.export.names import is_identifier
-from chainrule.export.slices import loss_of
+from chainrule.export.slices import alike, loss_of
 from chainrule.export.state import state_bytes
 from chainrule.export.targets import is_bare, narrow, targets_of
 
@@ -44,6 +44,7 @@ __all__ = [
     "Unit",
     "Variant",
     "about",
+    "alike",
     "check_examples",
     "check_formats",
     "check_gpu_formats",

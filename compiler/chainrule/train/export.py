@@ -28,6 +28,7 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
+    alike,
     check_examples,
     check_formats,
     check_members,
@@ -106,6 +107,8 @@ def export(
         units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
         if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
             units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
+        if small and "predict" in units:
+            units["predict"] = alike(units["predict"], units["step"])
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
@@ -264,10 +267,16 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
             f"max_sizes names {unknown[0]!r}, which is no size of this model",
             f"its symbolic sizes are {', '.join(names) or 'none'}",
         )
-    rows = str(rows_of(plan.inputs))
+    batch = rows_of(plan.inputs)
+    rows = None if batch is None else str(batch)
+    if rows not in names and wanted.max_batch is not None:
+        raise CompileError(
+            f"max_batch={wanted.max_batch!r} bounds nothing: no input has rows of a symbolic size",
+            "leave it out" if not names else f"max_sizes bounds {', '.join(names)}",
+        )
     found = []
     for name in names:
-        most = wanted.max_sizes.get(name, wanted.max_batch if name == rows else None)
+        most = wanted.bound(name, rows)
         if most is None:
             raise CompileError(
                 f"nothing bounds the size {name}", f"max_sizes={{{name!r}: 128}}, for example"
