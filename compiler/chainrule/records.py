@@ -21,17 +21,23 @@ _finishing = threading.RLock()
 
 
 class _Unfinished:
-    """Stands on a class in the place of each of these; whoever asks for one has it finished."""
+    """Stands on a class in the place of each of these; whoever asks for one has it finished, and
+    gets that class' own, also where a subclass that has another asks by `super()`.
+    """
 
-    __slots__ = ("finish", "name")
+    __slots__ = ("cls", "finish", "name")
 
-    def __init__(self, finish: Callable[[], None], name: str) -> None:
+    def __init__(self, cls: type, finish: Callable[[], None], name: str) -> None:
+        self.cls = cls
         self.finish = finish
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> Any:
         self.finish()
-        return getattr(owner if instance is None else instance, self.name)
+        if self.name not in vars(self.cls):
+            return getattr(super(self.cls, owner if instance is None else instance), self.name)
+        found = vars(self.cls)[self.name]
+        return found.__get__(instance, owner) if hasattr(found, "__get__") else found
 
 
 def _late(options: dict[str, Any], cls: type) -> type:
@@ -43,7 +49,7 @@ def _late(options: dict[str, Any], cls: type) -> type:
                 dataclasses.dataclass(**options)(cls)
 
     names = (*(m for m in _METHODS if m not in vars(cls)), *_FACTS)
-    stand_ins = {name: _Unfinished(finish, name) for name in names}
+    stand_ins = {name: _Unfinished(cls, finish, name) for name in names}
     for name, stand_in in stand_ins.items():
         setattr(cls, name, stand_in)
     return cls

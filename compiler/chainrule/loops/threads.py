@@ -15,6 +15,7 @@ from chainrule.ir.node import Index, Node, Stmts, for_each
 from chainrule.ir.size import Dim, Shape, Size, product
 from chainrule.ir.types import float32
 from chainrule.loops.abreast import in_turn
+from chainrule.loops.attend_tiles import attend_tiles
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.folds import Passes
 from chainrule.loops.independent import shared_among_threads
@@ -178,6 +179,10 @@ def _product(b: Builder) -> Shaped:
     return kind(b).loops(), BLOCK
 
 
+def _attend(b: Builder) -> Shaped:
+    return attend_tiles(b), BLOCK
+
+
 def _check(b: Builder) -> Shaped:
     return shared_among_threads(check_loops(b)), 1
 
@@ -200,6 +205,7 @@ THREAD_FORMS: dict[Form, Callable[[Builder], Shaped]] = {
     Form.COLUMNS: _columns,
     Form.CONTRACT: _product,
     Form.NEST: _nest,
+    Form.ATTEND: _attend,
     Form.CHECK: _check,
     Form.COPY: _copy,
     Form.SCAN: _scan,
