@@ -124,6 +124,20 @@ def test_a_subclass_that_is_none_can_be_the_first_that_is_made() -> None:
     assert Named(1).total() == 0 and Named(1) == Named(1) and Named(1) != Named(2)
 
 
+def test_a_subclass_may_make_itself_and_the_first_by_super() -> None:
+    class Named(pair(dataclass)):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            super().__init__(len(name))
+
+        def __repr__(self) -> str:
+            return f"Named: {super().__repr__()}"
+
+    assert (
+        repr(Named("one"))
+        == "Named: test_a_subclass_may_make_itself_and_the_first_by_super.<locals>.Named(a=3)"
+    )
+
+
 def test_an_instance_read_back_is_one_where_none_was_made() -> None:
     code = (
         f"import sys, pickle; sys.path[:0] = {SHELVES!r}; "

@@ -24,17 +24,23 @@ _FACTS = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
 
 
 class _StandIn:
-    """Whoever asks a class for what is not made yet has it made."""
+    """Whoever asks a class for what is not made yet has it made, and gets that class' own, also
+    where a subclass that has another asks by `super()`.
+    """
 
-    __slots__ = ("finish", "name")
+    __slots__ = ("cls", "finish", "name")
 
-    def __init__(self, finish: Callable[[], None], name: str) -> None:
+    def __init__(self, cls: type, finish: Callable[[], None], name: str) -> None:
+        self.cls = cls
         self.finish = finish
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> Any:
         self.finish()
-        return getattr(owner if instance is None else instance, self.name)
+        if self.name not in vars(self.cls):
+            return getattr(super(self.cls, owner if instance is None else instance), self.name)
+        found = vars(self.cls)[self.name]
+        return found.__get__(instance, owner) if hasattr(found, "__get__") else found
 
 
 def _model(cls: type, options: dict[str, Any]) -> type:
@@ -106,7 +112,7 @@ def _late(options: dict[str, Any], cls: type) -> type:
 
     names = (*(m for m in _METHODS if m not in vars(cls)), *_FACTS, "__signature__")
     for name in names:
-        setattr(cls, name, _StandIn(finish, name))
+        setattr(cls, name, _StandIn(cls, finish, name))
     return cls
 
 

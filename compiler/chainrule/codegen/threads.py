@@ -42,6 +42,7 @@ from chainrule.ir.types import float32, int32
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.walk import postorder, values_of
 from chainrule.target import Target
+from chainrule.target.gpu import WARP
 
 
 def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str]]:
@@ -73,7 +74,6 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
 
 
 _BFLOAT16 = "m16n8k16.row.col.bf16"
-WARP = 32
 #: bytes of the widest access
 WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
@@ -82,12 +82,19 @@ AHEAD, SHORT = 8, 12
 
 def _is_short(loop: Loop) -> bool:
     """Whether a loop holds a few assignments and stores nothing: a fold, most often."""
-    if not all(isinstance(s, Set) for s in loop.body):
-        return False
-    values = [v for s in loop.body for v in postorder(*values_of(s))]
-    return len(values) <= SHORT and not any(
-        isinstance(v, Apply) and v.fn not in MACHINE for v in values
-    )
+    size = 0
+    for s in loop.body:
+        turns: int = 1
+        sets: tuple[Stmt, ...] = (s,)
+        if isinstance(s, Loop) and s.mode == "unroll" and isinstance(s.extent, int):
+            turns, sets = s.extent, s.body
+        if not all(isinstance(one, Set) for one in sets):
+            return False
+        values = [v for one in sets for v in postorder(*values_of(one))]
+        if any(isinstance(v, Apply) and v.fn not in MACHINE for v in values):
+            return False
+        size += turns * len(values)
+    return size <= SHORT
 
 
 class _Memory(MemoryCode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from chainrule.codegen import ptxas
@@ -146,11 +146,10 @@ def report_gpu(
     if measured:
         times = _measured(program, at)
         kernels = [replace(k, measured=times.get(i, 0.0)) for i, k in enumerate(kernels)]
-    found = figured(compiled, levels, tuple(kernels), code, at)
+    found = figured(GpuReport, compiled, levels, tuple(kernels), code, at)
     told, by = _resources(compiled, program)
     launches = tuple(_figures(x, at, told.get(x.name)) for x in _launches(compiled.code.commands))
-    known = {f.name: getattr(found, f.name) for f in fields(found)}
-    return GpuReport(**known, launches=launches, told_by=by)
+    return replace(found, launches=launches, told_by=by)
 
 
 def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]:

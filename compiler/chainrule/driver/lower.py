@@ -75,17 +75,14 @@ PASSES: tuple[Pass, ...] = tuple(
 )
 
 
-def passes_for(precision: str | None, threads: bool = False) -> tuple[Pass, ...]:
-    """The passes in order; with a precision, products get its factors once their order is known.
-    For a GPU, whose lanes are `threads`, attention is its products as well.
-    """
-    passes = tuple(p for p in PASSES if p.run is not attend) if threads else PASSES
+def passes_for(precision: str | None) -> tuple[Pass, ...]:
+    """The passes in order; with a precision, products get its factors once their order is known."""
     if precision is None:
-        return passes
+        return PASSES
     narrow = PRECISIONS[precision]
-    after = [p.name for p in passes].index("order_contractions") + 1
+    after = [p.name for p in PASSES].index("order_contractions") + 1
     here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
-    return (*passes[:after], here, *passes[after:])
+    return (*PASSES[:after], here, *PASSES[after:])
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ def lower_all(
     """A graph at every level above machine code, each made of the one before; `choices` are those
     that had been made for it.
     """
-    final, records = run_passes(graph, passes_for(wanted.precision, wanted.machine.threads))
+    final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
     kernels = fused(final, wanted.finite)
     clock.lap("fuse")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from chainrule.codegen.host import about_tiles
 from chainrule.driver.build import Compiled
@@ -270,7 +270,7 @@ def report(
     times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     kernels = kernel_figures(compiled, at, threads, predicted, times)
     code = native.code_size, native.llvm.count("\ndefine "), native.target.level
-    found = figured(compiled, levels, kernels, code, at, threads)
+    found = figured(Report, compiled, levels, kernels, code, at, threads)
     return replace(found, tiles=about_tiles() if compiled.precision else "")
 
 
@@ -290,15 +290,19 @@ class Reported(Protocol):
     def kept(self) -> tuple[Node, ...]: ...
 
 
+R = TypeVar("R", bound=Report)
+
+
 def figured(
+    kind: type[R],
     compiled: Reported,
     levels: Levels,
     kernels: tuple[KernelFigures, ...],
     code: tuple[int, int, str],
     at: Mapping[str, int],
     threads: int = 1,
-) -> Report:
-    """The figures of a program, whose code has so many bytes, so many functions, and a target."""
+) -> R:
+    """A report of a program, whose code has so many bytes and functions, and a target."""
     slots = (*levels.plan.slots, *levels.loops)
     largest = [max(slot, key=typical) for slot in slots]
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
@@ -308,7 +312,7 @@ def figured(
         "arena": total(largest),
         "workspace": total(max(sizes, key=typical) for sizes in workspace),
     }
-    return Report(
+    return kind(
         levels.passes, kernels, memory, len(slots), len(levels.plan.slot), *code, threads,
         compiled.seconds, compiled.manifest, at, speeds(), calibrated() is not None,
         _recomputed(levels.fitted) if levels.fitted else None,

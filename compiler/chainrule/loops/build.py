@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from chainrule.errors import CompileError
 from chainrule.ir.loop import Buffer, Program
 from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import symbols_of
@@ -90,10 +89,6 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
 def _for_threads(builder: Builder, name: str) -> Built:
     """The loops of a kernel for a GPU, and its launches."""
     kernel = builder.kernel
-    if kernel.form not in THREAD_FORMS:
-        raise CompileError(
-            f"a GPU has no loops for {kernel.anchor.op.name}", "write it with products and softmax"
-        )
     loops, lanes = THREAD_FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *loops)
     program = _program(name, (*builder.buffers.values(), *builder.scratch), body)
