@@ -34,6 +34,7 @@ NAMES = (
     "deep200",
     "vae",
     "lenet",
+    "cnn",
     "lstm",
     "gpt",
 )
