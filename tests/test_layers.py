@@ -57,6 +57,7 @@ LATE = (
     "chainrule.schedule",
     "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
+    "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.

@@ -18,7 +18,7 @@ import numpy as np
 from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
 from chainrule_runtime.gpu.commands import Command, KernelLaunch, Repeated, Spot
-from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, element_type
+from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, TunedThreads, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
 _COMPUTED = "="
@@ -129,9 +129,15 @@ def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes, dict
         call_work=data["call_work"],
         step_work=data["step_work"],
         stages=tuple(_made(Stage, stage) for stage in data["stages"]),
+        tuned=None if data["tuned"] is None else _threads(data["tuned"]),
     )
     choices = {int(i): Choice(**choice) for i, choice in data["choices"]}
     return manifest, bytes(rest), choices
+
+
+def _threads(data: dict[str, Any]) -> TunedThreads:
+    pairs = {name: tuple(map(tuple, data[name])) for name in ("sizes", "seconds")}
+    return TunedThreads(**{**data, **pairs})
 
 
 def _tensors(data: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:

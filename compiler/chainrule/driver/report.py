@@ -25,7 +25,7 @@ from chainrule.schedule.kernel import bytes_of
 from chainrule.schedule.recompute import Fitted
 from chainrule.target.speeds import Speeds
 from chainrule_runtime import threads_for
-from chainrule_runtime.manifest import PARTS, Manifest, element_type
+from chainrule_runtime.manifest import PARTS, Manifest, TunedThreads, element_type
 from chainrule_runtime.manifest import evaluate as dims
 from chainrule_runtime.memory import round_up
 from chainrule_runtime.sharing import share
@@ -132,7 +132,8 @@ class Report:
 
     def _sharing(self) -> str:
         shared = sum(k.shared for k in self.kernels)
-        return f" at most, for {shared} of {len(self.kernels)} kernels" if shared else ""
+        told = f" at most, for {shared} of {len(self.kernels)} kernels" if shared else ""
+        return f"{told}{timed_threads(self.manifest.tuned)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain data; sizes as text."""
@@ -180,6 +181,7 @@ class Report:
             "target": self.target,
             "tiles": self.tiles,
             "threads": self.threads,
+            "tuned_threads": self.manifest.tuned and asdict(self.manifest.tuned),
             "seconds": dict(self.seconds),
             "sizes": dict(self.sizes),
             "speeds": asdict(self.speeds),
@@ -317,6 +319,18 @@ def figured(
         compiled.seconds, compiled.manifest, at, speeds(), calibrated() is not None,
         _recomputed(levels.fitted) if levels.fitted else None,
     )  # fmt: skip
+
+
+def timed_threads(tuned: TunedThreads | None) -> str:
+    """What timing said of the number of threads, to follow it."""
+    if tuned is None:
+        return ""
+    at = ", ".join(f"{s} {n}" for s, n in tuned.sizes)
+    where = f" at {at} and below" if at else ""
+    if not tuned.most:
+        return f"; none timed{where}: {tuned.why}"
+    took = ", ".join(f"{micro(s)} µs on {n}" for n, s in tuned.seconds)
+    return f"; {tuned.most}{where}, the fastest of those timed: {took}"
 
 
 def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:

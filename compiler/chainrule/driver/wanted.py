@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that decides what a graph becomes, beside the graph itself; see `build`."""
+    """All that decides what a graph becomes, beside the graph itself; see `build`.
+
+    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen.
+    """
 
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
@@ -28,6 +31,7 @@ class Wanted:
     precision: str | None
     budget: Budget | None
     tune: tuple[tuple[str, int], ...] | None = None
+    threads: int = 1
 
 
 class Clock:
