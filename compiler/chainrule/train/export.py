@@ -35,6 +35,7 @@ from chainrule.export import (
     compile_kernel,
     formats_of,
     is_bare,
+    left_out,
     loss_of,
     narrow,
     state_bytes,
@@ -145,10 +146,14 @@ def export(
         return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
-    usual = formats_of(targets[0], model.members)
-    formats = usual if wanted.formats is None else wanted.formats
     native = wanted.target == "host"
-    return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
+    examples, formats = wanted.examples, wanted.formats
+    if formats is not None:
+        return write_kernel(kernel, folder, formats, extra, native, examples)
+    formats = formats_of(targets[0], model.members, native)
+    art = write_kernel(kernel, folder, formats, extra, native, examples)
+    notes = left_out(targets[0], formats)
+    return replace(art, notes=tuple(n.replace("NAME", wanted.name) for n in notes))
 
 
 def _on_host(target: Target) -> Target:
