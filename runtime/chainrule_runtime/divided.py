@@ -6,10 +6,14 @@ there, between any two parts, and what is left out would be missing in the resul
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chainrule_runtime.errors import FeedError, RuntimeFault
@@ -37,50 +41,94 @@ def parts_for(threads: int | None, most: int) -> int:
     return threads
 
 
+class _Job:
+    """Something that is done once, by whichever thread comes to it first."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.by: dict[int, object] = {}
+        self.done = threading.Event()
+        self.result: Any = None
+        self.failure: BaseException | None = None
+
+    def __call__(self) -> None:
+        mine = object()
+        if self.by.setdefault(0, mine) is not mine:
+            return
+        try:
+            self.result = self.call()
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.done.set()
+
+
+_Queue = queue.SimpleQueue["_Job | None"]
+
+
+def _work(jobs: _Queue) -> None:
+    """Do what comes, until None does, which is left for the others."""
+    while (job := jobs.get()) is not None:
+        job()
+    jobs.put(None)
+
+
 class Division:
     """Divides the calls of one kernel, of which one is made at a time."""
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
         self._each = _EACH(self._divide)
-        self._pool: ThreadPoolExecutor | None = None
+        self._jobs: _Queue = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._process = 0
 
     def __call__(self, function: Any, arguments: Sequence[Any]) -> int:
-        """What the function returns; it is given how it is divided after its arguments."""
+        """What the function returns; it is given how it is divided after its arguments.
+
+        Where a signal's handler raises meanwhile, that is raised when the function has returned.
+        """
+        if not self._begun():
+            code: int = function(*arguments, _EACH(), None, ctypes.c_int32(1))
+            return code
         given = (*arguments, self._each, None, ctypes.c_int32(self.parts))
-        future: Future[int] = self._threads().submit(function, *given)
-        interrupted: BaseException | None = None
-        while True:  # its buffers are in use until it has returned, whatever comes meanwhile
+        job = _Job(lambda: function(*given))
+        raised: BaseException | None = None
+        while not job.done.is_set():
             try:
-                code = future.result()
-                break
+                self._jobs.put(job)  # once more does no harm
+                job.done.wait()
             except BaseException as error:
-                if future.done() and future.exception() is error:
-                    raise
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
+                raised = error
+        failure = raised or job.failure
+        if failure is not None:
+            raise failure
+        code = job.result
         return code
 
-    def _threads(self) -> ThreadPoolExecutor:
-        """The threads: those of a process that was forked are the parent's alone."""
-        if self._pool is None or self._process != os.getpid():
-            self._pool = ThreadPoolExecutor(self.parts, "chainrule")
+    def _begun(self) -> bool:
+        """Begin the threads, those of this process: a forked one has none of its parent's."""
+        if self._process != os.getpid():
+            self._jobs, self._threads = queue.SimpleQueue(), []
+            weakref.finalize(self, self._jobs.put, None)
             self._process = os.getpid()
-        return self._pool
+        with contextlib.suppress(RuntimeError):  # no more can be begun: fewer do it too
+            while len(self._threads) < self.parts:
+                number = len(self._threads)
+                thread = threading.Thread(
+                    target=_work, args=(self._jobs,), name=f"chainrule_{number}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+        return bool(self._threads)
 
     def _divide(self, _: Any, body: int, argument: int, parts: int) -> None:
-        """Make one call for each part, the first one here."""
-        call, left = _BODY(body), range(1, parts)
-        begun: list[Future[None]] = []
-        try:
-            for part in left:
-                begun.append(self._threads().submit(call, argument, part))
-        except RuntimeError:  # no thread can be begun, or the interpreter ends
-            pass
-        call(argument, 0)
-        for part in left[len(begun) :]:
-            call(argument, part)
-        for future in begun:
-            future.result()
+        """Make one call for each part, here those that no other thread has come to."""
+        call = _BODY(body)
+        jobs = [_Job(functools.partial(call, argument, part)) for part in range(parts)]
+        for job in jobs[1:]:
+            self._jobs.put(job)
+        for job in jobs:
+            job()
+        for job in jobs:
+            job.done.wait()

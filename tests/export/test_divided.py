@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -123,13 +124,14 @@ def test_an_interrupt_leaves_whole_steps(loaded: Loaded) -> None:
     caught = 0
     try:
         for i in range(20):
-            signal.setitimer(signal.ITIMER_REAL, 0.0005 * (i + 1))
-            try:
-                for _ in range(20):
+            with contextlib.suppress(InterruptedError):
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 * (i + 1))
+                for _ in range(200):
                     kernel.step(**given)
-            except InterruptedError:
-                caught += 1
-            signal.setitimer(signal.ITIMER_REAL, 0)
+                caught -= 1
+            caught += 1
+            with contextlib.suppress(InterruptedError):
+                signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert caught

@@ -274,11 +274,6 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
         )
     batch = rows_of(plan.inputs)
     rows = None if batch is None else str(batch)
-    if rows not in names and wanted.max_batch is not None:
-        raise CompileError(
-            f"max_batch={wanted.max_batch!r} bounds nothing: no input has rows of a symbolic size",
-            "leave it out" if not names else f"max_sizes bounds {', '.join(names)}",
-        )
     found = []
     for name in names:
         most = wanted.bound(name, rows)
