@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
+from chainrule.export import files
 
 HERE = Path(__file__).parent
 CC = shutil.which("cc")
@@ -188,16 +190,35 @@ def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
     ("target", "name", "magic"),
     [
         ("x86_64-pc-windows-msvc", "net.dll", b"MZ"),
-        pytest.param("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe", marks=pytest.mark.long),
+        ("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
+        ("x86_64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("aarch64-linux-gnu", "net.so", b"\x7fELF"),
     ],
 )
 def test_shared_libraries_of_other_systems(
     target: str, name: str, magic: bytes, lecture_step, tmp_path: Path
 ) -> None:
-    art = lecture_step.export(tmp_path, "net", target=target, formats=("so",), optimize="size")
+    """They are written without being asked for, and need no other library than the system's."""
+    art = lecture_step.export(tmp_path, "net", target=target, optimize="size")
     data = art.files[name].read_bytes()
-    assert data.startswith(magic) and b"net_step" in data
+    assert data.startswith(magic) and b"net_step" in data and not art.notes
+    if name == "net.dylib":
+        assert b"@rpath/net.dylib\0" in data and str(tmp_path).encode() not in data
+
+
+@pytest.mark.parametrize("target", ["x86_64-pc-windows-msvc", "arm64-apple-macos", "host"])
+def test_what_is_said_without_a_linker(
+    target: str, lecture_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for by name is an error; what was not is left out, and a note tells."""
+    monkeypatch.setattr(files, "_linkers", lambda *_: [])
+    art = lecture_step.export(tmp_path, "net", target=target, optimize="size")
+    assert {"net.o", "libnet.a", "net.h"} <= art.files.keys()
+    assert not {"net.so", "net.dll", "net.dylib"} & art.files.keys()
+    (note,) = art.notes
+    assert re.match(r"net\.(so|dll|dylib) is left out: no linker for .* is found here: .*zig", note)
+    with pytest.raises(cr.errors.CompileError, match="no linker for"):
+        lecture_step.export(tmp_path, "net", target=target, formats=("so",))
 
 
 @pytest.mark.parametrize(

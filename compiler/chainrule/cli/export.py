@@ -57,6 +57,8 @@ def run(
     page.heading("Files")
     for file in art.files.values():
         page.verbatim(f"{file}  {os.path.getsize(file)} bytes")
+    for note in art.notes:
+        page.verbatim(note)
 
 
 def _bound(text: str) -> tuple[str, int]:

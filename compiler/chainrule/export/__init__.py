@@ -7,6 +7,7 @@ from chainrule.export.artifact import (
     check_formats,
     check_members,
     formats_of,
+    left_out,
     write_kernel,
 )
 from chainrule.export.gpu import GpuKernel, compile_gpu_kernel
@@ -55,6 +56,7 @@ __all__ = [
     "gpu_formats",
     "is_bare",
     "is_identifier",
+    "left_out",
     "loss_of",
     "narrow",
     "state_bytes",

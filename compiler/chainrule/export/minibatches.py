@@ -114,6 +114,7 @@ def _steps(module: ModuleText) -> str:
     name = model.name
     parameters = steps_parameters(model, interface)
     code = module.divided("steps", parameters)
+    _check_aligned(module, code, unit.manifest.outputs[0])
     there = code.value("icmp ne ptr %done, null")
     code.when(there, lambda: code.store("iw", "0", "%done", align=4))
     module.check_sizes(code, unit)
@@ -191,6 +192,18 @@ def _steps(module: ModuleText) -> str:
 
     code.loop(count, step)
     return code.text("i32 0") + module.whole("steps", parameters)
+
+
+def _check_aligned(module: ModuleText, code: Code, loss: Tensor) -> None:
+    """Leave where losses or done, which may be null, are not aligned to what they hold."""
+    low = "0"
+    for name, item in (
+        ("losses", element_type(loss.dtype).itemsize),
+        ("done", int(module.size[1:]) // 8),
+    ):
+        address = code.value(f"ptrtoint ptr %{name} to iw")
+        low = code.value(f"or iw {low}, {code.value(f'and iw {address}, {item - 1}')}")
+    code.leave_if(code.value(f"icmp ne iw {low}, 0"), f"i32 {CODE['ERROR_ALIGN']}")
 
 
 def _check_order(code: Code) -> None:

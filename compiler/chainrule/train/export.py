@@ -35,6 +35,7 @@ from chainrule.export import (
     compile_kernel,
     formats_of,
     is_bare,
+    left_out,
     loss_of,
     narrow,
     state_bytes,
@@ -145,10 +146,14 @@ def export(
         return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
-    usual = formats_of(targets[0], model.members)
-    formats = usual if wanted.formats is None else wanted.formats
     native = wanted.target == "host"
-    return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
+    examples, formats = wanted.examples, wanted.formats
+    if formats is not None:
+        return write_kernel(kernel, folder, formats, extra, native, examples)
+    formats = formats_of(targets[0], model.members, native)
+    art = write_kernel(kernel, folder, formats, extra, native, examples)
+    notes = left_out(targets[0], formats)
+    return replace(art, notes=tuple(n.replace("NAME", wanted.name) for n in notes))
 
 
 def _on_host(target: Target) -> Target:
@@ -269,11 +274,6 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
         )
     batch = rows_of(plan.inputs)
     rows = None if batch is None else str(batch)
-    if rows not in names and wanted.max_batch is not None:
-        raise CompileError(
-            f"max_batch={wanted.max_batch!r} bounds nothing: no input has rows of a symbolic size",
-            "leave it out" if not names else f"max_sizes bounds {', '.join(names)}",
-        )
     found = []
     for name in names:
         most = wanted.bound(name, rows)
