@@ -24,6 +24,8 @@ from chainrule.codegen import ptx, ptxas
 from chainrule.export import Artifact
 from chainrule.export.artifact import GPU_FORMATS
 from chainrule.export.gpu_files import gpu_formats
+from chainrule.export.model import AT_EPOCH
+from chainrule.ops import philox
 
 CC, CXX = shutil.which("cc"), shutil.which("c++")
 STREAM, SEED, ROWS, CLASSES = 0x1234, 5, 22, 3
@@ -215,6 +217,78 @@ def test_an_epoch_takes_rows_in_their_order(made: OnGpu, size: int) -> None:
     wanted = step.run(**{n: a[order] for n, a in rows.items()}, batch_size=size, shuffle=False)
     np.testing.assert_array_equal(made.driver.get(losses, wanted.shape, "f4"), wanted)
     made.same(step)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 22, 64, pytest.param(300, marks=pytest.mark.long)])
+def test_shuffle_gives_the_orders_of_the_compiler(made: OnGpu, rows: int) -> None:
+    made.on_state("init", SEED)
+    order = made.driver.put(np.full(2 * rows, -1))
+    given = order, 2 * rows - 1, rows
+    assert made.on_state("shuffle", *given) == made.code["ERROR_ROOM"]
+    for epoch in range(2):
+        assert made.on_state("shuffle", order, 2 * rows, rows) == 0
+        assert made.status() == (0, 0)
+        wanted = philox.permutation(SEED, epoch, rows)
+        np.testing.assert_array_equal(made.driver.get(order, (rows,), "i8"), wanted)
+
+
+def test_shuffled_epochs_train_as_run_does(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, rows, driver = small(), data(), made.driver
+    x, y, order = map(driver.put, (*rows.values(), np.zeros(2 * ROWS, np.int64)))
+    for _ in range(2):
+        assert made.on_state("shuffle", order, 2 * ROWS, ROWS) == 0
+        assert made.working("steps", ROWS, 9, order, x, y, 0) == 0
+    assert made.status() == (0, 3)
+    step.run(**rows, batch_size=9, epochs=2)
+    made.same(step)
+
+
+def test_the_last_epoch_that_has_32_bits_is_the_last(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    made.driver.gpu.bytes_at(made.state + AT_EPOCH, 8)[:] = [0, 0, 0, 0, 1, 0, 0, 0]
+    order = made.driver.put(np.zeros(8, np.int64))
+    assert made.on_state("shuffle", order, 8, 4) == 0
+    assert made.status()[0] == made.code["ERROR_VALUE"]
+
+
+def test_tensors_by_number_and_name(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, told, library = small(), made.artifact.certificate, made.library
+    library.net_tensor_name.restype = library.net_describe.restype = ctypes.c_char_p
+    library.net_tensor_bytes.restype = ctypes.c_size_t
+    state = ctypes.c_uint64(STREAM), ctypes.c_uint64(made.state), ctypes.c_size_t(made.bytes)
+    names = [t["name"] for t in told["tensors"]]
+    header = made.artifact.files["net.h"].read_text()
+    assert library.net_tensors() == len(names)
+    for i, name in enumerate(names):
+        array = np.ascontiguousarray(step.state_dict()[name])
+        assert (
+            library.net_tensor_name(i) == name.encode() and library.net_tensor(name.encode()) == i
+        )
+        assert re.search(rf"#define NET_TENSOR_\w+ {i} /\* {re.escape(name)}: ", header)
+        assert library.net_tensor_bytes(i) == array.nbytes
+        out, size = np.zeros_like(array), ctypes.c_size_t(array.nbytes)
+        assert library.net_get(*state, i, out.ctypes.data_as(ctypes.c_void_p), size) == 0
+        np.testing.assert_array_equal(out, array)
+        given = np.full_like(array, 3)
+        assert library.net_set(*state, i, given.ctypes.data_as(ctypes.c_void_p), size) == 0
+        np.testing.assert_array_equal(made.tensors()[name], given)
+        short = ctypes.c_size_t(array.nbytes - 1)
+        for move in (library.net_get, library.net_set):
+            assert (
+                move(*state, i, out.ctypes.data_as(ctypes.c_void_p), short)
+                == made.code["ERROR_NAME"]
+            )
+            assert move(*state, i, None, size) == made.code["ERROR_NULL"]
+            for outside in (-1, len(names)):
+                place = out.ctypes.data_as(ctypes.c_void_p)
+                assert move(*state, outside, place, size) == made.code["ERROR_NAME"]
+    assert library.net_tensor(b"none") == library.net_tensor(None) == -1
+    assert library.net_tensor_name(-1) is library.net_tensor_name(len(names)) is None
+    assert json.loads(library.net_describe())["tensors"] == told["tensors"]
+    made.driver.gpu.bytes_at(made.state, 8)[:] = 0
+    assert library.net_get(*state, 0, None, ctypes.c_size_t(0)) == made.code["ERROR_STATE"]
 
 
 def test_a_state_goes_between_gpu_and_cpu(made: OnGpu) -> None:

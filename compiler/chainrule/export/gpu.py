@@ -44,6 +44,7 @@ DATA_WIDTH = 16
 #: codes from here on are CUDA's, which the driver has answered
 CUDA_CODES = 1024
 CHECK_STATE, CHECK_ORDER, ADVANCE = "check_state", "check_order", "advance"
+SHUFFLE_KEYS, SORT_FIRST, SORT_REST = "shuffle_keys", "sort_first", "sort_rest"
 #: what is launched for each call of a unit, by its launches: as the driver of the compiler tells
 Commands = Callable[[Unit, Mapping[int, Sequence[Launch]], Mapping[int, str]], tuple[Command, ...]]
 
@@ -126,6 +127,8 @@ def compile_gpu_kernel(
         helpers |= {f"log_{t}": minibatch.log(DTYPES[t]) for t in _types(step.outputs[:1])}
         helpers[CHECK_ORDER] = minibatch.check_order(CODE["ERROR_VALUE"])
         helpers[ADVANCE] = minibatch.advance()
+        helpers[SHUFFLE_KEYS] = minibatch.shuffle_keys(CODE["ERROR_VALUE"])
+        helpers |= {SORT_FIRST: minibatch.sort_pairs(True), SORT_REST: minibatch.sort_pairs(False)}
     data = _constants(model)
     blob = b"".join(d.ljust(-(-len(d) // DATA_ALIGN) * DATA_ALIGN, b"\0") for d in data)
     groups = [group for of_unit in own.values() for group in of_unit.values()]

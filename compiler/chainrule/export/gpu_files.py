@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from chainrule.codegen import ptxas
@@ -69,6 +70,7 @@ def write_gpu_kernel(
     check_gpu_formats(formats)
     assembled = ptxas.assemble(kernel.ptx, kernel.target.level) if ptxas.find() else None
     name, certificate = kernel.model.name, gpu_about(kernel, assembled, told)
+    kernel = replace(kernel, model=replace(kernel.model, about=certificate))
     texts = {
         "ptx": lambda: kernel.ptx,
         "ll": lambda: kernel.module.llvm,
