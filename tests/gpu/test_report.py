@@ -14,7 +14,7 @@ from chainrule.codegen import ptx, ptxas
 from chainrule.driver import kept
 from chainrule.driver.gpu_report import GpuReport
 from chainrule.target.gpu import occupancy
-from chainrule_runtime.gpu.commands import KernelLaunch, Repeated, Spot
+from chainrule_runtime.gpu.commands import GpuCode, KernelLaunch, Repeated, Spot
 from chainrule_runtime.gpu.driver import CudaGpu
 
 
@@ -151,8 +151,9 @@ COMMANDS = (
 
 def test_what_is_kept_is_what_it_was() -> None:
     manifest = layer()._program.compiled.manifest  # type: ignore[attr-defined]
-    content = kept.packed_gpu(manifest, "some PTX", COMMANDS)
-    assert kept.unpacked_gpu(content) == (manifest, "some PTX", COMMANDS)
+    code = GpuCode("some PTX", COMMANDS, (), ("a", "b"), 7)
+    content = kept.packed_gpu(manifest, code)
+    assert kept.unpacked_gpu(content) == (manifest, code)
     assert kept.unpacked_gpu(content[:-9]) is None
     assert kept.unpacked_gpu(kept.packed(manifest, b"an object file", {})) is None
 

@@ -124,16 +124,14 @@ def sort_pairs(first: bool) -> Launch:
     p = Size.symbol("i'")
     low = p // half * half * 2 + p % half
     above = p // half * half * 2 + half * 2 - 1 - p % half if first else low + half
-    cells = [
-        (at, Local(f"k{i}", uint64), Local(f"r{i}", int64)) for i, at in enumerate((low, above))
-    ]
-    (ka, ra), (kb, rb) = ((Get(k), Get(r)) for _, k, r in cells)
+    cells = [(Local(f"{x}k", uint64), Local(f"{x}r", int64)) for x in "ab"]
+    (ka, ra), (kb, rb) = ((Get(k), Get(r)) for k, r in cells)
     wrong = Apply("lt", (kb, ka), bool_)
     tie = Apply("and_", (Apply("eq", (ka, kb), bool_), Apply("lt", (rb, ra), bool_)), bool_)
     swap = Local("swap", bool_)
     reads = (
-        (cell, Load(buffer, at))
-        for at, *own in cells
+        Set(cell, (), Load(buffer, at))
+        for at, own in zip((low, above), cells, strict=True)
         for cell, buffer in zip(own, (keys, order), strict=True)
     )
     stores = (
@@ -142,12 +140,8 @@ def sort_pairs(first: bool) -> Launch:
             (keys, low, ka, kb), (keys, above, kb, ka), (order, low, ra, rb), (order, above, rb, ra)
         )
     )  # fmt: skip
-    body = (
-        *(Set(cell, (), value) for cell, value in reads),
-        Set(swap, (), Apply("or_", (wrong, tie), bool_)),
-        *stores,
-    )
-    inside: Stmts = (*(x for _, *own in cells for x in own), swap, When(((above, rows),), body))
+    body: Stmts = (*reads, Set(swap, (), Apply("or_", (wrong, tie), bool_)), *stores)
+    inside: Stmts = (*(x for own in cells for x in own), swap, When(((above, rows),), body))
     name = "sort_first" if first else "sort_rest"
     return _launch(name, (order, keys), SORT_SIZES, (("i'", pairs),), inside)
 
