@@ -21,11 +21,12 @@ from click.testing import CliRunner
 import chainrule as cr
 from chainrule.cli import cli
 from chainrule.codegen import ptx, ptxas
-from chainrule.export import Artifact
+from chainrule.export import Artifact, gpu_selftest
 from chainrule.export.artifact import GPU_FORMATS
 from chainrule.export.gpu_files import gpu_formats
 from chainrule.export.model import AT_EPOCH
 from chainrule.ops import philox
+from chainrule_runtime.manifest import Tensor
 
 CC, CXX = shutil.which("cc"), shutil.which("c++")
 STREAM, SEED, ROWS, CLASSES = 0x1234, 5, 22, 3
@@ -289,6 +290,76 @@ def test_tensors_by_number_and_name(made: OnGpu) -> None:
     assert json.loads(library.net_describe())["tensors"] == told["tensors"]
     made.driver.gpu.bytes_at(made.state, 8)[:] = 0
     assert library.net_get(*state, 0, None, ctypes.c_size_t(0)) == made.code["ERROR_STATE"]
+
+
+def test_the_self_test_finds_what_the_processor_did(made: OnGpu) -> None:
+    made.library.net_selftest_bytes.restype = ctypes.c_size_t
+    size = made.library.net_selftest_bytes()
+    memory = made.driver.room(size)
+
+    def tested(room: int = size) -> int:
+        return int(made("selftest", made.net, STREAM, memory, room))
+
+    assert tested() == 0
+    assert tested(size - 1) == made.code["ERROR_ROOM"]
+    whole = made.driver.gpu.run
+
+    def off(launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        """A GPU that draws a wrong beginning."""
+        whole(launch, blocks, threads, arguments)
+        if launch.program.name == "begin_truncated_float32_1":
+            made.driver.gpu.bytes_at(arguments[3], 4 * 48).view(np.float32)[:] *= 1.5
+
+    made.driver.gpu.run = off
+    assert tested() == made.code["ERROR_SELFTEST"]
+
+
+def test_so_does_its_ptx_in_the_self_test(
+    folder: Path, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = loaded(small, folder, emulator, monkeypatch)
+    net.library.net_selftest_bytes.restype = ctypes.c_size_t
+    size = net.library.net_selftest_bytes()
+    assert net("selftest", net.net, STREAM, net.driver.room(size), size) == 0
+
+
+ON_THE_HOST = """#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+typedef void *CUstream;
+typedef char *CUdeviceptr;
+enum { NET_OK };
+#define DO_(call) call
+static int32_t told_(int code) { return code; }
+static int cuStreamSynchronize(CUstream s) { (void)s; return 0; }
+static int cuMemcpyHtoDAsync(char *to, const void *from, size_t n, CUstream s)
+{ (void)s; memcpy(to, from, n); return 0; }
+MADE_UP
+static char out[BYTES];
+int main(void)
+{
+    make_up_(0, out, 3000, KIND, ITEM, LEAST, ABOVE);
+    return fwrite(out, 1, sizeof out, stdout) != sizeof out;
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int32", "int64", "bool"])
+def test_c_makes_up_the_same_data(dtype: str, tmp_path: Path) -> None:
+    if CC is None:
+        pytest.skip("no C compiler is here")
+    least, above = bounds = (0, 2) if dtype == "bool" else (3, 14)
+    wanted = gpu_selftest.made_up(Tensor("x", dtype, (3000,), 0), {}, bounds)
+    given = {"MADE_UP": gpu_selftest.MADE_UP.replace("@U", "NET"), "BYTES": wanted.nbytes}
+    given |= {"KIND": "'f'" if "float" in dtype else "'i'", "ITEM": wanted.itemsize}
+    text = ON_THE_HOST
+    for word, value in (given | {"LEAST": least, "ABOVE": above}).items():
+        text = text.replace(word, str(value))
+    source = tmp_path / "made.c"
+    source.write_text(text)
+    subprocess.run([CC, "-std=c99", "-O1", "-Wall", "-o", tmp_path / "made", source], check=True)
+    done = subprocess.run([tmp_path / "made"], capture_output=True, check=True)
+    assert done.stdout == wanted.tobytes()
 
 
 def test_a_state_goes_between_gpu_and_cpu(made: OnGpu) -> None:

@@ -50,11 +50,25 @@ Commands = Callable[[Unit, Mapping[int, Sequence[Launch]], Mapping[int, str]], t
 
 
 @dataclass(frozen=True)
+class GpuGolden:
+    """What the self-test should find: of each step the code, and the loss where that is 0, to
+    within `near` of it and of 1.
+
+    `sizes` are those it runs with, `bounds` the ranges of inputs of positions.
+    """
+
+    sizes: Mapping[str, int]
+    bounds: Mapping[str, tuple[int, int]]
+    found: tuple[tuple[int, float], ...]
+    near: float
+
+
+@dataclass(frozen=True)
 class GpuKernel:
     """A model as kernels for a GPU: `commands` by unit, where each of `data` lies in the module's
     constants, and the PTX.
 
-    `begins` are the kernels that draw a distribution in a type.
+    `begins` are the kernels that draw a distribution in a type, `golden` what the self-test finds.
     """
 
     model: Model
@@ -62,6 +76,7 @@ class GpuKernel:
     commands: Mapping[str, tuple[Command, ...]]
     begins: Mapping[Draws, str]
     data: Mapping[bytes, int]
+    golden: GpuGolden
     ptx: str = field(repr=False)
 
     @property
@@ -106,6 +121,7 @@ def compile_gpu_kernel(
     launches: Mapping[str, Mapping[int, tuple[Launch, ...]]],
     copies: Mapping[str, Launch],
     commands: Commands,
+    golden: GpuGolden,
 ) -> GpuKernel:
     """The kernels of a model whose units have `launches`, by the identity of programs, and copy by
     `copies`. Raises CompileError.
@@ -135,7 +151,7 @@ def compile_gpu_kernel(
     module = emit_gpu_module(groups, helpers, model.variants[0].target, blob)
     found = {n: commands(unit, own[n], module.names) for n, unit in units.items()}
     names = {key: name for key, (name, _) in begins.items()}
-    return GpuKernel(model, module, found, names, data, module.ptx())
+    return GpuKernel(model, module, found, names, data, golden, module.ptx())
 
 
 def _check_beginnings(model: Model) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from chainrule.export import gpu_interface
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.gpu import CUDA_CODES, DATA_WIDTH, ROOM_ALIGN, GpuKernel
+from chainrule.export.gpu_selftest import room_of
 from chainrule.export.header import safe, tensor_text, wrapped
 from chainrule.export.interface import prototype
 from chainrule.export.model import ABI
@@ -32,6 +33,7 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
         ("ALIGN", str(ROOM_ALIGN)),
         ("DATA_ALIGN", str(DATA_WIDTH)),
         ("STATE_BYTES", str(model.state_bytes)),
+        ("SELFTEST_BYTES", str(room_of(model, kernel.golden).bytes)),
         ("KERNELS", str(len(kernel.names))),
         *((f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes),
     ]

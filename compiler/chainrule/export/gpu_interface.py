@@ -16,6 +16,7 @@ from chainrule_runtime.manifest import show
 STREAM = Parameter("stream", "CUstream")
 STATE = (Parameter("state", "CUdeviceptr"), Parameter("state_bytes", "size_t"))
 WORKSPACE = (Parameter("workspace", "CUdeviceptr"), Parameter("workspace_bytes", "size_t"))
+MEMORY = (Parameter("memory", "CUdeviceptr"), Parameter("bytes", "size_t"))
 ROWS = Parameter("rows", "size_t")
 
 #: what tells of tensors, as for a processor
@@ -48,6 +49,8 @@ _SAID = {
     "shuffle": "Put the rows' order of the next epoch into order, int64s on the GPU, and count the"
     " epoch. order has room for 2 * rows words. The order is that of the compiler's own shuffling,"
     " from the seed.",
+    "selftest": "Run on made-up data and compare with the compiler's own processor: losses are"
+    " near, as sums may go another way. Needs NAME_SELFTEST_BYTES, aligned as a state. Waits.",
     "get": "Copy a tensor of the state into the host's memory; n is exactly its bytes. Waits.",
     "set": "Copy a tensor into the state from the host's memory; n is exactly its bytes. Waits.",
 }
@@ -94,6 +97,8 @@ def functions(model: Model) -> list[Function]:
         ("int32_t", "set", (*at, IN, COUNT), ""),
         ("const char *", "strerror", (Parameter("code", "int32_t"),), ""),
         ("size_t", "workspace_bytes", sizes, ""),
+        ("size_t", "selftest_bytes", (), ""),
+        ("int32_t", "selftest", (net(model), STREAM, *MEMORY), ""),
     ]
     for name, unit in model.units.items():
         own = interface.size_parameters(interface.sizes_of(unit))

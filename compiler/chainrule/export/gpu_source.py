@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from textwrap import wrap
 
-from chainrule.export import gpu_text
+from chainrule.export import gpu_selftest, gpu_text
 from chainrule.export.checks import FACTOR, FIRST, SHIFT
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.extras import number_parameter, range_of
@@ -54,7 +54,7 @@ class _Source(Minibatches):
         parts.append(self.workspace_bytes())
         if model.sliced:
             parts += [self.staging(), self.steps(), self.shuffle()]
-        parts += [self.setter(n) for n in model.numbers]
+        parts += [self.selftest(), *(self.setter(n) for n in model.numbers)]
         parts.append(self.strerror())
         sizes: list[str] = []
         for text in gpu_text.SIZES:  # each calls those behind it
@@ -244,6 +244,15 @@ class _Source(Minibatches):
             "set": move(f"cuMemcpyHtoDAsync({place}, in, n, stream)", "in"),
         }
         return "\n\n".join([tables, *(self.define(n, body) for n, body in bodies.items())])
+
+    def selftest(self) -> str:
+        """`NAME_selftest` and `NAME_selftest_bytes`."""
+        golden = self.kernel.golden
+        unit = self.model.units["step"]
+        sizes = [str(golden.sizes[s.name]) for s in self.interface.sizes_of(unit)]
+        body = gpu_selftest.body(self.model, golden, sizes)
+        size = self.define("selftest_bytes", ["return @U_SELFTEST_BYTES;"])
+        return "\n\n".join([gpu_selftest.MADE_UP, self.define("selftest", body), size])
 
     def setter(self, number: Number) -> str:
         """`NAME_set_learning_rate`, and the like."""

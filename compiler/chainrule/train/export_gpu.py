@@ -12,6 +12,7 @@ from chainrule.driver.lower import Lowered
 from chainrule.errors import CompileError
 from chainrule.export import (
     Artifact,
+    GpuGolden,
     Model,
     Unit,
     check_gpu_formats,
@@ -57,6 +58,7 @@ def write_for_gpu(
     formats: Sequence[str] | None,
     extra: Mapping[str, bytes],
     told: Mapping[str, Any],
+    golden: GpuGolden,
 ) -> Artifact:
     """Compile and write a model that was lowered for a GPU. Raises CompileError, ArtifactError."""
 
@@ -69,5 +71,5 @@ def write_for_gpu(
     flops = sum((figures(k, "").flops for k in lowered["step"].kernels), start=0)
     told = {**told, "flops": str(flops)}
     launches = {name: low.launches for name, low in lowered.items()}
-    kernel = compile_gpu_kernel(model, launches, copies(), commands)
+    kernel = compile_gpu_kernel(model, launches, copies(), commands, golden)
     return write_gpu_kernel(kernel, folder, formats or gpu_formats(), extra, told)
