@@ -142,7 +142,7 @@ def loaded(make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch) -> OnGp
             return modules[-1][1]
 
         patch.setattr(ptx.GpuModule, "ptx", translate)
-        art = make().export(folder, name="net", target="sm_80", max_batch=16)
+        art = make().export(folder, name="net", target="sm_80", max_batch=16, examples=("c",))
         library = c_driver.library(art.files["net.c"], folder, CC)
         library.net_strerror.restype = ctypes.c_char_p
         for word in ("workspace_bytes", "steps_workspace_bytes"):
@@ -362,6 +362,24 @@ def test_c_makes_up_the_same_data(dtype: str, tmp_path: Path) -> None:
     assert done.stdout == wanted.tobytes()
 
 
+def test_the_example_trains(made: OnGpu, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = made.artifact.files
+    assert CC is not None
+    more = files["net.c"], "-Dmain=example_main"
+    library = c_driver.library(files["net_example.c"], tmp_path, CC, *more)
+    driver = c_driver.Driver(made.driver.gpu, library)
+    words = (ctypes.c_char_p * 2)(b"example", str(files["net.ptx"]).encode())
+    assert library.example_main(2, words) == 0
+    ctypes.CDLL(None).fflush(None)
+    first, last = map(
+        float, re.findall(r"loss ([\d.]+) at first, ([\d.]+) after", capfd.readouterr().out)[0]
+    )
+    assert last < first
+    assert library.example_main(1, words) == 1
+    driver.fails["cuInit"] = 100
+    assert library.example_main(2, words) == 1
+
+
 def test_a_state_goes_between_gpu_and_cpu(made: OnGpu) -> None:
     step, bytes_ = small(), made.artifact.files["net.state"].read_bytes()
     assert made("load", STREAM, made.state, made.bytes, bytes_, len(bytes_)) == 0
@@ -495,7 +513,7 @@ def test_files_of_an_export(made: OnGpu) -> None:
     assert shown.exit_code == 0 and "for sm_80" in shown.output
     assert re.search(r"kernels +\d+; (\d+ registers|ptxas would)", shown.output)
     without = set() if ptxas.find() else {"net.cubin"}
-    assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without
+    assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without | {"net_example.c"}
     told = json.loads(files["net.json"].read_text())
     text = files["net.ptx"].read_text()
     assert told["level"] == "sm_80" and ".target sm_80" in text
@@ -521,7 +539,7 @@ def test_without_ptxas_a_cubin_is_refused_and_left_out(
         ({"determinism": "strict"}, "no determinism"),
         ({"optimize": "size"}, "no optimize"),
         ({"cpu": "sm_80"}, "no cpu"),
-        ({"examples": ("c",)}, "no examples"),
+        ({"examples": ("js",)}, "no examples but in C"),
     ],
 )
 def test_what_a_gpu_s_export_does_not_have(

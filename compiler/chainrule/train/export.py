@@ -141,7 +141,7 @@ def export(
     }
     if on_gpu is not None:
         here = golden_of(replace(model, variants=(variant(host_target()),)), precision == "tf32")
-        return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told, here)
+        return write_for_gpu(model, lowered(on_gpu), folder, wanted, extra, told, here)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
     usual = formats_of(targets[0], model.members)

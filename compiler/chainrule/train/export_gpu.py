@@ -39,7 +39,7 @@ def check_gpu(wanted: Export) -> None:
         "features": wanted.features is not None,
         'determinism="strict"': wanted.determinism == "strict",
         'optimize="size"': wanted.optimize == "size",
-        "examples": bool(tuple(wanted.examples)),
+        "examples but in C": not set(wanted.examples) <= {"c"},
         "max_parts": wanted.max_parts != 1,
     }
     for word, asked in refused.items():
@@ -55,7 +55,7 @@ def write_for_gpu(
     model: Model,
     lowered: Mapping[str, Lowered],
     folder: str | os.PathLike[str],
-    formats: Sequence[str] | None,
+    wanted: Export,
     extra: Mapping[str, bytes],
     told: Mapping[str, Any],
     golden: GpuGolden,
@@ -72,4 +72,5 @@ def write_for_gpu(
     told = {**told, "flops": str(flops)}
     launches = {name: low.launches for name, low in lowered.items()}
     kernel = compile_gpu_kernel(model, launches, copies(), commands, golden)
-    return write_gpu_kernel(kernel, folder, formats or gpu_formats(), extra, told)
+    formats = wanted.formats or gpu_formats()
+    return write_gpu_kernel(kernel, folder, formats, extra, told, bool(tuple(wanted.examples)))
