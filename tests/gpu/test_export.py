@@ -366,7 +366,11 @@ def test_the_example_trains(made: OnGpu, tmp_path: Path, capfd: pytest.CaptureFi
     files = made.artifact.files
     assert CC is not None
     more = files["net.c"], "-Dmain=example_main"
-    library = c_driver.library(files["net_example.c"], tmp_path, CC, *more)
+    example = tmp_path / "example.c"
+    text = files["net_example.c"].read_text()
+    example.write_text(text.replace("STEPS = 100", "STEPS = 6"))
+    assert example.read_text() != text
+    library = c_driver.library(example, tmp_path, CC, f"-I{files['net.h'].parent}", *more)
     driver = c_driver.Driver(made.driver.gpu, library)
     words = (ctypes.c_char_p * 2)(b"example", str(files["net.ptx"]).encode())
     assert library.example_main(2, words) == 0
