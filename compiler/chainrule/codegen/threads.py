@@ -41,23 +41,44 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32, int32
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.walk import postorder, values_of
+from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule.target.gpu import WARP
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the threads of a block do, as lines of LLVM's text that follow a label `begin`, with
+    the shared memory and the declarations it needs. It speaks of %b0, ... and %s0, ..., buffers and
+    sizes, and of %status, where a Check leaves its code before it returns.
+    """
+
+    lines: tuple[str, ...]
+    shared: tuple[str, ...]
+    declarations: set[str]
+
+
+def emit_body(launch: Launch, name: str, target: Target, block: str | None = None) -> Body:
+    """The body of a launch; `block` is the register that has a block's number, if it is not the
+    GPU's own.
+    """
+    emitter = _Threads(launch, name, target, block)
+    emitter.block(launch.program.body)
+    builder = emitter.builder
+    return Body(tuple(builder.here.lines), tuple(emitter.shared), builder.declarations)
 
 
 def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str]]:
     """The kernel's LLVM text, and the declarations it needs.
 
-    Its parameters are the program's buffers, its sizes and `status`, where a Check leaves its code:
-    what is launched where one stands there does nothing.
+    Its parameters are the program's buffers, its sizes and `status`: what is launched where a code
+    stands there does nothing.
     """
-    emitter = _Threads(launch, name, target)
-    emitter.block(launch.program.body)
-    program = launch.program
+    body, program = emit_body(launch, name, target), launch.program
     parameters = [f"ptr %b{i}" for i in range(len(program.buffers))]
     parameters += [f"i64 %s{i}" for i in range(len(program.sizes))]
     lines = [
-        *emitter.shared,
+        *body.shared,
         f"define ptx_kernel void @{name}({', '.join([*parameters, 'ptr %status'])}) #0 {{",
         "entry:",
         "  %code = load i32, ptr %status, align 4",
@@ -66,11 +87,11 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
         "leave:",
         "  ret void",
         "begin:",
-        *emitter.builder.here.lines,
+        *body.lines,
         "  ret void",
         "}",
     ]
-    return "\n".join(lines), emitter.builder.declarations
+    return "\n".join(lines), body.declarations
 
 
 _BFLOAT16 = "m16n8k16.row.col.bf16"
@@ -116,11 +137,11 @@ class _Memory(MemoryCode):
 class _Threads(PartCode):
     """Emits a launch. `part` and `lane` are the registers that tell this thread's."""
 
-    def __init__(self, launch: Launch, name: str, target: Target) -> None:
+    def __init__(self, launch: Launch, name: str, target: Target, block: str | None) -> None:
         super().__init__(launch, name, target)
         self.in_vector = False
         self.memory = _Memory(self.builder, self.address, self.code)
-        thread, block = self.thread, self.special("ctaid.x")
+        thread, block = self.thread, block or self.special("ctaid.x")
         whole = self.pure(f"mul i64 {block}, {launch.threads}", block)
         number = self.pure(f"add i64 {whole}, {thread}", whole, thread)
         self.part = self.pure(f"udiv i64 {number}, {launch.lanes}", number)

@@ -17,7 +17,7 @@ import numpy as np
 
 from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
-from chainrule_runtime.gpu.commands import Command, KernelLaunch, Repeated, Spot
+from chainrule_runtime.gpu.commands import Command, GpuCode, KernelLaunch, Repeated, Spot
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, TunedThreads, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
@@ -60,21 +60,22 @@ def packed(manifest: Manifest, code: bytes, choices: Mapping[int, Choice]) -> by
     return b"".join([json.dumps(data, separators=(",", ":")).encode(), b"\n", *arrays, code])
 
 
-def packed_gpu(manifest: Manifest, ptx: str, commands: Sequence[Command]) -> bytes:
+def packed_gpu(manifest: Manifest, code: GpuCode) -> bytes:
     """The same of a program for a GPU: a manifest without names, PTX, and what is launched."""
-    told = [_command_data(c) for c in commands]
-    code = json.dumps({"commands": told, "ptx": ptx}, separators=(",", ":")).encode()
-    return packed(manifest, code, {})
+    commands = [_command_data(c) for c in code.commands]
+    told = {"commands": commands, "ptx": code.ptx, "resident": code.resident, "row": code.row}
+    return packed(manifest, json.dumps(told, separators=(",", ":")).encode(), {})
 
 
-def unpacked_gpu(content: bytes) -> tuple[Manifest, str, tuple[Command, ...]] | None:
+def unpacked_gpu(content: bytes) -> tuple[Manifest, GpuCode] | None:
     """What `packed_gpu` made bytes of; None of anything else."""
     found = unpacked(content)
     if found is None:
         return None
     try:
         data = json.loads(found[1])
-        return found[0], str(data["ptx"]), tuple(map(_command, data["commands"]))
+        commands, resident = tuple(map(_command, data["commands"])), tuple(data["resident"])
+        return found[0], GpuCode(str(data["ptx"]), commands, (), resident, int(data["row"]))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -10,8 +10,9 @@ from chainrule.export.artifact import (
     left_out,
     write_kernel,
 )
-from chainrule.export.gpu import GpuKernel, compile_gpu_kernel
+from chainrule.export.gpu import GpuGolden, GpuKernel, compile_gpu_kernel
 from chainrule.export.gpu_files import check_gpu_formats, gpu_formats, write_gpu_kernel
+from chainrule.export.gpu_selftest import golden_of
 from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import (
     Derivative,
@@ -35,6 +36,7 @@ __all__ = [
     "Derivative",
     "Drawn",
     "Given",
+    "GpuGolden",
     "GpuKernel",
     "Kept",
     "Kernel",
@@ -53,6 +55,7 @@ __all__ = [
     "compile_gpu_kernel",
     "compile_kernel",
     "formats_of",
+    "golden_of",
     "gpu_formats",
     "is_bare",
     "is_identifier",

@@ -157,7 +157,7 @@ def _golden(module: ModuleText, plan: Plan) -> str:
     outputs = code.at("%memory", plan.outputs)
     code.do(f"call void @fill(ptr {outputs}, iw {plan.outputs_bytes}, i64 0)")
     workspace = code.at("%memory", plan.workspace)
-    bounds = _bounds(model, plan)
+    bounds = bounds_of(model, plan)
     for tensor, at in plan.feeds.values():
         _make_up(code, tensor, plan, code.at("%memory", at), bounds.get(tensor.name, (0, 2)))
     limits = list(_limits(model, plan))
@@ -278,7 +278,7 @@ def _selftest(module: ModuleText, plan: Plan) -> str:
     return code.text("i32 0")
 
 
-def _bounds(model: Model, plan: Plan) -> dict[str, tuple[int, int]]:
+def bounds_of(model: Model, plan: Plan) -> dict[str, tuple[int, int]]:
     """For inputs of positions, the range that fits every check."""
     found: dict[str, tuple[int, int]] = {}
     for check in (c for u in model.units.values() for c in u.manifest.checks):

@@ -45,7 +45,8 @@ class Launch:
 
     Of private buffers those in `shared` lie in shared memory, `parts_of_block` of each; of the
     others, in `own`, part p has elements p * size up to (p + 1) * size of a buffer that is given.
-    With `aligned` all buffers that are given begin at multiples of 16 bytes.
+    With `aligned` all buffers that are given begin at multiples of 16 bytes; with `whole` a block
+    has BLOCK threads, however few parts there are.
     """
 
     program: Program
@@ -54,11 +55,12 @@ class Launch:
     shared: tuple[Buffer, ...] = ()
     own: tuple[Buffer, ...] = ()
     aligned: bool = False
+    whole: bool = False
 
     @property
     def threads(self) -> int:
         """The threads of a block: whole warps."""
-        if isinstance(self.parts, int):
+        if isinstance(self.parts, int) and not self.whole:
             return min(BLOCK, max(1, -(-self.parts * self.lanes // WARP)) * WARP)
         return BLOCK
 

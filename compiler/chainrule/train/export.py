@@ -34,6 +34,7 @@ from chainrule.export import (
     check_members,
     compile_kernel,
     formats_of,
+    golden_of,
     is_bare,
     left_out,
     loss_of,
@@ -143,7 +144,8 @@ def export(
         "state": state_bytes(model, stored, int(state[EPOCH])),
     }
     if on_gpu is not None:
-        return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
+        here = golden_of(replace(model, variants=(variant(host_target()),)), precision == "tf32")
+        return write_for_gpu(model, lowered(on_gpu), folder, wanted, extra, told, here)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
     native = wanted.target == "host"
