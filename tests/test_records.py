@@ -58,7 +58,7 @@ def told(cls: type) -> list[Any]:
     return [
         [f.name for f in dataclasses.fields(one)],
         str(inspect.signature(cls)),
-        str(one.__dataclass_params__),
+        one.__dataclass_params__.frozen,
         one.__match_args__,
         sorted(name for name in vars(cls) if name not in ("__doc__", "__dict__", "__weakref__")),
     ]

@@ -2,7 +2,8 @@
 
 `dataclasses` writes six methods of a frozen class as text and has Python compile each: some 0.4 ms
 a class, more than half of what `import chainrule` took. A program that is found compiled makes
-instances of few of the classes it imports; the others stay as they are written.
+instances of few of the classes it imports; the others stay as they are written. Frozen ones that
+are made get what they are shown, compared and hashed by without text.
 
 Until then a stand-in is where each method will be. All is made on a model of the class, then put in
 the place of the stand-ins one by one: who asks in between, from another thread or from the handler
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
+from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any
 
 #: What `dataclasses` gives a class unless it has its own, and what it tells others about it.
@@ -65,6 +68,38 @@ def _model(cls: type, options: dict[str, Any]) -> type:
     return dataclasses.dataclass(**options)(model)
 
 
+def _shown(fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+    names = [f.name for f in fields if f.repr]
+
+    @recursive_repr("...")
+    def __repr__(self: object) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{self.__class__.__qualname__}({', '.join(values)})"
+
+    return {"__repr__": __repr__}
+
+
+def _compared(fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+    compared = _values([f.name for f in fields if f.compare])
+    hashed = _values([f.name for f in fields if (f.compare if f.hash is None else f.hash)])
+
+    def __eq__(self: object, other: object) -> Any:
+        same = other.__class__ is self.__class__
+        return compared(self) == compared(other) if same else NotImplemented
+
+    def __hash__(self: object) -> int:
+        return hash(hashed(self))
+
+    return {"__eq__": __eq__, "__hash__": __hash__}
+
+
+def _values(names: Sequence[str]) -> Callable[[object], tuple[Any, ...]]:
+    """What gives the attributes of these names."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda self: tuple([getattr(self, name) for name in names])
+
+
 def _frozen(cls: type, names: frozenset[str]) -> dict[str, Any]:
     """What refuses to change an instance, but for what a subclass adds that is no dataclass."""
 
@@ -86,8 +121,13 @@ def _made(cls: type, options: dict[str, Any], names: tuple[str, ...]) -> dict[st
 
     `__init__` is the last, so that who finds the true one finds all.
     """
-    model = vars(_model(cls, options))
-    found = {name: model.get(name, dataclasses.MISSING) for name in names}
+    plain = options.get("frozen") and options.keys() <= {"frozen", "eq"}
+    model = _model(cls, {"frozen": True, "eq": False, "repr": False} if plain else options)
+    found = {name: vars(model).get(name, dataclasses.MISSING) for name in names}
+    if plain:
+        own = dataclasses.fields(model)
+        methods = {**_shown(own), **(_compared(own) if options.get("eq", True) else {})}
+        found |= {name: method for name, method in methods.items() if name in names}
     fields = found["__dataclass_fields__"]
     for name, value in dict(vars(cls)).items():
         if isinstance(value, dataclasses.Field):

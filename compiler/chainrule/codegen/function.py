@@ -290,7 +290,7 @@ class Emitter(ValueCode):
         parent.lines += [f"{inside}:", *region.lines, f"  br label %{after}", f"{after}:"]
         for cell, old in before.items():
             new = self.cells[cell]
-            if new is not old:
+            if new is not old and cell[0] in self.carried:
                 name = self.phi_name(len(builder.regions) - 1)
                 incoming = f"[{old.text}, %{parent.label}], [{new.text}, %{region.label}]"
                 parent.lines.append(f"  {name} = phi {new.type} {incoming}")
@@ -304,11 +304,11 @@ class Emitter(ValueCode):
         return name
 
     def touches(self, loop: Loop) -> tuple[frozenset[Buffer], frozenset[Local], bool]:
-        """What a loop's body writes, and whether it may leave the program."""
+        """What a loop's body writes that is wanted elsewhere, and whether it may leave."""
         found = self.touched.get(id(loop))
         if found is None:
             body = loop.body
-            found = stored_buffers(body), set_locals(body), has_check(body)
+            found = stored_buffers(body), set_locals(body) & self.carried, has_check(body)
             self.touched[id(loop)] = found
         return found
 

@@ -23,7 +23,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim
 from chainrule.ir.types import int64
-from chainrule.loops.walk import merged_locals, postorder
+from chainrule.loops.walk import carried_locals, merged_locals, postorder
 from chainrule.target import Target
 
 Cell = tuple[Local, tuple[int, ...]]
@@ -42,6 +42,7 @@ class ValueCode:
         self.cells: dict[Cell, Register] = {}
         self.orders: dict[tuple[int, ...], list[Value]] = {}
         self.merged = merged_locals(program.body)
+        self.carried = carried_locals(program.body) | self.merged
         self.memory = MemoryCode(self.builder, self.address, self.code)
 
     @property
