@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,19 @@ pytestmark = pytest.mark.skipif(not has_threads(host_target()), reason="no threa
 
 
 @pytest.fixture(autouse=True)
-def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine of four CPUs whose kernels are not timed."""
     monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(program, "usable_cpus", lambda: 4)
     build = import_module("chainrule.driver.build")  # which its function hides
     monkeypatch.setattr(build, "worth_sharing", lambda *_: (0, 0))
-    monkeypatch.setattr(lower, "calibrated", lambda: SPEEDS)
+    monkeypatch.setattr(calibrate, "_measured", lambda: SPEEDS)
     monkeypatch.setattr(lower, "tuned", lambda *_: {})
     monkeypatch.setattr(clock, "SECONDS", 0.0)
     monkeypatch.setattr(crews, "BLOCK", 0.0)
+    monkeypatch.setattr(calibrate, "_here", {})
+    calibrate._known.cache_clear()
+    yield
     calibrate._known.cache_clear()
 
 

@@ -14,7 +14,7 @@ from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.team import has_threads
-from chainrule.driver.calibrate import worth_sharing
+from chainrule.driver.calibrate import calibrate, calibrated, worth_sharing
 from chainrule.driver.kept import named, packed, unpacked
 from chainrule.driver.wanted import Clock, Wanted, label
 from chainrule.errors import CompileError
@@ -27,6 +27,7 @@ from chainrule.ops.body import is_local
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
 from chainrule.target import Target
+from chainrule.target.speeds import Speeds
 from chainrule_runtime import Crew, threads_for
 from chainrule_runtime.manifest import Manifest, TunedThreads
 
@@ -119,6 +120,7 @@ def build(
         tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, precision, budget,
         None if tune is None else tuple(sorted(tune.items())),
         threads_for(threads) if tune is not None and several else 1,
+        _speeds(machine, tune is not None),
     )  # fmt: skip
     cache = object_cache()
     key = cache and program_key(graph, wanted)
@@ -165,6 +167,13 @@ def _here(manifest: Manifest) -> Manifest:
     """A manifest with as much work asked of what threads share as they need on this machine."""
     call_work, step_work = worth_sharing(manifest.call_work, manifest.step_work)
     return replace(manifest, call_work=call_work, step_work=step_work)
+
+
+def _speeds(machine: Target, measured: bool) -> Speeds | None:
+    """What is known of the speeds of this machine, which are `measured` if they are needed."""
+    if machine != host_target():
+        return None
+    return calibrated() or (calibrate() if measured else None)
 
 
 def _tuned(manifest: Manifest, loaded: Loaded, wanted: Wanted) -> TunedThreads:

@@ -8,7 +8,7 @@ from dataclasses import field, replace
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
-from chainrule.driver.calibrate import calibrate, calibrated
+from chainrule.driver.decide import decided
 from chainrule.driver.kept import computed, named
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -50,6 +50,7 @@ from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.schedule.recompute import Fitted
 from chainrule.target import Target
+from chainrule.target.speeds import usual_speeds
 from chainrule_runtime.manifest import PARTS, Check, Manifest, with_size
 from chainrule_runtime.manifest import Tensor as TensorData
 
@@ -162,10 +163,15 @@ def lower_all(
     flat = every(kernels)
     built = build_kernels(flat, wanted.machine, choices)
     clock.lap("loops")
-    if choices is None and wanted.tune is not None:
-        choices = tuned(flat, built, dict(wanted.tune), wanted.machine, calibrated() or calibrate())
-        built = build_kernels(flat, wanted.machine, choices)
-        clock.lap("tune")
+    if choices is None:
+        choices = decided(flat, built, wanted.machine, wanted.speeds) if wanted.speeds else {}
+        built = build_kernels(flat, wanted.machine, choices) if choices else built
+        if wanted.tune is not None:
+            known = wanted.speeds or usual_speeds(wanted.machine.level)
+            timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
+            choices = {**choices, **timed}
+            built = build_kernels(flat, wanted.machine, choices)
+            clock.lap("tune")
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(

@@ -10,6 +10,7 @@ from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
 from chainrule.target import Target
+from chainrule.target.speeds import Speeds
 
 if TYPE_CHECKING:
     from chainrule.schedule.budget import Budget
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Wanted:
     """All that decides what a graph becomes, beside the graph itself; see `build`.
 
-    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen.
+    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen. The `speeds` of
+    the machine are known where it was calibrated.
     """
 
     feeds: tuple[Node, ...]
@@ -32,6 +34,7 @@ class Wanted:
     budget: Budget | None
     tune: tuple[tuple[str, int], ...] | None = None
     threads: int = 1
+    speeds: Speeds | None = None
 
 
 class Clock:
