@@ -43,6 +43,9 @@ const wrong = {
   "no number of rows": () => whole.shuffle(-1),
   rate: () => (whole.learningRate = -1),
   NaN: () => (whole.learningRate = NaN),
+  "no number": () => (whole.learningRate = null),
+  text: () => (whole.learningRate = "0.1"),
+  "a name that ends early": () => whole.get("W1\0x"),
 };
 for (const [what, call] of Object.entries(wrong)) assert.throws(call, undefined, what);
 assert.deepEqual(whole.save(), before);

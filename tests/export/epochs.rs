@@ -37,6 +37,7 @@ fn main() {
     assert_eq!(whole.get("optimizer.learning_rate").unwrap(), 0.5f32.to_le_bytes());
 
     let before = whole.save().unwrap();
+    assert_eq!(whole.shuffle(usize::MAX), Err(Error::Sizes));
     assert_eq!(whole.steps(65, None, &x, &count), Err(Error::Sizes));
     assert_eq!(whole.steps(0, None, &x, &count), Err(Error::Sizes));
     assert_eq!(whole.steps(9, None, &x[1..], &count), Err(Error::Length("x", 20999, 20700)));

@@ -29,7 +29,7 @@ def module(model: Model) -> str:
     text = text.replace("$UNITS", "\n".join(methods))
     setters = [
         f"  set {_camel(interface.numbers[n.called])}(value) {{\n"
-        f'    this.#call("set_{interface.numbers[n.called]}", ...this.#own(), value);\n  }}'
+        f'    this.#change("set_{interface.numbers[n.called]}", value);\n  }}'
         for n in model.numbers
         if n.kept in wide
     ]
@@ -243,6 +243,11 @@ $SETTERS
     return JSON.parse(this.#text(this.#wasm.$NAME_describe()));
   }
 
+  #change(name, value) {
+    if (typeof value !== "number") throw new TypeError(`no number is ${value}`);
+    this.#call(name, ...this.#own(), value);
+  }
+
   #own() {
     return [this.#state, this.#bytes];
   }
@@ -260,8 +265,9 @@ $SETTERS
   }
 
   #index(name) {
-    const data = new TextEncoder().encode(name + "\\0");
-    const index = this.#wasm.$NAME_tensor(this.#begin(0).put(Uint8Array, data, data.length, name));
+    const data = new TextEncoder().encode(`${name}\\0`);
+    const at = this.#begin(0).put(Uint8Array, data, data.length, name);
+    const index = data.indexOf(0) === data.length - 1 ? this.#wasm.$NAME_tensor(at) : -1;
     if (index < 0) throw new RangeError(`no tensor is called ${name}`);
     return index;
   }
