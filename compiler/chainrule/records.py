@@ -63,7 +63,7 @@ def _make(options: dict[str, Any], cls: type) -> None:
     if not cls.__doc__:
         cls.__doc__ = cls.__name__  # its signature takes longer to work out than all the rest
     dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     params: Any = cls.__dataclass_params__  # type: ignore[attr-defined]
     params.init = params.repr = params.frozen = True
     params.eq = options.get("eq", True)
@@ -79,9 +79,19 @@ def _make(options: dict[str, Any], cls: type) -> None:
             setattr(cls, method.__name__, method)
 
 
+class _None:
+    """Stands for what was not given, and is made anew each time."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_NONE = _None()
+
+
 def _init(cls: type, fields: Sequence[dataclasses.Field[Any]]) -> Any:
     missing = dataclasses.MISSING
-    known: dict[str, Any] = {"set__": object.__setattr__, "none__": missing}
+    known: dict[str, Any] = {"set__": object.__setattr__, "none__": _NONE}
     given, body = [], []
     for f in fields:
         made = f"made__{f.name}"
@@ -138,7 +148,7 @@ def _hash(values: Callable[[Any], tuple[Any, ...]]) -> Any:
     return __hash__
 
 
-def _frozen(cls: type, names: Collection[str]) -> list[Any]:
+def _frozen(cls: Any, names: Collection[str]) -> list[Any]:
     def __setattr__(self: Any, name: str, value: Any) -> None:
         if type(self) is cls or name in names:
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")

@@ -335,9 +335,7 @@ def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stm
         return columns(lambda n, w: _in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
 
     def rows(k: Dim, count: int) -> Stmts:
-        return columns(
-            lambda n, w: _a_few(count, lambda at, few: square(n, w, k + at, few)), by_n
-        )
+        return columns(lambda n, w: _a_few(count, lambda at, few: square(n, w, k + at, few)), by_n)
 
     return _in_squares(c.k, rows, by_k)
 
