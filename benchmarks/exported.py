@@ -128,7 +128,7 @@ def make_step(spec: Any, threads: int, **options: Any) -> ExportedStep:
 
 def main() -> None:
     """Print a table for each net."""
-    from chainrule.cli.bench import reference, run, tables
+    from chainrule.cli.bench import processes, reference, run, tables
     from chainrule.cli.bench.workloads import WORKLOADS
     from chainrule.codegen.rates import Machine
 
@@ -136,10 +136,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of a block of steps")
     parser.add_argument("--net", choices=NETS, help="one net alone")
     asked = parser.parse_args()
-    peers, machine = run.peers(), Machine()
+    peers, machine = processes.peers(), Machine()
     by_hand = HERE.with_name("handwritten.py")
-    columns = [peers["chainrule"], *(run.Peer(n, HERE, globals()) for n in VARIANTS)]
-    columns.append(run.Peer("handwritten", by_hand, runpy.run_path(str(by_hand))))
+    columns = [peers["chainrule"], *(processes.Peer(n, HERE, globals()) for n in VARIANTS)]
+    columns.append(processes.Peer("handwritten", by_hand, runpy.run_path(str(by_hand))))
     columns += [peers[n] for n in ("casadi",) if not peers[n].missing()]
     for name in NETS if asked.net is None else (asked.net,):
         work = WORKLOADS[name]

@@ -47,15 +47,19 @@ def make_step(spec: Any, threads: int, fast: bool) -> Any:
 
 def main() -> None:
     """Print a table for each net."""
-    from chainrule.cli.bench import reference, run, tables
+    from chainrule.cli.bench import processes, reference, run, tables
     from chainrule.cli.bench.workloads import WORKLOADS
     from chainrule.codegen.rates import Machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="of a block of steps")
     asked = parser.parse_args()
-    peers, machine = run.peers(), Machine()
-    columns = [peers["chainrule"], peers["c"], *(run.Peer(n, HERE, globals()) for n in VARIANTS)]
+    peers, machine = processes.peers(), Machine()
+    columns = [
+        peers["chainrule"],
+        peers["c"],
+        *(processes.Peer(n, HERE, globals()) for n in VARIANTS),
+    ]
     for name in PROGRAMS:
         work = WORKLOADS[name]
         bound = run.limits(work, machine, machine.flops(), 1)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from chainrule.cli import bench
-from chainrule.cli.bench import run, tables
+from chainrule.cli.bench import processes, run, tables
 from chainrule.cli.bench.reference import losses as reference_losses
 from chainrule.cli.bench.reference import slopes
 from chainrule.cli.bench.workloads import SEQUENCES, WORKLOADS, Workload
@@ -30,18 +30,18 @@ from chainrule.codegen.rates import Machine
 from chainrule.errors import CompileError
 
 ROOT = Path(__file__).parents[2]
-PEERS = run.peers()
+PEERS = processes.peers()
 COUNT = 20
 
 
 def given(work: Workload) -> SimpleNamespace:
     """A workload as a worker sees it."""
-    library = str(run.HERE / "peers/dense.c")
+    library = str(processes.HERE / "peers/dense.c")
     arrays = {"params": work.params, "data": work.data, "library": library}
     return SimpleNamespace(**work.plain(), **arrays)
 
 
-def trained(peer: run.Peer, work: Workload) -> list[float]:
+def trained(peer: processes.Peer, work: Workload) -> list[float]:
     """The first losses of a peer in this process."""
     step = peer.module["make_step"](given(work), 1, **peer.options)
     found: list[float] = []
@@ -52,7 +52,7 @@ def trained(peer: run.Peer, work: Workload) -> list[float]:
     return found[:COUNT]
 
 
-def apart(peer: run.Peer, work: Workload) -> list[float]:
+def apart(peer: processes.Peer, work: Workload) -> list[float]:
     """The same in a process of its own: others set how a thread rounds and flushes denormals."""
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
@@ -189,24 +189,28 @@ def test_the_reference_descends_its_own_gradient() -> None:
 
 
 def test_losses_that_differ_are_said() -> None:
-    rows = [run.Row("a", losses=[1.0, 2.0]), run.Row("b", losses=[1.0, 2.1]), run.Row("c", "gone")]
+    rows = [
+        processes.Row("a", losses=[1.0, 2.0]),
+        processes.Row("b", losses=[1.0, 2.1]),
+        processes.Row("c", "gone"),
+    ]
     run.compare(rows, [1.0, 2.0])
     assert rows[0].note == "" and "another's" in rows[1].note and rows[2].note == "gone"
 
 
 def test_not_a_number_is_no_agreement() -> None:
-    row = run.Row("a", losses=[float("nan")])
+    row = processes.Row("a", losses=[float("nan")])
     run.compare([row], [1.0])
     assert row.note
 
 
 def test_without_a_truth_means_are_compared() -> None:
-    rows = [run.Row(n, losses=[v, v]) for n, v in (("a", 1.0), ("b", 1.05), ("c", 2.0))]
+    rows = [processes.Row(n, losses=[v, v]) for n, v in (("a", 1.0), ("b", 1.05), ("c", 2.0))]
     run.compare(rows, None)
     assert [bool(r.note) for r in rows] == [False, False, True]
 
 
-def faulty(folder: Path, fault: str, needs: str = "") -> run.Peer:
+def faulty(folder: Path, fault: str, needs: str = "") -> processes.Peer:
     """A peer that does nothing else."""
     file = folder / "bad_peer.py"
     file.write_text(
@@ -215,7 +219,7 @@ def faulty(folder: Path, fault: str, needs: str = "") -> run.Peer:
         "def supports(spec, threads): return None\n"
         f"def make_step(spec, threads):\n    {fault}\n"
     )
-    return run.Peer("bad", file, runpy.run_path(str(file)))
+    return processes.Peer("bad", file, runpy.run_path(str(file)))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def test_a_peer_that_is_silent_is_ended_with_all_it_started(
         "import os, subprocess, time; child = subprocess.Popen(['sleep', '60']); "
         f"open({str(told)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(60)"
     )
-    monkeypatch.setattr(run, "PATIENCE", 3.0)
+    monkeypatch.setattr(processes, "PATIENCE", 3.0)
     (row,) = run.measure(WORKLOADS["tiny"], [faulty(tmp_path, fault)], 1, 0.01, None, rounds=1)
     assert row.note == "no answer in 3 s"
     assert not any(map(alive, map(int, told.read_text().split())))
@@ -354,7 +358,7 @@ def test_markdown_is_all_that_is_printed() -> None:
 
 
 def row(peer: str, *seconds: float, note: str = "") -> dict[str, Any]:
-    made = run.Row(peer, note, seconds=list(seconds))
+    made = processes.Row(peer, note, seconds=list(seconds))
     return run.as_data(made, run.Limits(arithmetic=1e-6, bytes=0.0))
 
 
@@ -396,7 +400,7 @@ def test_the_c_of_two_nets_trains_them(name: str) -> None:
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     file = ROOT / "benchmarks/handwritten.py"
-    peer = run.Peer("handwritten", file, runpy.run_path(str(file)))
+    peer = processes.Peer("handwritten", file, runpy.run_path(str(file)))
     truth = reference_losses(WORKLOADS[name], COUNT)
     np.testing.assert_allclose(trained(peer, WORKLOADS[name]), truth, rtol=run.TOLERANCE)
 
@@ -424,6 +428,6 @@ def test_fewer_losses_are_checked_of_large_steps(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(run, "LARGE", 1)
     truth = run.truth_of(WORKLOADS["tiny"])
     assert truth == reference_losses(WORKLOADS["tiny"], run.FEW)
-    row = run.Row("peer", losses=[*truth, 9.0], seconds=[1.0])
+    row = processes.Row("peer", losses=[*truth, 9.0], seconds=[1.0])
     run.compare([row], truth)
     assert row.counts and row.deviation == 0

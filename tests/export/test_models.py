@@ -66,7 +66,8 @@ def fixed() -> Made:
 def test_kernels_of_all_kinds(make: Callable[[], Made], linker: None, tmp_path: Path) -> None:
     step, feeds = make()
     sizes = {"time": 9} if make is attention else {}
-    art = step.export(tmp_path, name="net", formats=("so", "json"), max_batch=8, max_sizes=sizes)
+    most: dict[str, Any] = {} if make is fixed else {"max_batch": 8, "max_sizes": sizes}
+    art = step.export(tmp_path, name="net", formats=("so", "json"), **most)
     assert art.certificate["largest_frame"] < 4096
     kernel = chainrule_runtime.load(art.files["net.so"])
     kernel.selftest()

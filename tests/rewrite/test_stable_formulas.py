@@ -176,6 +176,18 @@ FORMULAS: dict[str, tuple[Truth, Truth, Truth]] = {
         lambda x: 1 / (1 + mpmath.exp(-2 * x) + mpmath.exp(-x))
     ),
     "sigmoid(x)*log(sigmoid(x))": derived(lambda x: -sigmoid(x) * softplus(-x)),
+    **dict.fromkeys(
+        ["log(2*sigmoid(x))", "log(sigmoid(x)/0.5)"],
+        derived(lambda x: mpmath.log(2) - softplus(-x)),
+    ),
+    **dict.fromkeys(
+        ["log(sigmoid(x)**2)", "log(sigmoid(x)*sigmoid(x))"], derived(lambda x: -2 * softplus(-x))
+    ),
+    "log(sigmoid(x)**0.7)": derived(lambda x: -mpmath.mpf(0.7) * softplus(-x)),
+    "log(sigmoid(x)*sigmoid(-x))": derived(lambda x: -softplus(-x) - softplus(x)),
+    "square(log(sigmoid(x)/sigmoid(-x)))": derived(lambda x: x * x),
+    "exp(x)**0.001": derived(lambda x: mpmath.exp(mpmath.mpf(0.001) * x)),
+    "exp(x)**2/(1 + exp(x)**2)": derived(lambda x: sigmoid(2 * x)),
     "log2(1 + exp(x))": derived(lambda x: softplus(x) / mpmath.log(2)),
     "maximum(x, 0) - x/2 + log1p(exp(-abs(x)))": derived(lambda x: softplus(x) - x / 2),
     **dict.fromkeys(["x/(1 + exp(-x))", "x*exp(x)/(1 + exp(x))", "x*(1/(1 + exp(-x)))"], SQUASHED),
@@ -278,6 +290,27 @@ ROWS: dict[str, tuple[Callable[[Node], Node], Callable[[list[Any]], list[Any]]]]
         truth_softmax,
     ),
     "log softmax": (lambda x: call("log", apply(Softmax(1), x)), truth_log_softmax),
+    "log(softmax * 3)": (
+        lambda x: call("log", call("mul", apply(Softmax(1), x), 3.0)),
+        lambda row: [v + mpmath.log(3) for v in truth_log_softmax(row)],
+    ),
+    "log(softmax**2)": (
+        lambda x: call("log", call("square", apply(Softmax(1), x))),
+        lambda row: [2 * v for v in truth_log_softmax(row)],
+    ),
+    "log(softmax**0.5)": (
+        lambda x: call("log", call("pow", apply(Softmax(1), x), 0.5)),
+        lambda row: [v / 2 for v in truth_log_softmax(row)],
+    ),
+    "log(sum(softmax * exp))": (
+        lambda x: call("log", total(call("mul", apply(Softmax(1), x), call("exp", x)))),
+        lambda row: [
+            a - b
+            for a, b in zip(
+                truth_logsumexp([2 * v for v in row]), truth_logsumexp(row), strict=True
+            )
+        ],
+    ),
     "log(exp/sum)": (lambda x: call("log", by_hand(x)), truth_log_softmax),
     "log(shifted exp/sum)": (lambda x: call("log", shifted(x)), truth_log_softmax),
     "log(exp * (1/sum))": (lambda x: call("log", by_reciprocal(x)), truth_log_softmax),

@@ -124,7 +124,7 @@ def contraction_loops(
     if c.sums is None or packed is None:
         body += direct
     else:
-        many = _reaches(c.m, BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)
+        many = _reaches(c.m, c.choice.packed_from or BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)
         blocks = _blocks(c, packed, target, split)
         body += blocks if many == 1 else (Loop("h'", many, blocks), Loop("h'", 1 - many, direct))
     body += between if c.groups else ()
@@ -149,7 +149,7 @@ def _direct(c: Contraction, packed: Buffer | None, target: Target, split: bool) 
     """The whole result in tiles, each over the whole of its sums."""
     strided = is_strided(c)
     most = TALLEST if strided or isinstance(c.m, int) else CHAINS
-    if c.sums is not None:  # for few rows or terms
+    if c.sums is not None and c.choice.packed_from is None:  # for few rows or terms
         most = LOW
     elif c.tile is None:
         most = min(most, unrolled_rows(c, target))

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from chainrule.errors import DTypeError, FeedError
+from chainrule.given import is_int
 from chainrule.ir.formula import parse_recipe
 from chainrule.ir.node import Array
 from chainrule.ir.recipe import Listing, run, typed
@@ -144,7 +145,7 @@ def _float(dtype: object) -> DType:
 
 
 def _check(what: str, value: int, bits: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not is_int(value):
         raise FeedError(f"{what} is an integer, not {value!r}")
     if not 0 <= value < 2**bits:
         raise FeedError(f"{what} is at least 0 and less than 2**{bits}, not {value}")

@@ -86,6 +86,12 @@ STABILITY = Rules(
         rule("log_sigmoid", "log(sigmoid(x))", "log_sigmoid(x)"),
         rule("log_one_minus_sigmoid", "log(1 - sigmoid(x))", "log_sigmoid(-x)"),
         rule("log1p_minus_sigmoid", "log1p(-sigmoid(x))", "log_sigmoid(-x)"),
+        rule(
+            "log_power_of_sigmoid", "log(sigmoid(x) ** c)", "log_sigmoid(x) * c", when=_number("c")
+        ),
+        rule("odds", "sigmoid(x) / (1 - sigmoid(x))", "exp(x)"),
+        rule("over_sigmoid", "1 / sigmoid(x)", "1 + exp(-x)"),
+        rule("over_one_minus_sigmoid", "y / (1 - sigmoid(x))", "y * (1 + exp(x))"),
         rule("exp_log_sigmoid", "exp(log_sigmoid(x))", "sigmoid(x)"),
         rule("exp_minus_softplus", "exp(-softplus(x))", "sigmoid(-x)"),
         rule("sigmoid_base_2", "exp2(x) / (1 + exp2(x))", f"sigmoid(x * {_LN2})"),
@@ -134,6 +140,8 @@ STABILITY = Rules(
         rule("log_cosh_of_parts", "abs(x) + softplus(abs(x) * -2)", "logaddexp(x, -x)"),
         rule("log_odds", "log(sigmoid(x) / (1 - sigmoid(x)))", "x"),
         rule("log_odds_apart", "log_sigmoid(x) - log_sigmoid(-x)", "x"),
+        rule("log_scaled_sigmoid", "log(sigmoid(x) * y)", "log_sigmoid(x) + log(y)"),
+        rule("log_of_sigmoid_over", "log(sigmoid(x) / y)", "log_sigmoid(x) - log(y)"),
         # hyperbolic tangent
         rule("tanh", "(exp(x) - exp(-x)) / (exp(x) + exp(-x))", "tanh(x)"),
         rule("log_one_plus_tanh", "log(1 + tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
@@ -164,6 +172,9 @@ STABILITY = Rules(
         # roots and squares
         rule("one_minus_cos", "1 - cos(x)", "square(sin(x * 0.5)) * 2"),
         rule("abs_of_square", "abs(square(x))", "square(x)"),
+        rule("abs_of_exp", "abs(exp(x))", "exp(x)"),
+        rule("abs_of_sigmoid", "abs(sigmoid(x))", "sigmoid(x)"),
+        rule("abs_of_softmax", "abs(softmax(x))", "softmax(x)"),
         rule("root_of_sigmoid", "sqrt(sigmoid(x))", "exp(log_sigmoid(x) * 0.5)"),
         rule("root_of_softmax", "sqrt(softmax(x))", "exp(log_softmax(x) * 0.5)"),
         rule("root_of_one_plus_exp", "sqrt(1 + exp(x))", "exp(softplus(x) * 0.5)"),
@@ -178,6 +189,8 @@ STABILITY = Rules(
         rule("exp_ratio", "exp(x) / exp(y)", "exp(x - y)"),
         rule("exp_reciprocal", "1 / exp(x)", "exp(-x)"),
         rule("over_exp", "x / exp(y)", "x * exp(-y)"),
+        rule("power_of_exp", "exp(x) ** c", "exp(x * c)", when=_number("c")),
+        rule("square_of_exp", "square(exp(x))", "exp(x * 2)"),
         rule("expm1", "exp(x) - 1", "expm1(x)"),
         rule("one_minus_exp", "1 - exp(x)", "-expm1(x)"),
         rule("log_of_reciprocal", "log(1 / x)", "-log(x)"),
@@ -219,6 +232,12 @@ STABILITY = Rules(
         rule("log_of_picked", "log(pick(softmax(x), y))", "pick(log_softmax(x), y)"),
         rule("pick_of_exp", "pick(exp(x), y)", "exp(pick(x, y))"),
         rule("log_ratio_of_softmax", "log(softmax(x) / softmax(y))", _LOG_RATIO),
+        rule("log_of_softmax_over", "log(softmax(x) / y)", "log_softmax(x) - log(y)"),
+        rule("log_scaled_softmax", "log(softmax(x) * y)", "log_softmax(x) + log(y)"),
+        rule(
+            "log_power_of_softmax", "log(softmax(x) ** c)", "log_softmax(x) * c", when=_number("c")
+        ),
+        rule("log_of_mixture", "log(sum(softmax(x) * exp(y)))", "logsumexp(log_softmax(x) + y)"),
         # variance and length
         rule("variance_of_moments", "mean(square(x)) - square(mean(x))", "var(x)"),
         rule("length", "sqrt(sum(square(x)))", "norm(x)"),

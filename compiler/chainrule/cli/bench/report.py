@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from chainrule.cli.bench.processes import Peer
 from chainrule.cli.bench.run import (
     ROUNDS,
-    Peer,
     about,
     as_data,
     chosen_peers,

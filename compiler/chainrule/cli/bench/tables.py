@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chainrule.cli.bench.run import OURS
+from chainrule.cli.bench.processes import OURS
 
 Data = dict[str, Any]
 COLUMNS = (
