@@ -52,6 +52,40 @@ def counted(make: Any) -> type:
     return Counted
 
 
+def marked(make: Any) -> type:
+    @make(frozen=True)
+    class Marked:
+        a: float
+        b: list[int] = field(default_factory=list, hash=False)
+        c: int = field(default=3, compare=False)
+        d: int = field(init=False, default=4)
+        e: list[int] = field(init=False, default_factory=list, hash=False)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "c", self.c + 1)
+
+    return Marked
+
+
+def alone(make: Any) -> type:
+    @make(frozen=True, eq=False)
+    class Alone:
+        a: int = 1
+
+        def __repr__(self) -> str:
+            return "alone"
+
+    return Alone
+
+
+def empty(make: Any) -> type:
+    @make(frozen=True)
+    class Empty:
+        pass
+
+    return Empty
+
+
 def told(cls: type) -> list[Any]:
     """All that one can see of a class and its instances, each by whatever asks for it first."""
     one: Any = cls
@@ -70,13 +104,13 @@ FIRST: dict[str, Callable[[Any], object]] = {
     "match_args": lambda cls: cls.__match_args__,
     "params": lambda cls: cls.__dataclass_params__,
     "is_dataclass": dataclasses.is_dataclass,
-    "instance": lambda cls: cls(a=1) if cls.__name__ == "Pair" else cls(),
+    "instance": lambda cls: cls(a=1) if cls.__name__ in ("Pair", "Marked") else cls(),
     "nothing": id,
 }
 
 
 @pytest.mark.parametrize("first", FIRST)
-@pytest.mark.parametrize("make_class", [pair, counted], ids=["frozen", "open"])
+@pytest.mark.parametrize("make_class", [pair, counted, marked, alone, empty])
 def test_a_class_is_what_dataclasses_makes_of_it(
     make_class: Callable[[Any], type], first: str
 ) -> None:
@@ -102,6 +136,36 @@ def test_instances_are_equal_hashed_shown_replaced_and_frozen_alike() -> None:
     made = cls(["x", "y"])
     assert made.count == 2 and hash(made) == 7
     assert made == cls(["x", "y"]) and made != cls([])
+
+
+def test_fields_are_begun_compared_and_hashed_as_they_say() -> None:
+    nan = float("nan")
+    both = [
+        [cls(1.0), cls(1.0, [2]), cls(a=1.0, c=9), cls(nan), cls(nan)]
+        for cls in (marked(dataclass), marked(PLAIN))
+    ]
+    ours, plain = both
+    assert list(map(repr, ours)) == list(map(repr, plain))
+    assert list(map(hash, ours[:3])) == list(map(hash, plain[:3]))
+    assert [[x == y for y in ours] for x in ours] == [[x == y for y in plain] for x in plain]
+    assert ours[0].b is not ours[2].b and ours[0].e == [] and ours[0].d == 4
+    assert ours[0] != plain[0] and ours[0] != 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'a'"):
+        del ours[0].a
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'z'"):
+        ours[0].z = 1
+    lone = alone(dataclass)
+    assert lone() != lone() and repr(lone()) == "alone" and len({lone(), lone()}) == 2
+    none = empty(dataclass)
+    assert none() == none() and hash(none()) == hash(empty(PLAIN)())
+
+
+def test_what_holds_itself_is_shown() -> None:
+    one = pair(dataclass)(1, [])
+    one.b.append(one)
+    holds = marked(dataclass)(1.0, [])
+    holds.b.append(holds)
+    assert repr(holds).count("...") == 1 and "(a=1)" in repr(one)
 
 
 def test_a_subclass_takes_over_the_fields_whoever_makes_it() -> None:
