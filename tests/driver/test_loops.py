@@ -139,6 +139,25 @@ def test_parts_are_written_where_the_whole_lies() -> None:
     np.testing.assert_allclose(fn(x=v), np.concatenate(want, axis=1), rtol=1e-6, atol=1e-7)
 
 
+def test_what_is_put_together_is_summed_beside() -> None:
+    """A map that puts its values together stays one: their sum is another kernel's."""
+    x = cr.input("x", (3, 5))
+    t = cr.tanh(x)
+    v = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    want = np.tanh(v.astype(np.float64))
+    whole = np.concatenate([want, want / 2], axis=1)
+    fn = cr.compile(cr.sum(cr.sin(cr.concat([t, t * 0.5], axis=1))) + cr.sum(cr.sin(t)))
+    np.testing.assert_allclose(fn(x=v), np.sin(whole).sum() + np.sin(want).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, "n"])
+def test_nothing_put_together_is_read_like_everything_else(rows: int | str) -> None:
+    """Of no rows, two parts and what is made of them have one shape."""
+    t = cr.tanh(cr.input("x", (rows, 4)))
+    fn = cr.compile(cr.sin(cr.concat([t, t * 0.5], axis=0)))
+    assert fn(x=np.ones((0, 4), np.float32)).shape == (0, 4)
+
+
 def test_slices_of_one_product_meet_in_one_map() -> None:
     x, w = cr.input("x", ("batch", 3)), cr.input("w", (3, 8))
     z = x @ w

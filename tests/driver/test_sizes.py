@@ -1,4 +1,4 @@
-"""What symbolic sizes are called never shows in what is computed."""
+"""What symbolic sizes are called never shows in what is computed; what they must be is asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.driver.lower import PASSES
-from chainrule.errors import CompileError
+from chainrule.errors import CompileError, FeedError
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import Let, Loop
 from chainrule.ir.node import apply
@@ -128,3 +128,15 @@ def test_no_loop_has_a_name_that_a_size_can_have(of: Target) -> None:
             assert not [n for n in names if n.isidentifier()], entry.name
             seen += len(names)
     assert seen
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("window", [2, 5])
+@pytest.mark.parametrize("pool", [cr.max_pool, cr.avg_pool])
+def test_a_window_must_fit_when_called(pool: Any, window: int, backend: str) -> None:
+    """As where the size is known before: max pooling is opened by passes, its demand is kept."""
+    z = pool(cr.input("x", ("rows", 1, "n")), window, 1)
+    fn = cr.compile(z, backend=backend)
+    assert fn(x=np.ones((2, 1, window), np.float32)).shape == (2, 1, 1)
+    with pytest.raises(FeedError, match=f"the size n - {window - 1} is 0"):
+        fn(x=np.ones((2, 1, window - 1), np.float32))

@@ -31,14 +31,14 @@ def check_sizes(graph: Graph, known: Sequence[str]) -> None:
 def demands_of(graph: Graph, written: Graph | None = None) -> list[Dim]:
     """Sizes that must be at least 1 for a graph to have a meaning.
 
-    Those that its ops ask for, and n + 1 for each n that could be below 0 in a shape of it, or of
-    what was `written` before passes made this of it.
+    Those that its ops ask for, or composites that were `written` before passes opened them, and
+    n + 1 for each n that could be below 0 in a shape of it, or of what was written.
     """
     found: dict[Dim, None] = {}
     nodes = all_nodes(graph)
-    for node in nodes:
-        found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
     before = [] if written is None else all_nodes(written)
+    for node in (*nodes, *(n for n in before if n.op.composite)):
+        found.update(dict.fromkeys(node.op.demands(*[i.type for i in node.inputs])))
     shapes = dict.fromkeys(node.type.shape for node in (*nodes, *before))
     found.update((d + 1, None) for shape in shapes for d in shape if not is_nonnegative(d))
     return list(found)

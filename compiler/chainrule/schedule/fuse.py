@@ -157,6 +157,8 @@ class _Fusion:
         kernel = self.kernels[place]
         takes = kernel.form in (Form.MAP, Form.CONTRACT) and len(kernel.nodes) < MAX_NODES
         same = all(part.type.shape == kernel.space for part in node.inputs)
+        if node.type.shape == kernel.space:  # of nothing: what reads it would be taken in as well
+            return None
         return place if takes and same else None
 
     def fits(self, node: Node, place: int) -> bool:
@@ -205,6 +207,8 @@ class _Fusion:
         if kernel.space != node.inputs[0].type.shape or len(kernel.nodes) >= MAX_NODES:
             return False
         if kernel.form is not Form.MAP and (kernel.form is not Form.ROWS or kernel.inner != inner):
+            return False
+        if any(n.op.joins for n in kernel.nodes):  # a map alone puts things together
             return False
         return self.sees(node, place, Kernel(Form.ROWS, kernel.space, inner, kernel.nodes))
 
