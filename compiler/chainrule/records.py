@@ -1,13 +1,9 @@
-"""`dataclass` as in the standard library, but worked out when the first instance is made.
+"""`dataclass` as in the standard library, without the time it takes for a frozen class.
 
 `dataclasses` writes six methods of a frozen class as text and has Python compile each: some 0.4 ms
-a class, more than half of what `import chainrule` took. A program that is found compiled makes
-instances of few of the classes it imports; the others stay as they are written. Frozen ones that
-are made get what they are shown, compared and hashed by without text.
-
-Until then a stand-in is where each method will be. All is made on a model of the class, then put in
-the place of the stand-ins one by one: who asks in between, from another thread or from the handler
-of a signal, finds a method or a stand-in, and what a handler raises leaves nothing half done.
+a class, more than half of what `import chainrule` took. Here five of them are made without text,
+and `__init__`, which is called most, gets one at the first call: a program that is found compiled
+makes instances of few of the classes it imports.
 """
 
 from __future__ import annotations
@@ -15,60 +11,98 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any
 
-#: What `dataclasses` gives a class unless it has its own, and what it tells others about it.
-_METHODS = ("__init__", "__eq__", "__hash__", "__repr__")
-_FACTS = ("__dataclass_fields__", "__dataclass_params__", "__match_args__")
+Fields = Sequence[dataclasses.Field[Any]]
 
 
-class _StandIn:
-    """Whoever asks a class for what is not made yet has it made, and gets that class' own, also
-    where a subclass that has another asks by `super()`.
-    """
+class _None:
+    """The default of what a factory makes when nothing is given."""
 
-    __slots__ = ("cls", "finish", "name")
-
-    def __init__(self, cls: type, finish: Callable[[], None], name: str) -> None:
-        self.cls = cls
-        self.finish = finish
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        self.finish()
-        if self.name not in vars(self.cls):
-            return getattr(super(self.cls, owner if instance is None else instance), self.name)
-        found = vars(self.cls)[self.name]
-        return found.__get__(instance, owner) if hasattr(found, "__get__") else found
+    def __repr__(self) -> str:
+        return "<factory>"
 
 
-def _model(cls: type, options: dict[str, Any]) -> type:
-    """A dataclass with no bases, of all the fields of `cls` and the methods that it has itself."""
-    written = {n: v for n, v in dict(vars(cls)).items() if not isinstance(v, _StandIn)}
-    fields: dict[str, Any] = {}
-    for base in filter(dataclasses.is_dataclass, cls.__mro__[-1:0:-1]):
-        fields.update((field.name, field) for field in dataclasses.fields(base))
-    types = {name: field.type for name, field in fields.items()}
-    own = inspect.get_annotations(cls)
-    space = {**fields, **{n: written[n] for n in (*own, *_METHODS) if n in written}}
-    for name in (n for n in own if n not in written):
-        space.pop(name, None)
-        if hasattr(cls, name):  # a default that a base has
-            space[name] = getattr(cls, name)
+_NONE = _None()
+
+
+def _frozen(eq: bool, cls: type) -> type:
+    """What `dataclasses.dataclass(frozen=True, eq=eq)` does to a class."""
+    own = dict(vars(cls))
+    derived = any(map(dataclasses.is_dataclass, cls.__mro__[1:]))  # its bases are held to be frozen
+    dataclasses.dataclass(init=False, repr=False, eq=False, frozen=derived)(cls)
+    told: Any = cls.__dataclass_params__  # type: ignore[attr-defined]
+    told.init = told.repr = told.frozen = True
+    told.eq = eq
+    fields = dataclasses.fields(cls)
+    made = {**_init(cls, fields), **_shown(fields), **(_compared(fields) if eq else {})}
+    if "__eq__" in own and own.get("__hash__") is None:
+        own.pop("__hash__", None)  # it is Python that put None there
+    for name in made.keys() - own.keys():
+        setattr(cls, name, made[name])
+    if not derived:
+        for name, method in _fixed(cls, frozenset(f.name for f in fields)).items():
+            if name in own:
+                raise TypeError(f"Cannot overwrite attribute {name} in class {cls.__name__}")
+            setattr(cls, name, method)
+    return cls
+
+
+def _init(cls: type, fields: Fields) -> dict[str, Any]:
+    def __init__(self: object, *args: object, **options: object) -> None:
+        """Another takes its place when it is called first: at once, whoever comes between."""
+        made = _written(cls, fields)
+        setattr(cls, "__init__", made)  # noqa: B010
+        made(self, *args, **options)
+
+    return {"__init__": __init__, "__signature__": _Signature(cls, fields)}
+
+
+class _Signature:
+    """What `inspect` is told that a class takes; a subclass that is none of these has its own."""
+
+    def __init__(self, cls: type, fields: Fields) -> None:
+        self.cls, self.fields = cls, fields
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if owner is not self.cls:
+            raise AttributeError("__signature__")
+        whole = inspect.signature(_written(self.cls, self.fields))
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
+def _written(cls: type, fields: Fields) -> Any:
+    """The text of an `__init__`, compiled."""
+    missing = dataclasses.MISSING
+    known: dict[str, Any] = {"set__": object.__setattr__, "none__": _NONE}
+    given: dict[bool, list[str]] = {False: ["self"], True: ["*"]}
+    body = []
+    for f in fields:
+        made = f"made__{f.name}"
+        factory = f.default_factory is not missing
+        known[made] = f.default_factory if factory else f.default
+        if f.init:
+            default = "none__" if factory else made
+            alone = known[made] is missing
+            given[bool(f.kw_only)].append(f.name if alone else f"{f.name}={default}")
+            value = f"{made}() if {f.name} is none__ else {f.name}" if factory else f.name
+            body.append(f"set__(self, {f.name!r}, {value})")
+        elif factory:
+            body.append(f"set__(self, {f.name!r}, {made}())")
     if hasattr(cls, "__post_init__"):
-        space["__post_init__"] = cls.__post_init__
-    told = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    model = type(cls.__name__, (), {**told, "__annotations__": {**types, **own}})
-    for name, value in space.items():
-        setattr(model, name, value)
-    return dataclasses.dataclass(**options)(model)
+        body.append("self.__post_init__()")
+    names = given[False] + (given[True] if len(given[True]) > 1 else [])
+    exec("\n ".join([f"def __init__({', '.join(names)}):", *(body or ["pass"])]), known)
+    method = known["__init__"]
+    method.__qualname__ = f"{cls.__qualname__}.__init__"
+    method.__annotations__ = {**{f.name: f.type for f in fields if f.init}, "return": None}
+    return method
 
 
-def _shown(fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+def _shown(fields: Fields) -> dict[str, Any]:
     names = [f.name for f in fields if f.repr]
 
     @recursive_repr("...")
@@ -79,7 +113,7 @@ def _shown(fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
     return {"__repr__": __repr__}
 
 
-def _compared(fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+def _compared(fields: Fields) -> dict[str, Any]:
     compared = _values([f.name for f in fields if f.compare])
     hashed = _values([f.name for f in fields if (f.compare if f.hash is None else f.hash)])
 
@@ -100,7 +134,7 @@ def _values(names: Sequence[str]) -> Callable[[object], tuple[Any, ...]]:
     return lambda self: tuple([getattr(self, name) for name in names])
 
 
-def _frozen(cls: type, names: frozenset[str]) -> dict[str, Any]:
+def _fixed(cls: type, names: frozenset[str]) -> dict[str, Any]:
     """What refuses to change an instance, but for what a subclass adds that is no dataclass."""
 
     def __setattr__(self: object, name: str, value: object) -> None:
@@ -116,51 +150,14 @@ def _frozen(cls: type, names: frozenset[str]) -> dict[str, Any]:
     return {"__setattr__": __setattr__, "__delattr__": __delattr__}
 
 
-def _made(cls: type, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """What is to be put on a class, MISSING for what is to be taken from it.
-
-    `__init__` is the last, so that who finds the true one finds all.
-    """
-    plain = options.get("frozen") and options.keys() <= {"frozen", "eq"}
-    model = _model(cls, {"frozen": True, "eq": False, "repr": False} if plain else options)
-    found = {name: vars(model).get(name, dataclasses.MISSING) for name in names}
-    if plain:
-        own = dataclasses.fields(model)
-        methods = {**_shown(own), **(_compared(own) if options.get("eq", True) else {})}
-        found |= {name: method for name, method in methods.items() if name in names}
-    fields = found["__dataclass_fields__"]
-    for name, value in dict(vars(cls)).items():
-        if isinstance(value, dataclasses.Field):
-            found[name] = fields[name].default
-    if options.get("frozen"):
-        found |= _frozen(cls, frozenset(fields))
-    return dict(sorted(found.items(), key=lambda pair: pair[0] == "__init__"))
-
-
-def _late(options: dict[str, Any], cls: type) -> type:
-    made: list[dict[str, Any]] = []
-
-    def finish() -> None:
-        if not made:
-            made.append(_made(cls, options, names))
-        for name, value in made[0].items():  # what is put there first changes what is read
-            if value is not dataclasses.MISSING:
-                setattr(cls, name, value)
-            elif isinstance(vars(cls).get(name), _StandIn | dataclasses.Field):
-                with suppress(AttributeError):  # another thread was faster
-                    delattr(cls, name)
-
-    names = (*(m for m in _METHODS if m not in vars(cls)), *_FACTS, "__signature__")
-    for name in names:
-        setattr(cls, name, _StandIn(cls, finish, name))
-    return cls
-
-
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
 else:
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:
-        """As `dataclasses.dataclass`; with `slots`, which make another class, done at once."""
-        made = dataclasses.dataclass(**options) if "slots" in options else partial(_late, options)
+        """As `dataclasses.dataclass`, which it is but for classes that are frozen and no more."""
+        quick = options.get("frozen") and options.keys() <= {"frozen", "eq"}
+        made = (
+            partial(_frozen, options.get("eq", True)) if quick else dataclasses.dataclass(**options)
+        )
         return made if cls is None else made(cls)
