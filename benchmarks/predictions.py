@@ -13,6 +13,7 @@ import argparse
 import math
 import runpy
 from pathlib import Path
+from typing import Any
 
 import chainrule as cr
 from chainrule.cli.bench import processes
@@ -23,7 +24,7 @@ PEER = runpy.run_path(str(Path(processes.HERE) / "peers/chainrule_peer.py"))
 LEAST = 0.01
 
 
-def step_of(work: Workload) -> cr.TrainingStep:
+def step_of(work: Workload, **options: Any) -> cr.TrainingStep:
     """The training step of a workload, on one thread."""
     o = work.opt
     rules = {
@@ -31,7 +32,8 @@ def step_of(work: Workload) -> cr.TrainingStep:
         "adam": lambda: cr.optim.Adam(o["lr"]),
         "adamw": lambda: cr.optim.AdamW(o["lr"], weight_decay=o["wd"]),
     }
-    return cr.training_step(PEER["loss_of"](work, work.params()), rules[o["kind"]](), threads=1)
+    loss = PEER["loss_of"](work, work.params())
+    return cr.training_step(loss, rules[o["kind"]](), threads=1, **options)
 
 
 def main() -> None:

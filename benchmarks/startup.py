@@ -12,13 +12,9 @@ the processor's seconds, of which the least of all rounds is shown, tell more th
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ NAMES = (
     "deep200",
     "vae",
     "lenet",
+    "cnn",
     "lstm",
     "gpt",
 )
@@ -75,6 +72,8 @@ def work(name: str) -> None:
 
 def run(name: str, folder: str) -> tuple[float, float, dict[str, float]]:
     """Seconds until a new process has trained one step, the processor's seconds, its stages."""
+    import subprocess
+
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment = {**kept, "CHAINRULE_CACHE": folder, "OPENBLAS_NUM_THREADS": "1"}
     start = time.perf_counter()
@@ -93,21 +92,23 @@ def run(name: str, folder: str) -> tuple[float, float, dict[str, float]]:
 
 
 def shown(pairs: list[tuple[float, float]]) -> str:
+    import statistics
+
     clock, processor = zip(*pairs, strict=True)
     spread = f"{statistics.median(clock):.2f} [{min(clock):.2f} .. {max(clock):.2f}]"
     return f"{spread} | {min(processor):.2f}"
 
 
 def main() -> None:
+    """Measure; what only this needs is imported here, so that no worker waits for it."""
+    import argparse
+    import tempfile
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join(NAMES), help="of " + ", ".join(NAMES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--stages", action="store_true", help="where the time went")
-    parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
-    parser.add_argument("--report", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.worker:
-        return work(asked.worker)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     names = asked.nets.split(",")
@@ -133,4 +134,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if "--worker" in sys.argv:
+        work(sys.argv[sys.argv.index("--worker") + 1])
+    else:
+        main()

@@ -107,6 +107,18 @@ def lenet() -> Net:
     return loss, cr.optim.SGD(0.01, momentum=0.9), data
 
 
+def cnn() -> Net:
+    """Four convolutions of 3×3 over 3×32×32 with pooling after two, two dense layers, Adam."""
+    h = cr.input("x", ("batch", 3, 32, 32))
+    for i, (channels, out) in enumerate(pairwise([3, 32, 32, 64, 64])):
+        h = cr.conv(h, _weight(f"K{i}", out, channels, 3, 3), padding=1)
+        h = cr.relu(h + _weight(f"k{i}", out, 1, 1))
+        h = cr.max_pool(h, 2) if i % 2 else h
+    h = _dense(cr.reshape(h, (h.shape[0], 4096)), [4096, 256, 10], cr.relu)
+    loss = cr.losses.cross_entropy(h, cr.input("y", ("batch",), dtype="int32"))
+    return loss, cr.optim.Adam(3e-4), {"x": _floats(64, 3, 32, 32), "y": _classes(10, 64)}
+
+
 def lstm() -> Net:
     """LSTM 64-256 over 64 steps, Adam."""
     width, inputs, hidden = 64, 64, 256
@@ -155,5 +167,5 @@ def gpt() -> Net:
 
 
 NETS: dict[str, Callable[[], Net]] = {
-    f.__name__: f for f in (tiny, logistic, small, mlp, deep64, deep200, vae, lenet, lstm, gpt)
+    f.__name__: f for f in (tiny, logistic, small, mlp, deep64, deep200, vae, lenet, cnn, lstm, gpt)
 }

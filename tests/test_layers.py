@@ -20,7 +20,7 @@ SHELVES = (ROOT / "compiler", ROOT / "runtime")
 # A room imports only rooms of lines above its own; rooms of one line don't import each other.
 ROOMS = [
     {"version"},
-    {"records"},
+    {"records", "given"},
     {"errors"},
     {"config"},
     {"target"},
@@ -57,6 +57,7 @@ LATE = (
     "chainrule.schedule",
     "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
+    "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -51,13 +52,47 @@ def counted(make: Any) -> type:
     return Counted
 
 
+def marked(make: Any) -> type:
+    @make(frozen=True)
+    class Marked:
+        a: float
+        b: list[int] = field(default_factory=list, hash=False)
+        c: int = field(default=3, compare=False)
+        d: int = field(init=False, default=4)
+        e: list[int] = field(init=False, default_factory=list, hash=False)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "c", self.c + 1)
+
+    return Marked
+
+
+def alone(make: Any) -> type:
+    @make(frozen=True, eq=False)
+    class Alone:
+        a: int = 1
+
+        def __repr__(self) -> str:
+            return "alone"
+
+    return Alone
+
+
+def empty(make: Any) -> type:
+    @make(frozen=True)
+    class Empty:
+        pass
+
+    return Empty
+
+
 def told(cls: type) -> list[Any]:
     """All that one can see of a class and its instances, each by whatever asks for it first."""
     one: Any = cls
     return [
         [f.name for f in dataclasses.fields(one)],
         str(inspect.signature(cls)),
-        str(one.__dataclass_params__),
+        one.__dataclass_params__.frozen,
         one.__match_args__,
         sorted(name for name in vars(cls) if name not in ("__doc__", "__dict__", "__weakref__")),
     ]
@@ -69,13 +104,13 @@ FIRST: dict[str, Callable[[Any], object]] = {
     "match_args": lambda cls: cls.__match_args__,
     "params": lambda cls: cls.__dataclass_params__,
     "is_dataclass": dataclasses.is_dataclass,
-    "instance": lambda cls: cls(a=1) if cls.__name__ == "Pair" else cls(),
+    "instance": lambda cls: cls(a=1) if cls.__name__ in ("Pair", "Marked") else cls(),
     "nothing": id,
 }
 
 
 @pytest.mark.parametrize("first", FIRST)
-@pytest.mark.parametrize("make_class", [pair, counted], ids=["frozen", "open"])
+@pytest.mark.parametrize("make_class", [pair, counted, marked, alone, empty])
 def test_a_class_is_what_dataclasses_makes_of_it(
     make_class: Callable[[Any], type], first: str
 ) -> None:
@@ -103,6 +138,36 @@ def test_instances_are_equal_hashed_shown_replaced_and_frozen_alike() -> None:
     assert made == cls(["x", "y"]) and made != cls([])
 
 
+def test_fields_are_begun_compared_and_hashed_as_they_say() -> None:
+    nan = float("nan")
+    both = [
+        [cls(1.0), cls(1.0, [2]), cls(a=1.0, c=9), cls(nan), cls(nan)]
+        for cls in (marked(dataclass), marked(PLAIN))
+    ]
+    ours, plain = both
+    assert list(map(repr, ours)) == list(map(repr, plain))
+    assert list(map(hash, ours[:3])) == list(map(hash, plain[:3]))
+    assert [[x == y for y in ours] for x in ours] == [[x == y for y in plain] for x in plain]
+    assert ours[0].b is not ours[2].b and ours[0].e == [] and ours[0].d == 4
+    assert ours[0] != plain[0] and ours[0] != 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'a'"):
+        del ours[0].a
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'z'"):
+        ours[0].z = 1
+    lone = alone(dataclass)
+    assert lone() != lone() and repr(lone()) == "alone" and len({lone(), lone()}) == 2
+    none = empty(dataclass)
+    assert none() == none() and hash(none()) == hash(empty(PLAIN)())
+
+
+def test_what_holds_itself_is_shown() -> None:
+    one = pair(dataclass)(1, [])
+    one.b.append(one)
+    holds = marked(dataclass)(1.0, [])
+    holds.b.append(holds)
+    assert repr(holds).count("...") == 1 and "(a=1)" in repr(one)
+
+
 def test_a_subclass_takes_over_the_fields_whoever_makes_it() -> None:
     for make in (dataclass, PLAIN):
 
@@ -123,6 +188,20 @@ def test_a_subclass_that_is_none_can_be_the_first_that_is_made() -> None:
     assert Named(1).total() == 0 and Named(1) == Named(1) and Named(1) != Named(2)
 
 
+def test_a_subclass_may_make_itself_and_the_first_by_super() -> None:
+    class Named(pair(dataclass)):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            super().__init__(len(name))
+
+        def __repr__(self) -> str:
+            return f"Named: {super().__repr__()}"
+
+    assert (
+        repr(Named("one"))
+        == "Named: test_a_subclass_may_make_itself_and_the_first_by_super.<locals>.Named(a=3)"
+    )
+
+
 def test_an_instance_read_back_is_one_where_none_was_made() -> None:
     code = (
         f"import sys, pickle; sys.path[:0] = {SHELVES!r}; "
@@ -136,7 +215,109 @@ def test_an_instance_read_back_is_one_where_none_was_made() -> None:
     assert ran.stdout.strip() == repr(Buffer("x", float32, 3)), ran.stderr
 
 
-def test_threads_that_make_the_first_instance_at_once_all_get_one() -> None:
+class Base:
+    """A base that is no dataclass, with what a field of a subclass has for a default."""
+
+    c = 5
+
+
+def nested(make: Any) -> type:
+    @make(frozen=True)
+    class Outer:
+        a: int
+        shared: ClassVar[int] = 3
+        b: int = 1
+
+    @make(frozen=True)
+    class Inner(Outer, Base):
+        c: int
+        b: int = 2  # in its base's place, with a default of its own
+
+    return Inner
+
+
+def mutable(make: Any) -> type:
+    @make
+    class Mutable:
+        a: int = 0
+
+    return Mutable
+
+
+@pytest.mark.parametrize("make_class", [nested, mutable])
+def test_bases_defaults_and_what_can_not_be_hashed(make_class: Callable[[Any], type]) -> None:
+    ours, plain = make_class(dataclass), make_class(PLAIN)
+    assert told(ours)[:-1] == told(plain)[:-1]
+    assert repr(ours(7)) == repr(plain(7)) and ours(7) == ours(7)
+    assert (ours.__hash__ is None) == (plain.__hash__ is None) == (make_class is mutable)
+    assert getattr(ours, "c", None) == getattr(plain, "c", None)
+
+
+STORM = """
+import dataclasses, signal
+from chainrule.records import dataclass
+
+class Alarm(Exception): pass
+
+def ring(*_):
+    if armed:
+        raise Alarm
+
+signal.signal(signal.SIGALRM, ring)
+
+def one():
+    @dataclass(frozen=True)
+    class One:
+        a: int
+        b: tuple = dataclasses.field(default=(), repr=False)
+    return One
+
+armed, cut = False, 0
+for i in range(300):
+    cls = one()
+    try:  # one alarm, at another place each time
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, 2e-6 * (i + 1))
+            cls(1, (2,))
+        finally:
+            armed = False
+    except Alarm:
+        cut += 1
+    made = cls(1, (2,))
+    assert made == cls(1, (2,)) and hash(made) == hash((1, (2,)))
+    assert repr(made) == "one.<locals>.One(a=1)"
+    assert [f.name for f in dataclasses.fields(cls)] == ["a", "b"] and cls.b == ()
+    try:
+        made.a = 2
+    except dataclasses.FrozenInstanceError:
+        pass
+    else:
+        raise AssertionError("not frozen")
+print("cut" if cut > 20 else cut)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+def test_what_a_handler_raises_leaves_no_half_of_a_class() -> None:
+    """As Ctrl-C may; in a process of its own: it may arise anywhere, in pytest's hooks too."""
+    code = f"import sys; sys.path[:0] = {SHELVES!r}\n{STORM}"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.stdout.strip() == "cut", ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_that_make_the_first_instance_at_once_all_get_one(hasty: None) -> None:
     for _ in range(50):
         cls = pair(dataclass)
         start = threading.Barrier(4)

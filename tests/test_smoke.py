@@ -57,6 +57,13 @@ def records() -> None:
 
 
 @look
+def given() -> None:
+    from chainrule.given import is_int, is_real
+
+    assert is_int(np.int8(3)) and not is_int(True) and not is_int(3.0) and is_real(np.float32(0.5))
+
+
+@look
 def target() -> None:
     from chainrule.target import LEVEL_FEATURES
 

@@ -44,13 +44,23 @@ def user_location() -> Location | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if filename == _THREADS:  # below it nobody called: a thread begins there
-            return None
-        ours = filename.startswith(_OURS) and not filename.startswith(_USES)
-        if not ours and not filename.startswith("<frozen"):
-            return Location(filename, frame.f_lineno)
+        ours = _ours.get(filename)
+        if ours is None:
+            ours = _ours[filename] = _is_ours(filename)
+        if not ours:
+            # below the file of threads nobody called: a thread begins there
+            return None if filename == _THREADS else Location(filename, frame.f_lineno)
         frame = frame.f_back
     return None
+
+
+#: whether a file is one of ours, as this is asked for each node that is made
+_ours: dict[str, bool] = {}
+
+
+def _is_ours(filename: str) -> bool:
+    ours = filename.startswith(_OURS) and not filename.startswith(_USES)
+    return ours or filename.startswith("<frozen")
 
 
 class ChainruleError(Exception):

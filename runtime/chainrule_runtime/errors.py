@@ -37,12 +37,12 @@ class NonFiniteError(RuntimeFault, ArithmeticError):
 
 class DeviceError(RuntimeFault, RuntimeError):
     """A GPU that is not there, has no room, or has failed: `lost` with all that this process has on
-    it.
+    it. `code` is what the driver answered, "" where it was not asked.
     """
 
-    def __init__(self, what: str, *details: str, lost: bool = False) -> None:
+    def __init__(self, what: str, *details: str, lost: bool = False, code: str = "") -> None:
         super().__init__(what, *details)
-        self.lost = lost
+        self.lost, self.code = lost, code
 
 
 class ArtifactError(RuntimeFault, OSError):

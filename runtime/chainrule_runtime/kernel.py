@@ -11,6 +11,7 @@ from typing import Any, Never
 import numpy as np
 
 from chainrule_runtime import artifact
+from chainrule_runtime.divided import Division, parts_for
 from chainrule_runtime.errors import ArtifactError, FeedError, NonFiniteError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.manifest import Tensor, element_type, evaluate
@@ -20,17 +21,21 @@ _ROOM = 3
 _FINITE = 12
 #: codes that tell of a state or of bytes, not of what is fed
 _STATES = range(5, 10)
+#: functions that there is another of, which threads share
+_DIVIDED = ("step", "steps", "predict", "loss")
 _NUMBERS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 
 
-def load(path: str | os.PathLike[str]) -> Kernel:
+def load(path: str | os.PathLike[str], threads: int | None = 1) -> Kernel:
     """The kernel in a shared library that `step.export` wrote, `NAME.json` beside it.
 
-    The file is verified before it is mapped. Raises ArtifactError for one that is damaged, not of
-    this kind, or for another machine.
+    So many `threads` share a step, with the same bits; None is one for each CPU. It has to have
+    been exported with `max_parts` of so many. The file is verified before it is mapped. Raises
+    ArtifactError for one that is damaged, not of this kind, or for another machine.
     """
     library, about = artifact.read(path)
-    return Kernel(artifact.mapped(os.fsdecode(path), library), about)
+    parts = parts_for(threads, int(about.get("max_parts", 1)))
+    return Kernel(artifact.mapped(os.fsdecode(path), library), about, parts)
 
 
 class Kernel:
@@ -40,7 +45,8 @@ class Kernel:
     metrics, hyper-parameters and what it predicts have members along a first axis.
     """
 
-    def __init__(self, library: ctypes.CDLL, own: dict[str, Any]) -> None:
+    def __init__(self, library: ctypes.CDLL, own: dict[str, Any], parts: int = 1) -> None:
+        self._division = Division(parts) if parts > 1 else None
         self._library, self.name = library, str(own["name"])
         self._lock = Lock()
         #: what the kernel tells of itself: sizes, tensors, functions, gradients
@@ -202,7 +208,10 @@ class Kernel:
 
     def _call(self, name: str, *arguments: Any) -> None:
         """One function, or the error that its code stands for."""
-        code = self._function(name)(*arguments)
+        if self._division is None or name not in _DIVIDED:
+            code = self._function(name)(*arguments)
+        else:
+            code = self._division(self._function(f"{name}_parallel"), arguments)
         if not code:
             return
         said = self._strerror(ctypes.c_int32(code)).decode("utf-8")

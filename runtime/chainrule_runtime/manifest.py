@@ -70,6 +70,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class TunedThreads:
+    """How many threads were fastest, where symbolic `sizes` were so large.
+
+    `seconds` are pairs of a number of threads and what a step took on so many. `most` is the number
+    that is kept, for steps whose shared calls are no more `work` than they were there; 0 where
+    nothing was timed, `why` says why.
+    """
+
+    sizes: tuple[tuple[str, int], ...] = ()
+    work: int = 0
+    most: int = 0
+    seconds: tuple[tuple[int, float], ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The tensors of a program by what they are, and the memory it needs besides.
 
@@ -79,7 +95,8 @@ class Manifest:
     place in the table to its slot. `nonempty` are sizes that must not be 0. `shared` says of each
     call that threads may share how much work it is and how often it is made; one of less than
     `call_work`, or a step in which shared calls do less than `step_work`, is better done by one.
-    `stages` are what threads do between meetings. Their number is a size in `arena`, called PARTS.
+    `stages` are what threads do between meetings. Their number is a size in `arena`, called PARTS,
+    and `tuned` what timing found of it.
     """
 
     sizes: tuple[str, ...]
@@ -95,6 +112,7 @@ class Manifest:
     call_work: int = 0
     step_work: int = 0
     stages: tuple[Stage, ...] = ()
+    tuned: TunedThreads | None = None
 
     @property
     def places(self) -> int:

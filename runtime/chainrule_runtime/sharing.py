@@ -47,10 +47,18 @@ def share(manifest: Manifest, sizes: Mapping[str, int], threads: int) -> Sharing
     work = [(evaluate(w, sizes), evaluate(n, sizes)) for w, n in manifest.shared]
     worth = [w >= manifest.call_work for w, _ in work]
     total = sum(w * n for (w, n), yes in zip(work, worth, strict=True) if yes)
+    tuned = manifest.tuned
+    if tuned and tuned.most and shared_work(manifest, sizes) <= tuned.work:
+        threads = min(threads, tuned.most)
     if threads == 1 or total < manifest.step_work or not any(worth):
         return Sharing(1, np.zeros(0, np.uint8), np.zeros(0, np.uint8))
     waits = meetings(manifest.stages, worth)
     return Sharing(threads, np.array(worth, np.uint8), np.array(waits, np.uint8))
+
+
+def shared_work(manifest: Manifest, sizes: Mapping[str, int]) -> int:
+    """How much work all calls are that threads may share, whether that is worth it or not."""
+    return sum(evaluate(w, sizes) * evaluate(n, sizes) for w, n in manifest.shared)
 
 
 def meetings(stages: Sequence[Stage], worth: Sequence[bool]) -> list[bool]:

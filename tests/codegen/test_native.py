@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chainrule.codegen import native
 from chainrule.codegen.elf import undefined_symbols
 from chainrule.codegen.host import host_target
 from chainrule.codegen.module import emit_module
@@ -41,6 +42,7 @@ from chainrule.ir.types import (
     int64,
     uint32,
 )
+from chainrule.target import target as level
 
 I, J, N = Size.symbol("i"), Size.symbol("j"), Size.symbol("n")
 SEED = 7
@@ -501,3 +503,45 @@ declare float @llvm.exp.f32(float)
 """
     with pytest.raises(CompileError, match="calls expf"):
         compile_object(text, host_target())
+
+
+WALK = """
+target triple = "x86_64-unknown-linux-gnu"
+define void @walk(ptr %x, i64 %n, i64 %by) {
+entry:
+  br label %again
+again:
+  %i = phi i64 [0, %entry], [%next, %again]
+  %at = mul i64 %i, %by
+  %p = getelementptr float, ptr %x, i64 %at
+  store float 1.0, ptr %p
+  %q = getelementptr float, ptr %p, i64 %i
+  store float 2.0, ptr %q
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %n
+  br i1 %more, label %again, label %end
+end:
+  ret void
+}
+"""
+
+
+def test_others_who_use_llvm_in_this_process_find_it_as_it_was():
+    """Our own code goes without a pass, which is an option of the whole process."""
+    target = level("x86-64-v3")
+
+    def theirs() -> bytes:
+        return bytes(native._machine(target).emit_object(native._parsed(WALK)))
+
+    before = theirs()
+    assert compile_object(WALK, target).object != before  # else it would not tell
+    assert theirs() == before
+    with pytest.raises(CompileError):
+        compile_object(WALK.replace("i64 %next, %n", "i64 %next, %m"), target)
+    assert theirs() == before
+
+
+def test_assembly_is_of_the_same_code_as_the_object():
+    target = level("x86-64-v3")
+    made = compile_object(WALK, target)
+    assert made.code_size and "imul" in made.asm  # which the pass would have made a sum

@@ -22,7 +22,7 @@ from chainrule.errors import FeedError
 from chainrule.ir.graph import Graph
 from chainrule.loops.choice import Choice
 from chainrule.schedule.budget import Budget
-from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor
+from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, TunedThreads
 
 ROOT = Path(__file__).parents[2]
 #: the module, whose name is also that of its function
@@ -308,6 +308,7 @@ def test_a_manifest_comes_back_whole():
         checks=(Check(1, "0", "0", 7, -7), Check(2, "=h", None, {"terms": [[1, ["n"]]]})),
         nonempty=({"terms": [[1, ["n"]]]},), shared=(({"terms": [[9, ["n"]]]}, 1),), call_work=5,
         step_work=6, stages=(Stage(0, (1, -1), (2,), (1,), (2,), True, (1,)), Stage(meeting=True)),
+        tuned=TunedThreads((("n", 64),), 9, 2, ((1, 2e-3), (2, 1e-3)), "no reason"),
     )  # fmt: skip
     assert all(getattr(whole, f.name) or f.name == "constants" for f in fields(Manifest))
     choices = {3: Choice(8, None, True), 0: Choice()}

@@ -120,8 +120,10 @@ def test_two_parts_keep_their_bound_where_it_is_hardest(kind: Any, k: int) -> No
         z = product(False, False, len(x), w.shape[1], k)
         got = cr.compile(z, precision="bfloat16x3")(x=x, w=w)
         want = x.astype(np.float64) @ w.astype(np.float64)
-        # the bound, and the last roundings of a float32: of the parts' sum and of the result
-        assert (np.abs(got - want) <= (SPLIT + 2 * ULP) * scale(x, w)).all()
+        # the bound, and the last roundings of a float32: of the parts' sum and of the result; or of
+        # each term, where a sum is float32's
+        roundings = 2 if host_target().blocks and k > 32 else max(2, k)
+        assert (np.abs(got - want) <= (SPLIT + roundings * ULP) * scale(x, w)).all()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "bfloat16x3"])
@@ -157,6 +159,7 @@ def test_levels_without_blocks_have_the_same_bits(
     for level, got in found.items():
         assert np.array_equal(got, first) != TARGETS[level].blocks
     if precision == "bfloat16x3":
+        monkeypatch.setenv("CHAINRULE_TARGET", FUSED[0])
         np.testing.assert_array_equal(first, cr.compile(z)(**feeds))
 
 

@@ -14,7 +14,9 @@ from chainrule.codegen.host import host_target
 from chainrule.driver import calibrate, clock, lower, tune
 from chainrule.driver.tune import tuned
 from chainrule.errors import CompileError
+from chainrule.ir.graph import Graph
 from chainrule.loops.choice import Choice, candidates
+from chainrule.loops.text import show
 from chainrule.target.speeds import Speeds, usual_speeds
 
 SPEEDS = Speeds(2e11, ((2**15, 3e11), (2**20, 1.5e11), (0, 2e10)), 1e-6, 3e-7)
@@ -200,8 +202,9 @@ def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.Monkey
     for batch in (1, 37, 160):
         plain(**data(batch))
     texts = set()
-    monkeypatch.setattr(lower, "calibrated", lambda: SPEEDS)
-    for choice in [*candidates(host_target())][threads - 1 :: 5]:
+    monkeypatch.setattr(calibrate, "_measured", lambda: SPEEDS)
+    ways = [*candidates(host_target()), Choice(packed_from=24), Choice(8, 2, packed_from=96)]
+    for choice in ways[threads - 1 :: 5] + ways[-2:]:
         everywhere = dict.fromkeys(range(99), choice)
         monkeypatch.setattr(lower, "tuned", lambda *_, found=everywhere: found)
         step = net(threads=threads, tune=True)
@@ -210,6 +213,78 @@ def test_every_choice_has_the_same_bits(threads: int, monkeypatch: pytest.Monkey
             step(**data(batch))
         assert bits(step) == bits(plain), choice
     assert len(texts) > 3  # they were other loops
+
+
+def wide(**options: Any) -> cr.TrainingStep:
+    """A net with products that packing may pay for."""
+    x, t = cr.input("x", ("batch", 784)), cr.input("t", ("batch",), dtype="int32")
+    h = cr.relu(x @ cr.parameter("W", (784, 512)))
+    loss = cr.losses.cross_entropy(h @ cr.parameter("V", (512, 33)), t)
+    return cr.training_step(loss, cr.optim.Adam(1e-2), **options)
+
+
+def data_of(batch: int) -> dict[str, Any]:
+    return {**data(batch), "x": np.ones((batch, 784), np.float32) / np.arange(1, 785, dtype="f4")}
+
+
+#: caches from which a factor is as quickly read where it stands; and those of a Xeon, of which the
+#: third is slow to read twice
+NEAR = Speeds(1e11, ((2**15, 2e11), (2**20, 1.9e11), (2**25, 1.8e11), (0, 1.7e11)), 1e-6, 3e-7)
+SLOW = Speeds(2.25e11, ((2**15, 3e11), (2**21, 1.6e11), (2**25, 2.9e10), (0, 1.6e10)), 1e-6, 3e-7)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_where_a_machine_is_known_the_model_says_what_is_packed(
+    threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its speeds: a program of before is not found again, and has the same bits."""
+    by_sizes = wide(threads=threads)
+    steps = {}
+    for speeds in (NEAR, SLOW):
+        monkeypatch.setattr(calibrate, "_measured", lambda speeds=speeds: speeds)
+        calibrate.calibrate()
+        steps[speeds] = wide(threads=threads)
+        again = wide(threads=threads)
+        assert again._engine.compiled.native.cached  # type: ignore[attr-defined]
+        assert again.show("loops") == steps[speeds].show("loops")
+    near, slow = (s._engine.compiled.levels.choices for s in steps.values())  # type: ignore[attr-defined]
+    assert all(c.packed_from > 12 for c in near.values()) and slow.keys() < near.keys()
+    told = [text for k in steps[NEAR].report().kernels for text in k.chosen]
+    assert any("rows on, where it should pay" in text for text in told)
+    for step in (by_sizes, *steps.values()):
+        for batch in (1, 12, 37, 160, 300):
+            step(**data_of(batch))
+    assert bits(by_sizes) == bits(steps[NEAR]) == bits(steps[SLOW])
+
+
+def test_of_known_rows_the_model_packs_or_not(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(rows: int, speeds: Speeds) -> set[Choice]:
+        monkeypatch.setattr(calibrate, "_measured", lambda: speeds)
+        calibrate.calibrate()
+        fn = cr.compile(cr.input("x", (rows, 200)) @ cr.input("w", (200, 160)))
+        return {*fn._program.compiled.levels.choices.values()}  # type: ignore[attr-defined]
+
+    (choice,) = found(16, NEAR)
+    assert choice.packed is False and "should take longer" in choice.why
+    assert not found(1000, NEAR)
+
+
+def test_an_export_does_not_depend_on_this_machine(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = []
+    for calibrating in (False, True):
+        if calibrating:
+            monkeypatch.setattr(calibrate, "_measured", lambda: NEAR)
+            calibrate.calibrate()
+        x = cr.input("x", ("batch", 200)).node
+        graph = Graph(((cr.Tensor(x) @ cr.parameter("W", (200, 160))).node,))
+        kept = [n for n in graph.nodes if n.op.role == "leaf" and n is not x]
+        made = lower.lower(graph, host_target(), feeds=[x], kept=kept, outputs=["z"])
+        loops.append([show(c.program) for c in made.calls])
+    assert loops[0] == loops[1]
 
 
 def first_is_slowest(calls: Sequence[Any], *_: Any) -> list[float]:

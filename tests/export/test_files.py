@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,51 @@ def test_codes_for_what_c_can_get_wrong(digits_net) -> None:
     assert library.digits_strerror(-5)
     x[3] = 0
     assert step() == 0 and loss.value != 7 and bytes(state) != before
+
+
+def test_codes_of_many_steps(digits_net) -> None:
+    """What may be null may not be misaligned; done tells of steps that were made."""
+    told = digits_net.artifact.certificate
+    code, size, batch = told["codes"], told["state_bytes"], told["sizes"]["batch"]
+    library = ctypes.CDLL(os.fspath(digits_net.artifact.files["digits.so"]))
+    library.digits_steps_workspace_bytes.restype = ctypes.c_size_t
+    z = ctypes.c_size_t
+    room = library.digits_steps_workspace_bytes(z(batch))
+
+    def block(n: int) -> int:
+        kept.append(ctypes.create_string_buffer(n + 64))
+        return ctypes.addressof(kept[-1]) + -ctypes.addressof(kept[-1]) % 64
+
+    kept: list[Any] = []
+    state, work, order, losses, done = map(block, (size, room, 1600, 80, 8))
+    rows = 100
+    x, y = block(rows * 256), (ctypes.c_int32 * rows)()
+    assert library.digits_init(ctypes.c_void_p(state), z(size), ctypes.c_uint64(1)) == 0
+    before = ctypes.string_at(state, size)
+
+    def steps(w=work, m=room, r=rows, b=batch, o=None, x=x, y=y, losses=losses, done=done) -> int:
+        pointers = (ctypes.c_void_p(p) for p in (o, x, ctypes.addressof(y), losses, done))
+        return library.digits_steps(ctypes.c_void_p(state), z(size), ctypes.c_void_p(w), z(m),
+                                    z(r), z(b), *pointers)  # fmt: skip
+
+    made = ctypes.c_size_t.from_address(done)
+    made.value = 7
+    assert steps(done=done + 4) == steps(losses=losses + 2) == code["ERROR_ALIGN"]
+    assert made.value == 7
+    assert steps(o=order + 4) == steps(x=x + 2) == steps(w=work + 32) == code["ERROR_ALIGN"]
+    assert made.value == 0
+    assert steps(x=None) == steps(w=None) == code["ERROR_NULL"]
+    assert steps(m=room - 64) == code["ERROR_ROOM"]
+    assert steps(r=0) == steps(b=0) == steps(b=batch + 1) == code["ERROR_SIZE"]
+    ctypes.memset(order, 0xFF, 8)
+    assert steps(o=order) == code["ERROR_VALUE"]
+    assert ctypes.string_at(state, size) == before
+    y[batch] = 10
+    assert steps() == code["ERROR_DATA0"] and made.value == 1
+    y[batch] = 0
+    assert steps(losses=None, done=None) == 0
+    words = (ctypes.c_void_p(order), z(2 * rows - 1), z(rows))
+    assert library.digits_shuffle(ctypes.c_void_p(state), z(size), *words) == code["ERROR_ROOM"]
 
 
 def test_the_manifest_and_the_state(net) -> None:

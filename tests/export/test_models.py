@@ -62,11 +62,32 @@ def fixed() -> Made:
     return step, {"x": random.standard_normal((4, 3)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("make", [attention, images, averages, fixed], ids=lambda f: f.__name__)
-def test_kernels_of_all_kinds(make: Callable[[], Made], linker: None, tmp_path: Path) -> None:
+def recurrent() -> Made:
+    """Scans of two kinds over a symbolic batch, a fold over classes that are more than lanes."""
+    random = np.random.default_rng(SEED)
+    x, y = cr.input("x", ("batch", 5, 3)), cr.input("y", ("batch",), dtype="int32")
+    h = cr.nn.GRU(6, return_sequences=True)(x)
+    z = cr.nn.Dense(37)(cr.nn.LSTM(7)(h))
+    loss = cr.losses.cross_entropy(z, y, label_smoothing=0.1)
+    step = cr.training_step(loss, cr.optim.SGD(0.1, momentum=0.9, nesterov=True), outputs=z)
+    return step, {
+        "x": random.standard_normal((6, 5, 3)).astype(np.float32),
+        "y": [0, 36, 2, 3, 4, 5],
+    }
+
+
+KINDS = [attention, images, averages, fixed, recurrent]
+
+
+@pytest.mark.parametrize("optimize", ["speed", "size"])
+@pytest.mark.parametrize("make", KINDS, ids=lambda f: f.__name__)
+def test_kernels_of_all_kinds(
+    make: Callable[[], Made], optimize: str, linker: None, tmp_path: Path
+) -> None:
     step, feeds = make()
     sizes = {"time": 9} if make is attention else {}
-    art = step.export(tmp_path, name="net", formats=("so", "json"), max_batch=8, max_sizes=sizes)
+    most: dict[str, Any] = {} if make is fixed else {"max_batch": 8, "max_sizes": sizes}
+    art = step.export(tmp_path, name="net", formats=("so", "json"), optimize=optimize, **most)
     assert art.certificate["largest_frame"] < 4096
     kernel = chainrule_runtime.load(art.files["net.so"])
     kernel.selftest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
+from chainrule.export import files
 
+HERE = Path(__file__).parent
 CC = shutil.which("cc")
 ZIG = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler is here")
@@ -88,14 +91,16 @@ def test_pkg_config_tells_of_the_kernel(folder: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "user").strip() == SAID
 
 
-@needs_cc
-@needs("cargo")
-@pytest.mark.skipif(
+needs_cargo = pytest.mark.skipif(
     subprocess.run(["cargo", "--version"], capture_output=True, check=False).returncode != 0
     if shutil.which("cargo")
     else True,
-    reason="cargo has no toolchain",
+    reason="cargo is not here, or has no toolchain",
 )
+
+
+@needs_cc
+@needs_cargo
 def test_cargo_builds_the_crate_offline(folder: Path, tmp_path: Path) -> None:
     crate = tmp_path / "net-rs"
     shutil.copytree(folder / "net-rs", crate)
@@ -123,12 +128,47 @@ def test_cargo_builds_the_crate_offline(folder: Path, tmp_path: Path) -> None:
     assert "test result: ok" in run("cargo", "test", "--offline", "--test", "selftest", cwd=crate)
 
 
+@needs_cc
+@needs_cargo
+def test_epochs_and_divided_steps_in_rust(tmp_path: Path) -> None:
+    """An input is called as a local of the methods might be."""
+    x, y = cr.input("x", ("batch", 300)), cr.input("count", ("batch",), dtype="int32")
+    z = cr.nn.Dense(10)(cr.relu(cr.nn.Dense(256)(x)))
+    step = cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-3), outputs=z)
+    step.export(tmp_path, "net", formats=("rs",), max_parts=4)
+    (tmp_path / "net-rs/examples").mkdir()
+    shutil.copy(HERE / "epochs.rs", tmp_path / "net-rs/examples")
+    words = ["--offline", "--quiet", "--example", "epochs"]
+    run("cargo", "run", *words, cwd=tmp_path / "net-rs")
+
+
+@needs_cc
+@needs_cargo
+def test_names_that_rust_and_javascript_use_themselves(tmp_path: Path) -> None:
+    """Sizes and inputs that are words or locals there, and a kernel called as a type is."""
+    names = {"check": "let", "blocks": "room", "out0": "place", "each": "yield"}
+    w = cr.parameter("w", (2,), init="ones")
+    inputs = [cr.input(name, (size, 2)) for name, size in names.items()]
+    loss = sum((cr.mean(cr.square(x @ w)) for x in inputs), 0.0)
+    step = cr.training_step(loss, cr.optim.SGD(0.1))
+    sizes = dict.fromkeys(names.values(), 4)
+    options = {"max_sizes": sizes, "max_parts": 2}
+    step.export(tmp_path, "error", formats=("rs",), examples=("rust",), **options)
+    learned(run("cargo", "run", "--offline", "--quiet", "--example", "train",
+                cwd=tmp_path / "error-rs"))  # fmt: skip
+    if ZIG and shutil.which("node"):
+        step.export(tmp_path, "map", target="wasm32", examples=("js",), max_sizes=sizes)
+        learned(run("node", tmp_path / "map_example.mjs"))
+
+
 @needs("node")
 @pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
 def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:
     lecture_step.export(tmp_path, "net", target="wasm32", examples=("js",))
     learned(run("node", tmp_path / "net_example.mjs"))
     assert run("node", tmp_path / "net_selftest.mjs").strip() == SAID
+    shutil.copy(HERE / "epochs.mjs", tmp_path)
+    run("node", tmp_path / "epochs.mjs")
 
 
 def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
@@ -150,16 +190,35 @@ def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
     ("target", "name", "magic"),
     [
         ("x86_64-pc-windows-msvc", "net.dll", b"MZ"),
-        pytest.param("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe", marks=pytest.mark.long),
+        ("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
+        ("x86_64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("aarch64-linux-gnu", "net.so", b"\x7fELF"),
     ],
 )
 def test_shared_libraries_of_other_systems(
     target: str, name: str, magic: bytes, lecture_step, tmp_path: Path
 ) -> None:
-    art = lecture_step.export(tmp_path, "net", target=target, formats=("so",), optimize="size")
+    """They are written without being asked for, and need no other library than the system's."""
+    art = lecture_step.export(tmp_path, "net", target=target, optimize="size")
     data = art.files[name].read_bytes()
-    assert data.startswith(magic) and b"net_step" in data
+    assert data.startswith(magic) and b"net_step" in data and not art.notes
+    if name == "net.dylib":
+        assert b"@rpath/net.dylib\0" in data and str(tmp_path).encode() not in data
+
+
+@pytest.mark.parametrize("target", ["x86_64-pc-windows-msvc", "arm64-apple-macos", "host"])
+def test_what_is_said_without_a_linker(
+    target: str, lecture_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for by name is an error; what was not is left out, and a note tells."""
+    monkeypatch.setattr(files, "_linkers", lambda *_: [])
+    art = lecture_step.export(tmp_path, "net", target=target, optimize="size")
+    assert {"net.o", "libnet.a", "net.h"} <= art.files.keys()
+    assert not {"net.so", "net.dll", "net.dylib"} & art.files.keys()
+    (note,) = art.notes
+    assert re.match(r"net\.(so|dll|dylib) is left out: no linker for .* is found here: .*zig", note)
+    with pytest.raises(cr.errors.CompileError, match="no linker for"):
+        lecture_step.export(tmp_path, "net", target=target, formats=("so",))
 
 
 @pytest.mark.parametrize(

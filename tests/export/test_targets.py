@@ -226,6 +226,7 @@ def test_objects_of_every_format_need_nothing(target: str, magic: bytes, tmp_pat
         {"max_batch": 0},
         {"max_batch": 2**40},
         {"max_sizes": {"rows": 3}},
+        {"max_sizes": {"batch": 8}, "max_batch": 8},
         {"target": "wasm32", "max_batch": 2**30, "formats": ("o",)},
     ],
     ids=str,
@@ -234,6 +235,15 @@ def test_what_can_not_be_exported(wrong: dict[str, Any], tmp_path: Path) -> None
     with pytest.raises(cr.errors.CompileError):
         small().export(tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_size_is_bounded_once(tmp_path: Path) -> None:
+    """By whichever of the two is given; nothing that is said is left aside."""
+    for options, most in (({}, 64), ({"max_batch": 8}, 8), ({"max_sizes": {"batch": 9}}, 9)):
+        art = small().export(tmp_path, formats=("json",), **options)
+        assert art.certificate["sizes"] == {"batch": most}
+    with pytest.raises(cr.errors.CompileError, match=r"max_batch=8 and max_sizes=.*both bound"):
+        small().export(tmp_path, max_batch=8, max_sizes={"batch": 8})
 
 
 def test_several_levels_in_one_kernel(linker: None, tmp_path: Path) -> None:

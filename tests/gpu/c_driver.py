@@ -17,11 +17,11 @@ WORD, POINTER, SIZE = ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t
 NOT_FOUND, INVALID_VALUE, INVALID_ADDRESS = 500, 1, 700
 
 
-def library(source: Path, folder: Path, cc: str) -> ctypes.CDLL:
-    """A kernel's source with the stub beneath it, as a library of this machine."""
+def library(source: Path, folder: Path, cc: str, *more: Path | str) -> ctypes.CDLL:
+    """A kernel's source with the stub beneath it, and more, as a library of this machine."""
     out = folder / f"{source.stem}_on_stub.so"
     words = [cc, *STRICT, "-O1", "-shared", "-fPIC", f"-I{STUB}", f"-I{source.parent}"]
-    subprocess.run([*words, "-o", out, source, STUB / "stub.c"], check=True)
+    subprocess.run([*words, "-o", out, source, STUB / "stub.c", *more], check=True)
     return ctypes.CDLL(str(out))
 
 
@@ -38,6 +38,11 @@ class Driver:
         self.functions: list[Any] = []
         self.callbacks: list[Any] = []
         for word, kinds in {
+            "cuInit": (ctypes.c_uint,),
+            "cuDeviceGet": (ctypes.POINTER(ctypes.c_int), ctypes.c_int),
+            "cuDevicePrimaryCtxRetain": (ctypes.POINTER(WORD), ctypes.c_int),
+            "cuCtxSetCurrent": (WORD,),
+            "cuMemAlloc": (ctypes.POINTER(WORD), SIZE),
             "cuModuleLoadData": (ctypes.POINTER(WORD), ctypes.c_char_p),
             "cuModuleUnload": (WORD,),
             "cuModuleGetFunction": (ctypes.POINTER(WORD), WORD, ctypes.c_char_p),
@@ -86,6 +91,22 @@ class Driver:
         return found
 
     # the driver's functions
+
+    def cuInit(self, flags: int) -> None:
+        assert flags == 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> None:
+        device[0] = 7 + number
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> None:
+        assert device == 7
+        context[0] = 77
+
+    def cuCtxSetCurrent(self, context: int) -> None:
+        assert context == 77
+
+    def cuMemAlloc(self, at: Any, size: int) -> None:
+        at[0] = self.room(size)
 
     def cuModuleLoadData(self, module: Any, image: bytes) -> None:
         text = image.decode()

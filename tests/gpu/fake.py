@@ -7,6 +7,7 @@ own interface runs as it does on a GPU; what it can't show is the machine code a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,20 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.simulate import simulate
 from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu.commands import BLOCK, RESIDENT
 from chainrule_runtime.gpu.driver import Attributes
 
 Array = np.ndarray[Any, Any]
 #: what memory holds that nobody wrote: of every type no number that anything is
 _UNWRITTEN = 0xFF
+
+
+@dataclass(frozen=True)
+class Stays:
+    """A kernel that goes through launches, by their numbers in a table of rows of so many words."""
+
+    launches: tuple[Launch, ...]
+    row: int
 
 
 class FakeGpu:
@@ -42,7 +52,8 @@ class FakeGpu:
 
     def knows(self, module: GpuModule, text: str) -> None:
         """Tell what the kernels of a module are, of which a GPU sees a text alone."""
-        self.modules[text] = module.kernels
+        stays = {RESIDENT: Stays(tuple(module.kernels[n] for n in module.resident), module.row)}
+        self.modules[text] = module.kernels | (stays if module.resident else {})
 
     def enter(self) -> None:
         self.calls.append("enter")
@@ -139,7 +150,22 @@ class FakeGpu:
         """How many parameters of 8 bytes a kernel has."""
         return len(launch.program.buffers) + len(launch.program.sizes) + 1
 
+    def stay(self, kernel: Stays, arguments: tuple[int, ...]) -> None:
+        """What a kernel that stays does: launch after launch, step after step."""
+        at, count, first, last, period, status = arguments
+        table = self.bytes_at(at, 8 * count * kernel.row).view(np.int64).reshape(count, kernel.row)
+        for step in range(first, last):
+            for number, blocks, which, *given in table.tolist():
+                if which == (step % period == period - 1):
+                    launch = kernel.launches[number]
+                    size = self.arguments_of(launch) - 1
+                    self.run(launch, blocks, launch.threads, (*given[:size], status))
+
     def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        if isinstance(launch, Stays):
+            assert (blocks, threads) == (1, BLOCK)
+            self.stay(launch, arguments)
+            return
         program = launch.program
         *given, status = arguments
         assert len(given) == len(program.buffers) + len(program.sizes)
@@ -171,6 +197,14 @@ class FailingGpu(FakeGpu):
         self.left -= 1
         if self.left >= 0:
             super().play(recording)
+
+    def stay(self, kernel: Stays, arguments: tuple[int, ...]) -> None:
+        """Each of its steps counts as a recording that is played."""
+        table, count, first, last, period, status = arguments
+        for step in range(first, last):
+            self.left -= 1
+            if self.left >= 0:
+                super().stay(kernel, (table, count, step, step + 1, period, status))
 
     def wait(self) -> None:
         if self.left < 0 or self.downloads_left < 0:

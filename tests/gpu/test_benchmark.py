@@ -45,3 +45,13 @@ def test_launches_are_timed_alone(gpu: Any) -> None:
     feeds = {"x": np.ones((4, 4), np.float32)}
     assert SCRIPT["kernel_seconds"](x @ x, feeds, times=2) > 0
     assert gpu.calls.count("play") == 1 + 2 * SCRIPT["BLOCKS"]
+
+
+def test_both_ways_of_many_steps_are_compared(gpu: Any) -> None:
+    spec = next(iter(SCRIPT["WORKLOADS"].values()))
+    calls = SCRIPT["step_calls"](spec)
+    assert [name for name in calls if "torch" not in name] == ["chainrule", "launch by launch"]
+    usual = SCRIPT["epochs"].PER_LAUNCH
+    with SCRIPT["launch_by_launch"]():
+        assert SCRIPT["epochs"].PER_LAUNCH == 0
+    assert SCRIPT["epochs"].PER_LAUNCH == usual > 0

@@ -108,22 +108,31 @@ def test_a_driver_that_reads_no_ptx_of_ours_is_too_old(api: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("word", "error", "said"),
     [
-        (RuntimeError('Function "cuGraphInstantiate" not found'), "too old: it has no cuGraph"),
-        (RuntimeError('"cuda" can only be found via system search.'), "no NVIDIA driver is"),
-        (OSError("libcuda.so.1: cannot open shared object file"), "no NVIDIA driver is"),
+        ("cuGraphInstantiate", RuntimeError("any text"), "too old: it has no cuGraph"),
+        ("cuInit", RuntimeError('"cuda" can only be found via system search.'), "no NVIDIA driver"),
+        ("cuInit", OSError("libcuda.so.1: cannot open shared object file"), "no NVIDIA driver is"),
     ],
 )
-def test_a_driver_that_lacks_something_is_told(api: Any, error: Exception, said: str) -> None:
-    gpu = CudaGpu()
-
+def test_a_driver_that_lacks_something_is_told(
+    api: Any, word: str, error: Exception, said: str
+) -> None:
     def fail(*given: Any) -> None:
         raise error
 
-    api.cuGraphInstantiate = fail
+    setattr(api, word, fail)
     with pytest.raises(DeviceError, match=said):
-        gpu.record(lambda: None)
+        CudaGpu().record(lambda: None)
+
+
+def test_an_error_has_the_code_of_the_driver(api: Any) -> None:
+    """As others contain the same words: what is done must not depend on those."""
+    gpu = CudaGpu()
+    api.fails["cuMemAlloc"] = "CUDA_ERROR_NOT_OUT_OF_MEMORY"
+    with pytest.raises(DeviceError, match="answered NOT_OUT_OF_MEMORY") as told:
+        gpu.allocate(8)
+    assert told.value.code == "NOT_OUT_OF_MEMORY" and not told.value.lost
 
 
 def test_a_forked_process_is_told(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

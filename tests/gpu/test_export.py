@@ -21,9 +21,12 @@ from click.testing import CliRunner
 import chainrule as cr
 from chainrule.cli import cli
 from chainrule.codegen import ptx, ptxas
-from chainrule.export import Artifact
+from chainrule.export import Artifact, gpu_selftest
 from chainrule.export.artifact import GPU_FORMATS
 from chainrule.export.gpu_files import gpu_formats
+from chainrule.export.model import AT_EPOCH
+from chainrule.ops import philox
+from chainrule_runtime.manifest import Tensor
 
 CC, CXX = shutil.which("cc"), shutil.which("c++")
 STREAM, SEED, ROWS, CLASSES = 0x1234, 5, 22, 3
@@ -139,7 +142,7 @@ def loaded(make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch) -> OnGp
             return modules[-1][1]
 
         patch.setattr(ptx.GpuModule, "ptx", translate)
-        art = make().export(folder, name="net", target="sm_80", max_batch=16)
+        art = make().export(folder, name="net", target="sm_80", max_batch=16, examples=("c",))
         library = c_driver.library(art.files["net.c"], folder, CC)
         library.net_strerror.restype = ctypes.c_char_p
         for word in ("workspace_bytes", "steps_workspace_bytes"):
@@ -215,6 +218,170 @@ def test_an_epoch_takes_rows_in_their_order(made: OnGpu, size: int) -> None:
     wanted = step.run(**{n: a[order] for n, a in rows.items()}, batch_size=size, shuffle=False)
     np.testing.assert_array_equal(made.driver.get(losses, wanted.shape, "f4"), wanted)
     made.same(step)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 22, 64, pytest.param(300, marks=pytest.mark.long)])
+def test_shuffle_gives_the_orders_of_the_compiler(made: OnGpu, rows: int) -> None:
+    made.on_state("init", SEED)
+    order = made.driver.put(np.full(2 * rows, -1))
+    given = order, 2 * rows - 1, rows
+    assert made.on_state("shuffle", *given) == made.code["ERROR_ROOM"]
+    for epoch in range(2):
+        assert made.on_state("shuffle", order, 2 * rows, rows) == 0
+        assert made.status() == (0, 0)
+        wanted = philox.permutation(SEED, epoch, rows)
+        np.testing.assert_array_equal(made.driver.get(order, (rows,), "i8"), wanted)
+
+
+def test_shuffled_epochs_train_as_run_does(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, rows, driver = small(), data(), made.driver
+    x, y, order = map(driver.put, (*rows.values(), np.zeros(2 * ROWS, np.int64)))
+    for _ in range(2):
+        assert made.on_state("shuffle", order, 2 * ROWS, ROWS) == 0
+        assert made.working("steps", ROWS, 9, order, x, y, 0) == 0
+    assert made.status() == (0, 3)
+    step.run(**rows, batch_size=9, epochs=2)
+    made.same(step)
+
+
+def test_the_last_epoch_that_has_32_bits_is_the_last(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    made.driver.gpu.bytes_at(made.state + AT_EPOCH, 8)[:] = [0, 0, 0, 0, 1, 0, 0, 0]
+    order = made.driver.put(np.zeros(8, np.int64))
+    assert made.on_state("shuffle", order, 8, 4) == 0
+    assert made.status()[0] == made.code["ERROR_VALUE"]
+
+
+def test_tensors_by_number_and_name(made: OnGpu) -> None:
+    made.on_state("init", SEED)
+    step, told, library = small(), made.artifact.certificate, made.library
+    library.net_tensor_name.restype = library.net_describe.restype = ctypes.c_char_p
+    library.net_tensor_bytes.restype = ctypes.c_size_t
+    state = ctypes.c_uint64(STREAM), ctypes.c_uint64(made.state), ctypes.c_size_t(made.bytes)
+    names = [t["name"] for t in told["tensors"]]
+    header = made.artifact.files["net.h"].read_text()
+    assert library.net_tensors() == len(names)
+    for i, name in enumerate(names):
+        array = np.ascontiguousarray(step.state_dict()[name])
+        assert (
+            library.net_tensor_name(i) == name.encode() and library.net_tensor(name.encode()) == i
+        )
+        assert re.search(rf"#define NET_TENSOR_\w+ {i} /\* {re.escape(name)}: ", header)
+        assert library.net_tensor_bytes(i) == array.nbytes
+        out, size = np.zeros_like(array), ctypes.c_size_t(array.nbytes)
+        assert library.net_get(*state, i, out.ctypes.data_as(ctypes.c_void_p), size) == 0
+        np.testing.assert_array_equal(out, array)
+        given = np.full_like(array, 3)
+        assert library.net_set(*state, i, given.ctypes.data_as(ctypes.c_void_p), size) == 0
+        np.testing.assert_array_equal(made.tensors()[name], given)
+        short = ctypes.c_size_t(array.nbytes - 1)
+        for move in (library.net_get, library.net_set):
+            assert (
+                move(*state, i, out.ctypes.data_as(ctypes.c_void_p), short)
+                == made.code["ERROR_NAME"]
+            )
+            assert move(*state, i, None, size) == made.code["ERROR_NULL"]
+            for outside in (-1, len(names)):
+                place = out.ctypes.data_as(ctypes.c_void_p)
+                assert move(*state, outside, place, size) == made.code["ERROR_NAME"]
+    assert library.net_tensor(b"none") == library.net_tensor(None) == -1
+    assert library.net_tensor_name(-1) is library.net_tensor_name(len(names)) is None
+    assert json.loads(library.net_describe())["tensors"] == told["tensors"]
+    made.driver.gpu.bytes_at(made.state, 8)[:] = 0
+    assert library.net_get(*state, 0, None, ctypes.c_size_t(0)) == made.code["ERROR_STATE"]
+
+
+def test_the_self_test_finds_what_the_processor_did(made: OnGpu) -> None:
+    made.library.net_selftest_bytes.restype = ctypes.c_size_t
+    size = made.library.net_selftest_bytes()
+    memory = made.driver.room(size)
+
+    def tested(room: int = size) -> int:
+        return int(made("selftest", made.net, STREAM, memory, room))
+
+    assert tested() == 0
+    assert tested(size - 1) == made.code["ERROR_ROOM"]
+    whole = made.driver.gpu.run
+
+    def off(launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+        """A GPU that draws a wrong beginning."""
+        whole(launch, blocks, threads, arguments)
+        if launch.program.name == "begin_truncated_float32_1":
+            made.driver.gpu.bytes_at(arguments[3], 4 * 48).view(np.float32)[:] *= 1.5
+
+    made.driver.gpu.run = off
+    assert tested() == made.code["ERROR_SELFTEST"]
+
+
+def test_so_does_its_ptx_in_the_self_test(
+    folder: Path, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = loaded(small, folder, emulator, monkeypatch)
+    net.library.net_selftest_bytes.restype = ctypes.c_size_t
+    size = net.library.net_selftest_bytes()
+    assert net("selftest", net.net, STREAM, net.driver.room(size), size) == 0
+
+
+ON_THE_HOST = """#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+typedef void *CUstream;
+typedef char *CUdeviceptr;
+enum { NET_OK };
+#define DO_(call) call
+static int32_t told_(int code) { return code; }
+static int cuStreamSynchronize(CUstream s) { (void)s; return 0; }
+static int cuMemcpyHtoDAsync(char *to, const void *from, size_t n, CUstream s)
+{ (void)s; memcpy(to, from, n); return 0; }
+MADE_UP
+static char out[BYTES];
+int main(void)
+{
+    make_up_(0, out, 3000, KIND, ITEM, LEAST, ABOVE);
+    return fwrite(out, 1, sizeof out, stdout) != sizeof out;
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int32", "int64", "bool"])
+def test_c_makes_up_the_same_data(dtype: str, tmp_path: Path) -> None:
+    if CC is None:
+        pytest.skip("no C compiler is here")
+    least, above = bounds = (0, 2) if dtype == "bool" else (3, 14)
+    wanted = gpu_selftest.made_up(Tensor("x", dtype, (3000,), 0), {}, bounds)
+    given = {"MADE_UP": gpu_selftest.MADE_UP.replace("@U", "NET"), "BYTES": wanted.nbytes}
+    given |= {"KIND": "'f'" if "float" in dtype else "'i'", "ITEM": wanted.itemsize}
+    text = ON_THE_HOST
+    for word, value in (given | {"LEAST": least, "ABOVE": above}).items():
+        text = text.replace(word, str(value))
+    source = tmp_path / "made.c"
+    source.write_text(text)
+    subprocess.run([CC, "-std=c99", "-O1", "-Wall", "-o", tmp_path / "made", source], check=True)
+    done = subprocess.run([tmp_path / "made"], capture_output=True, check=True)
+    assert done.stdout == wanted.tobytes()
+
+
+def test_the_example_trains(made: OnGpu, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = made.artifact.files
+    assert CC is not None
+    more = files["net.c"], "-Dmain=example_main"
+    example = tmp_path / "example.c"
+    text = files["net_example.c"].read_text()
+    example.write_text(text.replace("STEPS = 100", "STEPS = 6"))
+    assert example.read_text() != text
+    library = c_driver.library(example, tmp_path, CC, f"-I{files['net.h'].parent}", *more)
+    driver = c_driver.Driver(made.driver.gpu, library)
+    words = (ctypes.c_char_p * 2)(b"example", str(files["net.ptx"]).encode())
+    assert library.example_main(2, words) == 0
+    ctypes.CDLL(None).fflush(None)
+    first, last = map(
+        float, re.findall(r"loss ([\d.]+) at first, ([\d.]+) after", capfd.readouterr().out)[0]
+    )
+    assert last < first
+    assert library.example_main(1, words) == 1
+    driver.fails["cuInit"] = 100
+    assert library.example_main(2, words) == 1
 
 
 def test_a_state_goes_between_gpu_and_cpu(made: OnGpu) -> None:
@@ -350,7 +517,7 @@ def test_files_of_an_export(made: OnGpu) -> None:
     assert shown.exit_code == 0 and "for sm_80" in shown.output
     assert re.search(r"kernels +\d+; (\d+ registers|ptxas would)", shown.output)
     without = set() if ptxas.find() else {"net.cubin"}
-    assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without
+    assert set(files) == {f"net.{f}" for f in GPU_FORMATS} - without | {"net_example.c"}
     told = json.loads(files["net.json"].read_text())
     text = files["net.ptx"].read_text()
     assert told["level"] == "sm_80" and ".target sm_80" in text
@@ -376,7 +543,7 @@ def test_without_ptxas_a_cubin_is_refused_and_left_out(
         ({"determinism": "strict"}, "no determinism"),
         ({"optimize": "size"}, "no optimize"),
         ({"cpu": "sm_80"}, "no cpu"),
-        ({"examples": ("c",)}, "no examples"),
+        ({"examples": ("js",)}, "no examples but in C"),
     ],
 )
 def test_what_a_gpu_s_export_does_not_have(

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.loops import threads
 from chainrule.loops.launch import BLOCK
-from chainrule.loops.threads import LONG, TALL
+from chainrule.loops.threads import LONG, MANY, TALL
+from chainrule.loops.tiled import FOUR
 
 
 def by_lanes(x: np.ndarray, lanes: int) -> np.ndarray:
@@ -23,6 +25,16 @@ def by_lanes(x: np.ndarray, lanes: int) -> np.ndarray:
     return cells[0]
 
 
+def by_fours(x: np.ndarray) -> np.ndarray:
+    """Likewise, thread t of a block four neighbours at a time, which it folds at the end."""
+    cells = np.zeros((FOUR * BLOCK, *x.shape[1:]), np.float32)
+    for start in range(0, len(x), len(cells)):
+        rows = x[start : start + len(cells)]
+        cells[: len(rows)] += rows
+    a, b, c, d = (cells[u::FOUR] for u in range(FOUR))
+    return by_lanes((a + c) + (b + d), BLOCK)
+
+
 def in_order(x: np.ndarray) -> np.ndarray:
     return np.add.accumulate(x, axis=0, dtype=np.float32)[-1]
 
@@ -32,28 +44,54 @@ def device(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.parametrize(("width", "lanes"), [(19, 16), (20, 64)])
 @pytest.mark.parametrize("rows", [1, TALL, TALL + 1, 700])
-def test_columns_are_added_in_order_or_by_16_lanes(rows: int, device: Any) -> None:
-    x = np.random.default_rng(rows).standard_normal((rows, 19), np.float32)
-    want = in_order(x) if rows <= TALL else by_lanes(x, 16)
+def test_columns_are_added_in_order_or_by_lanes(
+    rows: int, width: int, lanes: int, device: Any
+) -> None:
+    x = np.random.default_rng(rows).standard_normal((rows, width), np.float32)
+    want = in_order(x) if rows <= TALL else by_lanes(x, lanes)
     for size in (rows, "n"):
-        fn = cr.compile(cr.sum(cr.input("x", (size, 19)), axis=0) * 2, backend="cuda")
+        fn = cr.compile(cr.sum(cr.input("x", (size, width)), axis=0) * 2, backend="cuda")
         np.testing.assert_array_equal(fn(x=x), want * 2)
 
 
-@pytest.mark.parametrize("length", [LONG, LONG + 1])
-def test_rows_are_added_by_16_lanes_or_by_a_block(length: int, device: Any) -> None:
+@pytest.mark.parametrize(
+    ("length", "lanes"), [(LONG, 16), (LONG + 1, BLOCK), (LONG + 4, FOUR * BLOCK)]
+)
+def test_rows_are_added_by_16_lanes_or_by_a_block(length: int, lanes: int, device: Any) -> None:
     x = np.random.default_rng(length).standard_normal((3, length), np.float32)
-    want = by_lanes(x.T, 16 if length == LONG else BLOCK)
-    fn = cr.compile(cr.sum(cr.input("x", (3, length)), axis=1), backend="cuda")
-    np.testing.assert_array_equal(fn(x=x), want)
+    t = cr.input("x", (3, length))
+    turned = cr.input("y", (length, 3))  # not walked straight through: the same order
+    fn = cr.compile([cr.sum(t, axis=1), cr.sum(turned.T * 1.0, axis=1)], backend="cuda")
+    want = by_lanes(x.T, lanes) if lanes <= BLOCK else by_fours(x.T)
+    for got in fn(x=x, y=np.ascontiguousarray(x.T)):
+        np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("length", [1, 15, 300, 5000])
-def test_a_row_of_unknown_length_is_added_by_a_block(length: int, device: Any) -> None:
-    x = np.random.default_rng(length).standard_normal((2, length), np.float32)
-    fn = cr.compile(cr.sum(cr.input("x", (2, "n")), axis=1), backend="cuda")
-    np.testing.assert_array_equal(fn(x=x), by_lanes(x.T, BLOCK))
+@pytest.mark.parametrize("length", [64, 68, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_many_rows_are_folded_by_four_threads_in_the_order_of_16_lanes(
+    length: int, dtype: str, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(length)
+    feeds = {n: rng.standard_normal((2, 5, length)).astype(dtype) for n in "xy"}
+    x, y = (cr.input(n, ("n", 5, length), dtype=dtype) for n in "xy")
+    labels = cr.argmax(y, axis=-1)
+    gradients = cr.grad(cr.sum(cr.softmax(x * y, axis=-1) * y), [x])
+    outputs = [cr.sum(x * y, axis=-1), cr.losses.cross_entropy(x, labels), *gradients]
+    outputs += [cr.max(x, axis=-1), cr.any(x > 3, axis=-1), cr.std(y, axis=-1)]
+    monkeypatch.setenv("CHAINRULE_CACHE", "0")  # programs are found by what was written alone
+    seen = set()
+    for output, names in zip(outputs, ("xy", "xy", "xy", "x", "x", "y"), strict=True):
+        given = {n: feeds[n] for n in names}
+        want = cr.compile(output)(**given)
+        for many in (MANY, 1):
+            monkeypatch.setattr(threads, "MANY", many)
+            fn = cr.compile(output, backend="cuda")
+            seen |= {(many, "of 4 lanes" in fn.show("loops"))}
+            np.testing.assert_array_equal(fn(**given), want)
+    assert seen >= {(MANY, False), (1, True)} and (MANY, True) not in seen
 
 
 def test_the_largest_and_products_too(device: Any) -> None:

@@ -56,6 +56,16 @@ def test_a_row_is_folded_by_five_exchanges() -> None:
     assert count(r"bar\.sync", body) == 0
 
 
+def test_rows_and_columns_are_read_four_neighbours_at_a_time() -> None:
+    many = kernel(cr.softmax(cr.input("x", ("n", 128, 96))))
+    assert count(r"shfl\.sync\.down", many) == 2 * 2 * 4  # two folds, four cells over four threads
+    long, tall = (kernel(cr.sum(cr.input("x", ("n", 4096)), axis=a)) for a in (1, 0))
+    for body in (many, long, tall):
+        assert count(r"ld\.global\.v4\.b32", body) >= 1
+        assert count(r"ld\.global\.b32", body) == 1  # the status
+    assert count(r"st\.global\.v4\.b32", many) >= 1 and count(r"st\.global\.b32", many) == 0
+
+
 def test_a_long_row_is_folded_by_a_tree_in_shared_memory() -> None:
     body = kernel(cr.sum(cr.input("x", ("n", 4096)), axis=1))
     # before each step of the tree, before all read its root, before its memory is used again, and

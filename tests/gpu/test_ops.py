@@ -17,12 +17,10 @@ from chainrule.ir.types import TensorType
 from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
 
-#: all but what passes make for CPUs alone
-HERE = [entry for entry in ops() if entry.samples[0][0].role != "attend"]
-FIRST = [pytest.param(*entry.samples[0], id=str(entry.name)) for entry in HERE]
+FIRST = [pytest.param(*entry.samples[0], id=str(entry.name)) for entry in ops()]
 SAMPLES = [
     pytest.param(op, types, id=f"{entry.name}-{i}")
-    for entry in HERE
+    for entry in ops()
     for i, (op, types) in enumerate(entry.samples)
 ]
 #: ops whose kernels are of every form, and have every kind of instruction

@@ -87,6 +87,19 @@ def test_ptxas_takes_every_net(
         assembled(step.show("ptx"), sm, tmp_path)
 
 
+@needs_ptxas
+@pytest.mark.parametrize(("sm", "width"), [("sm_75", 64), ("sm_90", 128)])
+def test_ptxas_keeps_tiles_of_attention_in_registers(
+    sm: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAINRULE_GPU", sm)
+    q, k, v = (cr.input(x, ("batch", 8, "n", width)) for x in "qkv")
+    out = cr.attention(q, k, v, causal=True)
+    gradients = cr.grad(cr.mean(out**2), [q, k, v])
+    said = assembled(cr.compile([out, *gradients], "cuda").show("ptx"), sm, tmp_path)
+    assert not re.search(r"[1-9]\d* bytes (stack|spill)", said)
+
+
 #: what makes an example short: it is asked for its programs alone
 SHORT: dict[str, dict[str, Any]] = {
     "gpt": {"steps": 2}, "lstm_text": {"steps": 2}, "cnn": {"epochs": 1, "seeds": 1},

@@ -12,9 +12,9 @@ import pytest
 import chainrule as cr
 from chainrule.codegen import ptx, ptxas
 from chainrule.driver import kept
-from chainrule.driver.gpu_report import GpuReport
+from chainrule.driver.gpu_report import ALL, GpuReport
 from chainrule.target.gpu import occupancy
-from chainrule_runtime.gpu.commands import KernelLaunch, Repeated, Spot
+from chainrule_runtime.gpu.commands import GpuCode, KernelLaunch, Repeated, Spot
 from chainrule_runtime.gpu.driver import CudaGpu
 
 
@@ -151,8 +151,9 @@ COMMANDS = (
 
 def test_what_is_kept_is_what_it_was() -> None:
     manifest = layer()._program.compiled.manifest  # type: ignore[attr-defined]
-    content = kept.packed_gpu(manifest, "some PTX", COMMANDS)
-    assert kept.unpacked_gpu(content) == (manifest, "some PTX", COMMANDS)
+    code = GpuCode("some PTX", COMMANDS, (), ("a", "b"), 7)
+    content = kept.packed_gpu(manifest, code)
+    assert kept.unpacked_gpu(content) == (manifest, code)
     assert kept.unpacked_gpu(content[:-9]) is None
     assert kept.unpacked_gpu(kept.packed(manifest, b"an object file", {})) is None
 
@@ -192,3 +193,15 @@ def test_steps_and_their_names_are_kept(
     first = trained("w")
     monkeypatch.setattr(ptx.GpuModule, "ptx", None)
     np.testing.assert_array_equal(trained("other"), first)
+
+
+def test_what_stays_for_many_steps_is_told_too() -> None:
+    step = cr.training_step(
+        cr.mean((cr.input("x", ("n", 3)) @ cr.parameter("w", (3, 2))) ** 2),
+        cr.optim.SGD(0.1),
+        backend="cuda",
+    )
+    report = step.report()
+    (stays,) = (x for x in report.launches if x.kernel == ALL)
+    assert (stays.name, stays.blocks, stays.threads) == ("resident", 1, 256)
+    assert "all, in a run" in str(report)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule_runtime.gpu import epochs
 
 ROWS, WIDTH, CLASSES = 50, 6, 3
 
@@ -48,12 +49,47 @@ def test_it_trains_to_the_bits_of_the_cpu(data: dict[str, np.ndarray], gpu: Any)
         np.testing.assert_array_equal(ours, native)
 
 
+def test_so_it_does_launch_by_launch(
+    data: dict[str, np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "PER_LAUNCH", 0)
+    for ours, native in zip(trained("cuda", data), trained("cpu", data), strict=True):
+        np.testing.assert_array_equal(ours, native)
+
+
 def test_so_does_its_ptx(data: dict[str, np.ndarray], emulator: Any) -> None:
     for ours, native in zip(trained("cuda", data), trained("cpu", data), strict=True):
         np.testing.assert_array_equal(ours, native)
 
 
-def test_a_step_of_a_run_is_one_launch(data: dict[str, np.ndarray], gpu: Any) -> None:
+def test_many_steps_of_a_tiny_net_are_one_launch(data: dict[str, np.ndarray], gpu: Any) -> None:
+    step = make("cuda")
+    step.run(**data, batch_size=16, epochs=1)
+    del gpu.calls[:]
+    step.run(**data, batch_size=16, epochs=5)
+    assert gpu.calls.count("launch") == 1 and not {"play", "record"} & set(gpu.calls)
+
+
+def test_a_kernel_stays_for_so_many_steps_at_most(
+    data: dict[str, np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "STAYS", 3)
+    ours, native = make("cuda", snapshot_every=5), make("cpu")
+    np.testing.assert_array_equal(*(s.run(**data, batch_size=16, epochs=2) for s in (ours, native)))
+    assert gpu.calls.count("launch") == 3  # of 3 steps, 2, and 3 after a snapshot
+
+
+def test_a_net_that_is_not_tiny_has_no_kernel_that_stays(gpu: Any) -> None:
+    x = cr.input("x", ("batch", 512))
+    loss = cr.mean((x @ cr.parameter("W", (512, 512))) ** 2)
+    assert "@resident(" not in cr.training_step(loss, cr.optim.SGD(0.1), backend="cuda").show("ptx")
+    assert "@resident(" in make("cuda").show("ptx")
+
+
+def test_a_step_of_a_run_is_one_launch(
+    data: dict[str, np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "PER_LAUNCH", 0)
     step = make("cuda")
     step.run(**data, batch_size=16, epochs=1)
     del gpu.calls[:]

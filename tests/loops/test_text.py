@@ -20,7 +20,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Size
 from chainrule.ir.types import bool_, float32, int64
-from chainrule.loops.text import show, signature
+from chainrule.loops.text import outline, show, signature
 
 
 def rows(tag: str = "", columns: int = 10, note: str = "row sums") -> Program:
@@ -61,6 +61,8 @@ def test_show():
 def test_names_do_not_count():
     assert signature(rows()) == signature(rows("other", note="something else"))
     assert signature(rows()) != signature(rows(columns=11))
+    assert outline(rows()) == outline(rows("other", note="something else"))
+    assert outline(rows()) != outline(rows(columns=11))
 
 
 def test_a_dag_does_not_print_as_its_tree():

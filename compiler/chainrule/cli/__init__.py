@@ -114,7 +114,7 @@ def bench(**asked: Any) -> None:
 )
 @click.option("--name", help="What functions begin with; left out, the file's name.")
 @click.option("--formats", metavar="A,B", help="Such as o,a,so,h; left out, all of the target's.")
-@click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--max-batch", type=click.IntRange(1), help="Most rows of a minibatch; else 64.")
 @click.option("--max-size", "max_sizes", metavar="NAME=N", multiple=True, help="Bound a size.")
 @click.option(
     "--determinism", type=click.Choice(["default", "strict"]), default="default", show_default=True
@@ -146,7 +146,7 @@ def export(
     out: Path,
     name: str | None,
     formats: str | None,
-    max_batch: int,
+    max_batch: int | None,
     max_sizes: tuple[str, ...],
     determinism: str,
     optimize: str | None,

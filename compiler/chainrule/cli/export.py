@@ -26,7 +26,7 @@ def run(
     out: Path,
     name: str | None,
     formats: str | None,
-    max_batch: int,
+    max_batch: int | None,
     max_sizes: tuple[str, ...],
     determinism: str,
     optimize: str | None,
@@ -57,6 +57,8 @@ def run(
     page.heading("Files")
     for file in art.files.values():
         page.verbatim(f"{file}  {os.path.getsize(file)} bytes")
+    for note in art.notes:
+        page.verbatim(note)
 
 
 def _bound(text: str) -> tuple[str, int]:

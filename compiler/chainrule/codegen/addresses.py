@@ -15,7 +15,9 @@ from chainrule.ir.size import (
     Size,
     coefficient,
     is_nonnegative,
+    str_symbols,
     substitute,
+    without_constant,
 )
 
 Binding = int | str
@@ -29,33 +31,29 @@ class AddressCode:
     def __init__(self, builder: Builder, pointers: Mapping[Buffer, str]) -> None:
         self.builder, self.pointers = builder, pointers
         self.symbols: dict[str, Binding] = {}
-        self._used: dict[Size, tuple[str, ...]] = {}
-        self._reduced: dict[tuple[Size, tuple[Binding, ...]], Dim] = {}
-        self._pointers: dict[tuple[Buffer, Dim, tuple[Binding, ...]], str] = {}
-        self._slopes: dict[tuple[Dim, str, tuple[Binding, ...]], tuple[Dim, Dim] | None] = {}
+        self._reduced: dict[tuple[Size, tuple[tuple[str, int], ...]], Dim] = {}
+        self._parts: dict[Size, tuple[Dim, int]] = {}
+        self._pointers: dict[tuple[Buffer, Size, tuple[Binding, ...]], str] = {}
+        self._slopes: dict[tuple[Size, str], tuple[Dim, Dim] | None] = {}
 
     def known(self, dim: Dim, keep: str = "") -> Dim:
         """The polynomial with every symbol replaced whose number is known, except `keep`."""
         if isinstance(dim, int):
             return dim
-        bound = zip(self.used(dim), self.bindings(dim), strict=True)
-        values = [(s, v) for s, v in bound if isinstance(v, int) and s != keep]
+        bound = self.symbols
+        values = tuple([(s, v) for s in dim.names if type(v := bound[s]) is int and s != keep])
         if not values:
             return dim
-        key = (dim, tuple(x for pair in values for x in pair))
-        if key not in self._reduced:
-            self._reduced[key] = substitute(dim, dict(values))
-        return self._reduced[key]
+        key = (dim, values)
+        found = self._reduced.get(key)
+        if found is None:
+            found = self._reduced[key] = substitute(dim, dict(values))
+        return found
 
-    def used(self, dim: Size) -> tuple[str, ...]:
-        names = self._used.get(dim)
-        if names is None:
-            names = self._used[dim] = tuple(sorted(dim.symbols()))
-        return names
-
-    def bindings(self, dim: Dim) -> tuple[Binding, ...]:
+    def bindings(self, dim: Size) -> tuple[Binding, ...]:
         """What the symbols of a polynomial stand for now: with it, a key to what was made of it."""
-        return tuple([self.symbols[s] for s in self.used(dim)]) if isinstance(dim, Size) else ()
+        bound = self.symbols
+        return tuple([bound[s] for s in dim.names])
 
     def number(self, dim: Dim) -> str:
         """The polynomial's value as an i64."""
@@ -120,32 +118,36 @@ class AddressCode:
     def by_depth(self, dim: Size) -> list[tuple[list[tuple[Monomial, int]], int]]:
         """The terms grouped by the region they are known in, outermost first; the constant last."""
         groups: dict[int, list[tuple[Monomial, int]]] = {}
-        for monomial, c in dim.terms:
-            depth = max((self.atom_depth(a) for a in monomial), default=1 << 30)
-            groups.setdefault(depth, []).append((monomial, c))
+        for term in dim.terms:
+            depth = max(map(self.atom_depth, term[0]), default=1 << 30)
+            groups.setdefault(depth, []).append(term)
         return [(groups[d], d) for d in sorted(groups)]
 
     def atom_depth(self, atom: Atom) -> int:
-        names = [atom] if isinstance(atom, str) else sorted(Size({(atom,): 1}).symbols())
-        return self.builder.depth(str(self.symbols[n]) for n in names)
+        depth_of, bound = self.builder.depth_of, self.symbols
+        if isinstance(atom, str):
+            return depth_of.get(str(bound[atom]), 0)
+        return max(depth_of.get(str(bound[n]), 0) for n in str_symbols(atom))
 
     def pointer(self, buffer: Buffer, offset: Dim) -> str:
         """The address of an element, from the outermost part of its offset to the innermost."""
-        key = (buffer, offset, self.bindings(offset))
-        if key not in self._pointers:
-            self._pointers[key] = self.new_pointer(buffer, self.known(offset))
-        return self._pointers[key]
-
-    def new_pointer(self, buffer: Buffer, offset: Dim) -> str:
-        at = self.pointers[buffer]
+        offset = self.known(offset)
         if isinstance(offset, int):
+            at = self.pointers[buffer]
             return self.step(at, buffer, str(offset)) if offset else at
-        for terms, _ in self.by_depth(offset):
-            if not terms[0][0]:
-                at = self.step(at, buffer, str(terms[0][1]))
-            else:
+        parts = self._parts.get(offset)
+        if parts is None:
+            parts = self._parts[offset] = without_constant(offset)
+        rest, constant = parts
+        assert isinstance(rest, Size)
+        key = (buffer, rest, self.bindings(rest))
+        at = self._pointers.get(key, "")
+        if not at:
+            at = self.pointers[buffer]
+            for terms, _ in self.by_depth(rest):
                 at = self.step(at, buffer, self.number(Size(dict(terms))))
-        return at
+            self._pointers[key] = at
+        return self.step(at, buffer, str(constant)) if constant else at
 
     def step(self, pointer: str, buffer: Buffer, index: str) -> str:
         text = f"getelementptr {memory(buffer.dtype)}, ptr {pointer}, i64 {index}"
@@ -153,10 +155,15 @@ class AddressCode:
 
     def slope(self, dim: Dim, var: str) -> tuple[Dim, Dim] | None:
         """`(c, rest)` with dim == c * var + rest; None where it is not of that form."""
-        key = (dim, var, self.bindings(dim))
+        if isinstance(dim, int):
+            return 0, dim
+        key = (dim, var)
         if key not in self._slopes:
-            self._slopes[key] = coefficient(self.known(dim, keep=var), var)
-        return self._slopes[key]
+            self._slopes[key] = coefficient(dim, var)
+        slope = self._slopes[key]
+        if slope is None:  # the symbol is divided, maybe by what is known to leave it whole
+            return coefficient(self.known(dim, keep=var), var)
+        return self.known(slope[0], keep=var), slope[1]
 
     def repetitions(self, dim: Dim, var: str) -> int:
         """The s of a polynomial var//s + rest, where s lanes have each element; else 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from chainrule.codegen.function import WHOLE
+from chainrule.codegen.spots import Spot, given
 from chainrule.codegen.steps import Call, Copy, Place, Repeat, Step, calls_in, stretches
 from chainrule.codegen.team import FIELDS
 from chainrule.codegen.trial import RECORD
@@ -170,7 +171,7 @@ class ShortEntry(Entry):
     """The same as a function that has every pointer and size as a parameter, not in a table.
 
     `numbers` are what functions are told after the sizes, by the identity of their programs; both
-    are as wide as addresses, `word`.
+    are as wide as addresses, `word`. `spots` are the buffers that they know.
     """
 
     def __init__(
@@ -179,21 +180,35 @@ class ShortEntry(Entry):
         sizes: Sequence[str],
         numbers: Mapping[int, Sequence[int]],
         word: str,
+        spots: Mapping[int, Sequence[Spot | None]],
     ) -> None:
         super().__init__(names, sizes)
-        self.numbers, self.word = numbers, word
+        self.numbers, self.word, self.spots = numbers, word, spots
 
     def function(self, order: Sequence[Step], name: str = "i32 @step", places: int = 0) -> str:
         """The text of the whole function."""
         self.steps(order)
-        listed = [f"ptr %p{i}" for i in range(places)]
-        listed += [f"i64 %size{i}" for i, _ in enumerate(self.sizes)]
-        head = f"define {name}({', '.join(listed)}) #1 {{"
+        head = f"define {name}({', '.join(self.parameters(places))}) #1 {{"
         return "\n".join([head, "entry:", *self.lines, "  ret i32 0", "}"])
+
+    def begin(self, name: str, places: int) -> None:
+        """Call the same of other steps first, which has so many places."""
+        listed = ", ".join(self.parameters(places))
+        code = self.value(f"call i32 @{name}({listed})")
+        good = self.value(f"icmp eq i32 {code}, 0")
+        self.lines.append(f"  br i1 {good}, label %begun, label %not_begun")
+        self.lines += ["not_begun:", f"  ret i32 {code}"]
+        self.open("begun")
+
+    def parameters(self, places: int) -> list[str]:
+        """What the function is given: what buffers lie in, each buffer, and each size."""
+        listed = ["ptr %state", "ptr %workspace", *(f"ptr %p{i}" for i in range(places))]
+        return [*listed, *(f"i64 %size{i}" for i, _ in enumerate(self.sizes))]
 
     def called(self, call: Call, share: str) -> str:
         """The code that a call leaves with."""
-        arguments = [f"ptr {self.address(place)}" for place in call.buffers]
+        pointers = [f"ptr {self.address(place)}" for place in call.buffers]
+        arguments = given(self.spots[id(call.program)], pointers)
         for size in call.program.sizes:
             short = self.value(f"trunc i64 %size{self.sizes.index(size)} to {self.word}")
             arguments.append(f"{self.word} {short}")

@@ -35,6 +35,7 @@ from chainrule.loops.walk import (
     has_check,
     multiplies_blocks,
     set_locals,
+    statements,
     stored_buffers,
     values_of,
 )
@@ -73,7 +74,9 @@ class Emitter(ValueCode):
         super().__init__(program, target)
         self.parts = parts
         self.blocks = BlockCode(self.builder, self.address)
-        self.tiled = False  # whether tiles have their shapes
+        # whether tiles have their shapes, as they always have where there are none
+        self.tiled = not any(isinstance(s, Blocks) for s in statements(program.body))
+        self.touched: dict[int, tuple[frozenset[Buffer], frozenset[Local], bool]] = {}
         private = [b for b in program.buffers if parts and b.private]
         self.pointers.update({b: self.own(b) for b in private})
 
@@ -287,7 +290,7 @@ class Emitter(ValueCode):
         parent.lines += [f"{inside}:", *region.lines, f"  br label %{after}", f"{after}:"]
         for cell, old in before.items():
             new = self.cells[cell]
-            if new is not old:
+            if new is not old and cell[0] in self.carried:
                 name = self.phi_name(len(builder.regions) - 1)
                 incoming = f"[{old.text}, %{parent.label}], [{new.text}, %{region.label}]"
                 parent.lines.append(f"  {name} = phi {new.type} {incoming}")
@@ -300,16 +303,25 @@ class Emitter(ValueCode):
         self.builder.depth_of[name] = depth
         return name
 
+    def touches(self, loop: Loop) -> tuple[frozenset[Buffer], frozenset[Local], bool]:
+        """What a loop's body writes that is wanted elsewhere, and whether it may leave."""
+        found = self.touched.get(id(loop))
+        if found is None:
+            body = loop.body
+            found = stored_buffers(body), set_locals(body) & self.carried, has_check(body)
+            self.touched[id(loop)] = found
+        return found
+
     def counted(
         self, loop: Loop, stop: str, step: int, body: Callable[[], None], start: str = "0"
     ) -> None:
         """A loop from `start` to `stop` by `step` that runs at least once."""
         builder, head = self.builder, self.builder.label()
-        stores, changed = stored_buffers(loop.body), set_locals(loop.body)
+        stores, changed, checked = self.touches(loop)
         outside = {c: r for c, r in self.cells.items() if c[0] in changed}
         declared = set(self.cells)
         depth = len(builder.regions)
-        builder.open(Region(head, stores=stores, checked=has_check(loop.body)))
+        builder.open(Region(head, stores=stores, checked=checked))
         index = self.phi_name(depth)
         self.address.symbols[loop.var] = index
         for cell, register in outside.items():

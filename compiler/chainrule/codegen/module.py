@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from chainrule.codegen.trial import trial_functions
 from chainrule.errors import CompileError
 from chainrule.ir.size import Dim
 from chainrule.loops.parts import is_split, work_of
-from chainrule.loops.text import signature
+from chainrule.loops.text import outline, signature
 from chainrule.loops.walk import has_check
 from chainrule.target import Target
 
@@ -67,6 +68,10 @@ def emit_functions(
     part's parameters. `names` are functions that are there already, by signature; new ones are
     added to it.
     """
+    programs = {id(call.program): call.program for call in calls_in(order)}
+    outlines = {key: outline(program) for key, program in programs.items()}
+    times = Counter(outlines.values())
+    alone = {key for key, o in outlines.items() if names is None and times[o] == 1}
     names = {} if names is None else names
     known: dict[int, str] = {}
     texts: list[str] = []
@@ -75,7 +80,8 @@ def emit_functions(
         _check_call(call, sizes)
         name = known.get(id(call.program))
         if name is None:
-            key = signature(call.program)
+            # the whole text, which takes long to write, only where another's may be the same
+            key = str(i) if id(call.program) in alone else signature(call.program)
             if key not in names:
                 names[key] = f"{prefix}kernel{i}"
                 text, needed = emit_function(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from chainrule.codegen.formats import code_size, undefined_symbols
@@ -14,6 +16,8 @@ from chainrule.records import dataclass
 from chainrule.target import Target
 
 OPTIMIZATION = 2
+
+_OPTION = Lock()
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def compile_object(llvm: str, target: Target, helpers: Mapping[str, str] = {}) -
     """
     left = dict(helpers)
     while True:
-        data = bytes(_machine(target).emit_object(_parsed(llvm)))
+        with _addresses_as_written(target):
+            data = bytes(_machine(target).emit_object(_parsed(llvm)))
         missing = undefined_symbols(data)
         added = [left.pop(name) for name in list(left)[::-1] if name in missing]
         if not added:
@@ -109,7 +114,8 @@ def assembly(native: NativeObject) -> str:
 
 def assembled(llvm: str, target: Target) -> str:
     """A module as assembly text, which for a GPU is PTX. Raises CompileError if LLVM refuses it."""
-    return str(_machine(target).emit_assembly(_parsed(llvm)))
+    with _addresses_as_written(target):
+        return str(_machine(target).emit_assembly(_parsed(llvm)))
 
 
 def load(native: NativeObject) -> Loaded:
@@ -120,6 +126,26 @@ def load(native: NativeObject) -> Loaded:
 def data_layout(target: Target) -> str:
     """How types lie in memory there, as modules of LLVM say it."""
     return str(_machine(target).target_data)
+
+
+@contextmanager
+def _addresses_as_written(target: Target) -> Iterator[None]:
+    """On x86-64, without LLVM's search for cheaper addresses in loops (loop strength reduction).
+
+    Addresses are written for its modes of addressing, and as fast as what is found in a third of
+    LLVM's time. The option is the process': it is set for as long as our own code is made.
+    """
+    from llvmlite import binding
+
+    if not target.triple.startswith("x86_64"):
+        yield
+        return
+    with _OPTION:
+        binding.set_option("", "--disable-lsr=true")
+        try:
+            yield
+        finally:
+            binding.set_option("", "--disable-lsr=false")
 
 
 def _parsed(llvm: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import field
+from functools import cache
 
 from chainrule.ir.types import DType
 from chainrule.records import dataclass
@@ -24,14 +25,20 @@ class Register:
     @property
     def type(self) -> str:
         """Its LLVM type."""
-        return vector(element(self.dtype), self.lanes)
+        return _type_of(self.dtype, self.lanes)
 
     @property
     def typed(self) -> str:
         """Its LLVM type and name, as instructions write an operand."""
-        return f"{self.type} {self.text}"
+        return f"{_type_of(self.dtype, self.lanes)} {self.text}"
 
 
+@cache
+def _type_of(dtype: DType, lanes: int) -> str:
+    return vector(element(dtype), lanes)
+
+
+@cache
 def element(dtype: DType) -> str:
     """The LLVM type of one element in a register; of a bfloat16, its bits."""
     if dtype.is_float and dtype.bits > 16:
@@ -39,6 +46,7 @@ def element(dtype: DType) -> str:
     return f"i{dtype.bits}"
 
 
+@cache
 def memory(dtype: DType) -> str:
     """The LLVM type of one element in memory: a bool is a byte there."""
     return "i8" if dtype.is_bool else element(dtype)
@@ -97,7 +105,11 @@ class Builder:
 
     def depth(self, operands: Iterable[str]) -> int:
         """The depth of the outermost region in which all operands are known."""
-        return max((self.depth_of.get(o, 0) for o in operands), default=0)
+        depth, depth_of = 0, self.depth_of.get
+        for operand in operands:
+            if (found := depth_of(operand, 0)) > depth:
+                depth = found
+        return depth
 
     def name_at(self, depth: int, text: str, key: str = "") -> str:
         """The value of an instruction, appended to a region unless it is known there already."""

@@ -75,6 +75,11 @@ def calls_in(steps: Sequence[Step]) -> list[Call]:
     return found
 
 
+def entries(call: Call) -> list[int]:
+    """The places in the table that a call is given, by its buffers."""
+    return [p if isinstance(p, int) else p.entry for p in call.buffers]
+
+
 #: steps that one part does alone, or a call or a loop that parts share
 Stretch = list[Step] | Call | Repeat
 

@@ -41,22 +41,44 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32, int32
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.walk import postorder, values_of
+from chainrule.records import dataclass
 from chainrule.target import Target
+from chainrule.target.gpu import WARP
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the threads of a block do, as lines of LLVM's text that follow a label `begin`, with
+    the shared memory and the declarations it needs. It speaks of %b0, ... and %s0, ..., buffers and
+    sizes, and of %status, where a Check leaves its code before it returns.
+    """
+
+    lines: tuple[str, ...]
+    shared: tuple[str, ...]
+    declarations: set[str]
+
+
+def emit_body(launch: Launch, name: str, target: Target, block: str | None = None) -> Body:
+    """The body of a launch; `block` is the register that has a block's number, if it is not the
+    GPU's own.
+    """
+    emitter = _Threads(launch, name, target, block)
+    emitter.block(launch.program.body)
+    builder = emitter.builder
+    return Body(tuple(builder.here.lines), tuple(emitter.shared), builder.declarations)
 
 
 def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str]]:
     """The kernel's LLVM text, and the declarations it needs.
 
-    Its parameters are the program's buffers, its sizes and `status`, where a Check leaves its code:
-    what is launched where one stands there does nothing.
+    Its parameters are the program's buffers, its sizes and `status`: what is launched where a code
+    stands there does nothing.
     """
-    emitter = _Threads(launch, name, target)
-    emitter.block(launch.program.body)
-    program = launch.program
+    body, program = emit_body(launch, name, target), launch.program
     parameters = [f"ptr %b{i}" for i in range(len(program.buffers))]
     parameters += [f"i64 %s{i}" for i in range(len(program.sizes))]
     lines = [
-        *emitter.shared,
+        *body.shared,
         f"define ptx_kernel void @{name}({', '.join([*parameters, 'ptr %status'])}) #0 {{",
         "entry:",
         "  %code = load i32, ptr %status, align 4",
@@ -65,15 +87,14 @@ def emit_launch(launch: Launch, name: str, target: Target) -> tuple[str, set[str
         "leave:",
         "  ret void",
         "begin:",
-        *emitter.builder.here.lines,
+        *body.lines,
         "  ret void",
         "}",
     ]
-    return "\n".join(lines), emitter.builder.declarations
+    return "\n".join(lines), body.declarations
 
 
 _BFLOAT16 = "m16n8k16.row.col.bf16"
-WARP = 32
 #: bytes of the widest access
 WIDEST = 16
 #: iterations of a short loop that are written out together, and what is short
@@ -82,12 +103,19 @@ AHEAD, SHORT = 8, 12
 
 def _is_short(loop: Loop) -> bool:
     """Whether a loop holds a few assignments and stores nothing: a fold, most often."""
-    if not all(isinstance(s, Set) for s in loop.body):
-        return False
-    values = [v for s in loop.body for v in postorder(*values_of(s))]
-    return len(values) <= SHORT and not any(
-        isinstance(v, Apply) and v.fn not in MACHINE for v in values
-    )
+    size = 0
+    for s in loop.body:
+        turns: int = 1
+        sets: tuple[Stmt, ...] = (s,)
+        if isinstance(s, Loop) and s.mode == "unroll" and isinstance(s.extent, int):
+            turns, sets = s.extent, s.body
+        if not all(isinstance(one, Set) for one in sets):
+            return False
+        values = [v for one in sets for v in postorder(*values_of(one))]
+        if any(isinstance(v, Apply) and v.fn not in MACHINE for v in values):
+            return False
+        size += turns * len(values)
+    return size <= SHORT
 
 
 class _Memory(MemoryCode):
@@ -109,11 +137,11 @@ class _Memory(MemoryCode):
 class _Threads(PartCode):
     """Emits a launch. `part` and `lane` are the registers that tell this thread's."""
 
-    def __init__(self, launch: Launch, name: str, target: Target) -> None:
+    def __init__(self, launch: Launch, name: str, target: Target, block: str | None) -> None:
         super().__init__(launch, name, target)
         self.in_vector = False
         self.memory = _Memory(self.builder, self.address, self.code)
-        thread, block = self.thread, self.special("ctaid.x")
+        thread, block = self.thread, block or self.special("ctaid.x")
         whole = self.pure(f"mul i64 {block}, {launch.threads}", block)
         number = self.pure(f"add i64 {whole}, {thread}", whole, thread)
         self.part = self.pure(f"udiv i64 {number}, {launch.lanes}", number)

@@ -12,6 +12,8 @@ from chainrule.target import Target
 
 #: CLOCK_MONOTONIC of clock_gettime(2), by system
 MONOTONIC = {"linux": 1, "darwin": 6}
+#: CLOCK_THREAD_CPUTIME_ID, which stands still while others have the processor
+OF_THREAD = {"linux": 3, "darwin": 16}
 
 
 def timed_module(

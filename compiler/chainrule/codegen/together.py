@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from chainrule.codegen.function import Emitter
 from chainrule.codegen.registers import Register, element, memory
-from chainrule.ir.loop import LANES
 from chainrule.ir.types import DType, int32, int64
 from chainrule.loops.launch import Launch
 from chainrule.target import Target
-
-#: what PTX's shuffle is told to stay within 16 threads ("PTX ISA 9.0", shfl.sync: the mask of lanes
-#: that stay as they are, 16, above the last lane, 31)
-_WITHIN = 16 << 8 | 31
+from chainrule.target.gpu import WARP
 
 
 class PartCode(Emitter):
@@ -47,7 +43,7 @@ class PartCode(Emitter):
 
     def meet(self) -> None:
         """Lanes wait for each other; what others wrote is to be read again."""
-        if self.launch.lanes == LANES:
+        if 1 < self.launch.lanes < WARP:
             self.builder.declare("void @llvm.nvvm.bar.warp.sync(i32)")
             self.builder.effect(f"call void @llvm.nvvm.bar.warp.sync(i32 {self.members()})")
         elif self.launch.lanes > 1:
@@ -60,19 +56,20 @@ class PartCode(Emitter):
         self.builder.effect(f"call {fn} 0)")
 
     def members(self) -> str:
-        """The 16 threads of this part, as bits of the warp's 32."""
-        upper = self.pure(f"and i64 {self.thread}, {LANES}", self.thread)
+        """The threads of this part, less than a warp, as bits of the warp's."""
+        lanes = self.launch.lanes
+        upper = self.pure(f"and i64 {self.thread}, {WARP - lanes}", self.thread)
         short = self.pure(f"trunc i64 {upper} to i32", upper)
-        return self.pure(f"shl i32 {(1 << LANES) - 1}, {short}", short)
+        return self.pure(f"shl i32 {(1 << lanes) - 1}, {short}", short)
 
     def combine(self, fn: str, cell: Register) -> Register:
         """The tree over a part's lanes: lane i with lane i + half; all lanes get the root."""
         if self.launch.lanes == 1:
             return cell
-        return self.in_warp(fn, cell) if self.launch.lanes == LANES else self.in_block(fn, cell)
+        return self.in_warp(fn, cell) if self.launch.lanes < WARP else self.in_block(fn, cell)
 
     def in_warp(self, fn: str, cell: Register) -> Register:
-        half = LANES // 2
+        half = self.launch.lanes // 2
         while half:
             upper = self.shuffled("down", cell, str(half))
             cell = self.code.apply(fn, (cell, upper), cell.dtype)
@@ -86,7 +83,9 @@ class PartCode(Emitter):
         word = x if x.dtype.bits == 32 and not x.dtype.is_float else self.as_word(x)
         fn, members = f"@llvm.nvvm.shfl.sync.{how}.i32", self.members()
         self.builder.declare(f"i32 {fn}(i32, i32, i32, i32)")
-        text = f"call i32 {fn}(i32 {members}, i32 {word.text}, i32 {which}, i32 {_WITHIN})"
+        # the bits of a lane's number that stay, and the last one ("PTX ISA 9.0", shfl.sync)
+        within = (WARP - self.launch.lanes) << 8 | WARP - 1
+        text = f"call i32 {fn}(i32 {members}, i32 {word.text}, i32 {which}, i32 {within})"
         got = Register(self.fresh(text), int32)
         return got if word is x else self.from_word(got, x.dtype)
 

@@ -23,7 +23,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim
 from chainrule.ir.types import int64
-from chainrule.loops.walk import merged_locals, postorder
+from chainrule.loops.walk import carried_locals, merged_locals, postorder
 from chainrule.target import Target
 
 Cell = tuple[Local, tuple[int, ...]]
@@ -40,7 +40,9 @@ class ValueCode:
         self.code = ScalarCode(self.builder, target)
         self.target = target
         self.cells: dict[Cell, Register] = {}
+        self.orders: dict[tuple[int, ...], list[Value]] = {}
         self.merged = merged_locals(program.body)
+        self.carried = carried_locals(program.body) | self.merged
         self.memory = MemoryCode(self.builder, self.address, self.code)
 
     @property
@@ -93,7 +95,11 @@ class ValueCode:
 
     def values(self, *roots: Value) -> list[Register]:
         registers: dict[int, Register] = {}
-        for v in postorder(*roots):
+        key = tuple(map(id, roots))  # the program keeps them all, so none is another's
+        order = self.orders.get(key)
+        if order is None:
+            order = self.orders[key] = postorder(*roots)
+        for v in order:
             registers[id(v)] = self.part_of(v, registers)
         return [registers[id(root)] for root in roots]
 

@@ -14,7 +14,7 @@ from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.team import has_threads
-from chainrule.driver.calibrate import worth_sharing
+from chainrule.driver.calibrate import calibrate, calibrated, worth_sharing
 from chainrule.driver.kept import named, packed, unpacked
 from chainrule.driver.wanted import Clock, Wanted, label
 from chainrule.errors import CompileError
@@ -27,8 +27,9 @@ from chainrule.ops.body import is_local
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
 from chainrule.target import Target
-from chainrule_runtime import Crew
-from chainrule_runtime.manifest import Manifest
+from chainrule.target.speeds import Speeds
+from chainrule_runtime import Crew, threads_for
+from chainrule_runtime.manifest import Manifest, TunedThreads
 
 if TYPE_CHECKING:
     from chainrule.driver.lower import Levels
@@ -109,8 +110,8 @@ def build(
     `finite` must be finite before any update is made. With `epochs` there is a native loop over
     minibatches too. So many `threads` at most share a step, None for one a CPU, where the target
     has threads. With a `budget` values are computed again for the arena to fit it. `precision` is
-    None or a name in PRECISIONS. With `tune` products are timed at some sizes, and what is faster
-    than what sizes say is kept with the program. Raises CompileError.
+    None or a name in PRECISIONS. With `tune` products and numbers of threads are timed at some
+    sizes, and what is fastest is kept with the program. Raises CompileError.
     """
     clock = Clock()
     machine = target or host_target()
@@ -118,6 +119,8 @@ def build(
     wanted = Wanted(
         tuple(feeds), tuple(kept), tuple(finite), epochs, several, machine, precision, budget,
         None if tune is None else tuple(sorted(tune.items())),
+        threads_for(threads) if tune is not None and several else 1,
+        _speeds(machine, tune is not None),
     )  # fmt: skip
     cache = object_cache()
     key = cache and program_key(graph, wanted)
@@ -144,18 +147,40 @@ def build(
         manifest = made().manifest
         native = compile_object(text(), machine)
         clock.lap("llvm")
-        if cache and key:
-            cache.put(key, packed(manifest, native.object, made().choices))
     loaded = load(native)
     clock.lap("load")
-    if several:
-        call_work, step_work = worth_sharing(manifest.call_work, manifest.step_work)
-        manifest = replace(manifest, call_work=call_work, step_work=step_work)
+    if found is None:
+        if manifest.shared and wanted.tune is not None:
+            manifest = replace(manifest, tuned=_tuned(manifest, loaded, wanted))
+            clock.lap("tune threads")
+        if cache and key:
+            cache.put(key, packed(manifest, native.object, made().choices))
+    manifest = _here(manifest) if several else manifest
     labels = [*map(label, (*feeds, *kept)), *outputs]
     return Compiled(
         graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
         wanted.kept, threads, precision, made,
     )  # fmt: skip
+
+
+def _here(manifest: Manifest) -> Manifest:
+    """A manifest with as much work asked of what threads share as they need on this machine."""
+    call_work, step_work = worth_sharing(manifest.call_work, manifest.step_work)
+    return replace(manifest, call_work=call_work, step_work=step_work)
+
+
+def _speeds(machine: Target, measured: bool) -> Speeds | None:
+    """What is known of the speeds of this machine, which are `measured` if they are needed."""
+    if machine != host_target():
+        return None
+    return calibrated() or (calibrate() if measured else None)
+
+
+def _tuned(manifest: Manifest, loaded: Loaded, wanted: Wanted) -> TunedThreads:
+    """How many threads are fastest at the sizes that a program is tuned at."""
+    from chainrule.driver.crews import tuned_threads
+
+    return tuned_threads(_here(manifest), loaded, dict(wanted.tune or ()), wanted.threads)
 
 
 def program_key(graph: Graph, wanted: Wanted) -> bytes | None:

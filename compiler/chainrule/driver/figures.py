@@ -69,7 +69,7 @@ def kernel_figures(
     )
     worth = iter([split for program, split in calls if program not in before])
     found, target = [], compiled.native.target
-    timed = {id(levels.built[i].program) for i in levels.choices}
+    reasons = {id(levels.built[i].program): choice.why for i, choice in levels.choices.items()}
     for i, (k, b, p, t) in enumerate(
         zip(levels.kernels, levels.built, predicted, times, strict=True)
     ):
@@ -82,7 +82,7 @@ def kernel_figures(
                 parts=parts,
                 chosen=(
                     *chosen(b.program, [*map(label, b.memory)], target),
-                    *(("fastest of those timed",) if id(b.program) in timed else ()),
+                    *((why,) if (why := reasons.get(id(b.program))) else ()),
                 ),
                 predicted=p.seconds,
                 bound=p.bound,

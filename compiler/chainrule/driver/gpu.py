@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import lru_cache
 
 from chainrule import config
@@ -19,7 +19,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ir.passes import uncollected
-from chainrule.ir.size import Size, divide
+from chainrule.ir.size import Size, divide, typical
 from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch
 from chainrule.loops.launch import BLOCK, Launch
@@ -31,6 +31,7 @@ from chainrule.target.gpu import GPUS, OLDEST, gpu
 from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import (
+    PER_LAUNCH,
     Command,
     GpuCode,
     KernelLaunch,
@@ -39,6 +40,8 @@ from chainrule_runtime.gpu.commands import (
 )
 from chainrule_runtime.manifest import Manifest
 
+#: of more launches one kernel would be long in compiling
+FEW = 40
 _COPY_WORDS, _COPY_BYTES = "copy_words", "copy_bytes"
 
 
@@ -121,7 +124,10 @@ def build_gpu(
     def made() -> tuple[Levels, GpuModule]:
         levels = lower_all(graph, wanted, clock)
         helpers = {**copies(), **_helpers(graph, wanted)}
-        module = emit_gpu_module([b.launches for b in levels.built], helpers, machine)
+        built = [b.launches for b in levels.built]
+        module = emit_gpu_module(
+            built, helpers, machine, resident=wanted.epochs and _is_tiny(built)
+        )
         clock.lap("llvm text")
         return levels, module
 
@@ -131,16 +137,24 @@ def build_gpu(
         clock.lap("ptx")
         launches = {id(b.program): b.launches for b in levels.built}
         commands = commands_of(levels.calls, launches, module.names, _parts(levels))
-        found = levels.manifest, ptx, commands
+        found = levels.manifest, GpuCode(ptx, commands, (), module.resident, module.row)
         if cache and key:
             cache.put(key, packed_gpu(*found))
-    manifest, ptx, commands = found
+    manifest, code = found
     changed = tuple(label(leaf) for leaf, _ in graph.updates)
     return CompiledGpu(
         graph, named(manifest, [*map(label, (*feeds, *kept)), *outputs]),
-        GpuCode(ptx, commands, changed), machine, dict(clock.seconds), wanted.feeds, wanted.kept,
+        replace(code, changed=changed), machine, dict(clock.seconds), wanted.feeds, wanted.kept,
         precision, made,
     )  # fmt: skip
+
+
+def _is_tiny(programs: Sequence[Sequence[Launch]]) -> bool:
+    """Whether launches are of about a block each at usual sizes, and few: others had better be on
+    all of a GPU.
+    """
+    blocks = [typical(x.blocks) for launches in programs for x in launches]
+    return len(blocks) <= FEW and sum(blocks) <= PER_LAUNCH * len(blocks)
 
 
 def _parts(levels: Levels) -> dict[int, int]:

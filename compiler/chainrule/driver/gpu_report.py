@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from chainrule.codegen import ptxas
@@ -20,13 +20,15 @@ from chainrule.loops.text import show as loop_text
 from chainrule.loops.walk import factors_of
 from chainrule.records import dataclass
 from chainrule.target.gpu import occupancy
-from chainrule_runtime.gpu.commands import Command, KernelLaunch
+from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, Command, KernelLaunch
 from chainrule_runtime.gpu.driver import Attributes
 from chainrule_runtime.gpu.program import GpuProgram
 from chainrule_runtime.manifest import evaluate as number
 
 #: calls in which launches are timed; the first is left out
 TURNS = 6
+#: what stands for a kernel's number
+COPY, ALL = -1, -2
 
 
 def show_gpu(compiled: CompiledGpu, level: str) -> str:
@@ -50,8 +52,8 @@ def launch_text(name: str, launch: Launch) -> str:
 
 @dataclass(frozen=True)
 class LaunchFigures:
-    """A launch of a kernel, by the kernel's number, -1 for a copy: so many blocks of so many
-    threads at the report's sizes.
+    """A launch of a kernel, by the kernel's number, COPY for a copy, ALL for what goes through all
+    of them step after step: so many blocks of so many threads at the report's sizes.
 
     What it takes is None where nobody here can tell: registers of a thread, bytes of a block's
     shared memory, of a thread's own slow memory, and the share of a multiprocessor's threads that
@@ -102,7 +104,7 @@ class GpuReport(Report):
         rows = [
             (
                 x.name,
-                "a copy" if x.kernel < 0 else f"kernel{x.kernel}",
+                {COPY: "a copy", ALL: "all, in a run"}.get(x.kernel, f"kernel{x.kernel}"),
                 *map(str, (x.blocks, x.threads)),
                 *("?" if n is None else str(n) for n in (x.registers, x.shared, x.local)),
                 "?" if x.occupancy is None else f"{x.occupancy:.0%}",
@@ -146,11 +148,10 @@ def report_gpu(
     if measured:
         times = _measured(program, at)
         kernels = [replace(k, measured=times.get(i, 0.0)) for i, k in enumerate(kernels)]
-    found = figured(compiled, levels, tuple(kernels), code, at)
+    found = figured(GpuReport, compiled, levels, tuple(kernels), code, at)
     told, by = _resources(compiled, program)
-    launches = tuple(_figures(x, at, told.get(x.name)) for x in _launches(compiled.code.commands))
-    known = {f.name: getattr(found, f.name) for f in fields(found)}
-    return GpuReport(**known, launches=launches, told_by=by)
+    launches = tuple(_figures(x, at, told.get(x.name)) for x in _all_launches(compiled))
+    return replace(found, launches=launches, told_by=by)
 
 
 def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]:
@@ -170,9 +171,15 @@ def _launches(commands: Sequence[Command]) -> Iterator[KernelLaunch]:
             yield from _launches(command.commands)
 
 
+def _all_launches(compiled: CompiledGpu) -> list[KernelLaunch]:
+    """Each launch once, and what goes through them in a run, if there is such a kernel."""
+    stays = [KernelLaunch(RESIDENT, (), (), 1, BLOCK, ALL)] if compiled.code.resident else []
+    return [*_launches(compiled.code.commands), *stays]
+
+
 def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str, Attributes], str]:
     """What kernels take, by name, and who tells it."""
-    threads = {x.name: x.threads for x in _launches(compiled.code.commands)}
+    threads = {x.name: x.threads for x in _all_launches(compiled)}
     if known := program.attributes(threads):
         return known, "the driver"
     path = ptxas.find()

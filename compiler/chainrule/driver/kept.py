@@ -17,8 +17,8 @@ import numpy as np
 
 from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
-from chainrule_runtime.gpu.commands import Command, KernelLaunch, Repeated, Spot
-from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, element_type
+from chainrule_runtime.gpu.commands import Command, GpuCode, KernelLaunch, Repeated, Spot
+from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, TunedThreads, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
 _COMPUTED = "="
@@ -60,21 +60,22 @@ def packed(manifest: Manifest, code: bytes, choices: Mapping[int, Choice]) -> by
     return b"".join([json.dumps(data, separators=(",", ":")).encode(), b"\n", *arrays, code])
 
 
-def packed_gpu(manifest: Manifest, ptx: str, commands: Sequence[Command]) -> bytes:
+def packed_gpu(manifest: Manifest, code: GpuCode) -> bytes:
     """The same of a program for a GPU: a manifest without names, PTX, and what is launched."""
-    told = [_command_data(c) for c in commands]
-    code = json.dumps({"commands": told, "ptx": ptx}, separators=(",", ":")).encode()
-    return packed(manifest, code, {})
+    commands = [_command_data(c) for c in code.commands]
+    told = {"commands": commands, "ptx": code.ptx, "resident": code.resident, "row": code.row}
+    return packed(manifest, json.dumps(told, separators=(",", ":")).encode(), {})
 
 
-def unpacked_gpu(content: bytes) -> tuple[Manifest, str, tuple[Command, ...]] | None:
+def unpacked_gpu(content: bytes) -> tuple[Manifest, GpuCode] | None:
     """What `packed_gpu` made bytes of; None of anything else."""
     found = unpacked(content)
     if found is None:
         return None
     try:
         data = json.loads(found[1])
-        return found[0], str(data["ptx"]), tuple(map(_command, data["commands"]))
+        commands, resident = tuple(map(_command, data["commands"])), tuple(data["resident"])
+        return found[0], GpuCode(str(data["ptx"]), commands, (), resident, int(data["row"]))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -129,9 +130,15 @@ def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes, dict
         call_work=data["call_work"],
         step_work=data["step_work"],
         stages=tuple(_made(Stage, stage) for stage in data["stages"]),
+        tuned=None if data["tuned"] is None else _threads(data["tuned"]),
     )
     choices = {int(i): Choice(**choice) for i, choice in data["choices"]}
     return manifest, bytes(rest), choices
+
+
+def _threads(data: dict[str, Any]) -> TunedThreads:
+    pairs = {name: tuple(map(tuple, data[name])) for name in ("sizes", "seconds")}
+    return TunedThreads(**{**data, **pairs})
 
 
 def _tensors(data: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:

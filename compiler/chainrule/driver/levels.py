@@ -38,7 +38,7 @@ def shown(
     """A program as text at a level, those of its `code` among them."""
     texts: dict[str, Callable[[], str]] = {
         "graph": lambda: graph_text(source),
-        "passes": lambda: _after_each_pass(source, precision, "asm" not in code),
+        "passes": lambda: _after_each_pass(source, precision),
         "optimized": lambda: graph_text(levels().graph),
         "kernels": lambda: _kernels_text(levels()),
         "loops": lambda: "\n".join(
@@ -60,13 +60,13 @@ def _kernels_text(levels: Levels) -> str:
     return "\n".join(indent(t, by) for t, by in zip(texts, indents, strict=True))
 
 
-def _after_each_pass(source: Graph, precision: str | None, threads: bool) -> str:
+def _after_each_pass(source: Graph, precision: str | None) -> str:
     pages: list[str] = []
 
     def keep(record: PassRecord, result: Graph) -> None:
         pages.append(f"{record}\n{graph_text(result)}")
 
-    run_passes(source, passes_for(precision, threads), keep)
+    run_passes(source, passes_for(precision), keep)
     return "\n\n".join(pages)
 
 

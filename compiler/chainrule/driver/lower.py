@@ -8,7 +8,7 @@ from dataclasses import field, replace
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
-from chainrule.driver.calibrate import calibrate, calibrated
+from chainrule.driver.decide import decided
 from chainrule.driver.kept import computed, named
 from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
@@ -50,6 +50,7 @@ from chainrule.schedule.materialize import materialize
 from chainrule.schedule.reading import storage
 from chainrule.schedule.recompute import Fitted
 from chainrule.target import Target
+from chainrule.target.speeds import usual_speeds
 from chainrule_runtime.manifest import PARTS, Check, Manifest, with_size
 from chainrule_runtime.manifest import Tensor as TensorData
 
@@ -75,17 +76,14 @@ PASSES: tuple[Pass, ...] = tuple(
 )
 
 
-def passes_for(precision: str | None, threads: bool = False) -> tuple[Pass, ...]:
-    """The passes in order; with a precision, products get its factors once their order is known.
-    For a GPU, whose lanes are `threads`, attention is its products as well.
-    """
-    passes = tuple(p for p in PASSES if p.run is not attend) if threads else PASSES
+def passes_for(precision: str | None) -> tuple[Pass, ...]:
+    """The passes in order; with a precision, products get its factors once their order is known."""
     if precision is None:
-        return passes
+        return PASSES
     narrow = PRECISIONS[precision]
-    after = [p.name for p in passes].index("order_contractions") + 1
+    after = [p.name for p in PASSES].index("order_contractions") + 1
     here = Pass(narrow.__name__, narrow, narrow.__doc__ or "")
-    return (*passes[:after], here, *passes[after:])
+    return (*PASSES[:after], here, *PASSES[after:])
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def lower_all(
     """A graph at every level above machine code, each made of the one before; `choices` are those
     that had been made for it.
     """
-    final, records = run_passes(graph, passes_for(wanted.precision, wanted.machine.threads))
+    final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
     kernels = fused(final, wanted.finite)
     clock.lap("fuse")
@@ -165,10 +163,15 @@ def lower_all(
     flat = every(kernels)
     built = build_kernels(flat, wanted.machine, choices)
     clock.lap("loops")
-    if choices is None and wanted.tune is not None:
-        choices = tuned(flat, built, dict(wanted.tune), wanted.machine, calibrated() or calibrate())
-        built = build_kernels(flat, wanted.machine, choices)
-        clock.lap("tune")
+    if choices is None:
+        choices = decided(flat, built, wanted.machine, wanted.speeds) if wanted.speeds else {}
+        built = build_kernels(flat, wanted.machine, choices) if choices else built
+        if wanted.tune is not None:
+            known = wanted.speeds or usual_speeds(wanted.machine.level)
+            timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
+            choices = {**choices, **timed}
+            built = build_kernels(flat, wanted.machine, choices)
+            clock.lap("tune")
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")
     return Levels(

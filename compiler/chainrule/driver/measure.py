@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chainrule.codegen.steps import calls_in
-from chainrule.driver.build import Compiled
 from chainrule.driver.clock import CALLS, SECONDS, Array, seconds_of, timed
 from chainrule.schedule.kernel import Form
 from chainrule_runtime import NonFiniteError, Program, Storage
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
+
+if TYPE_CHECKING:
+    from chainrule.driver.build import Compiled
 
 
 def measure(compiled: Compiled, sizes: Mapping[str, int], kept: Mapping[str, Array]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from chainrule.codegen.host import about_tiles
 from chainrule.driver.build import Compiled
@@ -16,6 +16,7 @@ from chainrule.driver.lower import Levels
 from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
 from chainrule.errors import CompileError
+from chainrule.given import is_int
 from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
 from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
@@ -24,7 +25,7 @@ from chainrule.schedule.kernel import bytes_of
 from chainrule.schedule.recompute import Fitted
 from chainrule.target.speeds import Speeds
 from chainrule_runtime import threads_for
-from chainrule_runtime.manifest import PARTS, Manifest, element_type
+from chainrule_runtime.manifest import PARTS, Manifest, TunedThreads, element_type
 from chainrule_runtime.manifest import evaluate as dims
 from chainrule_runtime.memory import round_up
 from chainrule_runtime.sharing import share
@@ -131,7 +132,8 @@ class Report:
 
     def _sharing(self) -> str:
         shared = sum(k.shared for k in self.kernels)
-        return f" at most, for {shared} of {len(self.kernels)} kernels" if shared else ""
+        told = f" at most, for {shared} of {len(self.kernels)} kernels" if shared else ""
+        return f"{told}{timed_threads(self.manifest.tuned)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain data; sizes as text."""
@@ -179,6 +181,7 @@ class Report:
             "target": self.target,
             "tiles": self.tiles,
             "threads": self.threads,
+            "tuned_threads": self.manifest.tuned and asdict(self.manifest.tuned),
             "seconds": dict(self.seconds),
             "sizes": dict(self.sizes),
             "speeds": asdict(self.speeds),
@@ -269,7 +272,7 @@ def report(
     times = measure(compiled, at, kept or {}) if measured else [None] * len(levels.kernels)
     kernels = kernel_figures(compiled, at, threads, predicted, times)
     code = native.code_size, native.llvm.count("\ndefine "), native.target.level
-    found = figured(compiled, levels, kernels, code, at, threads)
+    found = figured(Report, compiled, levels, kernels, code, at, threads)
     return replace(found, tiles=about_tiles() if compiled.precision else "")
 
 
@@ -289,15 +292,19 @@ class Reported(Protocol):
     def kept(self) -> tuple[Node, ...]: ...
 
 
+R = TypeVar("R", bound=Report)
+
+
 def figured(
+    kind: type[R],
     compiled: Reported,
     levels: Levels,
     kernels: tuple[KernelFigures, ...],
     code: tuple[int, int, str],
     at: Mapping[str, int],
     threads: int = 1,
-) -> Report:
-    """The figures of a program, whose code has so many bytes, so many functions, and a target."""
+) -> R:
+    """A report of a program, whose code has so many bytes and functions, and a target."""
     slots = (*levels.plan.slots, *levels.loops)
     largest = [max(slot, key=typical) for slot in slots]
     workspace = [[substitute(s, {PARTS: threads}) for s in sizes] for sizes in levels.workspace]
@@ -307,18 +314,29 @@ def figured(
         "arena": total(largest),
         "workspace": total(max(sizes, key=typical) for sizes in workspace),
     }
-    return Report(
+    return kind(
         levels.passes, kernels, memory, len(slots), len(levels.plan.slot), *code, threads,
         compiled.seconds, compiled.manifest, at, speeds(), calibrated() is not None,
         _recomputed(levels.fitted) if levels.fitted else None,
     )  # fmt: skip
 
 
+def timed_threads(tuned: TunedThreads | None) -> str:
+    """What timing said of the number of threads, to follow it."""
+    if tuned is None:
+        return ""
+    at = ", ".join(f"{s} {n}" for s, n in tuned.sizes)
+    where = f" at {at} and below" if at else ""
+    if not tuned.most:
+        return f"; none timed{where}: {tuned.why}"
+    took = ", ".join(f"{micro(s)} µs on {n}" for n, s in tuned.seconds)
+    return f"; {tuned.most}{where}, the fastest of those timed: {took}"
+
+
 def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:
     """All symbolic sizes of a program: those given, others TYPICAL. Raises CompileError."""
     for name, number in given.items():
-        whole = isinstance(number, int) and not isinstance(number, bool) and number > 0
-        if name not in manifest.sizes or not whole:
+        if name not in manifest.sizes or not is_int(number) or number < 1:
             have = ", ".join(manifest.sizes) or "all known"
             raise CompileError(f"the sizes are {have}, not {name!r}: {number!r}")
     return {name: int(given.get(name, TYPICAL)) for name in manifest.sizes}

@@ -11,6 +11,7 @@ from chainrule.ops.layout import Permute, Reshape
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
 from chainrule.target import Target
+from chainrule.target.speeds import Speeds
 
 if TYPE_CHECKING:
     from chainrule.schedule.budget import Budget
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that decides what a graph becomes, beside the graph itself; see `build`."""
+    """All that decides what a graph becomes, beside the graph itself; see `build`.
+
+    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen. The `speeds` of
+    the machine are known where it was calibrated.
+    """
 
     feeds: tuple[Node, ...]
     kept: tuple[Node, ...]
@@ -29,6 +34,8 @@ class Wanted:
     precision: str | None
     budget: Budget | None
     tune: tuple[tuple[str, int], ...] | None = None
+    threads: int = 1
+    speeds: Speeds | None = None
 
 
 class Clock:

@@ -7,10 +7,12 @@ from chainrule.export.artifact import (
     check_formats,
     check_members,
     formats_of,
+    left_out,
     write_kernel,
 )
-from chainrule.export.gpu import GpuKernel, compile_gpu_kernel
+from chainrule.export.gpu import GpuGolden, GpuKernel, compile_gpu_kernel
 from chainrule.export.gpu_files import check_gpu_formats, gpu_formats, write_gpu_kernel
+from chainrule.export.gpu_selftest import golden_of
 from chainrule.export.kernel import Kernel, compile_kernel
 from chainrule.export.model import (
     Derivative,
@@ -25,7 +27,7 @@ from chainrule.export.model import (
     Variant,
 )
 from chainrule.export.names import is_identifier
-from chainrule.export.slices import loss_of
+from chainrule.export.slices import alike, loss_of
 from chainrule.export.state import state_bytes
 from chainrule.export.targets import is_bare, narrow, targets_of
 
@@ -34,6 +36,7 @@ __all__ = [
     "Derivative",
     "Drawn",
     "Given",
+    "GpuGolden",
     "GpuKernel",
     "Kept",
     "Kernel",
@@ -44,6 +47,7 @@ __all__ = [
     "Unit",
     "Variant",
     "about",
+    "alike",
     "check_examples",
     "check_formats",
     "check_gpu_formats",
@@ -51,9 +55,11 @@ __all__ = [
     "compile_gpu_kernel",
     "compile_kernel",
     "formats_of",
+    "golden_of",
     "gpu_formats",
     "is_bare",
     "is_identifier",
+    "left_out",
     "loss_of",
     "narrow",
     "state_bytes",

@@ -45,12 +45,14 @@ class Artifact:
     """A kernel in files.
 
     `files` are their paths by name; `certificate` tells exact bytes of state and workspace, a bound
-    of the stack, operations, code size, the gradients as formulas.
+    of the stack, operations, code size, the gradients as formulas. `notes` say what was left out
+    that nobody had asked for by name.
     """
 
     name: str
     files: Mapping[str, Path]
     certificate: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def about(model: Model, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,17 +183,27 @@ class _Files:
         return {f"{name}_{ending}": text.encode() for ending, text in texts.items()}
 
 
-def formats_of(target: Target, members: int | None) -> tuple[str, ...]:
+def formats_of(target: Target, members: int | None, native: bool) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
-    return tuple(f for f in _usual(target) if members is None or f not in _OF_ONE)
+    linked = target.format == "Wasm" or (not is_bare(target) and filing.has_linker(target, native))
+    usual = _usual(target, linked)
+    return tuple(f for f in usual if members is None or f not in _OF_ONE)
 
 
-def _usual(target: Target) -> tuple[str, ...]:
+def left_out(target: Target, formats: Collection[str]) -> tuple[str, ...]:
+    """What is told of formats that were chosen here: which file of them there is not, and why."""
+    if "so" in formats or is_bare(target):
+        return ()
+    what, how = filing.without_linker(target)
+    return (f"NAME.{SHARED[target.format]} is left out: {what} ({how})",)
+
+
+def _usual(target: Target, linked: bool) -> tuple[str, ...]:
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
     if is_bare(target):
         return ("o", "a", "h", "ll", "json", "safetensors", "state", "arduino")
-    shared = ("so",) if target.format == "ELF" else ()
+    shared = ("so",) if linked else ()
     return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state", "cmake", "pc", "rs")
 
 

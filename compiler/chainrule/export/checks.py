@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
+
 from chainrule.export.codes import CODE
 from chainrule.export.model import (
     ABI,
     ALIGN,
     AT_ABI,
     AT_CHECKSUM,
-    AT_MODEL,
-    AT_SIZE,
     AT_VARIANT,
     MAGIC,
     Model,
@@ -20,10 +21,13 @@ from chainrule.export.text import Code
 #: of splitmix64's (Steele, Lea & Flood, Fast splittable pseudorandom number generators, 2014)
 FACTOR, SHIFT, FIRST = 0xBF58476D1CE4E5B9, 29, 0x9E3779B97F4A7C15
 
+#: how many pointers are looked at in one call
+TOGETHER = 3
 
-def functions(model: Model) -> list[str]:
+
+def functions(model: Model, data: Callable[[bytes], str]) -> list[str]:
     """`check_pointer`, `check_block`, `check_head`, `check_state`, `check_call` and `digest`."""
-    own = [_pointer(model), _block(model), _head(model), _state(model)]
+    own = [_pointer(model), _data(), _block(model), _head(model, data), _state(model)]
     return [*own, _call(), _digest()]
 
 
@@ -39,6 +43,20 @@ def _pointer(model: Model) -> str:
     return code.text("i32 0")
 
 
+def _data() -> str:
+    """`i32 @check_data(mask, pointers)`: so many at once, none null or with bits of the mask."""
+    names = [f"%p{i}" for i in range(TOGETHER)]
+    code = Code(f"internal i32 @check_data(iw %mask, {', '.join(f'ptr {n}' for n in names)}) #0")
+    bits = "0"
+    for name in names:
+        null = code.value(f"icmp eq ptr {name}, null")
+        code.leave_if(null, f"i32 {CODE['ERROR_NULL']}")
+        bits = code.value(f"or iw {bits}, {code.value(f'ptrtoint ptr {name} to iw')}")
+    low = code.value(f"and iw {bits}, %mask")
+    code.leave_if(code.value(f"icmp ne iw {low}, 0"), f"i32 {CODE['ERROR_ALIGN']}")
+    return code.text("i32 0")
+
+
 def _block(model: Model) -> str:
     """`i32 @check_block(state, bytes)`: a place where a state of this kernel can lie."""
     code = Code("internal i32 @check_block(ptr %state, iw %bytes) #0")
@@ -48,17 +66,31 @@ def _block(model: Model) -> str:
     return code.text("i32 0")
 
 
-def _head(model: Model) -> str:
-    """`i32 @check_head(head)`: what a state or saved bytes begin with, wherever they lie."""
+def head(model: Model) -> bytes:
+    """What a new state begins with, up to the count of epochs."""
+    return struct.pack("<QIIQQ", MAGIC, ABI, 0, model.digest, model.state_bytes)
+
+
+def _head(model: Model, data: Callable[[bytes], str]) -> str:
+    """`i32 @check_head(head)`: what a state or saved bytes begin with, wherever they lie.
+
+    Word by word, with the code that each has to leave with; that of the variant has none.
+    """
+    state, version, other = (CODE[f"ERROR_{n}"] for n in ("STATE", "VERSION", "MODEL"))
+    codes = bytes([state, state, version, 0, *[other] * 4])
     code = Code("internal i32 @check_head(ptr %head) #0")
-    for kind, offset, wanted, fault in (
-        ("i64", 0, MAGIC, "ERROR_STATE"),
-        ("i32", AT_ABI, ABI, "ERROR_VERSION"),
-        ("i64", AT_MODEL, signed(model.digest), "ERROR_MODEL"),
-        ("i64", AT_SIZE, model.state_bytes, "ERROR_MODEL"),
-    ):
-        have = code.load(kind, "%head", offset, align=1)
-        code.leave_if(code.value(f"icmp ne {kind} {have}, {wanted}"), f"i32 {CODE[fault]}")
+
+    def word(i: str) -> None:
+        fault = code.load("i8", f"@{data(codes)}", i, align=1)
+        at = code.value(f"shl iw {i}, 2")
+        have = code.load("i32", "%head", at, align=1)
+        wanted = code.load("i32", f"@{data(head(model))}", at, align=4)
+        counts = code.value(f"icmp ne i8 {fault}, 0")
+        differs = code.value(f"icmp ne i32 {have}, {wanted}")
+        bad = code.value(f"and i1 {counts}, {differs}")
+        code.leave_if(bad, f"i32 {code.value(f'zext i8 {fault} to i32')}")
+
+    code.loop(str(len(codes)), word)
     return code.text("i32 0")
 
 

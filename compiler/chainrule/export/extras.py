@@ -11,8 +11,8 @@ import numpy as np
 from chainrule.export import minibatches, selftest, starting
 from chainrule.export.codes import CODE
 from chainrule.export.interface import CONST_STATE, STATE, Interface, Parameter
-from chainrule.export.model import Kept, Model, Number
-from chainrule.export.text import Code, number_text
+from chainrule.export.model import ALIGN, Kept, Model, Number
+from chainrule.export.text import Code
 from chainrule.ir.types import float64
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ def functions(model: Model, interface: Interface, data: Data, module: ModuleText
         kind = {"size_t": "iw", "int32_t": "i32"}.get(result, "ptr")
         code = module.head(name, parameters, kind)
         texts.append(_body(name, code, model, table, module))
-    texts += [_setter(model, interface, number, module) for number in model.numbers]
-    by_name = {t.name: t for t in model.kept}
-    kinds = {number_parameter(n, by_name[n.kept]).kind for n in model.numbers}
-    texts += map(_set, sorted(kinds))
-    texts += minibatches.functions(module)
+    numbers = _Numbers(model, data)
+    texts += [numbers.setter(module, number) for number in model.numbers]
+    texts += numbers.functions()
+    texts += [table.found(), *minibatches.functions(module)]
     texts += selftest.functions(module)
     return texts
 
@@ -147,17 +146,28 @@ class _Tensors:
 
     def move(self, code: Code, out: bool) -> str:
         """The body of `NAME_get` or `NAME_set`."""
-        code.guard("@check_state(ptr %state, iw %state_bytes)")
         buffer = "%out" if out else "%in"
-        code.guard(f"@check_pointer(ptr {buffer}, iw 0)")
-        bad = f"i32 {CODE['ERROR_NAME']}"
-        code.leave_if(code.value(f"xor i1 {self.known(code)}, true"), bad)
-        bytes_ = self.number(code, self.sizes)
-        code.leave_if(code.value(f"icmp ne iw %n, {bytes_}"), bad)
-        place = code.at("%state", self.number(code, self.places))
-        to, source = (buffer, place) if out else (place, buffer)
-        code.copy(to, source, bytes_)
+        given = f"ptr %state, iw %state_bytes, i32 %index, ptr {buffer}, iw %n"
+        place = code.value(f"call iw @tensor_at({given})")
+        code.leave_if(code.value(f"icmp ult iw {place}, {ALIGN}"), f"i32 {code.narrow(place)}")
+        tensor = code.value(f"inttoptr iw {place} to ptr")
+        to, source = (buffer, tensor) if out else (tensor, buffer)
+        code.copy(to, source, "%n")
         return code.text("i32 0")
+
+    def found(self) -> str:
+        """`iw @tensor_at(state, state_bytes, index, buffer, n)`: where a tensor of n bytes lies, or
+        a code, which no address of a tensor is as small as.
+        """
+        given = "ptr %state, iw %state_bytes, i32 %index, ptr %buffer, iw %n"
+        code = Code(f"internal iw @tensor_at({given}) noinline #0")
+        code.guard("@check_state(ptr %state, iw %state_bytes)", wide=True)
+        code.guard("@check_pointer(ptr %buffer, iw 0)", wide=True)
+        bad = f"iw {CODE['ERROR_NAME']}"
+        code.leave_if(code.value(f"xor i1 {self.known(code)}, true"), bad)
+        code.leave_if(code.value(f"icmp ne iw %n, {self.number(code, self.sizes)}"), bad)
+        place = code.at("%state", self.number(code, self.places))
+        return code.text(f"iw {code.value(f'ptrtoint ptr {place} to iw')}")
 
 
 def member_parameter(model: Model) -> list[Parameter]:
@@ -178,35 +188,61 @@ def range_of(number: Number, kept: Kept) -> tuple[float, float]:
     return float(first), float(last)
 
 
-def _setter(model: Model, interface: Interface, number: Number, module: ModuleText) -> str:
-    """`NAME_set_learning_rate`, and the like."""
-    (kept,) = [t for t in model.kept if t.name == number.kept]
-    parameter = number_parameter(number, kept)
-    kind = parameter.kind
-    parameters = (*STATE, *member_parameter(model), parameter)
-    code = module.head(f"set_{interface.numbers[number.called]}", parameters)
-    bounds = ", ".join(f"{kind} {number_text(b, kind)}" for b in range_of(number, kept))
-    place = f"iw {model.offsets[kept.name]}"
-    if model.members is not None:
-        none = code.value(f"icmp uge iw %member, {model.members}")
-        code.leave_if(none, f"i32 {CODE['ERROR_NAME']}")
-        own = code.value(f"mul iw %member, {kept.dtype.itemsize}")
-        place = f"iw {code.value(f'add {place}, {own}')}"
-    code.guard(f"@set_{kind}(ptr %state, iw %state_bytes, {kind} %value, {bounds}, {place})")
-    return code.text("i32 0")
+class _Numbers:
+    """The hyper-parameters by kind and number: their bounds and places, as constants."""
 
+    def __init__(self, model: Model, data: Data) -> None:
+        self.model = model
+        kept = {t.name: t for t in model.kept}
+        self.rows: dict[str, list[bytes]] = {}
+        #: the kind of each, and where it stands among those of its kind
+        self.at: dict[str, tuple[str, int]] = {}
+        for number in model.numbers:
+            tensor = kept[number.kept]
+            kind = number_parameter(number, tensor).kind
+            rows = self.rows.setdefault(kind, [])
+            self.at[number.name] = kind, len(rows)
+            row = (*range_of(number, tensor), model.offsets[tensor.name])
+            rows.append(struct.pack("<ffq" if kind == "float" else "<ddq", *row))
+        self.tables = {kind: data(b"".join(rows)) for kind, rows in self.rows.items()}
 
-def _set(kind: str) -> str:
-    """`i32 @set_KIND(state, state_bytes, value, low, high, offset)`: a number between bounds."""
-    given = f"{kind} %value, {kind} %low, {kind} %high, iw %offset"
-    code = Code(f"internal i32 @set_{kind}(ptr %state, iw %state_bytes, {given}) #0")
-    code.guard("@check_state(ptr %state, iw %state_bytes)")
-    above = code.value(f"fcmp oge {kind} %value, %low")
-    below = code.value(f"fcmp ole {kind} %value, %high")
-    good = code.value(f"and i1 {above}, {below}")
-    code.leave_if(code.value(f"xor i1 {good}, true"), f"i32 {CODE['ERROR_VALUE']}")
-    code.store(kind, "%value", "%state", "%offset", align=4)
-    return code.text("i32 0")
+    def setter(self, module: ModuleText, number: Number) -> str:
+        """`NAME_set_learning_rate`, and the like."""
+        kind, row = self.at[number.name]
+        parameters = (*STATE, *member_parameter(self.model), Parameter("value", kind))
+        code = module.head(f"set_{module.interface.numbers[number.called]}", parameters)
+        member = ""
+        if self.model.members is not None:
+            none = code.value(f"icmp uge iw %member, {self.model.members}")
+            code.leave_if(none, f"i32 {CODE['ERROR_NAME']}")
+            own = code.value(f"mul iw %member, {4 if kind == 'float' else 8}")
+            member = f", iw {own}"
+        given = f"ptr %state, iw %state_bytes, {kind} %value, iw {row}{member}"
+        return code.text(f"i32 {code.value(f'call i32 @set_{kind}({given})')}")
+
+    def functions(self) -> list[str]:
+        """`i32 @set_KIND(state, state_bytes, value, row)`: a number between bounds; of an ensemble
+        how far on the member's lies follows.
+        """
+        return [self._set(kind) for kind in sorted(self.tables)]
+
+    def _set(self, kind: str) -> str:
+        several = self.model.members is not None
+        given = f"{kind} %value, iw %row{', iw %member' if several else ''}"
+        code = Code(f"internal i32 @set_{kind}(ptr %state, iw %state_bytes, {given}) #0")
+        code.guard("@check_state(ptr %state, iw %state_bytes)")
+        item = 4 if kind == "float" else 8
+        size = 2 * item + 8
+        row = code.at(f"@{self.tables[kind]}", code.value(f"mul iw %row, {size}"))
+        low, high = (code.load(kind, row, at, align=item) for at in (0, item))
+        above = code.value(f"fcmp oge {kind} %value, {low}")
+        below = code.value(f"fcmp ole {kind} %value, {high}")
+        good = code.value(f"and i1 {above}, {below}")
+        code.leave_if(code.value(f"xor i1 {good}, true"), f"i32 {CODE['ERROR_VALUE']}")
+        place = code.load("iw", row, 2 * item)
+        place = code.value(f"add iw {place}, %member") if several else place
+        code.store(kind, "%value", "%state", place, align=item)
+        return code.text("i32 0")
 
 
 def _strerror(code: Code, module: ModuleText) -> str:

@@ -52,18 +52,16 @@ def link(obj: bytes, name: str, target: Target, symbols: Sequence[str], native: 
 
     commands = _linkers(target, name, symbols, native)
     if not commands:
-        raise CompileError(
-            f"no linker for {target.triple} is found here: cc, ld.lld or the ziglang package",
-            'pip install ziglang, or leave it out: formats=("o", "a", "h")',
-        )
+        raise CompileError(*without_linker(target), 'or leave it out: formats=("o", "a", "h")')
     with tempfile.TemporaryDirectory(prefix="chainrule-") as folder:
         source, result = Path(folder, f"{name}.o"), Path(folder, "linked")
         source.write_bytes(obj)
         said = ""
         for command in commands:
             run = subprocess.run(
-                [*command, str(source), *_into(target, result)], capture_output=True, text=True
-            )
+                [*command, str(source), *_into(target, result)],
+                capture_output=True, text=True, cwd=folder,
+            )  # fmt: skip
             if run.returncode == 0:
                 return result.read_bytes()
             said = run.stderr.strip() or f"{command[0]} ended with {run.returncode}"
@@ -71,7 +69,23 @@ def link(obj: bytes, name: str, target: Target, symbols: Sequence[str], native: 
 
 
 def _into(target: Target, result: Path) -> list[str]:
-    return [f"/out:{result}"] if target.format == "COFF" else ["-o", str(result)]
+    if target.format == "COFF":
+        return [f"/out:{result}"]
+    if target.format == "Mach-O":
+        return [f"-femit-bin={result}", "--cache-dir", "cache", "--global-cache-dir", "cache"]
+    return ["-o", str(result)]
+
+
+def has_linker(target: Target, native: bool) -> bool:
+    """Whether something here links for a target."""
+    return bool(_linkers(target, "net", ["net_step"], native))
+
+
+def without_linker(target: Target) -> tuple[str, str]:
+    """That nothing does, and what would."""
+    tools = {"Mach-O": "", "COFF": "lld-link or ", "Wasm": "wasm-ld or "}
+    found = tools.get(target.format, "cc, ld.lld or ")
+    return f"no linker for {target.triple} is found here: {found}ziglang", "pip install ziglang"
 
 
 def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) -> list[list[str]]:
@@ -95,8 +109,11 @@ def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) ->
         tools = [[t] for t in (shutil.which("lld-link"),) if t] + [[*zig, "lld-link"]] * bool(zig)
         return [[*tool, *words] for tool in tools]
     if target.format == "Mach-O":
-        arch = {"arm64": "aarch64"}.get(target.arch, target.arch)
-        return [[*zig, "cc", "-target", f"{arch}-macos", "-shared"]] * bool(zig)
+        # the oldest systems that are; no C library, which would be built first
+        system = {"arm64": "aarch64-macos.11.0"}.get(target.arch, f"{target.arch}-macos.10.15")
+        words = ["build-lib", "-dynamic", "-target", system, "-fno-compiler-rt", "-fno-ubsan-rt",
+                 "-O", "ReleaseSmall", "-install_name", f"@rpath/{name}.dylib"]  # fmt: skip
+        return [[*zig, *words]] * bool(zig)
     found = []
     compilers = [shutil.which(f"{target.arch}-linux-gnu-gcc")]
     if native:

@@ -44,8 +44,23 @@ DATA_WIDTH = 16
 #: codes from here on are CUDA's, which the driver has answered
 CUDA_CODES = 1024
 CHECK_STATE, CHECK_ORDER, ADVANCE = "check_state", "check_order", "advance"
+SHUFFLE_KEYS, SORT_FIRST, SORT_REST = "shuffle_keys", "sort_first", "sort_rest"
 #: what is launched for each call of a unit, by its launches: as the driver of the compiler tells
 Commands = Callable[[Unit, Mapping[int, Sequence[Launch]], Mapping[int, str]], tuple[Command, ...]]
+
+
+@dataclass(frozen=True)
+class GpuGolden:
+    """What the self-test should find: of each step the code, and the loss where that is 0, to
+    within `near` of it and of 1.
+
+    `sizes` are those it runs with, `bounds` the ranges of inputs of positions.
+    """
+
+    sizes: Mapping[str, int]
+    bounds: Mapping[str, tuple[int, int]]
+    found: tuple[tuple[int, float], ...]
+    near: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class GpuKernel:
     """A model as kernels for a GPU: `commands` by unit, where each of `data` lies in the module's
     constants, and the PTX.
 
-    `begins` are the kernels that draw a distribution in a type.
+    `begins` are the kernels that draw a distribution in a type, `golden` what the self-test finds.
     """
 
     model: Model
@@ -61,6 +76,7 @@ class GpuKernel:
     commands: Mapping[str, tuple[Command, ...]]
     begins: Mapping[Draws, str]
     data: Mapping[bytes, int]
+    golden: GpuGolden
     ptx: str = field(repr=False)
 
     @property
@@ -105,6 +121,7 @@ def compile_gpu_kernel(
     launches: Mapping[str, Mapping[int, tuple[Launch, ...]]],
     copies: Mapping[str, Launch],
     commands: Commands,
+    golden: GpuGolden,
 ) -> GpuKernel:
     """The kernels of a model whose units have `launches`, by the identity of programs, and copy by
     `copies`. Raises CompileError.
@@ -126,13 +143,15 @@ def compile_gpu_kernel(
         helpers |= {f"log_{t}": minibatch.log(DTYPES[t]) for t in _types(step.outputs[:1])}
         helpers[CHECK_ORDER] = minibatch.check_order(CODE["ERROR_VALUE"])
         helpers[ADVANCE] = minibatch.advance()
+        helpers[SHUFFLE_KEYS] = minibatch.shuffle_keys(CODE["ERROR_VALUE"])
+        helpers |= {SORT_FIRST: minibatch.sort_pairs(True), SORT_REST: minibatch.sort_pairs(False)}
     data = _constants(model)
     blob = b"".join(d.ljust(-(-len(d) // DATA_ALIGN) * DATA_ALIGN, b"\0") for d in data)
     groups = [group for of_unit in own.values() for group in of_unit.values()]
     module = emit_gpu_module(groups, helpers, model.variants[0].target, blob)
     found = {n: commands(unit, own[n], module.names) for n, unit in units.items()}
     names = {key: name for key, (name, _) in begins.items()}
-    return GpuKernel(model, module, found, names, data, module.ptx())
+    return GpuKernel(model, module, found, names, data, golden, module.ptx())
 
 
 def _check_beginnings(model: Model) -> None:

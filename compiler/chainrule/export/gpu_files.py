@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from chainrule.codegen import ptxas
 from chainrule.export import files as filing
-from chainrule.export import gpu_header, gpu_source
+from chainrule.export import gpu_example, gpu_header, gpu_source
 from chainrule.export.artifact import GPU_FORMATS, Artifact, check_formats
 from chainrule.export.gpu import DATA_WIDTH, ROOM_ALIGN, GpuKernel, Placed
 from chainrule.export.manifest import told_of
@@ -61,14 +62,17 @@ def write_gpu_kernel(
     formats: Collection[str],
     extra: Mapping[str, bytes],
     told: Mapping[str, Any],
+    example: bool,
 ) -> Artifact:
-    """Write a kernel in the formats wanted. Raises CompileError and ArtifactError.
+    """Write a kernel in the formats wanted, and an example in C if there is to be one. Raises
+    CompileError and ArtifactError.
 
     `extra` are files made elsewhere, by what follows the name; `told` goes into the manifest.
     """
     check_gpu_formats(formats)
     assembled = ptxas.assemble(kernel.ptx, kernel.target.level) if ptxas.find() else None
     name, certificate = kernel.model.name, gpu_about(kernel, assembled, told)
+    kernel = replace(kernel, model=replace(kernel.model, about=certificate))
     texts = {
         "ptx": lambda: kernel.ptx,
         "ll": lambda: kernel.module.llvm,
@@ -87,6 +91,8 @@ def write_gpu_kernel(
         else:
             content = texts[kind]().encode()
         made[f"{name}.{kind}"] = content
+    if example:
+        made[f"{name}_example.c"] = gpu_example.c_example(kernel.model).encode()
     certificate["sha256"] = {n: hashlib.sha256(c).hexdigest() for n, c in made.items()}
     if "json" in formats:
         made[f"{name}.json"] = (json.dumps(certificate, indent=1) + "\n").encode()

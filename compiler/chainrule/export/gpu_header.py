@@ -9,6 +9,7 @@ from typing import Any
 from chainrule.export import gpu_interface
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.gpu import CUDA_CODES, DATA_WIDTH, ROOM_ALIGN, GpuKernel
+from chainrule.export.gpu_selftest import room_of
 from chainrule.export.header import safe, tensor_text, wrapped
 from chainrule.export.interface import prototype
 from chainrule.export.model import ABI
@@ -32,14 +33,15 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
         ("ALIGN", str(ROOM_ALIGN)),
         ("DATA_ALIGN", str(DATA_WIDTH)),
         ("STATE_BYTES", str(model.state_bytes)),
+        ("SELFTEST_BYTES", str(room_of(model, kernel.golden).bytes)),
         ("KERNELS", str(len(kernel.names))),
         *((f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes),
     ]
     tensors = [
-        (f"OFFSET_{interface.tensors[t.name]}", str(model.offsets[t.name]),
-         tensor_text(t.name, t.dtype.name, t.shape))
-        for t in model.kept
-    ]  # fmt: skip
+        (f"{word}_{interface.tensors[t.name]}", str(at), tensor_text(t.name, t.dtype.name, t.shape))
+        for word, places in (("TENSOR", range(len(model.kept))), ("OFFSET", model.offsets.values()))
+        for t, at in zip(model.kept, places, strict=True)
+    ]
     codes = checks_of([u.manifest for u in model.units.values()])
     errors = [(f.name, str(f.code), f.text) for f in faults(codes)]
     errors.append(("ERROR_CUDA", str(CUDA_CODES), "and above: what CUDA's driver answered"))
@@ -64,7 +66,7 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
         "",
         *(f"#define {upper}_{key} {value}" for key, value in constants),
         "",
-        "/* where tensors of the state lie in it, in bytes */",
+        "/* tensors of the state, by number, and where they lie in it, in bytes */",
         *(f"#define {upper}_{k} {v} /* {safe(text)} */" for k, v, text in tensors),
         "",
         "/* codes */",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.export.extras import number_parameter
-from chainrule.export.header import changed_by, safe
+from chainrule.export.extras import COUNT, FIXED, IN, INDEX, OUT, number_parameter
+from chainrule.export.header import SAID, changed_by, safe
 from chainrule.export.interface import Interface, Parameter, c_type, declared
 from chainrule.export.model import Model, Unit
 from chainrule_runtime.manifest import show
@@ -16,8 +16,11 @@ from chainrule_runtime.manifest import show
 STREAM = Parameter("stream", "CUstream")
 STATE = (Parameter("state", "CUdeviceptr"), Parameter("state_bytes", "size_t"))
 WORKSPACE = (Parameter("workspace", "CUdeviceptr"), Parameter("workspace_bytes", "size_t"))
+MEMORY = (Parameter("memory", "CUdeviceptr"), Parameter("bytes", "size_t"))
 ROWS = Parameter("rows", "size_t")
 
+#: what tells of tensors, as for a processor
+TABLES = ("tensors", "tensor", "tensor_name", "tensor_bytes", "describe")
 #: result, name after the prefix, parameters, what it does
 Function = tuple[str, str, Sequence[Parameter], str]
 
@@ -43,6 +46,13 @@ _SAID = {
     " not divide. order has the number of each row, an int64, in the order in which they are taken."
     " losses is 0 or has room for one number a step.",
     "steps_workspace_bytes": "Bytes of workspace that steps needs for so many rows.",
+    "shuffle": "Put the rows' order of the next epoch into order, int64s on the GPU, and count the"
+    " epoch. order has room for 2 * rows words. The order is that of the compiler's own shuffling,"
+    " from the seed.",
+    "selftest": "Run on made-up data and compare with the compiler's own processor: losses are"
+    " near, as sums may go another way. Needs NAME_SELFTEST_BYTES, aligned as a state. Waits.",
+    "get": "Copy a tensor of the state into the host's memory; n is exactly its bytes. Waits.",
+    "set": "Copy a tensor into the state from the host's memory; n is exactly its bytes. Waits.",
 }
 
 
@@ -73,17 +83,22 @@ def functions(model: Model) -> list[Function]:
     interface = interface_of(model)
     sizes = interface.size_parameters(model.sizes)
     begin = net(model), STREAM, *STATE
-    text = Parameter("n", "size_t")
+    at = STREAM, *STATE, INDEX
     found: list[Function] = [
         ("int32_t", "open", (net(model, False), Parameter("image", "const void *")), ""),
         ("int32_t", "close", (net(model, False),), ""),
         ("size_t", "state_bytes", (), ""),
         ("int32_t", "init", (*begin, Parameter("seed", "uint64_t")), ""),
-        ("int32_t", "load", (STREAM, *STATE, Parameter("bytes", "const void *"), text), ""),
-        ("int32_t", "save", (STREAM, *STATE, Parameter("bytes", "void *"), text), ""),
+        ("int32_t", "load", (STREAM, *STATE, Parameter("bytes", "const void *"), COUNT), ""),
+        ("int32_t", "save", (STREAM, *STATE, Parameter("bytes", "void *"), COUNT), ""),
         ("int32_t", "status", (STREAM, *STATE, Parameter("done", "size_t *")), ""),
+        *((FIXED[name][0], name, FIXED[name][1], "") for name in TABLES),
+        ("int32_t", "get", (*at, OUT, COUNT), ""),
+        ("int32_t", "set", (*at, IN, COUNT), ""),
         ("const char *", "strerror", (Parameter("code", "int32_t"),), ""),
         ("size_t", "workspace_bytes", sizes, ""),
+        ("size_t", "selftest_bytes", (), ""),
+        ("int32_t", "selftest", (net(model), STREAM, *MEMORY), ""),
     ]
     for name, unit in model.units.items():
         own = interface.size_parameters(interface.sizes_of(unit))
@@ -92,6 +107,8 @@ def functions(model: Model) -> list[Function]:
     if model.sliced:
         found.append(("size_t", "steps_workspace_bytes", (ROWS, *sizes), ""))
         found.append(("int32_t", "steps", steps_parameters(model, interface), ""))
+        order = Parameter("order", "CUdeviceptr"), Parameter("words", "size_t"), ROWS
+        found.append(("int32_t", "shuffle", (*begin, *order), ""))
     found = [(r, n, p, _told(n, model)) for r, n, p, _ in found]
     by_name = {t.name: t for t in model.kept}
     for number in model.numbers:
@@ -103,7 +120,11 @@ def functions(model: Model) -> list[Function]:
 
 
 def _told(function: str, model: Model) -> str:
-    return _SAID[function].replace("NAME", model.name.upper()).replace("@N", model.name)
+    return (
+        (_SAID.get(function) or SAID[function])
+        .replace("NAME", model.name.upper())
+        .replace("@N", model.name)
+    )
 
 
 def steps_parameters(model: Model, interface: Interface) -> list[Parameter]:

@@ -6,12 +6,16 @@ from chainrule.export import gpu_interface
 from chainrule.export.gpu import (
     ADVANCE,
     CHECK_ORDER,
+    SHUFFLE_KEYS,
+    SORT_FIRST,
+    SORT_REST,
     Placed,
 )
 from chainrule.export.gpu_units import ONE, Names, Units, rounded
 from chainrule.export.interface import Parameter
 from chainrule.export.model import (
     AT_DONE,
+    AT_EPOCH,
 )
 from chainrule.loops.launch import BLOCK
 from chainrule_runtime.manifest import element_type
@@ -124,6 +128,35 @@ class Minibatches(Units):
             "return @U_OK;",
         ]  # fmt: skip
         return self.define("steps", body)
+
+    def shuffle(self) -> str:
+        """`NAME_shuffle`: rows sorted by words of theirs, as philox.permutation has them."""
+        keys, pairs = "order + 8*rows", "(((int64_t)rows - 1) / (2*wide_) + 1) * wide_"
+
+        def step(kernel: str) -> str:
+            return self.over(kernel, pairs.replace("wide_", "half_"), sizes)
+
+        sizes = ["order", keys, "rows", "half_", pairs.replace("wide_", "half_")]
+        given = [self.at(self.model.seed), f"state + {AT_EPOCH}", "order", keys, "rows"]
+        body = [
+            "int64_t wide_, half_;",
+            "if (!net) return @U_ERROR_NULL;",
+            "DO_(block_(state, state_bytes, @U_STATE_BYTES));",
+            "DO_(address_(order, 0));",
+            "if (rows < 1 || rows > 4294967295) return @U_ERROR_SIZE;",
+            "if (words / 2 < rows) return @U_ERROR_ROOM;",
+            "DO_(guard_(net, stream, state));",
+            self.over(SHUFFLE_KEYS, "(int64_t)rows", given),
+            "for (wide_ = 1; wide_ < (int64_t)rows; wide_ *= 2) {",
+            "    half_ = wide_;",
+            f"    {step(SORT_FIRST)}",
+            "    for (half_ = wide_ / 2; half_ > 0; half_ /= 2)",
+            f"        {step(SORT_REST)}",
+            "}",
+            self.launch(ADVANCE, "1", ONE, [f"state + {AT_EPOCH}"]),
+            "return @U_OK;",
+        ]
+        return self.define("shuffle", body)
 
     def gather(self, parameter: Parameter, number: int) -> str:
         """The rows of a minibatch, brought together."""

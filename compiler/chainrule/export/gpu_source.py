@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from chainrule.export import gpu_text
+import json
+from textwrap import wrap
+
+from chainrule.export import gpu_selftest, gpu_text
 from chainrule.export.checks import FACTOR, FIRST, SHIFT
 from chainrule.export.codes import checks_of, faults
 from chainrule.export.extras import number_parameter, range_of
@@ -45,13 +48,13 @@ class _Source(Minibatches):
     def text(self) -> str:
         """All of it."""
         model = self.model
-        parts = [self.opening(), self.init(), self.moving(), self.status()]
+        parts = [self.opening(), self.init(), self.moving(), self.status(), self.tensors()]
         for name, unit in model.units.items():
             parts += [self.plan(name, unit), self.run(name, unit), self.call(name, unit)]
         parts.append(self.workspace_bytes())
         if model.sliced:
-            parts += [self.staging(), self.steps()]
-        parts += [self.setter(n) for n in model.numbers]
+            parts += [self.staging(), self.steps(), self.shuffle()]
+        parts += [self.selftest(), *(self.setter(n) for n in model.numbers)]
         parts.append(self.strerror())
         sizes: list[str] = []
         for text in gpu_text.SIZES:  # each calls those behind it
@@ -187,10 +190,7 @@ class _Source(Minibatches):
             "int32_t status_;",
             "uint64_t done_;",
             "if (done) *done = 0;",
-            "DO_(block_(state, state_bytes, @U_STATE_BYTES));",
-            f"DO_(told_(cuMemcpyDtoHAsync(begin_, state, {HEAD}, stream)));",
-            "DO_(told_(cuStreamSynchronize(stream)));",
-            "DO_(head_(begin_));",
+            "DO_(begin_of_(stream, state, state_bytes, begin_));",
             f"memcpy(&status_, begin_ + {AT_STATUS}, 4);",
             f"memcpy(&done_, begin_ + {AT_DONE}, 8);",
             "if (done) *done = (size_t)done_;",
@@ -204,7 +204,55 @@ class _Source(Minibatches):
             "    return @U_OK;",
             "}",
         ]
-        return "\n\n".join([self.define("status", body), "\n".join(guard)])
+        begin = gpu_text.BEGIN_OF.format(head=HEAD)
+        return "\n\n".join([begin, self.define("status", body), "\n".join(guard)])
+
+    def tensors(self) -> str:
+        """What tells of tensors, and brings one to the host or from there."""
+        kept, offsets = self.model.kept, self.offsets
+        rows = [f"    {{{_string(t.name)}, {offsets[t.name]}, {t.bytes}}}" for t in kept]
+        about = json.dumps(self.model.about).encode() + b"\0"
+        lines = wrap(
+            ", ".join(map(str, about)), 96, initial_indent="    ", subsequent_indent="    "
+        )
+        tables = gpu_text.TENSORS.format(rows=",\n".join(rows), about="\n".join(lines))
+        known = f"index >= 0 && index < {len(kept)}"
+
+        def move(copy: str, host: str) -> list[str]:
+            return [
+                f"unsigned char begin_[{HEAD}];",
+                "DO_(begin_of_(stream, state, state_bytes, begin_));",
+                f"if (!{host}) return @U_ERROR_NULL;",
+                f"if (!({known}) || n != tensors_[index].bytes) return @U_ERROR_NAME;",
+                f"DO_(told_({copy}));",
+                "return told_(cuStreamSynchronize(stream));",
+            ]
+
+        place = "state + tensors_[index].at"
+        bodies = {
+            "tensors": [f"return {len(kept)};"],
+            "tensor": [
+                "int32_t i_;",
+                f"for (i_ = 0; name && i_ < {len(kept)}; i_++)",
+                "    if (!strcmp(name, tensors_[i_].name)) return i_;",
+                "return -1;",
+            ],
+            "tensor_name": [f"return {known} ? tensors_[index].name : NULL;"],
+            "tensor_bytes": [f"return {known} ? tensors_[index].bytes : 0;"],
+            "describe": ["return about_;"],
+            "get": move(f"cuMemcpyDtoHAsync(out, {place}, n, stream)", "out"),
+            "set": move(f"cuMemcpyHtoDAsync({place}, in, n, stream)", "in"),
+        }
+        return "\n\n".join([tables, *(self.define(n, body) for n, body in bodies.items())])
+
+    def selftest(self) -> str:
+        """`NAME_selftest` and `NAME_selftest_bytes`."""
+        golden = self.kernel.golden
+        unit = self.model.units["step"]
+        sizes = [str(golden.sizes[s.name]) for s in self.interface.sizes_of(unit)]
+        body = gpu_selftest.body(self.model, golden, sizes)
+        size = self.define("selftest_bytes", ["return @U_SELFTEST_BYTES;"])
+        return "\n\n".join([gpu_selftest.MADE_UP, self.define("selftest", body), size])
 
     def setter(self, number: Number) -> str:
         """`NAME_set_learning_rate`, and the like."""

@@ -93,3 +93,21 @@ DIGEST = """static uint64_t digest_(const void *bytes)
     }}
     return sum;
 }}"""
+
+#: the head of a state, brought to the host
+BEGIN_OF = """static int32_t begin_of_(CUstream stream, CUdeviceptr state, size_t state_bytes,
+    unsigned char *begin)
+{{
+    DO_(block_(state, state_bytes, @U_STATE_BYTES));
+    DO_(told_(cuMemcpyDtoHAsync(begin, state, {head}, stream)));
+    DO_(told_(cuStreamSynchronize(stream)));
+    return head_(begin);
+}}"""
+
+TENSORS = """static const struct {{ const char *name; size_t at, bytes; }} tensors_[] = {{
+{rows}
+}};
+
+static const char about_[] = {{
+{about}
+}};"""

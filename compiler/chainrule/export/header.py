@@ -13,7 +13,8 @@ from chainrule.export.model import ABI, ALIGN, Model, Number
 from chainrule.export.selftest import memory_bytes
 from chainrule_runtime.manifest import show
 
-_SAID = {
+#: what the functions do
+SAID = {
     "state_bytes": "Bytes of a state: parameters, optimizer, step count, seed; no pointers inside.",
     "init": "Begin: initial values, drawn from the seed. Any seed is good.",
     "save": "Put the state into n bytes, NAME_STATE_BYTES at least, with a checksum.",
@@ -121,8 +122,8 @@ def declarations(
     model: Model, interface: Interface
 ) -> list[tuple[str, str, Sequence[Parameter], str]]:
     """Every function: result, name without the prefix, parameters, what it does."""
-    units = [("int32_t", u, interface.unit(u), _SAID[u]) for u in model.units]
-    fixed = [(r, n, p, _SAID[n]) for n, (r, p) in FIXED.items()]
+    units = [("int32_t", u, interface.unit(u), SAID[u]) for u in model.units]
+    fixed = [(r, n, p, SAID[n]) for n, (r, p) in FIXED.items()]
     work = interface.size_parameters(model.sizes)
     by_name = {t.name: t for t in model.kept}
     whose = "" if model.members is None else " of a member"
@@ -137,9 +138,9 @@ def declarations(
     ]
     memory = (Parameter("memory", "void *"), Parameter("bytes", "size_t"))
     more = [
-        ("size_t", "workspace_bytes", work, _SAID["workspace_bytes"]),
-        ("size_t", "selftest_bytes", (), _SAID["selftest_bytes"]),
-        ("int32_t", "selftest", memory, _SAID["selftest"]),
+        ("size_t", "workspace_bytes", work, SAID["workspace_bytes"]),
+        ("size_t", "selftest_bytes", (), SAID["selftest_bytes"]),
+        ("int32_t", "selftest", memory, SAID["selftest"]),
     ]
     several = []
     if model.sliced:

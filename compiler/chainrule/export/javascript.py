@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from chainrule.export.interface import Interface
+from chainrule.export.javascript_methods import ARRAY, steps, units
+from chainrule.export.minibatches import batch_size_of
 from chainrule.export.model import Model
 from chainrule.export.packages import bound_of, elements, smallest
-from chainrule_runtime.manifest import DimData
 
-_ARRAY = {
-    "float32": "Float32Array", "float64": "Float64Array", "int8": "Int8Array",
-    "int16": "Int16Array", "int32": "Int32Array", "int64": "BigInt64Array",
-    "uint8": "Uint8Array", "uint16": "Uint16Array", "uint32": "Uint32Array",
-    "uint64": "BigUint64Array", "bool": "Uint8Array", "bfloat16": "Uint16Array",
-}  # fmt: skip
+#: what the modules in JavaScript and the crates in Rust use by these names
+_TAKEN = """
+    ALIGN BigInt BigInt64Array BigUint64Array Error Float32Array Float64Array Int16Array Int32Array
+    Int8Array JSON Map Math Number Promise RangeError Response TextDecoder TextEncoder TypeError URL
+    Uint16Array Uint32Array Uint8Array WebAssembly
+    Block Box Clone Copy Each Eq Err Fn FnMut FnOnce Formatter From Hook Into Iterator None Ok
+    Option PartialEq Result Self Send Some String Sync Vec Work
+""".split()  # noqa: SIM905
 
 
 def module(model: Model) -> str:
@@ -23,10 +25,11 @@ def module(model: Model) -> str:
     interface = Interface(model)
     wide = {n.kept for n in model.numbers}
     text = _MODULE.replace("$NAME", model.name).replace("$CLASS", class_name(model))
-    text = text.replace("$UNITS", "\n".join(_units(model, interface)))
+    methods = [*units(model, interface), *(steps(model, interface) if model.sliced else [])]
+    text = text.replace("$UNITS", "\n".join(methods))
     setters = [
         f"  set {_camel(interface.numbers[n.called])}(value) {{\n"
-        f'    this.#call("set_{interface.numbers[n.called]}", ...this.#own(), value);\n  }}'
+        f'    this.#change("set_{interface.numbers[n.called]}", value);\n  }}'
         for n in model.numbers
         if n.kept in wide
     ]
@@ -34,8 +37,9 @@ def module(model: Model) -> str:
 
 
 def class_name(model: Model) -> str:
-    """What the class is called: `digits` is a `Digits`."""
-    return model.name[0].upper() + model.name[1:]
+    """What the class is called: `digits` is a `Digits`, `map` a `MapNet`."""
+    name = model.name[0].upper() + model.name[1:]
+    return f"{name}Net" if name in _TAKEN else name
 
 
 def types(model: Model) -> str:
@@ -56,15 +60,17 @@ def types(model: Model) -> str:
     }
     for name, unit in model.units.items():
         feeds = "; ".join(
-            f"{interface.feeds[t.name]}: {_ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
+            f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
         )
         sizes = "".join(f"; {interface.sizes[s.name]}?: number" for s in interface.sizes_of(unit))
         result = "number"
         if name == "predict":
             outputs = unit.manifest.outputs
-            of = [f"{interface.outputs[t.name]}: {_ARRAY[t.dtype]}" for t in outputs]
-            result = _ARRAY[outputs[0].dtype] if len(outputs) == 1 else f"{{ {'; '.join(of)} }}"
+            of = [f"{interface.outputs[t.name]}: {ARRAY[t.dtype]}" for t in outputs]
+            result = ARRAY[outputs[0].dtype] if len(outputs) == 1 else f"{{ {'; '.join(of)} }}"
         lines += [f"  /** {said[name]} */", f"  {name}(feeds: {{ {feeds}{sizes} }}): {result};"]
+    if model.sliced:
+        lines += _types_of_steps(model, interface)
     for number in model.numbers:
         lines.append(f"  set {_camel(interface.numbers[number.called])}(value: number);")
     lines += [
@@ -84,74 +90,28 @@ def types(model: Model) -> str:
     return "\n".join(lines)
 
 
+def _types_of_steps(model: Model, interface: Interface) -> list[str]:
+    unit = model.units["step"]
+    batch = batch_size_of(model)
+    listed = [
+        f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
+    ]
+    listed += [
+        f"{interface.sizes[s.name]}{'' if s.name == batch else '?'}: number" for s in model.sizes
+    ]
+    feeds = "; ".join(listed)
+    order = "order?: BigUint64Array | number[]"
+    return [
+        "  /** One epoch: a step for each minibatch of the rows, as `order` numbers them; the loss",
+        "   * of each. An error's `done` is how many steps were made before it. */",
+        f"  steps(feeds: {{ {feeds} }}, {order}): {ARRAY[unit.manifest.outputs[0].dtype]};",
+        "  /** The order of so many rows in the next epoch; counts the epoch. */",
+        "  shuffle(rows: number): BigUint64Array;",
+    ]
+
+
 def _camel(name: str) -> str:
     return re.sub(r"_(\w)", lambda m: m[1].upper(), name)
-
-
-def _number(dim: DimData, names: dict[str, str]) -> str:
-    """A size as an expression in JavaScript."""
-    if isinstance(dim, int):
-        return str(dim)
-    terms = []
-    for coefficient, factors in dim["terms"]:
-        parts = [str(coefficient)] if coefficient != 1 or not factors else []
-        for factor in factors:
-            if isinstance(factor, str):
-                parts.append(names[factor])
-                continue
-            kind, over, under = factor
-            a, b = f"({_number(over, names)})", f"({_number(under, names)})"
-            parts.append(
-                f"Math.floor({a} / {b})" if kind == "//" else f"((({a} % {b}) + {b}) % {b})"
-            )
-        terms.append(" * ".join(parts))
-    return " + ".join(terms) or "0"
-
-
-def _units(model: Model, interface: Interface) -> Iterator[str]:
-    for name, unit in model.units.items():
-        sizes = interface.sizes_of(unit)
-        names = interface.sizes
-        feeds = [interface.feeds[t.name] for t in unit.manifest.feeds]
-        yield f"  {name}(feeds) {{"
-        yield f'    this.#check(feeds, {feeds!r}, "{name}");'
-        for size in sizes:
-            # the first input that has it alone along an axis tells a size
-            told = "undefined"
-            for t in unit.manifest.feeds:
-                alone = {"terms": [[1, [size.name]]]}
-                if alone in t.shape:
-                    others = " * ".join(f"({_number(d, names)})" for d in t.shape if d != alone)
-                    if all(isinstance(d, int) for d in t.shape if d != alone):
-                        told = f"feeds.{interface.feeds[t.name]}.length / ({others or 1})"
-                        break
-            yield f"    const {names[size.name]} = feeds.{names[size.name]} ?? {told};"
-        every = ", ".join(names[s.name] if s in sizes else "1" for s in model.sizes)
-        yield f"    const room = this.#room({every});"
-        yield "    const place = this.#begin(room);"
-        arguments = []
-        for t in unit.manifest.feeds:
-            count = " * ".join(f"({_number(d, names)})" for d in t.shape) or "1"
-            own = interface.feeds[t.name]
-            put = f'place.put({_ARRAY[t.dtype]}, feeds.{own}, {count}, "{own}")'
-            yield f"    const in_{own} = {put};"
-            arguments.append(f"in_{own}")
-        for t in unit.manifest.outputs:
-            count = " * ".join(f"({_number(d, names)})" for d in t.shape) or "1"
-            room = f"place.room({_ARRAY[t.dtype]}, {count})"
-            yield f"    const out_{interface.outputs[t.name]} = {room};"
-            arguments.append(f"out_{interface.outputs[t.name]}")
-        listed = ", ".join([*(names[s.name] for s in sizes), *arguments])
-        yield f'    this.#call("{name}", ...this.#own(), this.#workspace, room, {listed});'
-        results = [(interface.outputs[t.name], _ARRAY[t.dtype]) for t in unit.manifest.outputs]
-        if name == "predict" and len(results) > 1:
-            parts = [f"{own}: this.#copy({kind}, out_{own})" for own, kind in results]
-            yield f"    return {{ {', '.join(parts)} }};"
-        else:
-            own, kind = results[0]
-            yield f"    return this.#copy({kind}, out_{own}){'' if name == 'predict' else '[0]'};"
-        yield "  }"
-        yield ""
 
 
 def selftest(model: Model) -> str:
@@ -172,7 +132,7 @@ def example(model: Model) -> str:
     interface, sizes = Interface(model), smallest(model)
     lines, names = [], []
     for tensor in model.units["step"].manifest.feeds:
-        own, kind = interface.feeds[tensor.name], _ARRAY[tensor.dtype]
+        own, kind = interface.feeds[tensor.name], ARRAY[tensor.dtype]
         value = "made()"
         if not kind.startswith("Float"):
             wide = "BigInt" if kind.startswith("Big") else ""
@@ -283,20 +243,31 @@ $SETTERS
     return JSON.parse(this.#text(this.#wasm.$NAME_describe()));
   }
 
+  #change(name, value) {
+    if (typeof value !== "number") throw new TypeError(`no number is ${value}`);
+    this.#call(name, ...this.#own(), value);
+  }
+
   #own() {
     return [this.#state, this.#bytes];
   }
 
-  #room(...sizes) {
+  #room(what, ...sizes) {
     const whole = sizes.every((n) => Number.isSafeInteger(n) && n > 0 && n < 2 ** 31);
-    const room = whole ? this.#wasm.$NAME_workspace_bytes(...sizes) >>> 0 : 0;
+    const room = whole ? this.#wasm[`$NAME_${what}`](...sizes) >>> 0 : 0;
     if (room === 0) throw new RangeError(`$NAME does not take the sizes ${sizes}`);
     return room;
   }
 
+  #whole(rows) {
+    if (Number.isSafeInteger(rows) && rows >= 0 && rows < 2 ** 28) return rows;
+    throw new RangeError(`no number of rows is ${rows}`);
+  }
+
   #index(name) {
-    const data = new TextEncoder().encode(name + "\\0");
-    const index = this.#wasm.$NAME_tensor(this.#begin(0).put(Uint8Array, data, data.length, name));
+    const data = new TextEncoder().encode(`${name}\\0`);
+    const at = this.#begin(0).put(Uint8Array, data, data.length, name);
+    const index = data.indexOf(0) === data.length - 1 ? this.#wasm.$NAME_tensor(at) : -1;
     if (index < 0) throw new RangeError(`no tensor is called ${name}`);
     return index;
   }
@@ -320,22 +291,21 @@ $SETTERS
       this.#sizes.set(at, count);
       return at;
     };
-    return {
-      room: take,
-      put: (kind, data, count, name) => {
-        if (data.length !== count) {
-          throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
-        }
-        const at = take(kind, count);
-        const held = new kind(this.#wasm.memory.buffer, at, count);
-        held.set(data);
-        if (kind !== Float32Array && kind !== Float64Array) {
-          const i = held.findIndex((whole, i) => whole !== data[i]);
-          if (i >= 0) throw new RangeError(`${name}[${i}] is ${data[i]}, which its type has not`);
-        }
-        return at;
-      },
+    const put = (kind, data, count, name) => {
+      if (data.length !== count) {
+        throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
+      }
+      const at = take(kind, count);
+      const held = new kind(this.#wasm.memory.buffer, at, count);
+      held.set(data);
+      if (kind !== Float32Array && kind !== Float64Array) {
+        const i = held.findIndex((whole, i) => whole !== data[i]);
+        if (i >= 0) throw new RangeError(`${name}[${i}] is ${data[i]}, which its type has not`);
+      }
+      return at;
     };
+    const order = (data, rows) => put(BigUint64Array, Array.from(data, BigInt), rows, "order");
+    return { room: take, put, order };
   }
 
   #grow(end) {

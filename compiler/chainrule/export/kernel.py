@@ -104,7 +104,7 @@ def _golden(model: Model) -> Golden:
     text = ModuleText(replace(model, name="here"), 64, [Golden(0)]).text(data_layout(base))
     for name in ("golden", "begin", "difference"):
         text = re.sub(rf"define internal (\w+) @{name}\(", rf"define \1 @{name}(", text)
-    loaded = load(_kept_object(text, base))
+    loaded = load(kept_object(text, base))
     memory = np.zeros(memory_bytes(model) + ALIGN, np.uint8)
     memory = memory[-memory.ctypes.data % ALIGN :]
     start = memory.ctypes.data
@@ -136,7 +136,7 @@ def _array(memory: Array, at: int, of: np.dtype[Any], shape: tuple[int, ...]) ->
     return memory[at : at + count * of.itemsize].view(of).reshape(shape).copy()
 
 
-def _kept_object(text: str, target: Target) -> NativeObject:
+def kept_object(text: str, target: Target) -> NativeObject:
     """The object of a module: the one that was kept, or a new one."""
     cache, key = object_cache(), key_of([text])
     data = cache.get(key) if cache else None

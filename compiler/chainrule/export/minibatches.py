@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chainrule.export.codes import CODE
 from chainrule.export.interface import STATE, WORKSPACE, Interface, Parameter
 from chainrule.export.model import ALIGN, AT_EPOCH, Model, round_up
+from chainrule.export.philox import signed
 from chainrule.export.text import Code
 from chainrule.export.units import output_bytes
 from chainrule.ops import philox
@@ -113,6 +114,7 @@ def _steps(module: ModuleText) -> str:
     name = model.name
     parameters = steps_parameters(model, interface)
     code = module.divided("steps", parameters)
+    _check_aligned(module, code, unit.manifest.outputs[0])
     there = code.value("icmp ne ptr %done, null")
     code.when(there, lambda: code.store("iw", "0", "%done", align=4))
     module.check_sizes(code, unit)
@@ -192,6 +194,18 @@ def _steps(module: ModuleText) -> str:
     return code.text("i32 0") + module.whole("steps", parameters)
 
 
+def _check_aligned(module: ModuleText, code: Code, loss: Tensor) -> None:
+    """Leave where losses or done, which may be null, are not aligned to what they hold."""
+    low = "0"
+    for name, item in (
+        ("losses", element_type(loss.dtype).itemsize),
+        ("done", int(module.size[1:]) // 8),
+    ):
+        address = code.value(f"ptrtoint ptr %{name} to iw")
+        low = code.value(f"or iw {low}, {code.value(f'and iw {address}, {item - 1}')}")
+    code.leave_if(code.value(f"icmp ne iw {low}, 0"), f"i32 {CODE['ERROR_ALIGN']}")
+
+
 def _check_order(code: Code) -> None:
     """Leave where a number of the order is no row."""
     code.guard("@check_pointer(ptr %order, iw 7)")
@@ -224,11 +238,14 @@ def _shuffle(module: ModuleText) -> str:
     code.leave_if(last, f"i32 {CODE['ERROR_VALUE']}")
     keys = code.at("%order", code.value("shl iw %rows, 3"))
 
+    words = halves(code, seed)
+    turn, _ = halves(code, epoch)
+
     def fill(i: str) -> None:
         row = code.wide(i)
-        low, key = (f"i64 {w}, i64 {code.value(f'lshr i64 {w}, 32')}" for w in (row, seed))
-        counter = f"{low}, i64 {epoch}, i64 {philox.SHUFFLE_DRAW}, {key}"
-        word = code.value(f"call i64 @philox({counter})")
+        low, high = halves(code, row)
+        given = (low, high, turn, str(signed(philox.SHUFFLE_DRAW)), *words)
+        word = code.value(f"call i64 @philox({', '.join(f'i32 {w}' for w in given)})")
         at = code.value(f"shl iw {i}, 3")
         code.store("i64", word, keys, at)
         code.store("i64", row, "%order", at)
@@ -239,7 +256,15 @@ def _shuffle(module: ModuleText) -> str:
     return code.text("i32 0") + "\n\n" + _SORT
 
 
-#: the pairs of a key and a row, ascending; equal keys by row
+def halves(code: Code, word: str) -> tuple[str, str]:
+    """An i64 as two i32, the lower one first."""
+    high = code.value(f"lshr i64 {word}, 32")
+    low, up = (code.value(f"trunc i64 {part} to i32") for part in (word, high))
+    return low, up
+
+
+#: the rows by their keys, ascending; equal keys by row. Keys stay where they are, and rows are
+#: words of which the high halves are 0.
 _SORT = """define internal void @sort(ptr %keys, ptr %rows, iw %n) #0 {
 entry:
   br label %narrow
@@ -263,25 +288,29 @@ place:
   br i1 %inside, label %compare, label %placed
 compare:
   %below = sub iw %j, %gap
-  %ka = getelementptr i64, ptr %keys, iw %j
-  %kb = getelementptr i64, ptr %keys, iw %below
   %ra = getelementptr i64, ptr %rows, iw %j
   %rb = getelementptr i64, ptr %rows, iw %below
+  %p = load i32, ptr %ra, align 8
+  %q = load i32, ptr %rb, align 8
+  %pw = zext i32 %p to iw
+  %qw = zext i32 %q to iw
+  %ka = getelementptr i64, ptr %keys, iw %pw
+  %kb = getelementptr i64, ptr %keys, iw %qw
   %x = load i64, ptr %ka, align 8
   %y = load i64, ptr %kb, align 8
-  %p = load i64, ptr %ra, align 8
-  %q = load i64, ptr %rb, align 8
-  %less = icmp ult i64 %x, %y
-  %same = icmp eq i64 %x, %y
-  %first = icmp ult i64 %p, %q
-  %tie = and i1 %same, %first
-  %before = or i1 %less, %tie
+  %xw = zext i64 %x to i128
+  %yw = zext i64 %y to i128
+  %xh = shl i128 %xw, 32
+  %yh = shl i128 %yw, 32
+  %pl = zext i32 %p to i128
+  %ql = zext i32 %q to i128
+  %a = or i128 %xh, %pl
+  %b = or i128 %yh, %ql
+  %before = icmp ult i128 %a, %b
   br i1 %before, label %swap, label %placed
 swap:
-  store i64 %y, ptr %ka, align 8
-  store i64 %x, ptr %kb, align 8
-  store i64 %q, ptr %ra, align 8
-  store i64 %p, ptr %rb, align 8
+  store i32 %q, ptr %ra, align 8
+  store i32 %p, ptr %rb, align 8
   br label %place
 placed:
   %i_next = add iw %i, 1

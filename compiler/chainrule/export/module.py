@@ -30,9 +30,15 @@ from chainrule_runtime.manifest import element_type
 SMALL = "minsize optsize"
 #: codegen.epoch.COPY_FUNCTION in a few instructions
 SHORT_COPY = """
-define internal void @copy(ptr %to, ptr %from, i64 %bytes) #0 {
+define internal void @copy(ptr %to, ptr %from, i64 %bytes) alwaysinline #0 {
 entry:
   %count = trunc i64 %bytes to iw
+  call void @copy_short(ptr %to, ptr %from, iw %count)
+  ret void
+}
+
+define internal void @copy_short(ptr %to, ptr %from, iw %count) noinline #0 {
+entry:
   br label %test
 test:
   %i = phi iw [0, %entry], [%next, %body]
@@ -98,7 +104,7 @@ class ModuleText:
             parts.append(PHILOX)
         parts.append(SHORT_COPY if self.model.small else COPY_FUNCTION)
         parts += [FORK] if self.model.parts > 1 else []
-        parts += [*checks.functions(self.model), *starting.common(self.model, self.data)]
+        parts += [*checks.functions(self.model, self.data), *starting.common(self.model, self.data)]
         parts.append(processor([v.target for v in self.model.variants], CODE["ERROR_CPU"]))
         parts += [*self.units(), *extras.functions(self.model, self.interface, self.data, self)]
         groups = [f"attributes #{i} = {{ {words} }}" for i, words in enumerate(kinds)]
@@ -141,11 +147,18 @@ class ModuleText:
         begin = starting.programs(self.model)
         calls = [c.program for u in variant.units.values() for c in calls_in(u.calls)]
         prefix = f"v{number}."
-        compact = Compact([*calls, *begin.values()], variant.target, prefix, self.size, WORDS)
+        units = [self.unit_text(number, name, unit) for name, unit in variant.units.items()]
+        compact = Compact(
+            [*calls, *begin.values()], variant.target, prefix, self.size, WORDS,
+            [call for unit in units for call in unit.calls()],
+        )  # fmt: skip
         found: list[str] = []
-        for unit_name, unit in variant.units.items():
-            unit_text = self.unit_text(number, unit_name, unit)
-            found += [unit_text.short_code(compact), unit_text.bytes(), unit_text.run()]
+        by_name = dict(zip(variant.units, units, strict=True))
+        step, loss = by_name["step"], by_name["loss"]
+        first = loss if step.begins_with(loss) else None
+        for unit_text in units:
+            code = unit_text.short_code(compact, first if unit_text is step else None)
+            found += [code, unit_text.bytes(), unit_text.run()]
         begins = {key: compact.function(program)[0] for key, program in begin.items()}
         found.append(starting.begin(self.model, number, self.data, begins))
         self.tables += [f"@{name} = private {text}" for text, name in compact.tables.items()]
@@ -228,15 +241,21 @@ class ModuleText:
 
     def check_pointers(self, code: Code, parameters: Sequence[Parameter]) -> None:
         """Leave where data is null or is not aligned to its elements."""
+        needed: dict[int, list[str]] = {}
         for parameter in parameters:
             assert parameter.tensor is not None
             mask = element_type(parameter.tensor.dtype).itemsize - 1
-            call = f"@check_pointer(ptr %{parameter.name}, iw {mask})"
             if not parameter.optional:
-                code.guard(call)
+                needed.setdefault(mask, []).append(f"ptr %{parameter.name}")
                 continue
             there = code.value(f"icmp ne ptr %{parameter.name}, null")
+            call = f"@check_pointer(ptr %{parameter.name}, iw {mask})"
             code.when(there, lambda call=call: code.guard(call))  # type: ignore[misc]
+        for mask, pointers in needed.items():
+            for first in range(0, len(pointers), checks.TOGETHER):
+                few = pointers[first : first + checks.TOGETHER]
+                few += [few[-1]] * (checks.TOGETHER - len(few))
+                code.guard(f"@check_data(iw {mask}, {', '.join(few)})")
 
     def run_unit(self, name: str) -> str:
         """The function that runs a unit: checks, then the state's variant of it."""

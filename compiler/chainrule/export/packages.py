@@ -110,8 +110,8 @@ def c_example(model: Model) -> str:
     own = interface.sizes_of(step)
     feeds = interface.feed_parameters(step)
     loss, *others = interface.output_parameters(step, optional=False)
-    lines = [f"static {_declared(p, elements(_tensor(p), sizes))};" for p in feeds]
-    fill = [_filled(model, p, sizes) for p in feeds]
+    lines = [f"static {declared_array(p, elements(_tensor(p), sizes))};" for p in feeds]
+    fill = [filled(model, p, sizes) for p in feeds]
     given = [str(sizes[s.name]) for s in own]
     arguments = ", ".join([*given, *(p.name for p in feeds), "&loss", *("NULL" for _ in others)])
     room = ", ".join(str(sizes[s.name]) for s in model.sizes)
@@ -125,15 +125,15 @@ enum {{ STEPS = 100 }};
 
 static _Alignas({upper}_ALIGN) unsigned char state[{upper}_STATE_BYTES];
 static _Alignas({upper}_ALIGN) unsigned char workspace[{_workspace(model)}];
-{_block(lines)}
-{_MADE if any("made()" in line for line in fill) else ""}
+{block(lines)}
+{MADE if any("made()" in line for line in fill) else ""}
 int main(void) {{
     int32_t code = {name}_init(state, sizeof state, 0);
     if (code || {name}_workspace_bytes({room}) > sizeof workspace) {{
         puts({name}_strerror(code));
         return 1;
     }}
-{_block(fill, "    ")}
+{block(fill, "    ")}
     {c_type(_tensor(loss).dtype)} loss = 0, first = 0;
     for (int step = 0; step < STEPS; step++) {{
         code = {name}_step(state, sizeof state, workspace, sizeof workspace, {arguments});
@@ -149,7 +149,8 @@ int main(void) {{
 """
 
 
-_MADE = """
+#: what makes data up
+MADE = """
 /* numbers from -1 to 1, the same every time */
 static float made(void) {
     static uint32_t word = 1;
@@ -168,11 +169,13 @@ def _tensor(parameter: Parameter) -> Tensor:
     return parameter.tensor
 
 
-def _declared(parameter: Parameter, count: int) -> str:
+def declared_array(parameter: Parameter, count: int) -> str:
+    """An array for what a parameter is given, as C declares it."""
     return f"{c_type(_tensor(parameter).dtype)} {parameter.name}[{max(1, count)}]"
 
 
-def _filled(model: Model, parameter: Parameter, sizes: Mapping[str, int]) -> str:
+def filled(model: Model, parameter: Parameter, sizes: Mapping[str, int]) -> str:
+    """What fills that array."""
     tensor = _tensor(parameter)
     count, of = elements(tensor, sizes), c_type(tensor.dtype)
     value = "made()"
@@ -181,5 +184,6 @@ def _filled(model: Model, parameter: Parameter, sizes: Mapping[str, int]) -> str
     return f"for (size_t i = 0; i < {count}; i++) {parameter.name}[i] = {value};"
 
 
-def _block(lines: Sequence[str], indent: str = "") -> str:
+def block(lines: Sequence[str], indent: str = "") -> str:
+    """Lines of C."""
     return "\n".join(indent + line for line in lines)

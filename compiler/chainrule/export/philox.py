@@ -15,16 +15,10 @@ def signed(word: int) -> int:
 
 _A, _C = philox.MULTIPLIERS
 _K, _M = map(signed, philox.WEYL)
-#: words 0 and 1 of the four, the first as the upper half; only the lower half of an argument counts
+#: words 0 and 1 of the four, the first as the upper half
 PHILOX = f"""
-define internal i64 @philox(i64 %a, i64 %b, i64 %c, i64 %d, i64 %k, i64 %m) noinline #0 {{
+define internal i64 @philox(i32 %a0, i32 %b0, i32 %c0, i32 %d0, i32 %k0, i32 %m0) noinline #0 {{
 entry:
-  %a0 = trunc i64 %a to i32
-  %b0 = trunc i64 %b to i32
-  %c0 = trunc i64 %c to i32
-  %d0 = trunc i64 %d to i32
-  %k0 = trunc i64 %k to i32
-  %m0 = trunc i64 %m to i32
   br label %round
 round:
   %i = phi i32 [{philox.ROUNDS}, %entry], [%left, %round]
@@ -61,14 +55,17 @@ done:
   ret i64 %both
 }}"""
 
-_PARAMETERS = ", ".join(f"i64 %{name}" for name in "abcdkm")
-_WORD = f"""define internal i64 @$NAME({_PARAMETERS}) #0 {{
+_LETTERS = "abcdkm"
+_HALVES = "\n".join(f"  %{x}0 = trunc i64 %{x} to i32" for x in _LETTERS)
+_WORD = f"""define internal i64 @$NAME({", ".join(f"i64 %{x}" for x in _LETTERS)}) #0 {{
 entry:
-  %both = call i64 @philox({_PARAMETERS})
+{_HALVES}
+  %both = call i64 @philox({", ".join(f"i32 %{x}0" for x in _LETTERS)})
   %word = $HALF
   ret i64 %word
 }}"""
-#: functions of the library that are had from it, as text with their name left open
+#: functions of the library that are had from it, as text with their name left open; of their
+#: arguments only the lower halves count
 WORDS = {
     "philox_0": _WORD.replace("$HALF", "lshr i64 %both, 32"),
     "philox_1": _WORD.replace("$HALF", "and i64 %both, 4294967295"),

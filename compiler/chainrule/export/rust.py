@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chainrule.export.header import declarations
-from chainrule.export.interface import PARALLEL_FOR, Interface, Parameter
+from chainrule.export.interface import PARALLEL_FOR, Interface
 from chainrule.export.javascript import class_name
 from chainrule.export.model import ALIGN, Model
 from chainrule.export.packages import bound_of, elements, smallest
-from chainrule_runtime.manifest import DimData, Tensor
-
-_TYPES = {
-    "float32": "f32", "float64": "f64", "int8": "i8", "int16": "i16", "int32": "i32",
-    "int64": "i64", "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64", "bool": "u8",
-    "bfloat16": "u16", "float16": "u16",
-}  # fmt: skip
-_C = {
-    "size_t": "usize", "float": "f32", "double": "f64", "void": "c_void", "char": "c_char",
-    "uint8_t": "u8", "uint16_t": "u16", "uint32_t": "u32", "uint64_t": "u64", "int8_t": "i8",
-    "int16_t": "i16", "int32_t": "i32", "int64_t": "i64",
-}  # fmt: skip
-_KEYWORDS = """
-    as async await become box crate do dyn extern final fn impl in let loop macro match mod move mut
-    override priv pub ref self super trait try type typeof unsafe unsized use virtual where yield
-    gen
-""".split()  # noqa: SIM905
+from chainrule.export.rust_functions import HOOK, TYPES, C, Functions, safe, tensor_of
 
 
 def crate(model: Model, version: str, archive: bytes, example: bool) -> dict[str, bytes]:
@@ -50,19 +34,16 @@ def _class(model: Model) -> str:
 
 def library(model: Model) -> str:
     """The text of src/lib.rs: the C interface as it is, and a safe one over it."""
-    interface = Interface(model)
     text = _LIBRARY.replace("$NAME", model.name).replace("$CLASS", _class(model))
     text = text.replace("$ALIGN", str(ALIGN)).replace("$DECLARED", "\n".join(_declared(model)))
-    sizes = "".join(f", {_safe(interface.sizes[s.name])}: usize" for s in model.sizes)
-    given = ", ".join(_safe(interface.sizes[s.name]) for s in model.sizes)
-    text = text.replace("$SIZES", sizes.removeprefix(", ")).replace("$GIVEN", given)
-    return text.replace("$UNITS", "\n".join(_units(model, interface)))
+    text = text.replace("$HOOK", HOOK if model.parts > 1 else "")
+    return text.replace("$UNITS", Functions(model).text())
 
 
 def _declared(model: Model) -> Iterator[str]:
     for result, name, parameters, said in declarations(model, Interface(model)):
         yield f"        /// {said.replace('NAME_', f'{model.name}_')}"
-        listed = ", ".join(f"{_safe(p.name)}: {_type(p.kind)}" for p in parameters)
+        listed = ", ".join(f"{safe(p.name)}: {_type(p.kind)}" for p in parameters)
         yield f"        pub fn {model.name}_{name}({listed}) -> {_type(result)};"
 
 
@@ -72,86 +53,9 @@ def _type(kind: str) -> str:
         return f'Option<unsafe extern "C" fn(*mut c_void, {body}, *mut c_void, i32)>'
     words = kind.replace("*", " * ").split()
     if "*" not in words:
-        return _C[words[0]]
+        return C[words[0]]
     constant = words[0] == "const"
-    return f"*{'const' if constant else 'mut'} {_C[words[1 if constant else 0]]}"
-
-
-def _safe(name: str) -> str:
-    return f"{name}_" if name in _KEYWORDS else name
-
-
-def _number(dim: DimData, names: dict[str, str]) -> str:
-    """A size as an expression in Rust."""
-    if isinstance(dim, int):
-        return str(dim)
-    terms = []
-    for coefficient, factors in dim["terms"]:
-        parts = [str(coefficient)] if coefficient != 1 or not factors else []
-        for factor in factors:
-            if isinstance(factor, str):
-                parts.append(f"{names[factor]} as i64")
-                continue
-            kind, over, under = factor
-            word = "div_euclid" if kind == "//" else "rem_euclid"
-            parts.append(f"(({_number(over, names)}) as i64).{word}({_number(under, names)})")
-        terms.append(" * ".join(f"({p})" for p in parts))
-    return " + ".join(terms) or "0"
-
-
-def _count(tensor: Tensor, names: dict[str, str]) -> str:
-    parts = [f"({_number(d, names)}) as usize" for d in tensor.shape] or ["1"]
-    return " * ".join(f"({p})" if len(parts) > 1 else p for p in parts)
-
-
-def _units(model: Model, interface: Interface) -> Iterator[str]:
-    names = {s: _safe(n) for s, n in interface.sizes.items()}
-    said = {
-        "step": "One step on a minibatch; the loss before the update.",
-        "predict": "The outputs, as in inference.",
-        "loss": "The loss, as in inference; nothing is changed.",
-    }
-    for name, unit in model.units.items():
-        sizes = [names[s.name] for s in interface.sizes_of(unit)]
-        feeds = interface.feed_parameters(unit)
-        outputs = interface.output_parameters(unit, optional=name == "step")
-        wanted = outputs if name == "predict" else outputs[:1]
-        kinds = [_TYPES[_of(p).dtype] for p in wanted]
-        one = [f"Vec<{k}>" if name == "predict" else k for k in kinds]
-        result = one[0] if len(one) == 1 else f"({', '.join(one)})"
-        parameters = ["&mut self", *(f"{s}: usize" for s in sizes)]
-        parameters += [f"{_safe(p.name)}: &[{_TYPES[_of(p).dtype]}]" for p in feeds]
-        yield f"    /// {said[name]}"
-        yield f"    pub fn {name}({', '.join(parameters)}) -> Result<{result}, Error> {{"
-        every = ", ".join(names[s.name] if names[s.name] in sizes else "1" for s in model.sizes)
-        yield f"        self.reserve(unsafe {{ ffi::{model.name}_workspace_bytes({every}) }})?;"
-        for p in feeds:
-            own = _safe(p.name)
-            yield f"        let count = {_count(_of(p), names)};"
-            yield f"        if {own}.len() != count {{"
-            yield f'            return Err(Error::Length("{p.name}", {own}.len(), count));'
-            yield "        }"
-        pointers = [f"{_safe(p.name)}.as_ptr()" for p in feeds]
-        for i, p in enumerate(outputs):
-            if p not in wanted:
-                pointers.append("core::ptr::null_mut()")
-                continue
-            zero = f"0 as {_TYPES[_of(p).dtype]}"
-            yield f"        let mut out{i} = vec![{zero}; {_count(_of(p), names)}];"
-            pointers.append(f"out{i}.as_mut_ptr()")
-        state = "self.state.as_mut_ptr().cast()" if name == "step" else "self.state.as_ptr().cast()"
-        listed = [state, "bytes()", "self.workspace.as_mut_ptr().cast()",
-                  f"self.workspace.len() * {ALIGN}", *sizes, *pointers]  # fmt: skip
-        yield f"        check(unsafe {{ ffi::{model.name}_{name}({', '.join(listed)}) }})?;"
-        found = [f"out{i}" if name == "predict" else f"out{i}[0]" for i, _ in enumerate(wanted)]
-        yield f"        Ok({found[0] if len(found) == 1 else '(' + ', '.join(found) + ')'})"
-        yield "    }"
-        yield ""
-
-
-def _of(parameter: Parameter) -> Tensor:
-    assert parameter.tensor is not None
-    return parameter.tensor
+    return f"*{'const' if constant else 'mut'} {C[words[1 if constant else 0]]}"
 
 
 def _example(model: Model) -> str:
@@ -159,8 +63,8 @@ def _example(model: Model) -> str:
     step = model.units["step"]
     lines, given = [], [str(sizes[s.name]) for s in interface.sizes_of(step)]
     for p in interface.feed_parameters(step):
-        tensor, own = _of(p), _safe(p.name)
-        kind, count = _TYPES[tensor.dtype], elements(tensor, sizes)
+        tensor, own = tensor_of(p), safe(p.name)
+        kind, count = TYPES[tensor.dtype], elements(tensor, sizes)
         value, i = f"made() as {kind}", "_"
         if kind not in ("f32", "f64"):
             value, i = f"(i % {bound_of(model, tensor, sizes) or 2}) as {kind}", "i"
@@ -241,7 +145,7 @@ fn blocks(bytes: usize) -> Vec<Block> {
     vec![Block([0; $ALIGN]); bytes.div_ceil($ALIGN)]
 }
 
-/// What went wrong; nothing was changed then.
+/// What went wrong; nothing was changed then, but by steps that were made before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// A code of the interface, which says what it means.
@@ -252,15 +156,15 @@ pub enum Error {
     Name(String),
     /// Sizes that the kernel was not exported for.
     Sizes,
+    /// After so many steps were made, a code of the interface.
+    After(usize, i32),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Code(code) => {
-                let text = unsafe { core::ffi::CStr::from_ptr(ffi::$NAME_strerror(*code)) };
-                write!(out, "{}", text.to_string_lossy())
-            }
+            Error::Code(code) => write!(out, "{}", said(*code)),
+            Error::After(done, code) => write!(out, "after {done} steps: {}", said(*code)),
             Error::Length(name, have, want) => {
                 write!(out, "{name} has {have} numbers, not {want}")
             }
@@ -272,6 +176,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+fn said(code: i32) -> String {
+    let text = unsafe { core::ffi::CStr::from_ptr(ffi::$NAME_strerror(code)) };
+    text.to_string_lossy().into_owned()
+}
+
 fn check(code: i32) -> Result<(), Error> {
     if code == 0 {
         Ok(())
@@ -280,6 +189,7 @@ fn check(code: i32) -> Result<(), Error> {
     }
 }
 
+$HOOK
 /// A net and its optimizer, in memory of its own.
 #[derive(Clone)]
 pub struct $CLASS {

@@ -7,17 +7,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from chainrule.export.begin import drawing
-from chainrule.export.checks import signed
+from chainrule.export.checks import head
 from chainrule.export.codes import CODE
 from chainrule.export.model import (
-    ABI,
-    AT_ABI,
     AT_CHECKSUM,
-    AT_MODEL,
-    AT_SIZE,
     AT_VARIANT,
     HEAD,
-    MAGIC,
     Drawn,
     Given,
     Kept,
@@ -133,7 +128,7 @@ def common(model: Model, data: Data) -> list[str]:
         for t in model.kept
         if isinstance(t.begin, Drawn) and t.begin.distribution == "orthogonal"
     }
-    return [_fill_words(), _begin(model), *map(orthonormal, sorted(straight))]
+    return [_fill_words(), _begin(model, data), *map(orthonormal, sorted(straight))]
 
 
 def _fill_words() -> str:
@@ -148,11 +143,12 @@ def _fill_words() -> str:
     return code.text("void")
 
 
-def _begin(model: Model) -> str:
+def _begin(model: Model, data: Data) -> str:
     """`void @begin(state, variant, seed)`: a whole new state."""
     code = Code("internal void @begin(ptr %state, i32 %variant, i64 %seed) #0")
     code.do(f"call void @fill(ptr %state, iw {model.state_bytes}, i64 0)")
-    write_head(code, model)
+    begun = head(model)
+    code.copy("%state", f"@{data(begun)}", len(begun))
     code.store("i32", "%variant", "%state", AT_VARIANT, align=4)
     seeds = code.at("%state", model.offsets[model.seed])
 
@@ -168,14 +164,6 @@ def _begin(model: Model) -> str:
         this = code.value(f"icmp eq i32 %variant, {number}")
         code.when(this, lambda n=number: code.do(f"call void @v{n}.begin(ptr %state)"))  # type: ignore[misc]
     return code.text("void")
-
-
-def write_head(code: Code, model: Model) -> None:
-    """What a state of this model begins with, where all else is 0."""
-    code.store("i64", str(MAGIC), "%state", 0)
-    code.store("i32", str(ABI), "%state", AT_ABI, align=4)
-    code.store("i64", str(signed(model.digest)), "%state", AT_MODEL)
-    code.store("i64", str(model.state_bytes), "%state", AT_SIZE)
 
 
 def init(code: Code) -> str:

@@ -60,10 +60,11 @@ class Code:
         self.do(f"ret {result}")
         self.open(good)
 
-    def guard(self, call: str) -> None:
-        """Leave with the code that a call gives, unless it is 0."""
+    def guard(self, call: str, wide: bool = False) -> None:
+        """Leave with the code that a call gives, unless it is 0; `wide` where an iw is returned."""
         code = self.value(f"call i32 {call}")
-        self.leave_if(self.value(f"icmp ne i32 {code}, 0"), f"i32 {code}")
+        bad = self.value(f"icmp ne i32 {code}, 0")
+        self.leave_if(bad, f"iw {self.value(f'zext i32 {code} to iw')}" if wide else f"i32 {code}")
 
     def when(self, condition: str, body: Callable[[], None]) -> None:
         """Do something only where a condition holds."""
@@ -106,6 +107,10 @@ class Code:
     def wide(self, value: str) -> str:
         """An iw as an i64."""
         return self.value(f"zext iw {value} to i64") if value.startswith("%") else value
+
+    def narrow(self, value: str) -> str:
+        """An iw as an i32."""
+        return self.value(f"trunc iw {value} to i32")
 
     def copy(self, to: str, source: str, count: int | str) -> None:
         """Bytes from one place to another."""

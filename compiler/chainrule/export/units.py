@@ -13,12 +13,14 @@ from chainrule.codegen.compact import Compact
 from chainrule.codegen.entry import Entry, ShortEntry
 from chainrule.codegen.fork import GIVEN, ForkEntry, fork_functions, forked
 from chainrule.codegen.module import emit_functions
-from chainrule.codegen.steps import calls_in
+from chainrule.codegen.spots import Called, Spot
+from chainrule.codegen.steps import Call, Place, calls_in, entries
 from chainrule.export.codes import own_code
 from chainrule.export.interface import Interface, Parameter
 from chainrule.export.model import ALIGN, Unit, round_up
 from chainrule.export.text import Code
 from chainrule.loops.text import signature
+from chainrule.loops.walk import stored_buffers
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 
@@ -61,11 +63,20 @@ class Placed:
         return self.starts(sizes)[-1]
 
     def starts(self, sizes: Mapping[str, int]) -> list[int]:
-        """Where each held output and each slot begins, and where the last one ends."""
+        """Where each held output and each slot begins, and where the last one ends.
+
+        In little code the smallest lie first: instructions hold short distances.
+        """
         known = sizes if self.fixed is None else self.fixed
         held = (output_bytes(t, known) for t in self.held)
         slots = (max([0, *(evaluate(d, known) for d in s)]) for s in self.manifest.arena)
-        return list(accumulate(map(round_up, (*held, *slots)), initial=self.head))
+        rooms = list(map(round_up, (*held, *slots)))
+        order = list(range(len(rooms)))
+        if self.fixed is not None:
+            order.sort(key=rooms.__getitem__)
+        ends = list(accumulate((rooms[i] for i in order), initial=self.head))
+        begins = dict(zip(order, ends, strict=False))
+        return [*(begins[i] for i in range(len(rooms))), ends[-1]]
 
 
 class UnitText:
@@ -115,15 +126,65 @@ class UnitText:
         code = entry.function(self.unit.calls, f"internal i32 @{self.name}.code")
         return [*texts, code], declared
 
-    def short_code(self, compact: Compact) -> str:
-        """The one that calls them, where they are short functions that units share."""
-        programs = [call.program for call in calls_in(self.unit.calls)]
+    def calls(self) -> list[Called]:
+        """The calls with where their buffers lie, as far as that is known here."""
+        spots = {t.place: Spot("state", self.offsets[t.name]) for t in self.manifest.kept}
+        starts = [Spot("workspace", start) for start in self.placed.starts({})]
+        held = self.placed.held
+        spots |= {t.place: spot for t, spot in zip(held, starts, strict=False)}
+        spots |= {place: starts[len(held) + slot] for place, slot in self.manifest.temporaries}
+
+        def spot(place: int | Place) -> Spot | None:
+            place = Place(place) if isinstance(place, int) else place
+            found = spots.get(place.entry)
+            if found is None or place.moves or not isinstance(place.start, int):
+                return None
+            return Spot(found.base, found.offset + place.start)
+
+        return [(c.program, list(map(spot, c.buffers))) for c in calls_in(self.unit.calls)]
+
+    def short_code(self, compact: Compact, first: UnitText | None = None) -> str:
+        """The one that calls them, where they are short functions that units share; what a unit
+        does that comes first is called.
+        """
+        steps = self.unit.calls
+        if first is not None:
+            done = set(map(id, first.unit.calls))
+            steps = tuple(s for s in steps if id(s) not in done)
+        programs = [call.program for call in calls_in(steps)]
         functions = {id(p): compact.function(p) for p in programs}
         names = {key: name for key, (name, _) in functions.items()}
         numbers = {key: told for key, (_, told) in functions.items()}
-        entry = ShortEntry(names, self.manifest.sizes, numbers, "iw")
+        spots = {id(p): compact.known(p) for p in programs}
+        entry = ShortEntry(names, self.manifest.sizes, numbers, "iw", spots)
+        if first is not None:
+            entry.begin(f"{first.name}.code", first.manifest.places)
         head = f"internal i32 @{self.name}.code"
-        return entry.function(self.unit.calls, head, self.manifest.places)
+        return entry.function(steps, head, self.manifest.places)
+
+    def begins_with(self, other: UnitText) -> bool:
+        """Whether this unit may make the calls of another one first, all of which it makes."""
+        others = set(map(id, other.unit.calls))
+        same = self.placed.starts({}) == other.placed.starts({})
+        if not same or not others <= set(map(id, self.unit.calls)):
+            return False
+        slots = dict(self.manifest.temporaries)
+        read, written = set[tuple[str, int]](), set[tuple[str, int]]()
+        for call in self.unit.calls:  # those that are to wait, and what they touch
+            if not isinstance(call, Call):
+                return False
+            of_call = [("slot", slots[e]) if e in slots else ("place", e) for e in entries(call)]
+            into = {
+                where
+                for where, b in zip(of_call, call.program.buffers, strict=True)
+                if b in stored_buffers(call.program.body)
+            }
+            if id(call) not in others:
+                read |= set(of_call)
+                written |= into
+            elif into & read or set(of_call) & written:
+                return False
+        return True
 
     def bytes(self) -> str:
         """`iw @NAME.bytes(sizes)`: how much workspace there must be."""
@@ -192,7 +253,8 @@ class UnitText:
         if self.placed.fixed is not None:
             pointers = [f"ptr {places.get(i, 'null')}" for i in range(self.manifest.places)]
             given = (code.wide(self.size_of[s]) for s in self.manifest.sizes)
-            return ", ".join([*pointers, *(f"i64 {s}" for s in given)])
+            sizes_ = (f"i64 {s}" for s in given)
+            return ", ".join(["ptr %state", "ptr %workspace", *pointers, *sizes_])
         for place, pointer in sorted(places.items()):
             entry = code.value(f"getelementptr ptr, ptr %workspace, iw {place}")
             code.do(f"store ptr {pointer}, ptr {entry}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError
+from chainrule.given import is_int
 from chainrule.nn import Dense, Dropout, Sequential
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
@@ -87,7 +88,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 raise CompileError("learning_rate is for an optimizer given by name")
             rule = type(rule)(self.learning_rate)
         seed = self.random_state
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        if not is_int(seed):
             seed = check_random_state(seed).randint(2**31)
         net = Sequential([*layers, Dense(outputs)])
         return Model(net, self._loss, rule, seed=int(seed), threads=self.threads)

@@ -46,8 +46,9 @@ Monomial = tuple[Atom, ...]
 class Size:
     """A polynomial with integer coefficients. Two are equal when their polynomials are."""
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_hash", "_names", "terms")
     terms: tuple[tuple[Monomial, int], ...]
+    _names: tuple[str, ...] | None
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = [(m, c) for m, c in terms.items() if c]
@@ -58,6 +59,7 @@ class Size:
     def _set(self, terms: Iterable[tuple[Monomial, int]]) -> None:
         self.terms = tuple(terms)
         self._hash = hash(self.terms)
+        self._names = None
 
     @staticmethod
     def symbol(name: str) -> Size:
@@ -140,6 +142,13 @@ class Size:
 
     def __bool__(self) -> bool:
         raise TypeError(f"the size {self} is not known until the function is called")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of every symbol in it, in order."""
+        if self._names is None:
+            self._names = tuple(sorted(self.symbols()))
+        return self._names
 
     def symbols(self) -> frozenset[str]:
         """The names of every symbol in it."""
@@ -336,6 +345,12 @@ def coefficient(dim: Dim, symbol: str) -> tuple[Dim, Dim] | None:
         else:
             return None
     return _simplest(slope), _simplest(rest)
+
+
+def without_constant(size: Size) -> tuple[Dim, int]:
+    """The terms that hold symbols, and the number that is added to them."""
+    monomial, c = size.terms[-1]
+    return (_sorted(size.terms[:-1]), c) if not monomial else (size, 0)
 
 
 def str_symbols(atom: Quotient | Remainder) -> frozenset[str]:

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.size import Dim, Shape, Size
 from chainrule.records import dataclass
 
@@ -221,7 +222,7 @@ def _check_dim(dim: object) -> Dim:
         return Size.symbol(dim)
     if isinstance(dim, Size):
         return dim
-    if isinstance(dim, (int, np.integer)) and not isinstance(dim, bool):
+    if is_int(dim):
         if dim < 0:
             raise ShapeError(f"a size can't be negative: {dim}")
         return int(dim)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 
 from chainrule.errors import DTypeError, FeedError, ShapeError
+from chainrule.given import is_int, is_real
 
 
 def flag(name: str, value: object) -> bool:
@@ -21,7 +22,7 @@ def flag(name: str, value: object) -> bool:
 
 def whole(name: str, value: object, least: int = 0, most: int | None = None) -> int:
     """An int within bounds. Raises ShapeError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_int(value) or value < least:
         raise ShapeError(f"{name} is an int of at least {least}, not {value!r}")
     if most is not None and value > most:
         raise ShapeError(f"{name} is an int of at most {most}, not {value!r}")
@@ -50,7 +51,7 @@ def words(name: str, value: object) -> str:
 
 def number(name: str, value: object) -> float:
     """A finite number. Raises DTypeError for what is none, or too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if not is_real(value):
         raise DTypeError(f"{name} is a number, not {value!r}")
     if (isinstance(value, int) and abs(value) > sys.float_info.max) or not math.isfinite(value):
         raise DTypeError(f"{name} is a finite number, not {value!r}")

@@ -115,8 +115,9 @@ def compile(
     `precision` "bfloat16" products of float32 tensors take bfloat16 factors and add up in float32;
     "bfloat16x3" is near float32: each factor is two bfloat16 where that is faster; "tf32" rounds
     factors to TF32 on GPUs that have tensor cores. With `tune` the products that take longest are
-    timed in a handful of ways, at the sizes given, such as `{"batch": 128}`, or 64 each with True;
-    what is fastest is kept with the compiled code, and has the same bits. Raises CompileError for
+    timed in a handful of ways, at the sizes given, such as `{"batch": 128}`, or 64 each with True,
+    then calls on 1, 2, 4 ... of the `threads`; what is fastest is kept with the compiled code, and
+    has the same bits. Raises CompileError for
     an option that is not built.
     """
     check_options(backend, threads, precision)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, FeedError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType, check_shape, int64
@@ -140,7 +141,7 @@ def linspace(
     of = _dtype("float32" if dtype is None else dtype)
     if not of.is_float:
         raise DTypeError(f"linspace makes floats, not {of}")
-    if isinstance(num, bool) or not isinstance(num, (int, np.integer)) or num < 0:
+    if not is_int(num) or num < 0:
         raise ShapeError(f"linspace makes a number of numbers, not {num!r}")
     if num > _MOST:
         raise ShapeError(f"linspace makes at most {_MOST} numbers, which are kept, not {num}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import check_shape, int64
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
@@ -58,7 +59,7 @@ def _starts(name: str, starts: Any, x: Node) -> list[Node]:
 
 
 def _start(name: str, start: Any) -> Node:
-    if isinstance(start, (int, np.integer)) and not isinstance(start, bool):
+    if is_int(start):
         if not int64.bounds[0] <= start <= int64.bounds[1]:
             raise DTypeError(f"{name} takes int64 starts, not {start}")
         return full(int(start), int64, ())

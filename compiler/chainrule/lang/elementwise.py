@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chainrule.errors import FormulaError, ShapeError
+from chainrule.given import is_real
 from chainrule.ir.node import apply
 from chainrule.lang.tensor import Tensor, TensorLike, side_by_side
 from chainrule.ops import build
@@ -67,6 +68,6 @@ def elementwise(
 
 
 def _number(name: str, parameter: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_real(value):
         raise FormulaError(f"{name}: the parameter {parameter!r} is a number, not {value!r}")
     return float(value)

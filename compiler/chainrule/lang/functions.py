@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Size, product
 from chainrule.ir.size import divide as exact_quotient
@@ -106,7 +107,7 @@ def _axes(axis: Axis, x: Node) -> tuple[int, ...]:
 
 
 def _axis(axis: int, rank: int, x: Node) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+    if not is_int(axis):
         raise ShapeError(f"an axis is an int, not {axis!r}")
     if not -rank <= axis < rank:
         raise ShapeError(

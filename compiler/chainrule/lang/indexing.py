@@ -9,6 +9,7 @@ from types import EllipsisType
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import Kind
@@ -145,7 +146,7 @@ def _range(part: Part, size: Dim, x: Node) -> tuple[Dim, Dim, int]:
     """`(start, count, step)` of an index or a slice along an axis of the given size."""
     if isinstance(part, Size):
         return part, 1, 1
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+    if is_int(part):
         i = int(part)
         if isinstance(size, int) and not -size <= i < size:
             raise ShapeError(f"index {i} is outside an axis of size {size}: {x.type}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import FeedError
+from chainrule.given import is_real
 from chainrule.ops import philox
 from chainrule.records import dataclass
 
@@ -94,7 +95,7 @@ TORCH_UNIFORM = Scaled(1 / 3, "in", "uniform")
 
 
 def _finite(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_real(value) or not math.isfinite(value):
         raise FeedError(f"{name} is a finite number, not {value!r}")
     return float(value)
 

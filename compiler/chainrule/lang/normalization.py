@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_real
 from chainrule.ir.node import Node, apply
 from chainrule.ir.size import Shape
 from chainrule.ir.types import promote
@@ -114,6 +115,6 @@ def _row(of: TensorLike, x: Node, what: str) -> Node:
 
 
 def _small(eps: float, name: str) -> float:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1e300:
+    if not is_real(eps) or not 0 <= eps < 1e300:
         raise DTypeError(f"{name}'s eps is a number from 0 up, not {eps!r}")
     return float(eps)

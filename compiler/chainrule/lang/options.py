@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from chainrule.errors import CompileError
+from chainrule.given import is_int
 from chainrule.ir.size import TYPICAL
 from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.schedule.budget import Budget
@@ -24,9 +23,7 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
         raise CompileError(
             f"no backend {backend!r} is built yet", f"there are {', '.join(BACKENDS)}"
         )
-    if threads is not None and (
-        isinstance(threads, bool) or not isinstance(threads, int) or threads < 1
-    ):
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
     if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
         raise CompileError(
@@ -81,9 +78,7 @@ def check_tune(given: object, backend: str, symbols: Sequence[str] = ()) -> dict
 
 def _is_count(value: object, least: int = 1) -> bool:
     """Whether something is an int, NumPy's too, from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        return False
-    return int(value) >= least
+    return is_int(value) and value >= least
 
 
 def check_seed(seed: int) -> int:

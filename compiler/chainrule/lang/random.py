@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int, is_real
 from chainrule.ir.node import Node
 from chainrule.ir.size import Shape
 from chainrule.ir.types import DType, bool_, check_shape
@@ -90,7 +91,7 @@ def randint(low: int, high: int, shape: Any, dtype: object = "int32") -> Tensor:
     if not of.is_integer:
         raise DTypeError(f"randint makes integers, not {of}")
     for bound in (low, high):
-        if isinstance(bound, bool) or not isinstance(bound, (int, np.integer)):
+        if not is_int(bound):
             raise DTypeError(f"randint goes from an int to an int, not {bound!r}")
     first, count = int(low), int(high) - int(low)
     if not 0 < count < 2**32:
@@ -109,8 +110,7 @@ def dropout(h: TensorLike, rate: float = 0.5) -> Tensor:
     for a rate outside 0 to 1, DTypeError for what is no float.
     """
     node = as_node(h)
-    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
-    if not number or not 0 <= rate <= 1:
+    if not is_real(rate) or not 0 <= rate <= 1:
         raise ShapeError(f"dropout's rate is a number from 0 to 1, not {rate!r}")
     if not node.type.dtype.is_float:
         raise DTypeError(f"dropout is defined for floats, not for {node.type}")

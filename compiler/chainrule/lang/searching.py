@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from chainrule.errors import ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import Kind, int64
 from chainrule.lang.arguments import flag
@@ -86,15 +87,10 @@ def top_k(
     node = as_node(x)
     place = _axis(axis, node.type.rank, node)
     size = node.type.shape[place]
-    if (
-        isinstance(k, bool)
-        or not isinstance(k, int)
-        or k < 0
-        or (isinstance(size, int) and k > size)
-    ):
+    if not is_int(k) or k < 0 or (isinstance(size, int) and k > size):
         raise ShapeError(f"top_k takes a k from 0 to {size}, not {k!r}")
     order = argsort(x, axis=place, descending=largest)
-    places = order[(slice(None),) * place + (slice(0, k),)]
+    places = order[(slice(None),) * place + (slice(0, int(k)),)]
     return take_along_axis(x, places, axis=place), places
 
 

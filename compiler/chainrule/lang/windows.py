@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from chainrule.errors import ShapeError
+from chainrule.given import is_int
 from chainrule.ir.node import Node, apply
 from chainrule.ir.types import promote
 from chainrule.lang.tensor import Tensor, TensorLike, as_node
@@ -89,6 +88,6 @@ def _spatial(name: str, value: Ints, x: Node, what: str) -> tuple[int, ...]:
 
 
 def _int(name: str, value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not is_int(value):
         raise ShapeError(f"{what}: {name} is an int, not {value!r}")
     return int(value)

@@ -14,7 +14,6 @@ import math
 from itertools import chain
 
 from chainrule.ir.loop import (
-    Apply,
     Buffer,
     Combine,
     Get,
@@ -28,11 +27,9 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, product
-from chainrule.ir.types import bool_
 from chainrule.loops.builder import Builder
 from chainrule.loops.heads import EACH, LANE, ROW, Heads
 from chainrule.ops.attend import AttendBack
-from chainrule.ops.attention import least_power
 
 #: rows that are folded side by side, so that none waits for another
 TOGETHER = 4
@@ -53,14 +50,13 @@ def _forward(h: Heads) -> Stmts:
     tops, totals = h.space(h.rows), h.space(h.rows)
 
     def score(row: Dim, key: Dim, acc: Value) -> Stmts:
-        value = h.apply("mul", acc, h.number(h.op.scale))
-        return h.keep(row, key, h.visible(row, key, value, h.number(-math.inf)))
+        return h.keep(row, key, h.visible(row, key, h.scaled(acc), h.number(-math.inf)))
 
     def mean(row: Dim, acc: Value) -> Value:
         return h.apply("div", acc, Load(totals, row))
 
     laid, sums = h.sum_keys("out", h.matrix("v", h.e), h.e, mean)
-    lse = h.apply("add", Load(tops, LANE), h.apply("log", Load(totals, LANE)))
+    lse = h.lse(Load(tops, LANE), Load(totals, LANE))
     blocks = h.blocks(
         q[1],
         h.meet(q, keys, h.d, score),
@@ -76,9 +72,8 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
     keys, q, ct, lse = h.panels("k", h.d), h.block("q", h.d), h.block("ct", h.e), h.row("lse")
 
     def weigh(row: Dim, key: Dim, acc: Value) -> Stmts:
-        below = h.apply("neg", Load(lse[0], row))
-        weight = _power(h, h.apply("fma", acc, h.number(op.scale), below))
-        none = h.apply("mul", Load(lse[0], row), h.number(0))  # NaN in a row of NaN
+        here = Load(lse[0], row)
+        weight, none = h.weight(acc, here), h.nothing(here)
         return h.keep(row, key, h.visible(row, key, weight, none))
 
     steps = [q[1], ct[1], lse[1], h.meet(q, keys, h.d, weigh)]
@@ -89,8 +84,7 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
         values, out, shifts = h.panels("v", h.e), h.block("out", h.e), h.space(h.rows)
 
         def pull(row: Dim, key: Dim, acc: Value) -> Stmts:
-            below = h.apply("sub", acc, Load(shifts, row))
-            return h.keep(row, key, h.apply("mul", h.score(row, key), below))
+            return h.keep(row, key, h.pulled(h.score(row, key), acc, Load(shifts, row)))
 
         sums.append(h.sum_queries("dk", q, h.d, op.factor, shifts))
         steps += [
@@ -111,12 +105,6 @@ def _backward(h: Heads, op: AttendBack) -> Stmts:
     return (*chain.from_iterable(laid), *begins, *h.blocks(*steps), *ends)
 
 
-def _power(h: Heads, x: Value) -> Value:
-    """exp(x), and 0 where that is below the least normal number: slow, and lost in any sum."""
-    lost, none = Apply("lt", (x, h.number(least_power(h.dtype))), bool_), h.number(0)
-    return h.apply("where", lost, none, h.apply("exp", h.apply("where", lost, none, x)))
-
-
 def _each(*body: Stmt) -> Loop:
     return Loop("u'", TOGETHER, body, "unroll")
 
@@ -133,21 +121,17 @@ def _exponentials(h: Heads, tops: Buffer, totals: Buffer) -> Stmts:
     def along(*body: Stmt) -> Loop:
         return Loop("j'", h.wide, (_each(*body),), "vector")
 
-    def unless(missing: Value, otherwise: float) -> Value:
-        test = Apply("eq", (Get(one, u), missing), bool_)
-        return h.apply("where", test, h.number(otherwise), Get(one, u))
-
     rows = (
         _each(Set(top, u, low), Set(total, u, none)),
         along(Set(top, u, h.apply("maximum", Get(top, u), score))),
-        _each(Set(one, u, Combine("maximum", top, u)), Set(one, u, unless(low, 0))),
+        _each(Set(one, u, Combine("maximum", top, u)), Set(one, u, h.top(Get(one, u)))),
         _each(Store(tops, _HERE, Get(one, u))),
         along(
-            Set(power, u, _power(h, h.apply("sub", score, Get(one, u)))),
+            Set(power, u, h.power(h.apply("sub", score, Get(one, u)))),
             *h.keep(_HERE, LANE, Get(power, u)),
             Set(total, u, h.apply("add", Get(total, u), Get(power, u))),
         ),
-        _each(Set(one, u, Combine("add", total, u)), Store(totals, _HERE, unless(none, 1))),
+        _each(Set(one, u, Combine("add", total, u)), Store(totals, _HERE, h.total(Get(one, u)))),
     )
     return (top, total, power, one, Loop("row'", h.rows // TOGETHER, rows))
 

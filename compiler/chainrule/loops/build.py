@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from chainrule.errors import CompileError
 from chainrule.ir.loop import Buffer, Program
 from chainrule.ir.node import Node, Stmts
-from chainrule.ir.size import symbols_of
+from chainrule.ir.size import Dim, symbols_of
 from chainrule.loops.attend import attend_loops
 from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.choice import BY_SIZES, Choice
@@ -38,7 +37,8 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
 @dataclass(frozen=True)
 class Built:
     """A kernel's program; `memory` are the nodes its buffers belong to, in order, `scratch` the
-    workspace buffers that follow them. On a GPU `launches` are what it is run by.
+    workspace buffers that follow them. On a GPU `launches` are what it is run by. Of a product that
+    may pack its second factor or not, `rows` are the result's.
 
     In a loop there may be more buffers, `lasting`, which `once` has filled before the loop: its own
     are those of memory numbered in `given`, then the lasting ones.
@@ -51,6 +51,7 @@ class Built:
     once: Program | None = None
     given: tuple[int, ...] = ()
     launches: tuple[Launch, ...] = ()
+    rows: Dim | None = None
 
 
 def build_kernels(
@@ -79,7 +80,8 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
     body = (*builder.locals.values(), *form)
     memory, lasting = (*builder.buffers.values(),), (*builder.lasting,)
     program = _program(name, (*memory, *builder.scratch, *lasting), body)
-    built = Built(program, builder.memory, tuple(builder.scratch), lasting)
+    scratch = tuple(builder.scratch)
+    built = Built(program, builder.memory, scratch, lasting, rows=builder.free_rows)
     if not builder.once:
         return built
     given = tuple(i for i, node in enumerate(builder.memory) if node in kernel.fixed)
@@ -90,10 +92,6 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
 def _for_threads(builder: Builder, name: str) -> Built:
     """The loops of a kernel for a GPU, and its launches."""
     kernel = builder.kernel
-    if kernel.form not in THREAD_FORMS:
-        raise CompileError(
-            f"a GPU has no loops for {kernel.anchor.op.name}", "write it with products and softmax"
-        )
     loops, lanes = THREAD_FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *loops)
     program = _program(name, (*builder.buffers.values(), *builder.scratch), body)

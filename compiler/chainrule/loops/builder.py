@@ -24,7 +24,8 @@ class Builder:
 
     `scratch` are workspace buffers, which follow those of `memory`; then come `lasting` ones, which
     the statements in `once` fill, for as long as what is `fixed` stays the same. Views that were
-    `laid` down in a buffer are read from there.
+    `laid` down in a buffer are read from there. Of a product whose second factor may be packed or
+    read where it stands, `free_rows` are the rows, which decide.
     """
 
     def __init__(self, kernel: Kernel, target: Target, choice: Choice = BY_SIZES) -> None:
@@ -37,6 +38,7 @@ class Builder:
         self.scratch: list[Buffer] = []
         self.lasting: list[Buffer] = []
         self.once: Stmts = ()
+        self.free_rows: Dim | None = None
         self.values: dict[Node, Value] = {}
         self.laid: dict[Node, Reader] = {}
         self.locals: dict[tuple[Node, bool], Local] = {}

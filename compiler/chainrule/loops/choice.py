@@ -1,4 +1,4 @@
-"""What may be chosen for a product by timing it: none of it shows in a result."""
+"""What may be chosen for a product by timing or predicting it: none of it shows in a result."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ class Choice:
     """What is used in place of what a product's sizes say, where it is not None.
 
     So many `rows` of a tile at most, which are so many `vectors` wide; whether the second factor is
-    `packed` before.
+    `packed` before, or from how many rows of the result on. `why` is for reports.
     """
 
     rows: int | None = None
     vectors: int | None = None
     packed: bool | None = None
+    packed_from: int | None = None
+    why: str = ""
 
 
 #: nothing but sizes

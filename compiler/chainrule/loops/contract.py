@@ -10,6 +10,7 @@ van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -56,8 +57,10 @@ LIGHT = 8
 MOST_TERMS = STRETCH + LANES
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
 APART = LANES
+#: terms that a copy writes out one after the other
+FEW = 4
 
-_M, _N, _K, _I, _V, _J, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjst")
+_M, _N, _K, _I, _V, _J, _O, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjost")
 Read = Callable[[Dim, Dim], Value]
 
 
@@ -121,7 +124,7 @@ def contraction_loops(
     if c.sums is None or packed is None:
         body += direct
     else:
-        many = _reaches(c.m, BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)
+        many = _reaches(c.m, c.choice.packed_from or BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)
         blocks = _blocks(c, packed, target, split)
         body += blocks if many == 1 else (Loop("h'", many, blocks), Loop("h'", 1 - many, direct))
     body += between if c.groups else ()
@@ -146,7 +149,7 @@ def _direct(c: Contraction, packed: Buffer | None, target: Target, split: bool) 
     """The whole result in tiles, each over the whole of its sums."""
     strided = is_strided(c)
     most = TALLEST if strided or isinstance(c.m, int) else CHAINS
-    if c.sums is not None:  # for few rows or terms
+    if c.sums is not None and c.choice.packed_from is None:  # for few rows or terms
         most = LOW
     elif c.tile is None:
         most = min(most, unrolled_rows(c, target))
@@ -267,7 +270,8 @@ def _together(c: Contraction, rows: Rows, split: bool) -> tuple[Contraction, Stm
         return (_square(place(start + _I, _J), read, rows.rows, count),)
 
     def tiles(start: Dim, count: int) -> Stmts:
-        return (Loop("m'", rows.count, square(start, count), split=split),)
+        some = _a_few(count, lambda at, few: square(start + at, few))
+        return (Loop("m'", rows.count, some, split=split),)
 
     return replace(c, a=lambda m, k: place(k, _I)), _in_squares(c.k, tiles, False)
 
@@ -329,7 +333,19 @@ def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stm
     by_n = split and not by_k
     if is_strided(c):
         return columns(lambda n, w: _in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
-    return _in_squares(c.k, lambda k, i: columns(lambda n, w: square(n, w, k, i), by_n), by_k)
+
+    def rows(k: Dim, count: int) -> Stmts:
+        return columns(lambda n, w: _a_few(count, lambda at, few: square(n, w, k + at, few)), by_n)
+
+    return _in_squares(c.k, rows, by_k)
+
+
+def _a_few(count: int, body: Callable[[Dim, int], Stmts]) -> Stmts:
+    """A copy of so many terms that lie as they are to lie: some at a time, in a loop, which takes
+    no longer than all of them written out.
+    """
+    few = math.gcd(count, FEW)
+    return body(0, count) if few == count else (Loop("o'", count // few, body(_O * few, few)),)
 
 
 def _square(place: Load, read: Value, width: Dim, count: int) -> Stmt:

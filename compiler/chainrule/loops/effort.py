@@ -108,25 +108,50 @@ class Touch:
 
 
 @dataclass
-class Effort:
-    """Vector operations, loads and stores of a program, the `longest` chain of operations that need
-    each other, and what it touches, at some sizes.
-    """
+class Work:
+    """What an inmost loop does, in vectors."""
 
     operations: float = 0.0
     loads: float = 0.0
     stores: float = 0.0
+
+
+@dataclass
+class Effort:
+    """Vector operations, loads and stores of a program, by inmost loop, the `longest` chain of
+    operations that need each other, and what it touches, at some sizes.
+
+    Loops follow each other: what one of them waits for is not done by the next meanwhile.
+    """
+
+    works: dict[int, Work] = field(default_factory=dict)
     longest: int = 0
     touches: dict[tuple[object, ...], Touch] = field(default_factory=dict)
     read: set[Buffer] = field(default_factory=set)
     written: set[Buffer] = field(default_factory=set)
     sizes: dict[Buffer, int] = field(default_factory=dict)
 
+    @property
+    def operations(self) -> float:
+        """All vector operations."""
+        return sum(w.operations for w in self.works.values())
+
+    @property
+    def loads(self) -> float:
+        """All loads."""
+        return sum(w.loads for w in self.works.values())
+
+    @property
+    def stores(self) -> float:
+        """All stores."""
+        return sum(w.stores for w in self.works.values())
+
     def seconds(self, speeds: Speeds, target: Target) -> float:
         """How long one core takes where all that is touched lies in its nearest cache."""
         rate = speeds.flops / 2 / (target.vector_bytes // 4)
         begun = CALL + CHAIN * self.longest
-        return (begun + max(self.operations, self.loads, 2 * self.stores)) / rate
+        done = sum(max(w.operations, w.loads, 2 * w.stores) for w in self.works.values())
+        return (begun + done) / rate
 
     def traffic(self, held: int) -> float:
         """The bytes that come from beyond a cache that holds so many, each time it is run."""
@@ -178,6 +203,7 @@ class _Counter:
         self.target = target
         self.effort = Effort()
         self.count = 0
+        self.work = self.effort.works.setdefault(0, Work())
         self.links: dict[tuple[Local, str], int] = {}
 
     def block(self, body: Iterable[Stmt], around: tuple[Place, ...]) -> None:
@@ -190,7 +216,7 @@ class _Counter:
                 self.assign(s, around)
             elif isinstance(s, Blocks):
                 products = evaluate(s.steps, self.at) * s.rows * s.columns * s.parts**2
-                self.effort.operations += _BLOCK * products * prod(p.times for p in around)
+                self.work.operations += _BLOCK * products * prod(p.times for p in around)
 
     def loop(self, loop: Loop, around: tuple[Place, ...]) -> None:
         extent = max(0, evaluate(loop.extent, self.at))
@@ -199,12 +225,16 @@ class _Counter:
         self.count += 1
         place = Place(loop.var, extent, loop.mode, self.count)
         shadowed, self.at[loop.var] = self.at.get(loop.var), place.extent // 2
-        before = self.effort.operations
+        before, outside = self.effort.operations, self.work
+        if not _at_once(loop):
+            self.work = self.effort.works.setdefault(self.count, Work())
         self.block(loop.body, (*around, place))
         turns = place.times * prod(p.times for p in around if p.mode != "unroll")
         if loop.mode != "unroll" and place.times > 1:
             waits = CHAIN if _carries(loop) else TURN if loop.mode == "serial" else 0
-            self.effort.operations = max(self.effort.operations, before + waits * turns)
+            idle = before + waits * turns - self.effort.operations
+            self.work.operations += max(0.0, idle)
+        self.work = outside
         if shadowed is None:
             del self.at[loop.var]
         else:
@@ -223,20 +253,20 @@ class _Counter:
             links[id(v)] = before + self.chain(v)
             times = _times(around, along[id(v)])
             if isinstance(v, Load):
-                self.effort.loads += times * self.touched(v, around, along[id(v)])
+                self.work.loads += times * self.touched(v, around, along[id(v)])
             elif isinstance(v, Apply):
                 done += times * self.weight(v)
             elif isinstance(v, Combine):
                 done += times * TREE
         chain = max(links[id(v)] for v in values)
-        self.effort.operations += done * max(1.0, chain * CHAIN / WINDOW)
+        self.work.operations += done * max(1.0, chain * CHAIN / WINDOW)
         self.effort.longest = max(self.effort.longest, chain)
         if isinstance(s, Set):
             self.links[s.local, str(s.index)] = chain
         if isinstance(s, Store):
             on = (symbols_of(s.offset) | symbols_of(s.stride)) & {p.var for p in around}
             on = on if s.index is None else on | along[id(s.index)]
-            self.effort.stores += _times(around, on) * self.touched(s, around, on)
+            self.work.stores += _times(around, on) * self.touched(s, around, on)
 
     def chain(self, v: Value) -> int:
         """How many operations of a value need each other; of a local, those it was made of."""

@@ -40,17 +40,15 @@ from chainrule.schedule.reading import bases
 #: Vectors of columns that a fold over rows keeps in registers at once.
 COLUMN_VECTORS = 4
 
+#: what is done at an index along a row
+Walk = Callable[[Index], Stmts]
+
 _LANE, _VECTOR = Size.symbol("l'"), Size.symbol("v'")
 
 
 def row_loops(b: Builder) -> Stmts:
     """For each row a few passes along it: each folds what the next one needs."""
-    passes = Passes(b)
-
-    def row(index: Index) -> Stmts:
-        return tuple(s for number in range(passes.count) for s in passes.one(number, index))
-
-    return split_outermost(for_each(b.kernel.rows, row, "r"), len(b.kernel.rows))
+    return split_outermost(for_each(b.kernel.rows, Passes(b).loops, "r"), len(b.kernel.rows))
 
 
 class Passes:
@@ -82,13 +80,30 @@ class Passes:
         private = any(rows != 1 for rows in self.kernel.rows)
         return {node: self.b.workspace(node, product(self.inner), private) for node in nodes}
 
+    def loops(self, row: Index) -> Stmts:
+        """All passes along a row."""
+        return tuple(s for number in range(self.count) for s in self.one(number, row))
+
+    def begin(self, fold: Node) -> Stmt:
+        """The lanes of a fold begun."""
+        return Set(self.b.local(fold, True), (), identity_of(fold))
+
+    def total(self, fold: Node) -> Stmts:
+        """The lanes of a fold in one tree."""
+        value = Combine(combine_of(fold), self.b.local(fold, True))
+        return (Set(self.b.local(fold, False), (), value),)
+
+    def over(self, walk: Walk, straight: bool, prefix: str, folds: bool) -> Stmts:
+        """What is done along a row, `folds` among it or not, in vectors."""
+        return vectors(self.inner, straight, walk, prefix)
+
     def one(self, number: int, row: Index) -> list[Stmt]:
         """One pass along a row, then the scalars that follow from its folds."""
         b = self.b
         mine = [n for n in self.kernel.nodes if self.stage[n] == number]
         folds = [n for n in mine if _is_fold(n)]
         along = [n for n in self.along if self.stage[n] == number and self.inner]
-        out: list[Stmt] = [Set(b.local(n, True), (), _identity(n)) for n in folds]
+        out: list[Stmt] = [self.begin(n) for n in folds]
 
         def walk(index: Index) -> Stmts:
             return self.walk(number, along, folds, (*row, *index), ravel(index, self.inner))
@@ -98,13 +113,13 @@ class Passes:
             return tuple(self.fold(f, Load(self.folded[f.inputs[0]], place)) for f in folds)
 
         if along or folds:
-            out += vectors(self.inner, self.straight, walk, f"c{number}")
+            direct = bool(folds) and not self.folded
+            out += self.over(walk, self.straight, f"c{number}", direct)
         if folds and self.folded:
-            out += vectors(self.inner, True, gather, f"f{number}")
+            out += self.over(gather, True, f"f{number}", True)
         for fold in folds:
-            total = b.local(fold, False)
-            out.append(Set(total, (), Combine(_op(fold).combine, b.local(fold, True))))
-            b.values[fold] = Get(total)
+            out += self.total(fold)
+            b.values[fold] = Get(b.local(fold, False))
         scalars = [n for n in mine if n not in along and n not in folds]
         return [*out, *b.compute(scalars, row, False), *b.store([*folds, *scalars], row)]
 
@@ -201,7 +216,7 @@ def column_loops(b: Builder) -> Stmts:
             index = (*lead, column)
             return (*b.compute(rest, index, True), *b.store([fold, *rest], index))
 
-        begin = Set(acc, (_VECTOR,), _identity(fold))
+        begin = Set(acc, (_VECTOR,), identity_of(fold))
         rows = for_each(tuple(space[a] for a in axes), add, "r")
         return (acc, Loop("v'", block.count, (begin,), "unroll"), *rows, *block.over(finish))
 
@@ -246,9 +261,15 @@ def _op(fold: Node) -> Reduce:
     return fold.op
 
 
-def _identity(fold: Node) -> Value:
+def identity_of(fold: Node) -> Value:
+    """What a fold begins with."""
     return Literal(_op(fold).identity(fold.type.dtype), fold.type.dtype)
 
 
+def combine_of(fold: Node) -> str:
+    """What folds two values."""
+    return _op(fold).combine
+
+
 def _combine(fold: Node, acc: Value, value: Value) -> Value:
-    return Apply(_op(fold).combine, (acc, value), fold.type.dtype)
+    return Apply(combine_of(fold), (acc, value), fold.type.dtype)

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chainrule.ir.loop import LANES, Apply, Buffer, IndexValue, Literal, Load, Loop, Store, Value
-from chainrule.ir.node import Node, Stmts
-from chainrule.ir.size import Dim, Size, known
-from chainrule.ir.types import bool_, int32
+from chainrule.ir.loop import LANES, Buffer, Literal, Load, Loop, Store, Value
+from chainrule.ir.node import Stmts
+from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import bool_
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import contraction_loops
+from chainrule.loops.group import Group, from_zero, least
 from chainrule.loops.tiles import Contraction
-from chainrule.ops.attend import Attend, AttendBack
-from chainrule.ops.layout import ravel, unravel
 
 #: queries of a block at most; scores are worked out in so many columns at a time
 ROWS, WIDE = 32, 2 * LANES
 #: the height of a block is a multiple of this
 EVEN = 8
 
-GROUP, BLOCK, ROW, LANE, EACH = (
-    Size.symbol(f"{name}'") for name in ("group", "block", "row", "j", "u")
-)
+BLOCK, ROW, LANE, EACH = (Size.symbol(f"{name}'") for name in ("block", "row", "j", "u"))
 _TERM, _PANEL = Size.symbol("term'"), Size.symbol("panel'")
 
 Read = Callable[[Dim, Dim], Value]
@@ -35,7 +32,7 @@ Read = Callable[[Dim, Dim], Value]
 Laid = tuple[Buffer, Stmts]
 
 
-class Heads:
+class Heads(Group):
     """A group's queries, keys and values.
 
     Of a block that begins with query `first`, `count` of the `rows` are queries, which see keys up
@@ -43,24 +40,14 @@ class Heads:
     """
 
     def __init__(self, b: Builder) -> None:
-        node = b.kernel.anchor
-        assert isinstance(node.op, Attend | AttendBack)
-        self.b, self.op, self.dtype = b, node.op, node.type.dtype
-        q, k, v = (n.type.shape for n in node.inputs[:3])
-        self.lead, self.n, self.m = q[:-2], q[-2], k[-2]
-        self.d, self.e = known((q[-1], v[-1]))
-        names = ("q", "k", "v", "ct", "out", "lse")[: node.op.count]
-        self.read = {x: b.reader(n) for x, n in zip(names, node.inputs, strict=False)}
-        self.masks = [b.reader(n) for n in node.inputs[node.op.count :]]
-        self.wanted = {part_of(n).part: n for n in b.kernel.nodes if n in b.kernel.writes}
-        self.at = unravel(GROUP, self.lead)
+        super().__init__(b)
         self.rows = _height(self.n)
         self.first, self.block_count = BLOCK * self.rows, (self.n + self.rows - 1) // self.rows
         even = self.n % self.rows == 0
-        self.count = self.rows if even else _least(self.rows, self.n - self.first)
+        self.count = self.rows if even else least(self.rows, self.n - self.first)
         ends = self.first + self.rows
         whole = even and self.n == self.m
-        self.seen = self.m if not self.op.causal else ends if whole else _least(ends, self.m)
+        self.seen = self.m if not self.op.causal else ends if whole else least(ends, self.m)
         self.wide = _rounded(self.seen)
         # rows do not begin whole pages apart: caches could not hold many of such
         self.stride = _rounded(self.m) + LANES
@@ -76,14 +63,6 @@ class Heads:
         """Workspace of which each part has its own."""
         return self.b.scratch_of(self.dtype, size, True)
 
-    def number(self, value: float) -> Value:
-        """A number of the operands' element type."""
-        return Literal(value, self.dtype)
-
-    def apply(self, fn: str, *args: Value) -> Value:
-        """A function of numbers of that type."""
-        return Apply(fn, args, self.dtype)
-
     def score(self, row: Dim, key: Dim) -> Load:
         """What lies in `scores` for a row of the block and a key."""
         return Load(self.scores, row * self.stride + key)
@@ -94,17 +73,12 @@ class Heads:
 
     def visible(self, row: Dim, key: Dim, value: Value, otherwise: Value) -> Value:
         """A value where a query may see a key; there is none behind the last."""
-        column = IndexValue(key, int32)
-        tests: list[Value] = []
-        if self.op.causal:
-            tests.append(Apply("le", (column, IndexValue(self.first + row, int32)), bool_))
+        tests = self.sees(self.first + row, key)
         if self.m % WIDE != 0 and not (self.op.causal and self.n == self.m):
-            tests.append(Apply("lt", (column, IndexValue(self.m, int32)), bool_))
+            tests.append(self.is_key(key))
         if self.mask is not None:
             tests.append(Load(self.mask, row * self.stride + key))
-        for test in tests:
-            value = self.apply("where", test, value, otherwise)
-        return value
+        return self.where(tests, value, otherwise)
 
     # what is laid out
 
@@ -155,12 +129,12 @@ class Heads:
         zero = Store(space, count * width + LANE, self.number(0))
         behind: Stmts = (Loop("j'", width, (zero,), "vector"),)
         if self.n != self.m:
-            behind += plus(count, _from_zero(self.m - count * self.rows))
+            behind += plus(count, from_zero(self.m - count * self.rows))
         block = count - 1 - BLOCK
         left = self.m - block * self.rows
-        left = left if self.n == self.m else _from_zero(left)
+        left = left if self.n == self.m else from_zero(left)
         copied = Store(space, block * width + LANE, Load(space, (block + 1) * width + LANE))
-        body = Loop("j'", width, (copied,), "vector"), *plus(block, _least(self.rows, left))
+        body = Loop("j'", width, (copied,), "vector"), *plus(block, least(self.rows, left))
         return space, (*behind, Loop("block'", count, body))
 
     def block(self, name: str, width: int) -> Laid:
@@ -231,7 +205,7 @@ class Heads:
 
         shape, second = (self.rows, width, self.seen), row_major(rows[0], width)
         product = self.product(shape, self.score, second, keep, None if begun is None else start)
-        stored = self.stored(part, self.first + ROW, Load(sums, ROW * width + LANE))
+        stored = self.store(part, self.first + ROW, LANE, Load(sums, ROW * width + LANE))
         return (*rows[1], *before), (*product, *over(self.count, width, stored))
 
     def sum_queries(
@@ -263,7 +237,7 @@ class Heads:
         if self.op.causal:
             earlier = self.space(width)
             begin = (Loop("j'", width, (Store(earlier, LANE, self.number(0)),), "vector"),)
-            nothing = self.apply("mul", Load(hidden, ROW), self.number(0))
+            nothing = self.nothing(Load(hidden, ROW))
             total = self.apply(
                 "fma", Load(rows[0], ROW * width + LANE), nothing, Load(earlier, LANE)
             )
@@ -275,34 +249,18 @@ class Heads:
             end = from_to(self.wide_at(self.block_count), _rounded(self.m), Load(earlier, LANE))
         value = so_far(ROW, LANE)
         value = value if factor == 1 else self.apply("mul", value, self.number(factor))
-        return begin, step, (*end, *over(self.m, width, self.stored(part, ROW, value)))
+        return begin, step, (*end, *over(self.m, width, self.store(part, ROW, LANE, value)))
 
     def wide_at(self, block: Dim) -> Dim:
         """How many keys the queries before a block see, in whole tiles."""
-        return _rounded(_least(block * self.rows, self.m))
-
-    def stored(self, part: str, row: Dim, value: Value) -> Store:
-        """An element of a result written, in the lane of its column."""
-        node = self.wanted[part]
-        index = part_of(node).place(self.at, row, LANE)
-        return Store(
-            self.b.buffers[self.b.kernel.writes[node]], ravel(index, node.type.shape), value
-        )
+        return _rounded(least(block * self.rows, self.m))
 
     def stored_row(self, part: str, value: Value) -> Stmts:
         """A result of one number a query written, if it is wanted."""
-        node = self.wanted.get(part)
-        if node is None:
+        if part not in self.wanted:
             return ()
-        at = ravel((*self.at, self.first + LANE), node.type.shape)
-        store = Store(self.b.buffers[self.b.kernel.writes[node]], at, value)
+        store = self.store_row(part, self.first + LANE, value)
         return (Loop("j'", self.count, (store,), "vector"),)
-
-
-def part_of(node: Node) -> Attend | AttendBack:
-    """A node's op: a part of attention or of its derivative."""
-    assert isinstance(node.op, Attend | AttendBack)
-    return node.op
 
 
 def row_major(space: Buffer, width: Dim) -> Read:
@@ -331,14 +289,3 @@ def _height(n: Dim) -> int:
 def _rounded(size: Dim) -> Dim:
     """A size in whole tiles."""
     return (size + WIDE - 1) // WIDE * WIDE
-
-
-def _from_zero(a: Dim) -> Dim:
-    """A size that may be below 0, or 0."""
-    return a - _least(a, 0)
-
-
-def _least(a: Dim, b: Dim) -> Dim:
-    """The lesser of two sizes that are no further apart than 2**30."""
-    over = a - b
-    return a - over * ((over + 2**30) // (2**30 + 1))

@@ -2,9 +2,9 @@
 
 A program is cut into launches, one for each split loop, which run one after another. Split loops
 nest here: a launch has as many parts as they have iterations together, in row-major order iteration
-p is done by part p, and a part is 1, 16 or BLOCK threads: its lanes. Iteration i of a vector loop
-is done by lane i modulo their number. So a fold over lanes has one order, whatever else runs on the
-machine, and of 16 lanes that of every other target.
+p is done by part p, and a part is 1, 4, 16 or BLOCK threads: its lanes. Iteration i of a vector
+loop is done by lane i modulo their number. So a fold over lanes has one order, whatever else runs
+on the machine, and of 16 lanes that of every other target.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from chainrule.loops.lanes import with_barriers
 from chainrule.loops.parts import by_one
 from chainrule.loops.walk import postorder, set_locals, statements, stored_buffers, values_of
 from chainrule.records import dataclass
+from chainrule.target.gpu import WARP
 
 #: threads of a block; a part has so many at most
 BLOCK = 256
@@ -44,7 +45,8 @@ class Launch:
 
     Of private buffers those in `shared` lie in shared memory, `parts_of_block` of each; of the
     others, in `own`, part p has elements p * size up to (p + 1) * size of a buffer that is given.
-    With `aligned` all buffers that are given begin at multiples of 16 bytes.
+    With `aligned` all buffers that are given begin at multiples of 16 bytes; with `whole` a block
+    has BLOCK threads, however few parts there are.
     """
 
     program: Program
@@ -53,12 +55,13 @@ class Launch:
     shared: tuple[Buffer, ...] = ()
     own: tuple[Buffer, ...] = ()
     aligned: bool = False
+    whole: bool = False
 
     @property
     def threads(self) -> int:
-        """The threads of a block: whole warps of 32."""
-        if isinstance(self.parts, int):
-            return min(BLOCK, max(1, -(-self.parts * self.lanes // 32)) * 32)
+        """The threads of a block: whole warps."""
+        if isinstance(self.parts, int) and not self.whole:
+            return min(BLOCK, max(1, -(-self.parts * self.lanes // WARP)) * WARP)
         return BLOCK
 
     @property

@@ -12,18 +12,23 @@ from chainrule.ir.loop import (
     Apply,
     Buffer,
     Check,
+    Get,
     IndexValue,
     Literal,
     Load,
+    Local,
     Loop,
     Program,
+    Set,
     Store,
     Value,
+    When,
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, product
-from chainrule.ir.types import DType, bool_, int64
+from chainrule.ir.types import DType, bool_, int64, uint32, uint64
 from chainrule.loops.launch import Launch
+from chainrule.ops.philox import SHUFFLE_DRAW
 
 #: the parameters of `gather` after its buffers: rows of a minibatch, elements of a row; of an epoch
 #: the rows, the steps, and the rows of all minibatches but the last; the step at which the cursor
@@ -31,6 +36,8 @@ from chainrule.loops.launch import Launch
 GATHER_SIZES = ("count", "row", "rows", "steps", "size", "first", "epochs")
 #: those of `log`: elements of a result, and how many results there will be
 LOG_SIZES = ("count", "total")
+#: those of `sort_pairs`: rows, half a block, and how many pairs are compared
+SORT_SIZES = ("rows", "half", "pairs")
 
 
 def gather(dtype: DType) -> Launch:
@@ -77,6 +84,66 @@ def check_order(code: int) -> Launch:
     tests = ("ge", Literal(0, int64)), ("lt", _number(rows))
     body = tuple(Check(Apply(fn, (number, bound), bool_), code) for fn, bound in tests)
     return _launch("check_order", (order,), ("rows",), (("i'", rows),), body)
+
+
+def shuffle_keys(code: int) -> Launch:
+    """A random word for each row, by which rows are sorted, and the rows as they lie; leaves with a
+    code where the epoch has no 32 bits. Buffers: the seed, the epoch, the rows, their words.
+    """
+    rows, i = Size.symbol("rows"), Size.symbol("i'")
+    seed, epoch = Buffer("seed", uint64, 1), Buffer("epoch", uint64, 1)
+    order, keys = Buffer("order", int64, rows), Buffer("keys", uint64, rows)
+    row, key, now = IndexValue(i, uint64), Load(seed, 0), Load(epoch, 0)
+
+    def high(x: Value) -> Value:
+        return Apply("lshr", (x, Literal(32, uint64)), uint64)
+
+    given = (row, high(row), now, Literal(SHUFFLE_DRAW, uint64), key, high(key))
+    wide = (Apply(f"philox_{w}", given, uint64) for w in range(2))
+    words = (Apply("cast", (word,), uint32) for word in wide)
+    first, second = (Apply("cast", (word,), uint64) for word in words)
+    upper = Apply("shl", (first, Literal(32, uint64)), uint64)
+    body: Stmts = (
+        Check(Apply("lt", (now, Literal(2**32, uint64)), bool_), code),
+        Store(keys, i, Apply("or_", (upper, second), uint64)),
+        Store(order, i, IndexValue(i, int64)),
+    )
+    return _launch("shuffle_keys", (seed, epoch, order, keys), ("rows",), (("i'", rows),), body)
+
+
+def sort_pairs(first: bool) -> Launch:
+    """A step of a sort of rows by their words, ascending, equal ones by row: of blocks of `half` a
+    pair each, the `first` step of a merge compares the lower one upwards with the upper one
+    downwards, the others each with its like. What would lie behind the last row is left out.
+
+    Bitonic sorting, all steps of which go one way (Knuth, The Art of Computer Programming 3, 1998,
+    5.3.4). Buffers: the rows, their words.
+    """
+    rows, half, pairs = map(Size.symbol, SORT_SIZES)
+    order, keys = Buffer("order", int64, rows), Buffer("keys", uint64, rows)
+    p = Size.symbol("i'")
+    low = p // half * half * 2 + p % half
+    above = p // half * half * 2 + half * 2 - 1 - p % half if first else low + half
+    cells = [(Local(f"{x}k", uint64), Local(f"{x}r", int64)) for x in "ab"]
+    (ka, ra), (kb, rb) = ((Get(k), Get(r)) for k, r in cells)
+    wrong = Apply("lt", (kb, ka), bool_)
+    tie = Apply("and_", (Apply("eq", (ka, kb), bool_), Apply("lt", (rb, ra), bool_)), bool_)
+    swap = Local("swap", bool_)
+    reads = (
+        Set(cell, (), Load(buffer, at))
+        for at, own in zip((low, above), cells, strict=True)
+        for cell, buffer in zip(own, (keys, order), strict=True)
+    )
+    stores = (
+        Store(buffer, at, Apply("where", (Get(swap), other, own), buffer.dtype))
+        for buffer, at, own, other in (
+            (keys, low, ka, kb), (keys, above, kb, ka), (order, low, ra, rb), (order, above, rb, ra)
+        )
+    )  # fmt: skip
+    body: Stmts = (*reads, Set(swap, (), Apply("or_", (wrong, tie), bool_)), *stores)
+    inside: Stmts = (*(x for own in cells for x in own), swap, When(((above, rows),), body))
+    name = "sort_first" if first else "sort_rest"
+    return _launch(name, (order, keys), SORT_SIZES, (("i'", pairs),), inside)
 
 
 def check_words(wanted: Mapping[int, tuple[int, int]]) -> Launch:

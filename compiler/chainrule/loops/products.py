@@ -34,6 +34,7 @@ from chainrule.loops.builder import Builder
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
+    is_strided,
     packed_once,
     packed_size,
     panels_size,
@@ -138,6 +139,8 @@ def _scheduled(
         contraction, fill = packed_once(contraction, b.last(node, panels_size(contraction)))
         b.once += fill
     near, far = (0, 0) if layout.outer or fixed else block_sizes(contraction, b.target)
+    if far != 0 and near == 0 and not is_strided(contraction):
+        b.free_rows = contraction.m
     block = b.workspace(node, near, by_group) if near != 0 else None
     waiting = b.workspace(node, far, by_group) if far != 0 else None
     contraction = replace(contraction, block=block, sums=waiting)

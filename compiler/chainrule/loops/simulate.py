@@ -43,9 +43,9 @@ from chainrule.loops.interpret import Machine
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.races import Log, Race
 from chainrule.records import dataclass
+from chainrule.target.gpu import WARP
 
 Array = np.ndarray[Any, Any]
-WARP = 32
 
 
 def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, int]) -> int:

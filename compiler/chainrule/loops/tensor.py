@@ -29,8 +29,8 @@ from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, divide
 from chainrule.ir.types import DType, bfloat16, float32, int32
 from chainrule.loops.tiled import Read, Tiles
+from chainrule.target.gpu import WARP
 
-WARP = 32
 #: words of a line in shared memory: those of a panel's terms, and what keeps lanes at banks apart
 WORDS, LINE = 16, 20
 

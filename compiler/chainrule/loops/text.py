@@ -31,7 +31,7 @@ from chainrule.ir.loop import (
     When,
 )
 from chainrule.ir.size import Dim, Size, substitute
-from chainrule.loops.walk import shared, values_of
+from chainrule.loops.walk import shared, statements, values_of
 from chainrule.records import dataclass
 
 
@@ -59,6 +59,21 @@ def signature(program: Program) -> str:
     ]
     head = f"({', '.join(parameters)}; {len(program.sizes)}):"
     return "\n".join([head, *printer.block(program.body, " ")])
+
+
+def outline(program: Program) -> tuple[object, ...]:
+    """What tells most programs apart at a glance: it is equal wherever the signature is."""
+    buffers = tuple((b.dtype, b.private, _number(b.size)) for b in program.buffers)
+    kinds = tuple(
+        (type(s), _number(s.extent) if isinstance(s, Loop) else None)
+        for s in statements(program.body)
+        if not isinstance(s, Note)
+    )
+    return (len(program.sizes), buffers, kinds)
+
+
+def _number(dim: Dim) -> int | None:
+    return dim if isinstance(dim, int) else None
 
 
 @dataclass

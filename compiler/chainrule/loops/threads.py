@@ -1,9 +1,9 @@
 """The forms of kernels on a GPU, each in loops of its own where lanes had better go another way.
 
 What is one element by itself is one thread's, or four neighbours are. A row is folded by 16 lanes,
-in the order of every other target, or where it is long by a block of them; a fold of columns goes
-down one thread's column, in order, or where it is long down 16; a product is tiles in shared
-memory, each element one chain of multiply-adds.
+or 4 with four neighbours each, in the order of every other target, or where it is long by a block
+of them; a fold of columns goes down one thread's column, in order, or where it is long down those
+of a block; a product is tiles in shared memory, each element one chain of multiply-adds.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from collections.abc import Callable
 
 from chainrule.ir.loop import LANES, Apply, Get, Literal, Local, Loop, Set, Stmt, Value, When
 from chainrule.ir.node import Index, Node, Stmts, for_each
-from chainrule.ir.size import Dim, Shape, Size, product
+from chainrule.ir.size import Dim, Shape, Size, divide, product, typical
 from chainrule.ir.types import float32
 from chainrule.loops.abreast import in_turn
+from chainrule.loops.attend_tiles import attend_tiles
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.folds import Passes
+from chainrule.loops.fours import FourPasses
 from chainrule.loops.independent import shared_among_threads
-from chainrule.loops.launch import BLOCK
+from chainrule.loops.launch import BLOCK, SHARED
 from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loops, scan_loops
 from chainrule.loops.parts import by_one
 from chainrule.loops.products import plain_product
 from chainrule.loops.tall import tall_columns
 from chainrule.loops.tensor import Tf32Tiles, WarpTiles
-from chainrule.loops.tiled import Tiles
+from chainrule.loops.tiled import FOUR, Tiles
 from chainrule.ops.axes import Reduce
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
@@ -32,10 +34,10 @@ from chainrule.schedule.kernel import Form
 
 #: a row of more elements, or of a number that is not known, is folded by a whole block
 LONG = 2048
-#: a column of more elements is folded by 16 lanes
+#: a column of more elements is folded by several lanes
 TALL = 256
-#: neighbours that a thread takes of what is walked straight through: of floats a 16-byte access
-FOUR = 4
+#: so many rows are enough for a quarter of the threads to fill a large GPU
+MANY = 4096
 #: of so many tensors, read and written, a thread has registers for four neighbours each; of more
 #: together ptxas has spilled
 TENSORS = 16
@@ -62,8 +64,7 @@ def _map(b: Builder) -> Shaped:
     def one(index: Index) -> Stmts:
         return (*b.compute(nodes, index, False), *b.store(nodes, index))
 
-    few = len(b.kernel.reads) + len(b.kernel.writes) <= TENSORS
-    if space and few and is_straight(nodes, b.kernel):
+    if space and _are_few(b) and is_straight(nodes, b.kernel):
         return _straight(b), 1
     return each(space, one), 1
 
@@ -101,14 +102,31 @@ def _straight(b: Builder) -> Stmts:
 
 
 def _rows(b: Builder) -> Shaped:
-    passes, rows = Passes(b), b.kernel.rows
+    rows = b.kernel.rows
     inner = product(b.kernel.space[len(rows) :])
+    if isinstance(inner, int) and inner <= LONG:
+        lanes = LANES // FOUR if _has_fours(b, inner) else LANES
+        passes = Passes(b) if lanes == LANES else FourPasses(b, lanes, True)
+        return each(rows, passes.loops), lanes
+    passes = Passes(b) if divide(inner, FOUR) is None else FourPasses(b, BLOCK, _are_few(b))
+    return each(rows, passes.loops), BLOCK
 
-    def row(index: Index) -> Stmts:
-        return tuple(s for number in range(passes.count) for s in passes.one(number, index))
 
-    short = isinstance(inner, int) and inner <= LONG
-    return each(rows, row), LANES if short else BLOCK
+def _are_few(b: Builder) -> bool:
+    return len(b.kernel.reads) + len(b.kernel.writes) <= TENSORS
+
+
+def _has_fours(b: Builder, inner: int) -> bool:
+    """Whether short rows are folded with four neighbours a lane, in the same order: where they are
+    many, walked straight through, and what waits from pass to pass finds the room it had.
+    """
+    passes, count = Passes(b), typical(product(b.kernel.rows))
+    kept = sum(inner * node.type.dtype.itemsize for node in {**passes.saved, **passes.folded})
+    b.scratch.clear()
+    if inner % FOUR or inner < LANES * FOUR or count < MANY or not passes.straight:
+        return False
+    here, then = (kept * BLOCK // lanes <= SHARED for lanes in (LANES, LANES // FOUR))
+    return _are_few(b) and here == then
 
 
 def _columns(b: Builder) -> Shaped:
@@ -178,6 +196,10 @@ def _product(b: Builder) -> Shaped:
     return kind(b).loops(), BLOCK
 
 
+def _attend(b: Builder) -> Shaped:
+    return attend_tiles(b), BLOCK
+
+
 def _check(b: Builder) -> Shaped:
     return shared_among_threads(check_loops(b)), 1
 
@@ -200,6 +222,7 @@ THREAD_FORMS: dict[Form, Callable[[Builder], Shaped]] = {
     Form.COLUMNS: _columns,
     Form.CONTRACT: _product,
     Form.NEST: _nest,
+    Form.ATTEND: _attend,
     Form.CHECK: _check,
     Form.COPY: _copy,
     Form.SCAN: _scan,

@@ -44,7 +44,7 @@ from chainrule.records import dataclass
 SIDE = 16
 #: so many tiles are enough, about one for each multiprocessor of a large GPU
 ENOUGH = 128
-#: neighbours that are fetched together: 16 bytes
+#: neighbours that a thread takes together: of floats a 16-byte access
 FOUR = 4
 #: how a factor is read: the element of a term and a line, which is a row or a column
 Read = Callable[[Dim, Dim], Value]

@@ -85,7 +85,7 @@ def tile_size(c: Contraction, target: Target) -> int:
     """Elements of workspace for a tile whose epilogue would be too much code; else 0.
     Of products in blocks those of few rows are in such tiles.
     """
-    cap = TALLEST if c.sums is None else LOW
+    cap = TALLEST if c.sums is None or c.choice.packed_from else LOW
     vectors = max(r.rows * r.vectors for r in _rows(c, target, cap))
     much = vectors * epilogue_operations(c.epilogue, c.dtype) > EPILOGUE_OPERATIONS
     return vectors * LANES if much else 0

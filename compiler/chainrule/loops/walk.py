@@ -145,6 +145,28 @@ def merged_locals(body: Sequence[Stmt]) -> frozenset[Local]:
     return frozenset(merged)
 
 
+def carried_locals(body: Iterable[Stmt]) -> frozenset[Local]:
+    """The locals of which some value is read where it was not set just before, in the same body.
+
+    What the others hold is never wanted by another iteration, nor after a loop.
+    """
+    found: set[Local] = set()
+    bodies: list[Iterable[Stmt]] = [body]
+    while bodies:
+        done: set[tuple[Local, tuple[Dim, ...]]] = set()
+        for s in bodies.pop():
+            if isinstance(s, Loop | When):
+                bodies.append(s.body)
+            for v in postorder(*values_of(s)):
+                if isinstance(v, Get | Combine) and (v.local, v.index) not in done:
+                    found.add(v.local)
+            if isinstance(s, Set):
+                done.add((s.local, s.index))
+            elif isinstance(s, Multiply):
+                found.add(s.local)
+    return frozenset(found)
+
+
 def at_most(extent: Dim, bound: int) -> bool:
     """Whether a size is known not to exceed a bound: a number, or a remainder."""
     if isinstance(extent, int):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from chainrule.errors import FeedError
+from chainrule.given import is_int, is_real
 
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -26,7 +27,7 @@ def check(
     low = f" above {above}" if above is not None else f" from {least}" if least > -math.inf else ""
     high = f" to below {below}" if below < math.inf else ", finite"
     wanted = f"{name} is a number{low}{high}"
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if not is_real(value):
         raise FeedError(f"{wanted}, not {value!r}")
     number = _float(value)
     begins = number >= least if above is None else number > above
@@ -45,8 +46,7 @@ def _float(value: float) -> float:
 
 def check_int(name: str, value: int, least: int | None = None) -> int:
     """The value as an int. Raises FeedError unless it is one, NumPy's too, from `least` on."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least):
+    if not is_int(value) or (least is not None and value < least):
         beginning = "" if least is None else f" from {least} on"
         raise FeedError(f"{name} is an int{beginning}, not {value!r}")
     return int(value)

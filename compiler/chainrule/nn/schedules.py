@@ -18,9 +18,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from chainrule.errors import DTypeError, FeedError, ShapeError
+from chainrule.given import is_int
 from chainrule.ir.evaluate import evaluate
 from chainrule.lang import functions as f
 from chainrule.lang.arguments import one_of
@@ -61,7 +60,7 @@ class Schedule:
 
     def at(self, t: int) -> float:
         """The rate in step t, counted from 1, as a number in float64."""
-        if isinstance(t, bool) or not isinstance(t, (int, np.integer)) or not 1 <= t < 2**31:
+        if not is_int(t) or not 1 <= t < 2**31:
             raise FeedError(f"steps are counted from 1, so t is no {t!r}")
         (value,) = evaluate([self.factor(f.full((), int(t), dtype="int32"), "float64").node], {})
         return self.base * float(value)
@@ -222,7 +221,7 @@ def _line(x: Tensor, begin: float, end: float) -> Tensor:
 
 
 def _steps(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    if not is_int(value) or value < 1:
         raise FeedError(f"{name} is a number of steps, an int from 1 on, not {value!r}")
     return int(value)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 
 from chainrule.errors import DTypeError, FeedError
+from chainrule.given import is_int
 from chainrule.ir.formula import parse_recipe
 from chainrule.ir.node import Array
-from chainrule.ir.recipe import evaluate
-from chainrule.ir.types import DType
+from chainrule.ir.recipe import Listing, run, typed
+from chainrule.ir.types import DType, uint32
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.ops.recipes import RECIPES
 
@@ -52,20 +54,31 @@ def words(seed: int, step: int, draw: int, elements: int | Array) -> Array:
 def _rounds(element: Array, step: Array, draw: int, seed: int) -> tuple[Array, ...]:
     """The four words of each element at each step, as uint64: the shapes broadcast."""
     low, high = np.uint64(_LIMIT - 1), np.uint64(32)
-    even = np.stack(np.broadcast_arrays(element & low, step))  # words 0 and 2
-    odd = np.stack(np.broadcast_arrays(element >> high, np.full_like(step, draw)))  # 1 and 3
+    even = np.empty((2, *np.broadcast_shapes(element.shape, step.shape)), np.uint64)
+    odd = np.empty_like(even)
+    even[0], even[1] = element & low, step  # words 0 and 2
+    odd[0], odd[1] = element >> high, draw  # words 1 and 3
     column = (2, *[1] * (even.ndim - 1))
     multipliers = np.array(MULTIPLIERS, np.uint64).reshape(column)
+    product, other = np.empty_like(even), np.empty_like(even)
+    for key in _keys(seed).reshape(ROUNDS, *column):  # in these buffers, no others
+        np.multiply(even, multipliers, out=product)
+        np.right_shift(product, high, out=even)
+        np.bitwise_xor(even[::-1], odd, out=other)
+        other ^= key
+        np.bitwise_and(product[::-1], low, out=odd)
+        even, other = other, even
+    return even[0], odd[0], even[1], odd[1]
+
+
+@lru_cache(maxsize=4)
+def _keys(seed: int) -> Array:
+    """Both words of the key in each round."""
     halves = (seed, seed >> 32)
     keys = [
         [(k + i * w) % _LIMIT for k, w in zip(halves, WEYL, strict=True)] for i in range(ROUNDS)
     ]
-    for key in np.array(keys, np.uint64).reshape(ROUNDS, *column):
-        product = even * multipliers
-        even = (product >> high)[::-1] ^ odd
-        even ^= key
-        odd = (product & low)[::-1]
-    return even[0], odd[0], even[1], odd[1]
+    return np.array(keys, np.uint64)
 
 
 def uniform(
@@ -109,13 +122,19 @@ def _draw(
 ) -> Array:
     kind, count = _float(dtype), math.prod(shape)
     seed, step, draw = check_seed(seed), _check("a step", step, 32), _check("a draw", draw, 32)
-    recipe, out = parse_recipe(texts[kind.name]), np.empty(count, kind.numpy)
+    listing, out = _listing(texts[kind.name], kind), np.empty(count, kind.numpy)
     for start in range(0, count, _BLOCK):
         index = np.arange(start, min(start + _BLOCK, count), dtype=np.uint64)
         found = _rounds(index, np.full_like(index, step), draw, seed)
         args = {f"w{i}": w.astype(np.uint32) for i, w in enumerate(found)}
-        out[start : start + _BLOCK] = evaluate(recipe, kind, args, RECIPES)
+        out[start : start + _BLOCK] = run(listing, args)
     return out.reshape(tuple(shape))
+
+
+@cache
+def _listing(text: str, kind: DType) -> Listing:
+    """The steps that make a number of words."""
+    return typed(parse_recipe(text), dict.fromkeys(("w0", "w1", "w2", "w3"), uint32), kind, RECIPES)
 
 
 def _float(dtype: object) -> DType:
@@ -126,7 +145,7 @@ def _float(dtype: object) -> DType:
 
 
 def _check(what: str, value: int, bits: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not is_int(value):
         raise FeedError(f"{what} is an integer, not {value!r}")
     if not 0 <= value < 2**bits:
         raise FeedError(f"{what} is at least 0 and less than 2**{bits}, not {value}")

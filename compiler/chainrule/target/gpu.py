@@ -36,6 +36,8 @@ GPUS = {
 }
 
 
+#: threads that a GPU runs in step
+WARP = 32
 #: level -> of a multiprocessor the warps, the blocks, and the KiB of shared memory ("CUDA C++
 #: Programming Guide" 13.0, NVIDIA, technical specifications per compute capability)
 _ROOM = {
@@ -52,8 +54,8 @@ def occupancy(level: str, threads: int, registers: int, shared: int) -> float:
     with so many registers, each block with so many bytes of shared memory.
     """
     warps, blocks, kilobytes = _ROOM[level]
-    own = -(-threads // 32)
-    of_warp = -(-registers * 32 // _REGISTER_UNIT) * _REGISTER_UNIT
+    own = -(-threads // WARP)
+    of_warp = -(-registers * WARP // _REGISTER_UNIT) * _REGISTER_UNIT
     of_block = shared + (_SYSTEM if level != "sm_75" else 0)
     fit = [blocks, warps // own, _REGISTERS // max(1, of_warp) // own]
     fit += [kilobytes * 1024 // of_block] if of_block else []

@@ -10,6 +10,9 @@ from chainrule.export import is_identifier
 from chainrule.records import dataclass
 from chainrule.target import Target
 
+#: the largest minibatch where nothing is said
+MAX_BATCH = 64
+
 
 @dataclass(frozen=True)
 class Export:
@@ -18,7 +21,7 @@ class Export:
     name: str
     target: str | Sequence[str]
     formats: Sequence[str] | None
-    max_batch: int
+    max_batch: int | None
     max_sizes: Mapping[str, int]
     cpu: str | Sequence[str] | None
     features: str | None
@@ -52,3 +55,20 @@ class Export:
             )
         if self.max_parts > 1 and target.format == "Wasm":
             raise CompileError("a page runs a step on one thread", "leave max_parts out")
+
+    def bound(self, size: str, rows: str | None) -> object:
+        """The largest that a symbolic size may be, None where nothing says; `rows` is the batch's.
+
+        Raises CompileError where that is said twice.
+        """
+        if size != rows:
+            return self.max_sizes.get(size)
+        if self.max_batch is None:
+            return self.max_sizes.get(size, MAX_BATCH)
+        if size in self.max_sizes:
+            raise CompileError(
+                f"max_batch={self.max_batch!r} and max_sizes={{{size!r}: "
+                f"{self.max_sizes[size]!r}}} both bound the size {size}",
+                "give one of them",
+            )
+        return self.max_batch

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import FeedError
+from chainrule.given import is_int
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check
 from chainrule.records import dataclass
@@ -130,7 +131,7 @@ def weighed(data: Table, classes: Mapping[Any, float] | None) -> Table:
         raise FeedError("class_weight needs labels that are one class number a row")
     factor = np.ones(len(labels), np.float32)
     for label, weight in classes.items():
-        if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+        if not is_int(label):
             raise FeedError(
                 f"class_weight has a weight for {label!r}, which is no class number",
                 f"labels are {labels.dtype}: {{0: 1.0, 1: 2.0}}",

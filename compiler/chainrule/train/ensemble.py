@@ -84,7 +84,7 @@ def check_ensemble(ensemble: int | None, seed: int, share: object) -> None:
     """Raise CompileError unless there are so many members, with seeds that follow on `seed`."""
     if ensemble is None:
         return
-    if isinstance(ensemble, bool) or not isinstance(ensemble, int) or ensemble < 1:
+    if type(ensemble) is not int or ensemble < 1:
         raise CompileError(f"ensemble is None or an int from 1 on, not {ensemble!r}")
     if share is not None:
         raise CompileError("an ensemble that shares parameters is not built yet", "leave share out")

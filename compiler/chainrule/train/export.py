@@ -28,12 +28,15 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
+    alike,
     check_examples,
     check_formats,
     check_members,
     compile_kernel,
     formats_of,
+    golden_of,
     is_bare,
+    left_out,
     loss_of,
     narrow,
     state_bytes,
@@ -106,6 +109,8 @@ def export(
         units = {n: Unit(low.calls, low.manifest) for n, low in lowered(shaped).items()}
         if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
             units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
+        if small and "predict" in units:
+            units["predict"] = alike(units["predict"], units["step"])
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
@@ -139,13 +144,18 @@ def export(
         "state": state_bytes(model, stored, int(state[EPOCH])),
     }
     if on_gpu is not None:
-        return write_for_gpu(model, lowered(on_gpu), folder, wanted.formats, extra, told)
+        here = golden_of(replace(model, variants=(variant(host_target()),)), precision == "tf32")
+        return write_for_gpu(model, lowered(on_gpu), folder, wanted, extra, told, here)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
-    usual = formats_of(targets[0], model.members)
-    formats = usual if wanted.formats is None else wanted.formats
     native = wanted.target == "host"
-    return write_kernel(kernel, folder, formats, extra, native, wanted.examples)
+    examples, formats = wanted.examples, wanted.formats
+    if formats is not None:
+        return write_kernel(kernel, folder, formats, extra, native, examples)
+    formats = formats_of(targets[0], model.members, native)
+    art = write_kernel(kernel, folder, formats, extra, native, examples)
+    notes = left_out(targets[0], formats)
+    return replace(art, notes=tuple(n.replace("NAME", wanted.name) for n in notes))
 
 
 def _on_host(target: Target) -> Target:
@@ -264,10 +274,11 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
             f"max_sizes names {unknown[0]!r}, which is no size of this model",
             f"its symbolic sizes are {', '.join(names) or 'none'}",
         )
-    rows = str(rows_of(plan.inputs))
+    batch = rows_of(plan.inputs)
+    rows = None if batch is None else str(batch)
     found = []
     for name in names:
-        most = wanted.max_sizes.get(name, wanted.max_batch if name == rows else None)
+        most = wanted.bound(name, rows)
         if most is None:
             raise CompileError(
                 f"nothing bounds the size {name}", f"max_sizes={{{name!r}: 128}}, for example"

@@ -12,6 +12,7 @@ from chainrule.driver.lower import Lowered
 from chainrule.errors import CompileError
 from chainrule.export import (
     Artifact,
+    GpuGolden,
     Model,
     Unit,
     check_gpu_formats,
@@ -38,7 +39,7 @@ def check_gpu(wanted: Export) -> None:
         "features": wanted.features is not None,
         'determinism="strict"': wanted.determinism == "strict",
         'optimize="size"': wanted.optimize == "size",
-        "examples": bool(tuple(wanted.examples)),
+        "examples but in C": not set(wanted.examples) <= {"c"},
         "max_parts": wanted.max_parts != 1,
     }
     for word, asked in refused.items():
@@ -54,9 +55,10 @@ def write_for_gpu(
     model: Model,
     lowered: Mapping[str, Lowered],
     folder: str | os.PathLike[str],
-    formats: Sequence[str] | None,
+    wanted: Export,
     extra: Mapping[str, bytes],
     told: Mapping[str, Any],
+    golden: GpuGolden,
 ) -> Artifact:
     """Compile and write a model that was lowered for a GPU. Raises CompileError, ArtifactError."""
 
@@ -69,5 +71,6 @@ def write_for_gpu(
     flops = sum((figures(k, "").flops for k in lowered["step"].kernels), start=0)
     told = {**told, "flops": str(flops)}
     launches = {name: low.launches for name, low in lowered.items()}
-    kernel = compile_gpu_kernel(model, launches, copies(), commands)
-    return write_gpu_kernel(kernel, folder, formats or gpu_formats(), extra, told)
+    kernel = compile_gpu_kernel(model, launches, copies(), commands, golden)
+    formats = wanted.formats or gpu_formats()
+    return write_gpu_kernel(kernel, folder, formats, extra, told, bool(tuple(wanted.examples)))

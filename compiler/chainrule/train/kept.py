@@ -181,7 +181,7 @@ class Kept:
         name: str = "net",
         target: str | Sequence[str] = "host",
         formats: Sequence[str] | None = None,
-        max_batch: int = 64,
+        max_batch: int | None = None,
         max_sizes: Mapping[str, int] | None = None,
         *,
         cpu: str | Sequence[str] | None = None,
@@ -196,13 +196,13 @@ class Kept:
         `target` is "host", a level of x86-64 ("x86-64-v3") or several, one kernel holding them all,
         or an LLVM triple ("aarch64-linux-gnu", "riscv64-linux-gnu", "wasm32"), with LLVM's words
         for `cpu` and `features`; or an NVIDIA GPU, "sm_75" to "sm_120", "cuda" for the one here.
-        `max_sizes` bounds the symbolic sizes, `max_batch` the first of them. With determinism
-        "strict" no multiply-add is fused, and every target has the same bits. `optimize` for
-        "speed" or "size": without a word, microcontrollers get the least code, all others the
-        fastest. `examples` are languages, of "c", "rust" and "js", to write an example and a
-        self-test program in. With `max_parts` above 1 callers may divide a step into so many parts,
-        for threads of theirs, with the same bits. docs/export.md tells of the files; by default
-        there are those that the target has.
+        `max_sizes` bounds the symbolic sizes; the rows of a minibatch are 64 at most, or what
+        `max_batch` or `max_sizes`, one of them, says. With determinism "strict" no multiply-add is
+        fused, and every target has the same bits. `optimize` for "speed" or "size": without a word,
+        microcontrollers get the least code, all others the fastest. `examples` are languages, of
+        "c", "rust" and "js", to write an example and a self-test program in. With `max_parts` above
+        1 callers may divide a step into so many parts, for threads of theirs, with the same bits.
+        docs/export.md tells of the files; by default there are those that the target has.
         Raises CompileError and ArtifactError.
         """
         from chainrule.train.asked import Export

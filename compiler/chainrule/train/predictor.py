@@ -10,7 +10,8 @@ import numpy as np
 from chainrule import driver
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
-from chainrule.train.engine import ENGINES, Engine, Options
+from chainrule.train.engine import Engine, Options
+from chainrule.train.engines import ENGINES
 from chainrule.train.ensemble import Ensemble, members_first
 from chainrule.train.plan import StepPlan, nodes_of
 from chainrule_runtime import RuntimeFault, Storage

@@ -21,7 +21,8 @@ from chainrule.lang.options import (
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check_int
 from chainrule.nn.optim import Optimizer
-from chainrule.train.engine import ENGINES, Options
+from chainrule.train.engine import Options
+from chainrule.train.engines import ENGINES
 from chainrule.train.ensemble import Ensemble, check_ensemble
 from chainrule.train.epochs import Bound, Epochs
 from chainrule.train.kept import Kept
@@ -80,8 +81,9 @@ def training_step(
     of a known number of steps runs again in equal segments, one at a time.
 
     With `tune` the products that take longest are timed in a handful of ways, at the sizes given,
-    such as `{"batch": 128}`, or 64 each with True; what is fastest is kept with the compiled code,
-    and has the same bits. That takes some seconds, once on a machine.
+    such as `{"batch": 128}`, or 64 each with True, then steps on 1, 2, 4 ... of the `threads`; what
+    is fastest is kept with the compiled code, and has the same bits. That takes some seconds, once
+    on a machine.
 
     On a GPU `run`, and `Model.fit`, bring parameters and optimizer to the host when they are done;
     with `snapshot_every` after every so many steps too, so that they are there where a kernel

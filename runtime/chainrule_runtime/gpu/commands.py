@@ -9,6 +9,14 @@ from dataclasses import dataclass
 
 from chainrule_runtime.manifest import DimData, evaluate
 
+#: threads of a block of the kernels that go around a step
+BLOCK, WARP = 256, 32
+#: what the kernel is called that goes through others
+RESIDENT = "resident"
+#: so many blocks a launch are worth a kernel that stays, which does one after the other: about what
+#: a launch by itself costs beside it
+PER_LAUNCH = 3
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -60,11 +68,19 @@ class GpuCode:
     step that the cursor's 0 is, and how many epochs there are; the second a result, its log, the
     cursor, how many elements, and how many results; the last the cursor. The cursor is an int64
     that counts steps, the order int64 row numbers, epoch after epoch.
+
+    Where there are kernels in `resident`, one more of that name, of one block of BLOCK threads,
+    goes through them step after step: it is given a table, how many rows that has, a first step and
+    one behind the last, an epoch's steps, and the status. A row, of `row`
+    words, has a kernel's number, its blocks, 1 for what is done in an epoch's last step and 0 in
+    the others, and what it is given but for the status.
     """
 
     ptx: str
     commands: tuple[Command, ...]
     changed: tuple[str, ...]
+    resident: tuple[str, ...] = ()
+    row: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK
            "ASSERT", "ILLEGAL_STATE")  # fmt: skip
 _GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
          "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
+_NO_ROOM = "OUT_OF_MEMORY"
 #: what is asked before there is a context
 _FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
           "cuDevicePrimaryCtxRetain")  # fmt: skip
@@ -149,7 +150,7 @@ class CudaGpu:
         try:
             return int(self._ask("cuMemAlloc", max(size, 1)))
         except DeviceError as fault:
-            if "OUT_OF_MEMORY" not in fault.what:
+            if fault.code != _NO_ROOM:
                 raise
             free, total = self._ask("cuMemGetInfo")
             raise DeviceError(
@@ -271,8 +272,8 @@ class CudaGpu:
 
 
 def _missing(error: BaseException, word: str) -> tuple[str, ...]:
-    """Why there is no such function, and what to do."""
-    if "Function" in str(error) and "not found" in str(error):
+    """Why there is no such function, and what to do: the first of all every driver has."""
+    if word != "cuInit":
         return (
             f"the NVIDIA driver is too old: it has no {word}",
             "install a driver of CUDA 10.0 or newer",
@@ -281,7 +282,14 @@ def _missing(error: BaseException, word: str) -> tuple[str, ...]:
 
 
 def _told(code: str, word: str) -> DeviceError:
-    """What a code of the driver means, and what to do."""
+    """The error that a code of the driver is."""
+    error = _meaning(code, word)
+    error.code = code
+    return error
+
+
+def _meaning(code: str, word: str) -> DeviceError:
+    """What a code means, and what to do."""
     what, first = f"the CUDA driver answered {code} to {word}", word in _FIRST
     if first and code in ("NO_DEVICE", "INVALID_DEVICE"):
         return DeviceError(
@@ -301,7 +309,7 @@ def _told(code: str, word: str) -> DeviceError:
             "an older driver may not read it: chainrule doctor tells what it reads, and "
             "CHAINRULE_GPU=sm_75 compiles for all",
         )
-    if code == "OUT_OF_MEMORY":
+    if code == _NO_ROOM:
         return DeviceError(
             f"the GPU has no room: {what}",
             "take smaller minibatches or a memory_budget, or end what else uses the GPU",

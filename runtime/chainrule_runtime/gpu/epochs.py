@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from chainrule_runtime.epochs import Minibatches, Outcome
 from chainrule_runtime.errors import DeviceError
-from chainrule_runtime.gpu.commands import Run
+from chainrule_runtime.gpu.commands import BLOCK, PER_LAUNCH, RESIDENT, WARP, Run
 from chainrule_runtime.gpu.program import GpuProgram, Plan, Session, rounded
 from chainrule_runtime.manifest import element_type
 from chainrule_runtime.memory import Array
 
-#: threads of a block of the kernels that go around a step, as their maker has them
-_BLOCK, _WARP = 256, 32
+#: steps of a kernel that stays: a GPU with a display ends what takes seconds
+STAYS = 1000
 
 
 class GpuEpochLoop:
@@ -114,14 +114,16 @@ class _Run:
         self.data = [self.given(a) for a in self.arrays]
         logs = [self.room(count * _bytes(s, t)) for _, s, t in self.results]
         tables = [self.table(plan) for plan in self.plans]
-        for plan, table in zip(self.plans, tables, strict=True):
-            self.recordings.append(self.session.record(self.launches(plan, table, logs)))
+        both = zip(self.plans, tables, strict=True)
+        go = self.player([self.launches(plan, table, logs) for plan, table in both])
+        every, done = snapshot_every or count, 0
         try:
-            for step in range(self.first, self.last):
-                done = step - self.first
-                if snapshot_every and done and done % snapshot_every == 0:
+            while done < count:
+                if done and done % every == 0:
                     self.session.fetch(whole=True)
-                self.gpu.play(self.recordings[self.is_last(step)])
+                more = min(every - done % every, STAYS, count - done)
+                go(self.first + done, self.first + done + more)
+                done += more
         except KeyboardInterrupt:
             self.session.fetch()
             raise
@@ -138,6 +140,35 @@ class _Run:
             outputs = self.session.outputs(plan, tables[which])
             fault = self.session.fault(code, batch, outputs, plan)
         return Outcome(count, tuple(log[:count] for log in self.fetched(logs)), fault)
+
+    def player(self, runs: Sequence[Sequence[Run]]) -> Callable[[int, int], None]:
+        """What asks for steps from one up to another, each of which runs the first of `runs`, or
+        the second where it is the last of an epoch: by a recording each, or, of runs that are of
+        about a block each, by one kernel that stays.
+        """
+        memory, code = self.session.memory, self.session.program.code
+        stays = all(sum(r.blocks for r in some) <= PER_LAUNCH * len(some) for some in runs)
+        if not code.resident or not stays:
+            self.recordings += map(self.session.record, runs)
+
+            def play(first: int, last: int) -> None:
+                for step in range(first, last):
+                    self.gpu.play(self.recordings[self.is_last(step)])
+
+            return play
+        number = {name: i for i, name in enumerate(code.resident)}
+        each = [(which, run) for which, some in enumerate(runs) for run in some]
+        table = np.zeros((len(each), code.row), np.uint64)
+        for row, (which, run) in zip(table, each, strict=True):
+            words = number[run.name], run.blocks, which, *run.arguments[:-1]
+            row[: len(words)] = words
+        rows, kernel = self.given(table), memory.kernel(RESIDENT)
+
+        def stay(first: int, last: int) -> None:
+            given = rows, len(table), first, last, self.cut.steps, memory.status
+            self.gpu.launch(kernel, 1, BLOCK, given)
+
+        return stay
 
     def is_last(self, step: int) -> bool:
         """Whether a step's minibatch is the last of its epoch, which may be smaller."""
@@ -170,13 +201,13 @@ class _Run:
             count = math.prod(shape)
             given = table[place], log, self.cursor, count, self.last - self.first, status
             out += _over(f"log_{dtype}", count, given)
-        return [*out, Run("advance", 1, _WARP, (self.cursor, status))]
+        return [*out, Run("advance", 1, WARP, (self.cursor, status))]
 
 
 def _over(name: str, count: int, arguments: tuple[int, ...]) -> list[Run]:
     """A kernel of so many threads; none where there is nothing to do."""
-    blocks = -(-count // _BLOCK)
-    return [Run(name, blocks, _BLOCK, arguments)] if blocks else []
+    blocks = -(-count // BLOCK)
+    return [Run(name, blocks, BLOCK, arguments)] if blocks else []
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

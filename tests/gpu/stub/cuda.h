@@ -7,6 +7,8 @@
 
 typedef int CUresult;
 typedef unsigned long long CUdeviceptr;
+typedef int CUdevice;
+typedef struct CUctx_st *CUcontext;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
@@ -14,6 +16,11 @@ typedef struct CUstream_st *CUstream;
 #ifdef __cplusplus
 extern "C" {
 #endif
+CUresult cuInit(unsigned int flags);
+CUresult cuDeviceGet(CUdevice *device, int number);
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device);
+CUresult cuCtxSetCurrent(CUcontext context);
+CUresult cuMemAlloc(CUdeviceptr *at, size_t bytes);
 CUresult cuModuleLoadData(CUmodule *module, const void *image);
 CUresult cuModuleUnload(CUmodule module);
 CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name);

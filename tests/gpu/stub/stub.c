@@ -5,6 +5,11 @@
     CUresult(*on_##name) declared = 0; \
     CUresult name declared { return on_##name given; }
 
+HAND_ON(cuInit, (unsigned int flags), (flags))
+HAND_ON(cuDeviceGet, (CUdevice *device, int number), (device, number))
+HAND_ON(cuDevicePrimaryCtxRetain, (CUcontext *context, CUdevice device), (context, device))
+HAND_ON(cuCtxSetCurrent, (CUcontext context), (context))
+HAND_ON(cuMemAlloc, (CUdeviceptr *at, size_t bytes), (at, bytes))
 HAND_ON(cuModuleLoadData, (CUmodule *module, const void *image), (module, image))
 HAND_ON(cuModuleUnload, (CUmodule module), (module))
 HAND_ON(cuModuleGetFunction, (CUfunction *function, CUmodule module, const char *name),

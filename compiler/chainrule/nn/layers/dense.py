@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from chainrule.errors import DTypeError, ShapeError
+from chainrule.given import is_int, is_real
 from chainrule.lang import functions as f
 from chainrule.lang import random
 from chainrule.lang.arguments import flag
@@ -53,8 +52,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5, *, name: str | None = None) -> None:
         super().__init__(name)
-        number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
-        if not number or not 0 <= rate <= 1:
+        if not is_real(rate) or not 0 <= rate <= 1:
             raise ShapeError(f"Dropout: rate is a number from 0 to 1, not {rate!r}")
         self.rate = float(rate)
 
@@ -77,7 +75,7 @@ class Flatten(Layer):
 
 def count(what: str, value: object, least: int = 1) -> int:
     """An int from `least` on. Raises ShapeError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not is_int(value) or value < least:
         raise ShapeError(f"{what} is an int of at least {least}, not {value!r}")
     return int(value)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, TypedDict
 
 from chainrule.errors import CompileError, FeedError
+from chainrule.given import is_int
 from chainrule.lang.tensor import Tensor
 from chainrule.nn.numbers import check
 from chainrule.nn.optim.values import ABOVE_ZERO, ANY, Range
@@ -64,9 +65,9 @@ class Optimizer:
         self.lr = lr if callable(lr) else check("lr", lr, above=0.0)
         for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm), ("ema", ema)):
             setattr(self, name, value if value is None else COMMON[name].check(name, value))
-        if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        if not is_int(accumulate) or accumulate < 1:
             raise FeedError(f"accumulate is an int from 1 on, not {accumulate!r}")
-        self.accumulate = accumulate
+        self.accumulate = int(accumulate)
 
     def ranges(self) -> Mapping[str, Range]:
         """The range of each hyper-parameter, by name."""
