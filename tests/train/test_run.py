@@ -172,6 +172,13 @@ def test_an_input_called_like_an_option() -> None:
         step.run(epochs=1)
 
 
+def test_data_without_names_is_refused_as_in_a_single_step(make: Make, data: Data) -> None:
+    step = make()
+    for train in (step, step.run, step.predict):
+        with pytest.raises(FeedError, match="2 inputs are given without their names"):
+            train(*data.values())
+
+
 def test_saved_and_resumed_is_uninterrupted(
     make: Make, data: Data, backend: str, tmp_path: Path
 ) -> None:
