@@ -376,6 +376,7 @@ def test_tables_say_how_many_times_and_why_not() -> None:
         (("--workloads", "huge"), "no workload"),
         (("--threads", "1,many"), "no number of threads"),
         (("--threads", "100000"), "may use"),
+        (("--seconds", "nan"), "no number of seconds"),
     ],
 )
 def test_the_command_refuses_in_a_line(arguments: tuple[str, ...], message: str) -> None:

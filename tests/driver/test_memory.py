@@ -100,6 +100,8 @@ def test_a_size_that_is_missing_is_said() -> None:
         report.reserved()
     with pytest.raises(cr.errors.CompileError, match="not rows"):
         report.reserved(rows=3)
+    with pytest.raises(cr.errors.CompileError, match="the size batch is an int from 0 on, not -2"):
+        report.reserved(batch=-2)
 
 
 def test_nothing_as_large_as_a_weight_is_on_its_way() -> None:

@@ -185,9 +185,11 @@ def test_what_reads_at_places_is_measured(measured: list[int]) -> None:
 
 def test_sizes_that_are_none_are_refused() -> None:
     step = net()
-    for sizes in ({"rows": 3}, {"batch": 0}, {"batch": True}, {"batch": 2.5}):
-        with pytest.raises(CompileError, match="the sizes are batch"):
-            step.report(sizes=sizes)
+    with pytest.raises(CompileError, match="the sizes are batch"):
+        step.report(sizes={"rows": 3})
+    for number in (0, True, 2.5):
+        with pytest.raises(CompileError, match=f"the size batch is an int from 1 on, not {number}"):
+            step.report(sizes={"batch": number})
     with pytest.raises(CompileError, match="measure is True or False"):
         step.report(measure="yes")  # type: ignore[arg-type]
 

@@ -224,7 +224,7 @@ def test_an_error_says_what_is_possible_and_what_is_large() -> None:
         ((1000,), "number of bytes"),
         ((1000, 64), "number of bytes"),
         ((1000, {"rows": 64}), "the sizes are batch"),
-        ((1000, {"batch": 0}), "the sizes are batch"),
+        ((1000, {"batch": 0}), "memory_budget: the size batch is an int from 1 on, not 0"),
     ],
 )
 def test_budgets_that_are_none(budget: Any, text: str) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,13 @@ def test_an_input_called_like_an_option() -> None:
         step.run(epochs=1)
 
 
+def test_data_without_names_is_refused_as_in_a_single_step(make: Make, data: Data) -> None:
+    step = make()
+    for train in (step, step.run, step.predict):
+        with pytest.raises(FeedError, match="2 inputs are given without their names"):
+            train(*data.values())
+
+
 def test_saved_and_resumed_is_uninterrupted(
     make: Make, data: Data, backend: str, tmp_path: Path
 ) -> None:
@@ -201,6 +209,23 @@ def test_a_failing_step_keeps_what_came_before(make: Make, data: Data, backend: 
         one.run(x=x, y=data["y"], batch_size=8, epochs=3, shuffle=False)
     other.run(x=x[:32], y=data["y"][:32], batch_size=8, shuffle=False)
     assert same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_labels_under_another_shape_are_tested_first(order: tuple[int, int], backend: str) -> None:
+    """As those that are fed just so: before the first step, naming the value and its place."""
+    x, y = cr.input("x", ("batch", 3, 4)), cr.input("y", ("batch", 3), dtype="int32")
+    z = cr.permute_dims(x @ cr.parameter("W", (4, 5)), (*order, 2))
+    labels = cr.reshape(cr.permute_dims(y, order), (-1,))
+    loss = cr.losses.cross_entropy(cr.reshape(z, (-1, 5)), labels)
+    step = training_step(loss, cr.optim.SGD(0.1), backend=backend)
+    before = step.parameters["W"].copy()
+    data = {"x": np.ones((6, 3, 4), np.float32), "y": np.zeros((6, 3), np.int32)}
+    data["y"][4, 1] = 7
+    for train in (step, partial(step.run, batch_size=2)):
+        with pytest.raises(FeedError, match=r"(?s)y holds 7, .*only 0 to 4.*at \[4, 1\]"):
+            train(**data)
+        np.testing.assert_array_equal(step.parameters["W"], before)
 
 
 def test_positions_that_are_computed(backend: str) -> None:

@@ -14,7 +14,7 @@ from chainrule.driver.order import CallOrder
 from chainrule.driver.sizes import all_nodes, check_sizes, demands_of, dim_data, sizes_of
 from chainrule.driver.stages import stages_of
 from chainrule.driver.tune import tuned
-from chainrule.driver.wanted import Clock, Wanted, behind_views, called, label
+from chainrule.driver.wanted import Clock, Wanted, behind_moves, behind_views, called, label
 from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
@@ -271,6 +271,7 @@ def _check(test: Test, number: Mapping[Node, int]) -> Check:
     what = str(number[home]) if home in number else computed(called(home))
     if test.bound is None:
         return Check(test.code, what, None, None)
-    feed = what if home is test.node and isinstance(home.op, Leaf) and home in number else None
+    given = behind_moves(test.node)  # what is fed can be tested before anything is done
+    feed = str(number[given]) if isinstance(given.op, Leaf) and given in number else None
     least, above = within(test.bound)
     return Check(test.code, what, feed, dim_data(above), dim_data(least))

@@ -15,8 +15,8 @@ from chainrule.driver.figures import KernelFigures, kernel_figures, label, total
 from chainrule.driver.lower import Levels
 from chainrule.driver.measure import measure
 from chainrule.driver.predict import predict
+from chainrule.driver.sizes import check_number
 from chainrule.errors import CompileError
-from chainrule.given import is_int
 from chainrule.ir.node import Node
 from chainrule.ir.passes import PassRecord
 from chainrule.ir.size import TYPICAL, Dim, evaluate, substitute, typical
@@ -110,12 +110,14 @@ class Report:
         `state` is what lives between calls, `arena` values on their way from kernel to kernel,
         `workspace` what kernels use for themselves, the share of each thread in it. Each tensor and
         slot begins at a multiple of 64 bytes; a block has up to 64 more in front. Raises
-        CompileError where a size is missing.
+        CompileError where a size is missing or can't be one.
         """
         wanted = self.manifest.sizes
         if sizes.keys() != set(wanted):
             have, given = ", ".join(wanted) or "all known", ", ".join(sizes) or "none"
             raise CompileError(f"the sizes are {have}, not {given}")
+        for name, number in sizes.items():
+            check_number(name, number, wanted, least=0)
         known = {**sizes, PARTS: share(self.manifest, sizes, self.threads).parts}
         slots = [
             round_up(max([0, *(dims(d, known) for d in slot)])) for slot in self.manifest.arena
@@ -336,9 +338,7 @@ def timed_threads(tuned: TunedThreads | None) -> str:
 def sizes_for(manifest: Manifest, given: Mapping[str, int]) -> dict[str, int]:
     """All symbolic sizes of a program: those given, others TYPICAL. Raises CompileError."""
     for name, number in given.items():
-        if name not in manifest.sizes or not is_int(number) or number < 1:
-            have = ", ".join(manifest.sizes) or "all known"
-            raise CompileError(f"the sizes are {have}, not {name!r}: {number!r}")
+        check_number(name, number, manifest.sizes)
     return {name: int(given.get(name, TYPICAL)) for name in manifest.sizes}
 
 

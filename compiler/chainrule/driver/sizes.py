@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chainrule.errors import CompileError
+from chainrule.given import is_int
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
@@ -26,6 +27,17 @@ def check_sizes(graph: Graph, known: Sequence[str]) -> None:
                 "let an output depend on an input with that size",
                 where=provenance.line_of(node),
             )
+
+
+def check_number(
+    name: str, number: object, symbols: Sequence[str], what: str = "", least: int = 1
+) -> None:
+    """Raise CompileError where there is no size of that name, or it can't be such a number."""
+    if name not in symbols:
+        have = ", ".join(symbols) or "all known"
+        raise CompileError(f"{what}the sizes are {have}, not {name!r}: {number!r}")
+    if not is_int(number) or number < least:
+        raise CompileError(f"{what}the size {name} is an int from {least} on, not {number!r}")
 
 
 def demands_of(graph: Graph, written: Graph | None = None) -> list[Dim]:

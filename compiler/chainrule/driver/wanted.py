@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from chainrule.ir import provenance
 from chainrule.ir.node import Node
+from chainrule.ops.layout import Permute, Reshape
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
 from chainrule.target import Target
@@ -62,7 +63,16 @@ def called(node: Node) -> str:
 
 
 def behind_views(node: Node) -> Node:
-    """What a tensor without a name repeats or cuts; itself where it does neither."""
-    while provenance.name_of(node) is None and node.op.role == "view" and len(node.inputs) == 1:
+    """What a tensor without a name repeats, cuts or reshapes; itself where it does nothing such."""
+    while provenance.name_of(node) is None and node.op.role in ("view", "alias"):
+        if len(node.inputs) != 1:
+            break
+        (node,) = node.inputs
+    return node
+
+
+def behind_moves(node: Node) -> Node:
+    """The tensor that has a node's very elements, each once, in another order or shape."""
+    while isinstance(node.op, (Permute, Reshape)):
         (node,) = node.inputs
     return node

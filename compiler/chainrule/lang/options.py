@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chainrule.driver.sizes import check_number
 from chainrule.errors import CompileError
 from chainrule.given import is_int
 from chainrule.ir.size import TYPICAL
@@ -47,9 +48,7 @@ def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Bu
         )
     count, sizes = pair
     for name, number in sizes.items():
-        if name not in symbols or not _is_count(number):
-            have = ", ".join(symbols) or "all known"
-            raise CompileError(f"memory_budget: the sizes are {have}, not {name!r}: {number!r}")
+        check_number(name, number, symbols, "memory_budget: ")
     if backend == "reference":
         raise CompileError(
             f"backend={backend!r} keeps every value: it can't hold a memory_budget",
@@ -68,9 +67,7 @@ def check_tune(given: object, backend: str, symbols: Sequence[str] = ()) -> dict
             f"tune is True, False or sizes, not {given!r}", 'such as tune={"batch": 128}'
         )
     for name, number in sizes.items():
-        if name not in symbols or not _is_count(number):
-            have = ", ".join(symbols) or "all known"
-            raise CompileError(f"tune: the sizes are {have}, not {name!r}: {number!r}")
+        check_number(name, number, symbols, "tune: ")
     if backend != "cpu":
         raise CompileError(f"backend={backend!r} has nothing to tune", "leave tune out")
     return {s: int(sizes.get(s, TYPICAL)) for s in symbols}

@@ -9,6 +9,7 @@ import numpy as np
 
 from chainrule import driver
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
+from chainrule.driver.wanted import behind_moves
 from chainrule.errors import CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
@@ -58,7 +59,7 @@ class ReferenceEngine:
             ),
         )
         self._positions = {
-            _check(node, node.inputs[i], bound): node.inputs[i]
+            _check(node, given := behind_moves(node.inputs[i]), bound): given
             for node in walk(graph.roots)
             for i, bound in node.op.bounds(*[x.type for x in node.inputs])
         }

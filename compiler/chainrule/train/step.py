@@ -188,7 +188,13 @@ class TrainingStep(Kept):
         return {n: a if a.ndim else a.item() for n, a in named}
 
     def run(
-        self, /, *, batch_size: int = 32, epochs: int = 1, shuffle: bool = True, **data: Any
+        self,
+        /,
+        *unnamed: Never,
+        batch_size: int = 32,
+        epochs: int = 1,
+        shuffle: bool = True,
+        **data: Any,
     ) -> Array:
         """Whole epochs of minibatches in one native call; the loss of each step, before its update.
 
@@ -199,6 +205,8 @@ class TrainingStep(Kept):
         update. Raises FeedError and NonFiniteError, which leave what the steps before them made;
         Ctrl-C comes through at the end of a step.
         """
+        if unnamed:
+            refuse_unnamed(unnamed, self._engine.binder.names)
         self._check_run_names()
         batch_size = check_int("batch_size", batch_size, 1)
         epochs = check_int("epochs", epochs, 0)

@@ -59,6 +59,8 @@ def run(asked: Asked) -> None:
     columns = chosen_peers(asked.peers, asked.full)
     counts = _threads(asked.threads)
     seconds = asked.seconds or (FULL if asked.full else QUICK)
+    if seconds != seconds:  # what no range refuses
+        raise CompileError("nan is no number of seconds", "say how long a block is, such as 0.15")
     if asked.json_file is not None and not asked.json_file.resolve().parent.is_dir():
         raise CompileError(f"there is no folder {asked.json_file.resolve().parent}")
     page, machine = Page(quiet=asked.markdown), Machine()
