@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import gcd, prod
 
 from chainrule.ir.loop import (
@@ -155,7 +155,7 @@ class Effort:
 
     def traffic(self, held: int) -> float:
         """The bytes that come from beyond a cache that holds so many, each time it is run."""
-        within = self._within()
+        within = self._within
         total = 0.0
         for touch in self.touches.values():
             size = self.sizes[touch.buffer]
@@ -178,8 +178,11 @@ class Effort:
         most = min(size, sum(t.span(0, size) for t in self.touches.values() if t.buffer == buffer))
         return most + (most // 2 if buffer in self.read and buffer in self.written else 0)
 
+    @cached_property
     def _within(self) -> dict[tuple[Place, ...], int]:
-        """The room that one iteration of each loop takes, by the loops from the outermost."""
+        """The room that one iteration of each loop takes, by the loops from the outermost; asked
+        for when all is counted.
+        """
         found: dict[tuple[Place, ...], int] = {(): 0}
         for touch in self.touches.values():
             size = self.sizes[touch.buffer]
