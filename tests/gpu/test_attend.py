@@ -78,7 +78,10 @@ def agree(name: str, dtype: str, named: bool = False, of: str = "qkv", worse: bo
     if not of:
         del fed["ct"]
     drawn = [fed]
-    if worse:  # one in each of two operands: what is not finite goes wherever it goes on a CPU
+    if worse:
+        drawn.append(fed | {"k": fed["k"].copy()})
+        drawn[-1]["k"][..., CASES[name][1] :, :] = np.nan  # what no query sees, under a causal mask
+        # one in each of two operands: what is not finite goes wherever it goes on a CPU
         for x, y in (("q", "ct"), ("k", "v")):
             drawn.append(fed | {x: fed[x].copy(), y: fed[y].copy()})
             drawn[-1][x].flat[rng.integers(fed[x].size)] = np.nan

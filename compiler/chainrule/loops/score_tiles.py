@@ -280,11 +280,11 @@ class Tiles(Group):
     def visible(self, top: Dim, left: Dim, value: Value, otherwise: Value) -> Value:
         """A value where a query sees a key; there is none behind the last."""
         row, key = self.row(top), self.column(left)
-        tests = self.sees(row, key)
+        tests = self.sees(row, key, self.tile)
         if self.masks:
             tests.append(Get(self.seen, self.cell))
         elif self.m % self.tile != 0:
-            tests.append(self.is_key(key))
+            tests.append(self.is_below(key, self.m))
         return self.where(tests, value, otherwise)
 
     @property
