@@ -88,15 +88,18 @@ def test_ptxas_takes_every_net(
 
 
 @needs_ptxas
+@pytest.mark.parametrize("precision", [None, "tf32"])
 @pytest.mark.parametrize(("sm", "width"), [("sm_75", 64), ("sm_90", 128)])
 def test_ptxas_keeps_tiles_of_attention_in_registers(
-    sm: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sm: str, width: int, precision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHAINRULE_GPU", sm)
     q, k, v = (cr.input(x, ("batch", 8, "n", width)) for x in "qkv")
     out = cr.attention(q, k, v, causal=True)
     gradients = cr.grad(cr.mean(out**2), [q, k, v])
-    said = assembled(cr.compile([out, *gradients], "cuda").show("ptx"), sm, tmp_path)
+    ptx = cr.compile([out, *gradients], "cuda", precision=precision).show("ptx")
+    assert ("mma.sync" in ptx) == (precision is not None and sm != "sm_75")
+    said = assembled(ptx, sm, tmp_path)
     assert not re.search(r"[1-9]\d* bytes (stack|spill)", said)
 
 

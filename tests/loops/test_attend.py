@@ -113,6 +113,21 @@ def test_values_and_gradients(always: None, name: str, named: bool) -> None:
             )
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["sizes", "names"])
+def test_what_no_query_sees_goes_nowhere_but_to_queries(always: None, named: bool) -> None:
+    """Not by way of the rows that fill the last block either, which would see these keys."""
+    case = CASES["more keys"]
+    fed = draw(case, "float32")
+    fed["k"][..., case[1] :, :] = np.nan
+    ours, whole = (
+        cr.compile(outputs(case, "float32", named), backend)(**fed)
+        for backend in ("cpu", "reference")
+    )
+    for got, want in zip(ours, whole, strict=True):
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    assert np.isfinite(ours[3]).all()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_pytorch_says_the_same(always: None, name: str) -> None:
     torch = pytest.importorskip("torch")

@@ -23,8 +23,8 @@ from chainrule.ir.types import dtype as dtype_of
 from chainrule.records import dataclass
 from chainrule_runtime.manifest import Tensor, element_type, evaluate
 
-#: how far a loss may be from the processor's, as a share of it and of 1; with factors in TF32,
-#: which a processor does not have
+#: how far a loss may be from the processor's, as a share of it and of 1; where factors may be in
+#: TF32, which a processor does not have
 NEAR, NEAR_TF32 = 2.0**-10, 2.0**-6
 
 

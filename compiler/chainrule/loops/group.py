@@ -94,15 +94,21 @@ class Group:
             value = self.apply("where", test, value, otherwise)
         return value
 
-    def sees(self, row: Dim, key: Dim) -> list[Value]:
-        """Whether a query may see a key, as for its place in the order, if that matters."""
+    def sees(self, row: Dim, key: Dim, tall: int) -> list[Value]:
+        """Whether a query may see a key, as for its place in the order, if that matters.
+
+        Of blocks that are so `tall` the last may have rows that are no queries: they must not see
+        keys that no query does.
+        """
         if not self.op.causal:
             return []
-        return [Apply("le", (IndexValue(key, int32), IndexValue(row, int32)), bool_)]
+        tests: list[Value] = [Apply("le", (IndexValue(key, int32), IndexValue(row, int32)), bool_)]
+        beyond = self.n != self.m and self.n % tall != 0 and not self.masks
+        return [*tests, self.is_below(row, self.n)] if beyond else tests
 
-    def is_key(self, key: Dim) -> Value:
-        """Whether there is such a key."""
-        return Apply("lt", (IndexValue(key, int32), IndexValue(self.m, int32)), bool_)
+    def is_below(self, index: Dim, end: Dim) -> Value:
+        """Whether there is such a query, or such a key."""
+        return Apply("lt", (IndexValue(index, int32), IndexValue(end, int32)), bool_)
 
     def store(self, part: str, row: Dim, column: Dim, value: Value) -> Store:
         """An element of a result written."""

@@ -73,9 +73,9 @@ class Heads(Group):
 
     def visible(self, row: Dim, key: Dim, value: Value, otherwise: Value) -> Value:
         """A value where a query may see a key; there is none behind the last."""
-        tests = self.sees(self.first + row, key)
+        tests = self.sees(self.first + row, key, self.rows)
         if self.m % WIDE != 0 and not (self.op.causal and self.n == self.m):
-            tests.append(self.is_key(key))
+            tests.append(self.is_below(key, self.m))
         if self.mask is not None:
             tests.append(Load(self.mask, row * self.stride + key))
         return self.where(tests, value, otherwise)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import ClassVar
 
 import numpy as np
@@ -38,7 +38,8 @@ class _Part(Op):
 
     Operands begin with q (..., n, d), k (..., m, d) and v (..., m, e) and may end with a mask
     (..., n, m), true where a query may see a key. A result that is `turned` has its rows before
-    the last of the axes in front of them: what follows reads heads beside one another.
+    the last of the axes in front of them: what follows reads heads beside one another. With `tf32`
+    a GPU with tensor cores may round factors of float32 to TF32.
     """
 
     role = "attend"
@@ -46,13 +47,14 @@ class _Part(Op):
     causal: bool
     scale: float
     turned: bool = False
+    tf32: bool = field(default=False, kw_only=True)
 
     #: how many operands there are beside a mask
     count = 3
 
     @property
     def family(self) -> Hashable:
-        return self.name, self.causal, self.scale
+        return self.name, self.causal, self.scale, self.tf32
 
     def infer(self, *inputs: TensorType) -> TensorType:
         given, masks = inputs[: self.count], inputs[self.count :]
@@ -113,6 +115,8 @@ class _Part(Op):
 
     def notation(self, *inputs: Node) -> Notation:
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "part"}
+        if not self.tf32:
+            del given["tf32"]
         shown = [f"{{{i}}}" for i in range(max(len(inputs), self.count))]
         shown += [f"{name}={value!r}" for name, value in given.items()]
         name, inside = f"attend_{self.part}", ", ".join(shown)
@@ -208,7 +212,7 @@ class AttendBack(_Part):
 
     @property
     def family(self) -> Hashable:
-        return self.name, self.causal, self.scale, self.factor
+        return self.name, self.causal, self.scale, self.factor, self.tf32
 
     def check(self, whole: TensorType, *given: TensorType) -> None:
         ct, out, lse = given[3:]

@@ -13,6 +13,7 @@ from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, apply, rebuild
 from chainrule.ir.types import bfloat16, float32
+from chainrule.ops.attend import Attend, AttendBack
 from chainrule.ops.cast import Cast, cast, widens
 from chainrule.ops.contract import Contract
 from chainrule.rewrite.canonical import product_through_permute
@@ -20,8 +21,10 @@ from chainrule.rewrite.rule import Rules, rewrite
 
 
 def narrow_products(graph: Graph) -> Graph:
-    """Factors in float32 disappear from products; the same rounded to bfloat16 appear."""
-    return _over_products(graph, lambda op, x, y: apply(op, _rounded(x), _rounded(y)))
+    """Factors in float32 disappear from products; the same rounded to bfloat16 appear. Attention
+    whose factors a GPU may round to TF32 appears.
+    """
+    return _over_products(graph, lambda op, x, y: apply(op, _rounded(x), _rounded(y)), True)
 
 
 def split_products(graph: Graph) -> Graph:
@@ -38,9 +41,10 @@ def split_products(graph: Graph) -> Graph:
 
 def round_products(graph: Graph) -> Graph:
     """Products of float32 factors disappear; those appear whose factors a GPU may round to TF32:
-    to float32's range with 10 bits behind the point. Elsewhere the product is that of float32.
+    to float32's range with 10 bits behind the point, those of attention too. Elsewhere the product
+    is that of float32.
     """
-    return _over_products(graph, _for_tensor_cores)
+    return _over_products(graph, _for_tensor_cores, True)
 
 
 #: what each precision makes of a graph
@@ -55,8 +59,11 @@ PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
 _STRAIGHT = Rules([product_through_permute])
 
 
-def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -> Graph:
-    if not any(_is_product(node) for node in graph.nodes):
+def _over_products(
+    graph: Graph, made: Callable[[Contract, Node, Node], Node], tf32: bool = False
+) -> Graph:
+    """A graph with other products, and with `tf32` attention that a GPU may round so."""
+    if not any(_is_product(node) or _is_attention(node) for node in graph.nodes):
         return graph
     graph = rewrite(graph, _STRAIGHT)
     memo: dict[Node, Node] = {}
@@ -65,6 +72,9 @@ def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -
         if isinstance(node.op, Contract) and _is_product(node):
             with provenance.derived_from(node):
                 new = made(node.op, *inputs)
+        elif isinstance(node.op, Attend | AttendBack) and tf32 and _is_attention(node):
+            with provenance.derived_from(node):
+                new = apply(replace(node.op, tf32=True), *inputs)
         else:
             new = rebuild(node, inputs)
         memo[node] = provenance.inherit(new, node)
@@ -73,6 +83,10 @@ def _over_products(graph: Graph, made: Callable[[Contract, Node, Node], Node]) -
 
 def _is_product(node: Node) -> bool:
     return isinstance(node.op, Contract) and node.dtype == float32
+
+
+def _is_attention(node: Node) -> bool:
+    return isinstance(node.op, Attend | AttendBack) and node.dtype == float32
 
 
 def _rounded(x: Node) -> Node:

@@ -144,7 +144,8 @@ def export(
         "state": state_bytes(model, stored, int(state[EPOCH])),
     }
     if on_gpu is not None:
-        here = golden_of(replace(model, variants=(variant(host_target()),)), precision == "tf32")
+        on_host = replace(model, variants=(variant(host_target()),))
+        here = golden_of(on_host, precision in ("tf32", "bfloat16"))
         return write_for_gpu(model, lowered(on_gpu), folder, wanted, extra, told, here)
     model = replace(model, about=about(model, told))
     kernel = compile_kernel(model, lambda v: variant(_on_host(v.target)))
