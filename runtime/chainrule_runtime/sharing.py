@@ -48,7 +48,7 @@ def share(manifest: Manifest, sizes: Mapping[str, int], threads: int) -> Sharing
     worth = [w >= manifest.call_work for w, _ in work]
     total = sum(w * n for (w, n), yes in zip(work, worth, strict=True) if yes)
     tuned = manifest.tuned
-    if tuned and tuned.most and shared_work(manifest, sizes) <= tuned.work:
+    if tuned and tuned.most and sum(w * n for w, n in work) <= tuned.work:
         threads = min(threads, tuned.most)
     if threads == 1 or total < manifest.step_work or not any(worth):
         return Sharing(1, np.zeros(0, np.uint8), np.zeros(0, np.uint8))

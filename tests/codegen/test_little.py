@@ -93,6 +93,17 @@ def test_a_local_begins_as_0_where_it_shows(body: tuple[Stmt, ...], unset: bool)
     assert is_read_unset(T, body, {"n"}) == unset
 
 
+def test_rows_of_locals_begin_as_0_where_it_shows() -> None:
+    rows = Local("r", float32, (2, 3))
+    out = Buffer("c", float32, 1)
+    fill = Loop("i", 2, (Loop("j", 3, (Set(rows, (I, J), ZERO),), "unroll"),), "unroll")
+    part = Loop("i", 1, (Loop("j", 3, (Set(rows, (I, J), ZERO),), "unroll"),), "unroll")
+    read, other = Store(out, 0, Get(rows, (0, 0))), Store(out, 0, ONE)
+    assert not is_read_unset(rows, (other, fill, read), ())
+    assert is_read_unset(rows, (read, fill), ()), "a statement before it reads a cell"
+    assert is_read_unset(rows, (part, read), ()), "not all of it is filled"
+
+
 def test_loops_that_run() -> None:
     n = Size.symbol("n")
     assert runs(1, ()) and runs(n * 2 + 1, {"n"}) and runs(n * n, {"n"})

@@ -255,3 +255,12 @@ def test_seeds_that_do_not_fit() -> None:
     training_step(loss, cr.optim.SGD(0.1), ensemble=2, seed=2**64 - 2)
     with pytest.raises(CompileError, match="seed above"):
         training_step(loss, cr.optim.SGD(0.1), ensemble=3, seed=2**64 - 2)
+
+
+def test_counts_may_be_numpy_s() -> None:
+    x = cr.input("x", ("n", 2))
+    loss = cr.mean((x @ cr.parameter("w", (2,))) ** 2)
+    few, two = np.int64(1), np.int32(2)
+    step = training_step(loss, cr.optim.SGD(0.1), threads=few, ensemble=two)
+    assert step(x=np.ones((3, 2))).shape == (2,)
+    assert cr.compile(cr.sum(x), threads=two)(x=np.ones((3, 2))) == 6

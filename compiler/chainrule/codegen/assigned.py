@@ -76,7 +76,9 @@ class _Walk:
 def _is_filled_first(local: Local, following: Sequence[Stmt]) -> bool:
     """Whether what follows first of all writes every cell of a local."""
     for s in following:
-        if isinstance(s, Local) or not isinstance(s, Loop | Set):
+        if not isinstance(s, Loop | Set):
+            if _reads(s, local):
+                return False
             continue
         shape = list(local.shape)
         while isinstance(s, Loop) and s.mode == "unroll" and len(s.body) == 1:
@@ -85,8 +87,13 @@ def _is_filled_first(local: Local, following: Sequence[Stmt]) -> bool:
             s = s.body[0]
         if not isinstance(s, Set):
             return False
-        if any(isinstance(v, Get | Combine) and v.local == local for v in postorder(s.value)):
+        if _reads(s, local):
             return False
         if s.local == local:
             return not shape
     return False
+
+
+def _reads(s: Stmt, local: Local) -> bool:
+    values = postorder(*values_of(s))
+    return any(isinstance(v, Get | Combine) and v.local == local for v in values)

@@ -95,9 +95,7 @@ class Compact(Shared):
         """The function that stands for a loop of a program, where one does."""
         part = self.parts.get((id(program), id(loop)))
         if part is not None and part.name not in self.functions:
-            self.functions[part.name] = ShortFunction(self, part.program).text(
-                part.name, "noinline "
-            )
+            self.functions[part.name] = ShortFunction(self, part.program).text(part.name)
         return part
 
     def known(self, program: Program) -> tuple[Spot | None, ...]:

@@ -67,6 +67,10 @@ def emit_function(
     return "\n".join(lines), emitter.builder.declarations
 
 
+#: buffers, locals, and whether there is a check
+_Touched = tuple[frozenset[Buffer], frozenset[Local], bool]
+
+
 class Emitter(ValueCode):
     """Emits the statements of one function."""
 
@@ -76,7 +80,7 @@ class Emitter(ValueCode):
         self.blocks = BlockCode(self.builder, self.address)
         # whether tiles have their shapes, as they always have where there are none
         self.tiled = not any(isinstance(s, Blocks) for s in statements(program.body))
-        self.touched: dict[int, tuple[frozenset[Buffer], frozenset[Local], bool]] = {}
+        self.touched: dict[int, tuple[Loop, _Touched]] = {}
         private = [b for b in program.buffers if parts and b.private]
         self.pointers.update({b: self.own(b) for b in private})
 
@@ -303,14 +307,13 @@ class Emitter(ValueCode):
         self.builder.depth_of[name] = depth
         return name
 
-    def touches(self, loop: Loop) -> tuple[frozenset[Buffer], frozenset[Local], bool]:
+    def touches(self, loop: Loop) -> _Touched:
         """What a loop's body writes that is wanted elsewhere, and whether it may leave."""
-        found = self.touched.get(id(loop))
-        if found is None:
+        if id(loop) not in self.touched:
             body = loop.body
             found = stored_buffers(body), set_locals(body) & self.carried, has_check(body)
-            self.touched[id(loop)] = found
-        return found
+            self.touched[id(loop)] = loop, found  # kept with it, so that no other gets its id
+        return self.touched[id(loop)][1]
 
     def counted(
         self, loop: Loop, stop: str, step: int, body: Callable[[], None], start: str = "0"

@@ -141,8 +141,8 @@ def _addresses_as_written(target: Target) -> Iterator[None]:
         yield
         return
     with _OPTION:
-        binding.set_option("", "--disable-lsr=true")
         try:
+            binding.set_option("", "--disable-lsr=true")
             yield
         finally:
             binding.set_option("", "--disable-lsr=false")

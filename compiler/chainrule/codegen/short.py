@@ -61,7 +61,7 @@ class ShortFunction:
         self.positive = compact.positive(program)
         self.spots = compact.known(program)
 
-    def text(self, name: str, words: str = "") -> str:
+    def text(self, name: str) -> str:
         """The whole function: the parameters of codegen.function, sizes as wide as addresses."""
         self.symbols = {size: f"%s{i}" for i, size in enumerate(self.program.sizes)}
         for s in statements(self.program.body):

@@ -27,7 +27,7 @@ from chainrule.export.model import (
     Variant,
 )
 from chainrule.export.names import is_identifier
-from chainrule.export.slices import alike, loss_of
+from chainrule.export.slices import loss_of, with_calls_of
 from chainrule.export.state import state_bytes
 from chainrule.export.targets import is_bare, narrow, targets_of
 
@@ -47,7 +47,6 @@ __all__ = [
     "Unit",
     "Variant",
     "about",
-    "alike",
     "check_examples",
     "check_formats",
     "check_gpu_formats",
@@ -64,6 +63,7 @@ __all__ = [
     "narrow",
     "state_bytes",
     "targets_of",
+    "with_calls_of",
     "write_gpu_kernel",
     "write_kernel",
 ]

@@ -26,7 +26,9 @@ TOGETHER = 3
 
 
 def functions(model: Model, data: Callable[[bytes], str]) -> list[str]:
-    """`check_pointer`, `check_block`, `check_head`, `check_state`, `check_call` and `digest`."""
+    """`check_pointer`, `check_data`, `check_block`, `check_head`, `check_state`, `check_call` and
+    `digest`.
+    """
     own = [_pointer(model), _data(), _block(model), _head(model, data), _state(model)]
     return [*own, _call(), _digest()]
 

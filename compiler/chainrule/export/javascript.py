@@ -23,7 +23,6 @@ _TAKEN = """
 def module(model: Model) -> str:
     """The text of NAME.js."""
     interface = Interface(model)
-    wide = {n.kept for n in model.numbers}
     text = _MODULE.replace("$NAME", model.name).replace("$CLASS", class_name(model))
     methods = [*units(model, interface), *(steps(model, interface) if model.sliced else [])]
     text = text.replace("$UNITS", "\n".join(methods))
@@ -31,7 +30,6 @@ def module(model: Model) -> str:
         f"  set {_camel(interface.numbers[n.called])}(value) {{\n"
         f'    this.#change("set_{interface.numbers[n.called]}", value);\n  }}'
         for n in model.numbers
-        if n.kept in wide
     ]
     return text.replace("$SETTERS", "\n".join(setters))
 

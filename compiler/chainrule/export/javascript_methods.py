@@ -142,4 +142,4 @@ def steps(model: Model, interface: Interface) -> Iterator[str]:
     yield f"    return this.#copy({loss}, losses);"
     yield "  }"
     yield ""
-    yield from _SHUFFLE.replace("$NAME", model.name).splitlines()
+    yield from _SHUFFLE.splitlines()

@@ -38,39 +38,47 @@ def loss_of(step: Unit, wanted: Manifest) -> Unit | None:
     return Unit(tuple(calls), replace(manifest, outputs=(loss,), checks=checks))
 
 
-def alike(unit: Unit, step: Unit) -> Unit:
+def with_calls_of(unit: Unit, step: Unit) -> Unit:
     """A unit that calls what a step does, where that computes the same and something besides.
 
     What comes out besides, such as the derivative of an activation, lies in workspace unread.
     """
-    calls = list(unit.calls)
-    manifest = unit.manifest
-    if not all(isinstance(call, Call) for call in (*calls, *step.calls)):
+    calls, others = _all_calls(unit), _all_calls(step)
+    if calls is None or others is None:
         return unit
-    for at, call in enumerate(unit.calls):
-        assert isinstance(call, Call)
-        for other in step.calls:
-            assert isinstance(other, Call)
-            for more, place in zip(other.program.buffers, other.buffers, strict=True):
-                slot = _slot(step.manifest, place)
-                if slot is None or not _is_without(call.program, other.program, more):
-                    continue
-                new = manifest.places
-                manifest = replace(
-                    manifest,
-                    arena=(*manifest.arena, slot),
-                    temporaries=(*manifest.temporaries, (new, len(manifest.arena))),
-                )
-                own = iter(call.buffers)
-                buffers = tuple(
-                    Place(new) if b == more else next(own) for b in other.program.buffers
-                )
-                calls[at] = replace(call, program=other.program, buffers=buffers)
-                break
-            else:
-                continue
-            break
+    manifest = unit.manifest
+    for at, call in enumerate(calls):
+        found = _more(call, others, step.manifest)
+        if found is None:
+            continue
+        other, buffer, slot = found
+        spare = Place(manifest.places)
+        manifest = replace(
+            manifest,
+            arena=(*manifest.arena, slot),
+            temporaries=(*manifest.temporaries, (spare.entry, len(manifest.arena))),
+        )
+        own = iter(call.buffers)
+        buffers = tuple(spare if b == buffer else next(own) for b in other.program.buffers)
+        calls[at] = replace(call, program=other.program, buffers=buffers)
     return Unit(tuple(calls), manifest)
+
+
+def _all_calls(unit: Unit) -> list[Call] | None:
+    calls = [call for call in unit.calls if isinstance(call, Call)]
+    return calls if len(calls) == len(unit.calls) else None
+
+
+def _more(
+    call: Call, others: Sequence[Call], manifest: Manifest
+) -> tuple[Call, Buffer, tuple[DimData, ...]] | None:
+    """Which other call does what this one does and fills one buffer more, and that one's slot."""
+    for other in others:
+        for buffer, place in zip(other.program.buffers, other.buffers, strict=True):
+            slot = _slot(manifest, place)
+            if slot is not None and _is_without(call.program, other.program, buffer):
+                return other, buffer, slot
+    return None
 
 
 def _slot(manifest: Manifest, place: int | Place) -> tuple[DimData, ...] | None:

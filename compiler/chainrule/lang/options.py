@@ -15,8 +15,10 @@ from chainrule.schedule.budget import Budget
 BACKENDS = ("cpu", "cuda", "reference")
 
 
-def check_options(backend: str, threads: int | None, precision: str | None, **unbuilt: Any) -> None:
-    """Refuse what is not built: CompileError says what is.
+def check_options(
+    backend: str, threads: int | None, precision: str | None, **unbuilt: Any
+) -> int | None:
+    """The threads, as Python's int. Refuses what is not built: CompileError says what is.
 
     `unbuilt` are options by name that may only have their default, None.
     """
@@ -24,7 +26,7 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
         raise CompileError(
             f"no backend {backend!r} is built yet", f"there are {', '.join(BACKENDS)}"
         )
-    if threads is not None and (type(threads) is not int or threads < 1):
+    if threads is not None and not _is_count(threads):
         raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
     if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
         raise CompileError(
@@ -34,6 +36,7 @@ def check_options(backend: str, threads: int | None, precision: str | None, **un
     for name, value in unbuilt.items():
         if value is not None:
             raise CompileError(f"{name}={value!r} is not built yet", f"leave {name} out")
+    return None if threads is None else int(threads)
 
 
 def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Budget | None:

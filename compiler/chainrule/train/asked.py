@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from chainrule.codegen.fork import MOST_PARTS
 from chainrule.errors import CompileError
 from chainrule.export import is_identifier
+from chainrule.given import is_int
 from chainrule.records import dataclass
 from chainrule.target import Target
 
@@ -41,8 +42,7 @@ class Export:
             raise CompileError(f'determinism is "default" or "strict", not {self.determinism!r}')
         if self.optimize not in (None, "speed", "size"):
             raise CompileError(f'optimize is "speed" or "size", not {self.optimize!r}')
-        whole = isinstance(self.max_parts, int) and not isinstance(self.max_parts, bool)
-        if not whole or not 1 <= self.max_parts <= MOST_PARTS:
+        if not is_int(self.max_parts) or not 1 <= self.max_parts <= MOST_PARTS:
             raise CompileError(
                 f"max_parts is an int from 1 to {MOST_PARTS}, not {self.max_parts!r}"
             )

@@ -52,7 +52,7 @@ class Built:
                 f"a regularizer is a function of the list of parameters, not {regularizer!r}",
                 "such as lambda weights: cr.regularizers.l2(weights, 1e-4)",
             )
-        check_options(backend, threads, precision)
+        threads = check_options(backend, threads, precision)
         self.net = net
         self.optimizer = Adam(1e-3) if optimizer is None else optim.get(optimizer)
         self.seed = check_seed(seed)

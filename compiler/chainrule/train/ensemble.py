@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError, FeedError
+from chainrule.given import is_int
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.graph import replace as substituted
@@ -80,11 +81,11 @@ def members_first(array: Array) -> Array:
     return np.moveaxis(array, -1, 0)
 
 
-def check_ensemble(ensemble: int | None, seed: int, share: object) -> None:
-    """Raise CompileError unless there are so many members, with seeds that follow on `seed`."""
+def check_ensemble(ensemble: int | None, seed: int, share: object) -> int | None:
+    """How many members there are. Raises CompileError unless their seeds can follow on `seed`."""
     if ensemble is None:
-        return
-    if type(ensemble) is not int or ensemble < 1:
+        return None
+    if not is_int(ensemble) or ensemble < 1:
         raise CompileError(f"ensemble is None or an int from 1 on, not {ensemble!r}")
     if share is not None:
         raise CompileError("an ensemble that shares parameters is not built yet", "leave share out")
@@ -93,3 +94,4 @@ def check_ensemble(ensemble: int | None, seed: int, share: object) -> None:
             f"the last of {ensemble} members would have a seed above 2**64 - 1",
             "member i has the seed of the first plus i",
         )
+    return int(ensemble)

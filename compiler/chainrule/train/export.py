@@ -28,7 +28,6 @@ from chainrule.export import (
     Unit,
     Variant,
     about,
-    alike,
     check_examples,
     check_formats,
     check_members,
@@ -41,8 +40,10 @@ from chainrule.export import (
     narrow,
     state_bytes,
     targets_of,
+    with_calls_of,
     write_kernel,
 )
+from chainrule.given import is_int
 from chainrule.ir import provenance
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
@@ -102,7 +103,7 @@ def export(
 
     @lru_cache(maxsize=4)
     def lowered(target: Target) -> dict[str, Lowered]:
-        return {n: g.lower(target, precision, wanted.max_parts) for n, g in graphs.items()}
+        return {n: g.lower(target, precision, int(wanted.max_parts)) for n, g in graphs.items()}
 
     def variant(target: Target) -> Variant:
         shaped = narrow(target) if small else target
@@ -110,7 +111,7 @@ def export(
         if small and graphs["loss"].graph.outputs[0] is plan.graph.outputs[0]:
             units["loss"] = loss_of(units["step"], units["loss"].manifest) or units["loss"]
         if small and "predict" in units:
-            units["predict"] = alike(units["predict"], units["step"])
+            units["predict"] = with_calls_of(units["predict"], units["step"])
         return Variant(target, units)
 
     variants = tuple(map(variant, targets))
@@ -125,7 +126,7 @@ def export(
         variants,
         {},
         small,
-        wanted.max_parts,
+        int(wanted.max_parts),
         None if members is None else members.count,
         _derivative(plan, members),
     )
@@ -284,7 +285,7 @@ def _sizes(plan: StepPlan, graphs: Mapping[str, _Function], wanted: Export) -> l
             raise CompileError(
                 f"nothing bounds the size {name}", f"max_sizes={{{name!r}: 128}}, for example"
             )
-        if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
+        if not is_int(most) or most < 1:
             raise CompileError(f"the largest {name} is an int from 1 on, not {most!r}")
         if most >= 2**31:
             raise CompileError(f"the largest {name} is below 2**31, not {most}")

@@ -92,9 +92,9 @@ def training_step(
     Raises CompileError for an option that is not built yet, and for a budget that can't be met: it
     says what can.
     """
-    check_options(backend, threads, precision)
+    threads = check_options(backend, threads, precision)
     seed = check_seed(seed)
-    check_ensemble(ensemble, seed, share)
+    ensemble = check_ensemble(ensemble, seed, share)
     if share is not None and not isinstance(share, TrainingStep):
         raise CompileError(f"share is another training step, not {share!r}")
     wanted = nodes_of(outputs)

@@ -142,7 +142,7 @@ def revived(
     threads: int | None,
 ) -> Model:
     """The model that a file holds. Raises ArtifactError, and CompileError for bad options."""
-    check_options(backend, threads, None)
+    threads = check_options(backend, threads, None)
     optimizer = None if optimizer is None else optim.get(optimizer)
     state = checkpoint.read(path)
     if TEXT not in state:
