@@ -123,7 +123,7 @@ def near(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-@pytest.mark.parametrize("name", ["odd", "cross", "both"])
+@pytest.mark.parametrize("name", ["odd", "cross", "more keys"])
 def test_tensor_cores_are_near(name: str, precision: str, gpu: Any) -> None:
     near(name, precision)
 
@@ -132,6 +132,11 @@ def test_tensor_cores_are_near(name: str, precision: str, gpu: Any) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_tensor_cores_are_near_in_every_case(name: str, gpu: Any) -> None:
     near(name, "tf32")
+
+
+def test_blocks_that_see_more_and_less_are(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CASES, "several", ((), 130, 130, 16, 16, True, ""))
+    near("several", "tf32")
 
 
 def test_their_ptx_is(emulator: Any) -> None:

@@ -144,7 +144,8 @@ class _Threads(Machine):
 
     def multiply_tiles(self, s: Multiply) -> None:
         """Whole warps' products, each sum in float64 and rounded once."""
-        if not self.active.reshape(-1, WARP).all():
+        here = self.active.reshape(-1, WARP)
+        if (here.any(axis=1) != here.all(axis=1)).any():
             raise CompileError(f"{self.launch.program.name}: not all of a warp multiply")
         words = [self.words(s.a, 8 * (i % 2), 4 * (i // 2)) for i in range(4)]
         words += [self.words(s.b, 0, 4 * i) for i in range(2)]
@@ -161,11 +162,13 @@ class _Threads(Machine):
             sums[:, g + 8 * (r // 2), 2 * c + r % 2] = cell.reshape(-1, WARP)
         sums += a @ b
         for r, cell in enumerate(cells):
-            cell[:] = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
+            made = sums[:, g + 8 * (r // 2), 2 * c + r % 2].reshape(-1)
+            cell[self.active] = made[self.active]
 
     def words(self, w: Words, below: int, beyond: int) -> Array:
         """The words of a factor that lanes have, so many lines below their own."""
         start = np.broadcast_to(np.asarray(self.index(w.at)), self.number.shape)
+        start = np.where(self.active, start, 0)
         if (start.reshape(-1, WARP) != start.reshape(-1, WARP)[:, :1]).any():
             raise CompileError(f"{self.launch.program.name}: a warp multiplies several tiles")
         if w.line % 4 or (start % 4).any():
@@ -173,7 +176,8 @@ class _Threads(Machine):
         lane = self.number % WARP
         at = start + (lane // 4 + below) * w.line + lane % 4 + beyond
         place = self.noted(w.buffer, at, self.active, False)
-        return self.buffers[w.buffer.name][place].reshape(-1, WARP)
+        held = self.buffers[w.buffer.name]
+        return held[np.where(self.active, place, 0)].reshape(-1, WARP)
 
     def where(self, active: Array, body: Sequence[Stmt]) -> None:
         """Statements for some threads; one that has left with a code does not come back."""
