@@ -143,7 +143,7 @@ def test_their_ptx_is(emulator: Any) -> None:
     near("odd", "tf32")
 
 
-@pytest.mark.long
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CASES)
 def test_large_tiles_have(name: str, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_tiles, "SIDES", {4: 4, 8: 2})

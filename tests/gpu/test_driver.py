@@ -99,6 +99,7 @@ def test_a_refusal_says_what_and_what_to_do(api: Any, word: str, code: str, said
     assert said in str(caught.value)
     assert caught.value.details, "it says what to do"
     assert caught.value.lost == (word == "cuStreamSynchronize")
+    assert caught.value.code == code.removeprefix("CUDA_ERROR_")
 
 
 def test_a_driver_that_reads_no_ptx_of_ours_is_too_old(api: Any) -> None:
@@ -122,8 +123,9 @@ def test_a_driver_that_lacks_something_is_told(
         raise error
 
     setattr(api, word, fail)
-    with pytest.raises(DeviceError, match=said):
+    with pytest.raises(DeviceError, match=said) as told:
         CudaGpu().record(lambda: None)
+    assert str(error) in told.value.details, "what was said is told too"
 
 
 def test_an_error_has_the_code_of_the_driver(api: Any) -> None:

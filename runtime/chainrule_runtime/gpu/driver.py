@@ -156,6 +156,7 @@ class CudaGpu:
             raise DeviceError(
                 f"{self.name} has no room for {size:,} bytes: {free:,} of {total:,} are free",
                 "take smaller minibatches or a memory_budget, or end what else uses the GPU",
+                code=fault.code,
             ) from None
 
     def free(self) -> int:
@@ -276,6 +277,7 @@ def _missing(error: BaseException, word: str) -> tuple[str, ...]:
     if word != "cuInit":
         return (
             f"the NVIDIA driver is too old: it has no {word}",
+            *_lines(error),
             "install a driver of CUDA 10.0 or newer",
         )
     return "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
