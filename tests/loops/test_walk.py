@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from chainrule.ir.loop import Apply, Buffer, Combine, Get, Literal, Load, Local, Loop, Set, Store
+from chainrule.ir.loop import (
+    Apply,
+    Buffer,
+    Combine,
+    Get,
+    Literal,
+    Load,
+    Local,
+    Loop,
+    Set,
+    Store,
+    When,
+)
 from chainrule.ir.size import Size
 from chainrule.ir.types import float32
 from chainrule.loops.walk import carried_locals
@@ -32,6 +44,15 @@ def test_what_another_body_reads_is_carried():
     assert carried_locals((HELD, inside, Store(Y, 0, Combine("add", HELD)))) == {HELD}
     later = Loop("j'", 16, (Store(Y, J, Get(HELD)),), "vector")
     assert carried_locals((HELD, Set(HELD, (), Literal(1.0, float32)), later)) == {HELD}
+
+
+def test_what_an_inner_body_sets_again_is_carried():
+    """It may be set or not: a loop may not run, and a condition not hold."""
+    first, again = Set(HELD, (), Literal(1.0, float32)), Set(HELD, (), Literal(2.0, float32))
+    read = Store(Y, 0, Get(HELD))
+    for inner in (Loop("i'", Size.symbol("n"), (again,)), When(((I, 3),), (again,))):
+        assert carried_locals((HELD, first, inner, read)) == {HELD}
+        assert carried_locals((HELD, first, inner, first, read)) == set()
 
 
 def test_cells_are_told_apart():

@@ -168,6 +168,7 @@ def test_the_next_minibatch_is_made_while_a_step_is_at_work() -> None:
             yield i
 
     ahead = Prefetch(items(), lambda i: i * i, None, True)
+    ahead.start()
     try:
         assert next(ahead) == 0
         until = time.monotonic() + 10
@@ -191,9 +192,31 @@ def test_closed_early_it_ends_and_closes_what_it_opened() -> None:
             closed.append(True)
 
     ahead = Prefetch(items(), lambda i: i, None, True)
+    ahead.start()
     next(ahead)
     ahead.close()
     assert closed == [True]
+
+
+def test_ctrl_c_while_the_thread_begins_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come when the thread runs and its beginning has not come back."""
+    begin = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        begin(thread)
+        raise KeyboardInterrupt
+
+    model = make()
+    model.fit(X, Y)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit([(X, Y)] * 1000, epochs=10**6)
+    assert not [t for t in threading.enumerate() if t.name == "chainrule-prefetch"]
+
+
+def test_what_was_not_begun_can_be_closed() -> None:
+    Prefetch(iter([1]), lambda i: i, None, True).close()
 
 
 def test_a_users_generator_stays_open() -> None:

@@ -155,12 +155,14 @@ def carried_locals(body: Iterable[Stmt]) -> frozenset[Local]:
     while bodies:
         done: set[tuple[Local, tuple[Dim, ...]]] = set()
         for s in bodies.pop():
-            if isinstance(s, Loop | When):
-                bodies.append(s.body)
             for v in postorder(*values_of(s)):
                 if isinstance(v, Get | Combine) and (v.local, v.index) not in done:
                     found.add(v.local)
-            if isinstance(s, Set):
+            if isinstance(s, Loop | When):
+                bodies.append(s.body)
+                again = set_locals(s.body)  # it may set them, or not: both come together after it
+                done = {cell for cell in done if cell[0] not in again}
+            elif isinstance(s, Set):
                 done.add((s.local, s.index))
             elif isinstance(s, Multiply):
                 found.add(s.local)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -19,7 +20,7 @@ _LOOK, _END = 0.05, 2.0
 class Prefetch(Generic[T]):
     """What `make` makes of each item of an iterator, in order; at most `limit` items are taken.
 
-    What the iterator or `make` raises comes through where its item would stand. Close it.
+    What the iterator or `make` raises comes through where its item would stand. Start it, close it.
     """
 
     def __init__(
@@ -32,6 +33,9 @@ class Prefetch(Generic[T]):
         self._thread = Thread(
             target=self._fill, args=(limit,), name="chainrule-prefetch", daemon=True
         )
+
+    def start(self) -> None:
+        """Begin. By then it must lie where it will be closed: Ctrl-C may come while it begins."""
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
@@ -79,4 +83,5 @@ class Prefetch(Generic[T]):
                 self._queue.get_nowait()
             except Empty:
                 break
-        self._thread.join(_END)
+        with suppress(RuntimeError):  # it was not started, or not to the end
+            self._thread.join(_END)

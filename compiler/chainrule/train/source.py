@@ -152,6 +152,7 @@ class OneByOne:
         for _ in range(skip):
             next(items, None)
         self._items = Prefetch(items, self._ready, limit, self._owns)
+        self._items.start()
 
     def _ready(self, item: Any) -> tuple[Mapping[str, Array], int]:
         data = weighed(item if isinstance(item, Table) else minibatch(item), self._classes)
