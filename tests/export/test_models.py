@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +191,15 @@ def test_what_an_ensemble_has_not(tmp_path: Path) -> None:
     for options in ({"formats": ("rs",)}, {"examples": ("c",), "formats": ("o",)}):
         with pytest.raises(cr.errors.CompileError, match="ensemble"):
             many(2).export(tmp_path, **options)
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda f: f.__name__)
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+@pytest.mark.skipif(not (find_spec("ziglang") or shutil.which("wasm-ld")), reason="no linker")
+def test_little_code_where_addresses_have_32_bits(make: Callable[[], Made], tmp_path: Path) -> None:
+    """Numbers on the way to an address fit too: attention's ends of blocks are quotients."""
+    sizes = {"time": 9} if make is attention else {}
+    most: dict[str, Any] = {} if make is fixed else {"max_batch": 8, "max_sizes": sizes}
+    options: dict[str, Any] = {"optimize": "size", "examples": ("js",), **most}
+    make()[0].export(tmp_path, "net", target="wasm32", **options)
+    subprocess.run(["node", tmp_path / "net_selftest.mjs"], check=True)
