@@ -161,6 +161,41 @@ def test_names_that_rust_and_javascript_use_themselves(tmp_path: Path) -> None:
         learned(run("node", tmp_path / "map_example.mjs"))
 
 
+NAMES = [
+    ("linux", "t", "unix", "T"),  # what GNU C defines; sizes that are one in capitals
+    ("arguments", "let", "eval", "function"),
+    ("net", "PARTS", "word", "WORKSPACE_BYTES"),
+    ("made", "code", "first", "step"),
+    ("Ok", "None", "Block", "divide"),
+    ("puts", "KERNEL_ALIGN", "remove", "kernel_step"),
+]
+
+
+@needs_cc
+@pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
+def test_names_that_the_programs_use_themselves(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Two inputs with two sizes, in a kernel whose name no crate may have where one does not."""
+    w = cr.parameter("w", (2,), init="ones")
+    inputs = [cr.input(name, (size, 2)) for name, size in zip(names[::2], names[1::2], strict=True)]
+    step = cr.training_step(sum(cr.mean((x @ w) ** 2) for x in inputs), cr.optim.SGD(0.1))
+    name = "kernel" if "kernel_step" in names else "std"
+    options = {"max_sizes": dict.fromkeys(names[1::2], 4), "max_parts": 2}
+    formats = ("o", "h", "rs")
+    step.export(tmp_path, name, formats=formats, examples=("c", "rust"), **options)
+    for standard in ("c11", "gnu17"):
+        strict = [f"-std={standard}", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        program = tmp_path / standard
+        run(CC, *strict, tmp_path / f"{name}_example.c", tmp_path / f"{name}.o", "-o", program)
+        learned(run(program))
+    if shutil.which("cargo"):
+        learned(run("cargo", "run", "--offline", "--quiet", "--example", "train",
+                    cwd=tmp_path / f"{name}-rs"))  # fmt: skip
+    if ZIG and shutil.which("node"):
+        del options["max_parts"]
+        step.export(tmp_path, name, target="wasm32", examples=("js",), **options)
+        learned(run("node", tmp_path / f"{name}_example.mjs"))
+
+
 @needs("node")
 @pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
 def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ console.log("$NAME: all is well");
 def example(model: Model) -> str:
     """A program that trains on made-up data in Node, to begin one's own with."""
     interface, sizes = Interface(model), smallest(model)
-    lines, names = [], []
+    lines = []
     for tensor in model.units["step"].manifest.feeds:
         own, kind = interface.feeds[tensor.name], ARRAY[tensor.dtype]
         value = "made()"
@@ -136,9 +136,8 @@ def example(model: Model) -> str:
             wide = "BigInt" if kind.startswith("Big") else ""
             value = f"{wide}(i % {bound_of(model, tensor, sizes) or 2})"
         count = elements(tensor, sizes)
-        lines.append(f"const {own} = new {kind}({count}).map((_, i) => {value});")
-        names.append(own)
-    names += [f"{interface.sizes[s]}: {n}" for s, n in sizes.items()]
+        lines.append(f"  {own}: new {kind}({count}).map((_, i) => {value}),")
+    lines += [f"  {interface.sizes[s]}: {n}," for s, n in sizes.items()]
     text = """\
 // Trains $NAME on made-up data: put your own in its place. node $NAME_example.mjs
 import { $CLASS } from "./$NAME.js";
@@ -148,16 +147,18 @@ const made = () => {
   word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
   return (word >>> 8) / 8388608 - 1;
 };
+const feeds = {
 $DATA
+};
 
 const net = await $CLASS.load();
 net.init(0);
-const first = net.step({ $GIVEN });
+const first = net.step(feeds);
 let last = first;
-for (let step = 1; step < 100; step++) last = net.step({ $GIVEN });
+for (let step = 1; step < 100; step++) last = net.step(feeds);
 console.log(`loss ${first} at first, ${last} after 100 steps`);
 """
-    text = text.replace("$DATA", "\n".join(lines)).replace("$GIVEN", ", ".join(names))
+    text = text.replace("$DATA", "\n".join(lines))
     return text.replace("$NAME", model.name).replace("$CLASS", class_name(model))
 
 
