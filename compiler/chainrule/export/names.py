@@ -53,8 +53,8 @@ def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
 
 
 def bounds_of(sizes: Mapping[str, str]) -> dict[str, str]:
-    """What the constants for the largest sizes are called, by the identifiers of sizes: in capitals,
-    no two the same, and none as constants of other meanings.
+    """What the constants for the largest sizes are called: the sizes' identifiers in capitals, no
+    two the same, and none as constants of other meanings.
     """
     found: dict[str, str] = {}
     used = {"WORKSPACE_BYTES", "PARTS"}

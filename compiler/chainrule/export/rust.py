@@ -16,7 +16,8 @@ def crate(model: Model, version: str, archive: bytes, example: bool) -> dict[str
     """The files of the crate, by path."""
     folder, name = f"{model.name}-rs", model.name
     texts = {
-        "Cargo.toml": f'[package]\nname = "{_called(name)}"\nversion = "{version}"\nedition = "2021"\n'
+        "Cargo.toml": f'[package]\nname = "{_called(name)}"\nversion = "{version}"\n'
+        'edition = "2021"\n'
         f'description = "A training step as a self-contained kernel"\nlinks = "{name}"\n',
         "build.rs": _BUILD.replace("$NAME", name),
         "src/lib.rs": library(model),
