@@ -228,6 +228,7 @@ def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
         ("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("x86_64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("aarch64-linux-gnu", "net.so", b"\x7fELF"),
+        ("wasm32", "net.wasm", b"\0asm"),
     ],
 )
 def test_shared_libraries_of_other_systems(
@@ -239,6 +240,12 @@ def test_shared_libraries_of_other_systems(
     assert data.startswith(magic) and b"net_step" in data and not art.notes
     if name == "net.dylib":
         assert b"@rpath/net.dylib\0" in data and str(tmp_path).encode() not in data
+    own = Path(name).suffix[1:]
+    asked = lecture_step.export(tmp_path, "net", target=target, optimize="size", formats=(own,))
+    assert asked.files[name].read_bytes() == data
+    other = "dll" if own != "dll" else "dylib"
+    with pytest.raises(cr.errors.CompileError, match=f'ask for "{own}"'):
+        lecture_step.export(tmp_path, "net", target=target, optimize="size", formats=(other,))
 
 
 @pytest.mark.parametrize("target", ["x86_64-pc-windows-msvc", "arm64-apple-macos", "host"])
