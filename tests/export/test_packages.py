@@ -207,6 +207,37 @@ def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:
     run("node", tmp_path / "epochs.mjs")
 
 
+TRUTHS = """import { Net } from "./net.js";
+const net = await Net.load();
+const x = new Float32Array(6).fill(2), k = [3n, 4n];
+const seen = [[true, false], [1, 0], new Uint8Array([1, 0])].map((m) => net.loss({ x, m, k }));
+if (new Set(seen).size !== 1) throw new Error(seen);
+for (const wrong of [{ x, m: [1.5, 0], k }, { x, m: [1, 0], k: [true, 4n] }]) {
+  let refused = false;
+  try { net.loss(wrong); } catch { refused = true; }
+  if (!refused) throw new Error("took what does not fit");
+}
+let said = "";
+try { net.set("w", [1, 2, 3]); } catch (error) { said = error.message; }
+if (!said.includes("typed array")) throw new Error(said);
+net.set("w", new Float32Array(3));
+"""
+
+
+@needs("node")
+@pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
+def test_arrays_of_truths_and_of_long_numbers_in_javascript(tmp_path: Path) -> None:
+    x, w = cr.input("x", ("batch", 3)), cr.parameter("w", (3,), init="ones")
+    m, k = cr.input("m", ("batch",), dtype="bool"), cr.input("k", ("batch",), dtype="int64")
+    loss = cr.mean(cr.where(m, (x @ w) ** 2, cr.astype(k, "float32")))
+    cr.training_step(loss, cr.optim.SGD(0.1)).export(tmp_path, "net", target="wasm32", max_batch=4)
+    (tmp_path / "truths.mjs").write_text(TRUTHS)
+    run("node", tmp_path / "truths.mjs")
+    types = (tmp_path / "net.d.ts").read_text()
+    assert "m: Uint8Array | boolean[] | number[]" in types
+    assert "k: BigInt64Array | bigint[]" in types
+
+
 def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
     """As the Library specification has it: properties, a header, the archive by processor."""
     art = lecture_step.export(tmp_path, "net", target="thumbv7em-none-eabihf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from chainrule.export.interface import Interface
-from chainrule.export.javascript_methods import ARRAY, steps, units
+from chainrule.export.javascript_methods import ARRAY, given, steps, units
 from chainrule.export.minibatches import batch_size_of
 from chainrule.export.model import Model
 from chainrule.export.packages import bound_of, elements, smallest
@@ -58,7 +58,7 @@ def types(model: Model) -> str:
     }
     for name, unit in model.units.items():
         feeds = "; ".join(
-            f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
+            f"{interface.feeds[t.name]}: {given(t.dtype)}" for t in unit.manifest.feeds
         )
         sizes = "".join(f"; {interface.sizes[s.name]}?: number" for s in interface.sizes_of(unit))
         result = "number"
@@ -91,9 +91,7 @@ def types(model: Model) -> str:
 def _types_of_steps(model: Model, interface: Interface) -> list[str]:
     unit = model.units["step"]
     batch = batch_size_of(model)
-    listed = [
-        f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
-    ]
+    listed = [f"{interface.feeds[t.name]}: {given(t.dtype)}" for t in unit.manifest.feeds]
     listed += [
         f"{interface.sizes[s.name]}{'' if s.name == batch else '?'}: number" for s in model.sizes
     ]
@@ -217,6 +215,7 @@ $SETTERS
 
   set(name, bytes) {
     const index = this.#index(name);
+    if (!ArrayBuffer.isView(bytes)) throw new TypeError(`${name} is set by a typed array`);
     const data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const at = this.#begin(0).put(Uint8Array, data, data.length, name);
     this.#call("set", ...this.#own(), index, at, data.length);
@@ -290,7 +289,7 @@ $SETTERS
       this.#sizes.set(at, count);
       return at;
     };
-    const put = (kind, data, count, name) => {
+    const put = (kind, data, count, name, bits = false) => {
       if (data.length !== count) {
         throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
       }
@@ -298,7 +297,8 @@ $SETTERS
       const held = new kind(this.#wasm.memory.buffer, at, count);
       held.set(data);
       if (kind !== Float32Array && kind !== Float64Array) {
-        const i = held.findIndex((whole, i) => whole !== data[i]);
+        const bit = (given) => (bits && typeof given === "boolean" ? Number(given) : given);
+        const i = held.findIndex((whole, i) => whole !== bit(data[i]));
         if (i >= 0) throw new RangeError(`${name}[${i}] is ${data[i]}, which its type has not`);
       }
       return at;
