@@ -324,6 +324,10 @@ class Kernel:
 
     # keeping it
 
+    def __reduce__(self) -> Never:
+        """Refuse to be copied and pickled."""
+        raise RuntimeFault("a kernel can't be copied or pickled", "save it, load another, and load")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, whole or not at all. Raises ArtifactError."""
         import tempfile

@@ -116,6 +116,7 @@ def test_codes_for_what_c_can_get_wrong(digits_net) -> None:
     y[1] = -1
     assert step() == code["ERROR_DATA0"]
     assert b"y holds" in library.digits_strerror(code["ERROR_DATA0"])
+    assert b"DIGITS_ALIGN" in library.digits_strerror(code["ERROR_ALIGN"])  # as the header has it
     y[1] = 9
     x[3] = float("nan")
     assert step() == code["ERROR_FINITE"]

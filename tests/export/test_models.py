@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +191,37 @@ def test_what_an_ensemble_has_not(tmp_path: Path) -> None:
     for options in ({"formats": ("rs",)}, {"examples": ("c",), "formats": ("o",)}):
         with pytest.raises(cr.errors.CompileError, match="ensemble"):
             many(2).export(tmp_path, **options)
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda f: f.__name__)
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+@pytest.mark.skipif(not (find_spec("ziglang") or shutil.which("wasm-ld")), reason="no linker")
+def test_little_code_where_addresses_have_32_bits(make: Callable[[], Made], tmp_path: Path) -> None:
+    """Numbers on the way to an address fit too: attention's ends of blocks are quotients."""
+    sizes = {"time": 9} if make is attention else {}
+    most: dict[str, Any] = {} if make is fixed else {"max_batch": 8, "max_sizes": sizes}
+    options: dict[str, Any] = {"optimize": "size", "examples": ("js",), **most}
+    make()[0].export(tmp_path, "net", target="wasm32", **options)
+    subprocess.run(["node", tmp_path / "net_selftest.mjs"], check=True)
+
+
+def test_hyper_parameters_are_held_to_the_ranges_of_the_step(linker: None, tmp_path: Path) -> None:
+    w = cr.parameter("w", (2,), init="ones")
+    rule = cr.optim.AdamW(1e-3, weight_decay=0.1, ema=0.9, clip_norm=1.0, clip_value=1.0)
+    step = cr.training_step(cr.mean(w**2), rule)
+    art = step.export(tmp_path, "net", formats=("so", "json"))
+    kernel = chainrule_runtime.load(art.files["net.so"])
+    kernel.init()
+    numbers = [number["name"] for number in kernel.about["numbers"]]
+    assert {"ema", "beta1", "clip_norm", "weight_decay"} <= {*numbers}
+    for name in numbers:
+        for value in (-np.inf, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, np.inf, np.nan):
+            taken = []
+            for change in (step.hyperparameters.__setitem__, kernel.set_number):
+                try:
+                    change(name, value)
+                except ValueError:  # FeedError is one
+                    taken.append(False)
+                else:
+                    taken.append(True)
+            assert taken[0] == taken[1], (name, value, taken)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -161,6 +162,41 @@ def test_names_that_rust_and_javascript_use_themselves(tmp_path: Path) -> None:
         learned(run("node", tmp_path / "map_example.mjs"))
 
 
+NAMES = [
+    ("linux", "t", "unix", "T"),  # what GNU C defines; sizes that are one in capitals
+    ("arguments", "let", "eval", "function"),
+    ("net", "PARTS", "word", "WORKSPACE_BYTES"),
+    ("made", "code", "first", "step"),
+    ("Ok", "None", "Block", "divide"),
+    ("puts", "KERNEL_ALIGN", "remove", "kernel_step"),
+]
+
+
+@needs_cc
+@pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
+def test_names_that_the_programs_use_themselves(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Two inputs with two sizes, in a kernel whose name no crate may have where one does not."""
+    w = cr.parameter("w", (2,), init="ones")
+    inputs = [cr.input(name, (size, 2)) for name, size in zip(names[::2], names[1::2], strict=True)]
+    step = cr.training_step(sum(cr.mean((x @ w) ** 2) for x in inputs), cr.optim.SGD(0.1))
+    name = "kernel" if "kernel_step" in names else "std"
+    options = {"max_sizes": dict.fromkeys(names[1::2], 4), "max_parts": 2}
+    formats = ("o", "h", "rs")
+    step.export(tmp_path, name, formats=formats, examples=("c", "rust"), **options)
+    for standard in ("c11", "gnu17"):
+        strict = [f"-std={standard}", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        program = tmp_path / standard
+        run(CC, *strict, tmp_path / f"{name}_example.c", tmp_path / f"{name}.o", "-o", program)
+        learned(run(program))
+    if shutil.which("cargo"):
+        learned(run("cargo", "run", "--offline", "--quiet", "--example", "train",
+                    cwd=tmp_path / f"{name}-rs"))  # fmt: skip
+    if ZIG and shutil.which("node"):
+        del options["max_parts"]
+        step.export(tmp_path, name, target="wasm32", examples=("js",), **options)
+        learned(run("node", tmp_path / f"{name}_example.mjs"))
+
+
 @needs("node")
 @pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
 def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:
@@ -169,6 +205,37 @@ def test_the_programs_in_javascript(lecture_step, tmp_path: Path) -> None:
     assert run("node", tmp_path / "net_selftest.mjs").strip() == SAID
     shutil.copy(HERE / "epochs.mjs", tmp_path)
     run("node", tmp_path / "epochs.mjs")
+
+
+TRUTHS = """import { Net } from "./net.js";
+const net = await Net.load();
+const x = new Float32Array(6).fill(2), k = [3n, 4n];
+const seen = [[true, false], [1, 0], new Uint8Array([1, 0])].map((m) => net.loss({ x, m, k }));
+if (new Set(seen).size !== 1) throw new Error(seen);
+for (const wrong of [{ x, m: [1.5, 0], k }, { x, m: [1, 0], k: [true, 4n] }]) {
+  let refused = false;
+  try { net.loss(wrong); } catch { refused = true; }
+  if (!refused) throw new Error("took what does not fit");
+}
+let said = "";
+try { net.set("w", [1, 2, 3]); } catch (error) { said = error.message; }
+if (!said.includes("typed array")) throw new Error(said);
+net.set("w", new Float32Array(3));
+"""
+
+
+@needs("node")
+@pytest.mark.skipif(not ZIG, reason="no linker for WebAssembly (pip install ziglang)")
+def test_arrays_of_truths_and_of_long_numbers_in_javascript(tmp_path: Path) -> None:
+    x, w = cr.input("x", ("batch", 3)), cr.parameter("w", (3,), init="ones")
+    m, k = cr.input("m", ("batch",), dtype="bool"), cr.input("k", ("batch",), dtype="int64")
+    loss = cr.mean(cr.where(m, (x @ w) ** 2, cr.astype(k, "float32")))
+    cr.training_step(loss, cr.optim.SGD(0.1)).export(tmp_path, "net", target="wasm32", max_batch=4)
+    (tmp_path / "truths.mjs").write_text(TRUTHS)
+    run("node", tmp_path / "truths.mjs")
+    types = (tmp_path / "net.d.ts").read_text()
+    assert "m: Uint8Array | boolean[] | number[]" in types
+    assert "k: BigInt64Array | bigint[]" in types
 
 
 def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
@@ -193,6 +260,7 @@ def test_an_arduino_library(lecture_step, tmp_path: Path) -> None:
         ("arm64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("x86_64-apple-macos", "net.dylib", b"\xcf\xfa\xed\xfe"),
         ("aarch64-linux-gnu", "net.so", b"\x7fELF"),
+        ("wasm32", "net.wasm", b"\0asm"),
     ],
 )
 def test_shared_libraries_of_other_systems(
@@ -204,6 +272,14 @@ def test_shared_libraries_of_other_systems(
     assert data.startswith(magic) and b"net_step" in data and not art.notes
     if name == "net.dylib":
         assert b"@rpath/net.dylib\0" in data and str(tmp_path).encode() not in data
+    own = Path(name).suffix[1:]
+    if own == "dll":
+        time.sleep(1.1)  # no clock shows in a file
+    asked = lecture_step.export(tmp_path, "net", target=target, optimize="size", formats=(own,))
+    assert asked.files[name].read_bytes() == data
+    other = "dll" if own != "dll" else "dylib"
+    with pytest.raises(cr.errors.CompileError, match=f'ask for "{own}"'):
+        lecture_step.export(tmp_path, "net", target=target, optimize="size", formats=(other,))
 
 
 @pytest.mark.parametrize("target", ["x86_64-pc-windows-msvc", "arm64-apple-macos", "host"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -245,3 +247,11 @@ def test_where_to_and_how_large_an_export_is(digits_net, tmp_path: Path) -> None
         with pytest.raises(CompileError):
             digits_net.step.export(tmp_path, formats=("h",), **options)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_kernel_is_no_value(digits_net) -> None:
+    """A shallow copy would share its state, and a deep one has no library."""
+    kernel = chainrule_runtime.load(digits_net.artifact.files["digits.so"])
+    for copied_ in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(chainrule_runtime.RuntimeFault, match="can't be copied or pickled"):
+            copied_(kernel)

@@ -65,6 +65,8 @@ def test_the_digits_net_is_small_in_a_page(tmp_path: Path) -> None:
         options = {"formats": ("so",), "optimize": optimize}
         art = step.export(tmp_path, name="digits", target="wasm32", **options)
         assert art.files["digits.wasm"].stat().st_size < most
+    said = (EXAMPLE.parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    assert f"`{art.certificate['flops']}` for the\ndigits' net" in said
 
 
 def scaled(rows: int, columns: int, name: str) -> Program:

@@ -137,3 +137,12 @@ def test_a_size_is_no_number_and_no_condition() -> None:
     assert product((2, N, 3)) == N * 6
     with pytest.raises(TypeError, match="n is not known"):
         known((2, N))
+
+
+def test_a_sign_asked_for_by_dividing_takes_small_numbers() -> None:
+    """The lesser of two sizes: its parts fit into 32 bits where the sizes do."""
+    sign = (M * 32 + 40 - N + 2**30) // (2**30 + 1)
+    assert str(sign) == "((32*m - n + 39)//1073741825) + 1"
+    for at in range(4):
+        for n in (1, 39, 40, 41, 100, 2**30):
+            assert evaluate(sign, {"m": at, "n": n}) == (32 * at + 40 > n)

@@ -143,9 +143,12 @@ class _Files:
         page = target.format == "Wasm"
         if kind in ("js", "d.ts") and not page:
             raise CompileError(f'the format "{kind}" is for target="wasm32"')
-        if kind == "so":
+        if kind in SHARED.values():  # "so" stands for what each system has
+            own = SHARED[target.format]
+            if kind not in ("so", own):
+                raise CompileError(f'no "{kind}" is made for {target.triple}', f'ask for "{own}"')
             library = filing.link(data, name, target, symbols, self.native)
-            return {f"{name}.{SHARED[target.format]}": library}
+            return {f"{name}.{own}": library}
         if kind in ("a", "rs", "arduino"):
             archive = filing.archive(f"{name}.o", data, symbols)
             if kind == "rs":
@@ -235,7 +238,8 @@ def check_members(formats: Collection[str], examples: Collection[str]) -> None:
 
 def check_formats(formats: Collection[str], gpu: bool = False) -> None:
     """Raise CompileError for formats that there are not, on processors or on GPUs."""
-    known, what = (GPU_FORMATS, "GPU") if gpu else (FORMATS, "processor")
+    every = (*FORMATS, *(f for f in SHARED.values() if f not in FORMATS))
+    known, what = (GPU_FORMATS, "GPU") if gpu else (every, "processor")
     if isinstance(formats, str):
         raise CompileError(f"formats are several, not {formats!r}", 'such as ("so", "h")')
     unknown = [f for f in formats if f not in known]

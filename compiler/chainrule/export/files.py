@@ -105,7 +105,7 @@ def _linkers(target: Target, name: str, symbols: Sequence[str], native: bool) ->
     if target.format == "COFF":
         # a mark that C libraries define for code with floats; nothing reads it
         mark = f"/alternatename:_fltused={symbols[0]}"
-        words = ["/dll", "/noentry", "/nologo", mark, *(f"/export:{s}" for s in symbols)]
+        words = ["/dll", "/noentry", "/nologo", "/Brepro", mark, *(f"/export:{s}" for s in symbols)]
         tools = [[t] for t in (shutil.which("lld-link"),) if t] + [[*zig, "lld-link"]] * bool(zig)
         return [[*tool, *words] for tool in tools]
     if target.format == "Mach-O":

@@ -66,6 +66,9 @@ class Interface:
         outputs = [t.name for u in units for t in u.manifest.outputs]
         sizes = [s.name for s in model.sizes]
         taken = [*taken, *(p.name for p in self.parallel)]
+        # what begins like the header's constants may be one, which compilers put a number for
+        own = f"{model.name.upper()}_"
+        taken += [n for n in (*feeds, *outputs, *sizes) if n.startswith(own)]
         # what is fed and what is given back may have one name, and one tensor two outputs
         self.sizes = identifiers(sizes, taken)
         taken += self.sizes.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from chainrule.export.interface import Interface
-from chainrule.export.javascript_methods import ARRAY, steps, units
+from chainrule.export.javascript_methods import ARRAY, given, steps, units
 from chainrule.export.minibatches import batch_size_of
 from chainrule.export.model import Model
 from chainrule.export.packages import bound_of, elements, smallest
@@ -58,7 +58,7 @@ def types(model: Model) -> str:
     }
     for name, unit in model.units.items():
         feeds = "; ".join(
-            f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
+            f"{interface.feeds[t.name]}: {given(t.dtype)}" for t in unit.manifest.feeds
         )
         sizes = "".join(f"; {interface.sizes[s.name]}?: number" for s in interface.sizes_of(unit))
         result = "number"
@@ -91,9 +91,7 @@ def types(model: Model) -> str:
 def _types_of_steps(model: Model, interface: Interface) -> list[str]:
     unit = model.units["step"]
     batch = batch_size_of(model)
-    listed = [
-        f"{interface.feeds[t.name]}: {ARRAY[t.dtype]} | number[]" for t in unit.manifest.feeds
-    ]
+    listed = [f"{interface.feeds[t.name]}: {given(t.dtype)}" for t in unit.manifest.feeds]
     listed += [
         f"{interface.sizes[s.name]}{'' if s.name == batch else '?'}: number" for s in model.sizes
     ]
@@ -128,7 +126,7 @@ console.log("$NAME: all is well");
 def example(model: Model) -> str:
     """A program that trains on made-up data in Node, to begin one's own with."""
     interface, sizes = Interface(model), smallest(model)
-    lines, names = [], []
+    lines = []
     for tensor in model.units["step"].manifest.feeds:
         own, kind = interface.feeds[tensor.name], ARRAY[tensor.dtype]
         value = "made()"
@@ -136,9 +134,8 @@ def example(model: Model) -> str:
             wide = "BigInt" if kind.startswith("Big") else ""
             value = f"{wide}(i % {bound_of(model, tensor, sizes) or 2})"
         count = elements(tensor, sizes)
-        lines.append(f"const {own} = new {kind}({count}).map((_, i) => {value});")
-        names.append(own)
-    names += [f"{interface.sizes[s]}: {n}" for s, n in sizes.items()]
+        lines.append(f"  {own}: new {kind}({count}).map((_, i) => {value}),")
+    lines += [f"  {interface.sizes[s]}: {n}," for s, n in sizes.items()]
     text = """\
 // Trains $NAME on made-up data: put your own in its place. node $NAME_example.mjs
 import { $CLASS } from "./$NAME.js";
@@ -148,16 +145,18 @@ const made = () => {
   word = (Math.imul(word, 1664525) + 1013904223) >>> 0;
   return (word >>> 8) / 8388608 - 1;
 };
+const feeds = {
 $DATA
+};
 
 const net = await $CLASS.load();
 net.init(0);
-const first = net.step({ $GIVEN });
+const first = net.step(feeds);
 let last = first;
-for (let step = 1; step < 100; step++) last = net.step({ $GIVEN });
+for (let step = 1; step < 100; step++) last = net.step(feeds);
 console.log(`loss ${first} at first, ${last} after 100 steps`);
 """
-    text = text.replace("$DATA", "\n".join(lines)).replace("$GIVEN", ", ".join(names))
+    text = text.replace("$DATA", "\n".join(lines))
     return text.replace("$NAME", model.name).replace("$CLASS", class_name(model))
 
 
@@ -216,6 +215,7 @@ $SETTERS
 
   set(name, bytes) {
     const index = this.#index(name);
+    if (!ArrayBuffer.isView(bytes)) throw new TypeError(`${name} is set by a typed array`);
     const data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const at = this.#begin(0).put(Uint8Array, data, data.length, name);
     this.#call("set", ...this.#own(), index, at, data.length);
@@ -289,7 +289,7 @@ $SETTERS
       this.#sizes.set(at, count);
       return at;
     };
-    const put = (kind, data, count, name) => {
+    const put = (kind, data, count, name, bits = false) => {
       if (data.length !== count) {
         throw new RangeError(`${name} has ${data.length} numbers, not ${count}`);
       }
@@ -297,7 +297,8 @@ $SETTERS
       const held = new kind(this.#wasm.memory.buffer, at, count);
       held.set(data);
       if (kind !== Float32Array && kind !== Float64Array) {
-        const i = held.findIndex((whole, i) => whole !== data[i]);
+        const bit = (given) => (bits && typeof given === "boolean" ? Number(given) : given);
+        const i = held.findIndex((whole, i) => whole !== bit(data[i]));
         if (i >= 0) throw new RangeError(`${name}[${i}] is ${data[i]}, which its type has not`);
       }
       return at;

@@ -25,6 +25,14 @@ _SHUFFLE = """\
 """
 
 
+def given(dtype: str) -> str:
+    """The types of an array that a method is given."""
+    array = ARRAY[dtype]
+    if dtype == "bool":
+        return f"{array} | boolean[] | number[]"
+    return f"{array} | {'bigint' if array.startswith('Big') else 'number'}[]"
+
+
 def _number(dim: DimData, names: dict[str, str]) -> str:
     """A size as an expression in JavaScript."""
     if isinstance(dim, int):
@@ -81,7 +89,9 @@ def units(model: Model, interface: Interface) -> Iterator[str]:
 
 def _put(tensor: Tensor, own: str, count: str) -> str:
     """The line that copies an array into the module's memory."""
-    return f'    const in_{own} = place.put({ARRAY[tensor.dtype]}, feeds.{own}, {count}, "{own}");'
+    bits = ", true" if tensor.dtype == "bool" else ""
+    given_ = f'{ARRAY[tensor.dtype]}, feeds.{own}, {count}, "{own}"{bits}'
+    return f"    const in_{own} = place.put({given_});"
 
 
 def _count(shape: Sequence[DimData], names: dict[str, str]) -> str:

@@ -317,8 +317,8 @@ class ModuleText:
 
     def faults(self) -> list[tuple[int, str]]:
         """Each code and what it means."""
-        name = self.model.name
-        return [(f.code, f.text.replace("NAME", name)) for f in faults(self.codes)]
+        upper = self.model.name.upper()
+        return [(f.code, f.text.replace("NAME_", f"{upper}_")) for f in faults(self.codes)]
 
 
 def declared_intrinsics(parts: Sequence[str]) -> set[str]:

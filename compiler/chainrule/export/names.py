@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _KEYWORDS = re.findall(
     r"\w+",
@@ -18,6 +18,8 @@ _KEYWORDS = re.findall(
     xor_eq int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t size_t NULL main errno
     """,
 )
+#: what compilers define besides, where they are not told to be strict
+_MACROS = "linux unix i386 mips sparc sun".split()  # noqa: SIM905
 #: what parameters of the interface are called
 _OWN = re.findall(
     r"\w+",
@@ -36,7 +38,7 @@ def is_identifier(name: str) -> bool:
 
 def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """An identifier for each name, like it where that can be, and no two the same."""
-    used = {*_KEYWORDS, *_OWN, *taken}
+    used = {*_KEYWORDS, *_MACROS, *_OWN, *taken}
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
         base = re.sub(r"[^A-Za-z0-9]+", "_", name)[:48].strip("_") or "x"
@@ -47,4 +49,20 @@ def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
             chosen = f"{base}_{count}"
         used.add(chosen)
         found[name] = chosen
+    return found
+
+
+def bounds_of(sizes: Mapping[str, str]) -> dict[str, str]:
+    """What the constants for the largest sizes are called: the sizes' identifiers in capitals, no
+    two the same, and none as constants of other meanings.
+    """
+    found: dict[str, str] = {}
+    used = {"WORKSPACE_BYTES", "PARTS"}
+    for size, name in sizes.items():
+        chosen, count = name.upper(), 1
+        while chosen in used:
+            count += 1
+            chosen = f"{name.upper()}_{count}"
+        used.add(chosen)
+        found[size] = chosen
     return found

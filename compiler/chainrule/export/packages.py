@@ -104,7 +104,8 @@ int main(void) {{
 def c_example(model: Model) -> str:
     """A program in C that trains on made-up data, to begin one's own with."""
     name, upper = model.name, model.name.upper()
-    interface = Interface(model)
+    functions = (f"{name}_{f}" for f in ("init", "step", "strerror", "workspace_bytes"))
+    interface = Interface(model, [*_EXAMPLE_TAKES, *functions])
     step = model.units["step"]
     sizes = smallest(model)
     own = interface.sizes_of(step)
@@ -125,9 +126,9 @@ enum {{ STEPS = 100 }};
 
 static _Alignas({upper}_ALIGN) unsigned char state[{upper}_STATE_BYTES];
 static _Alignas({upper}_ALIGN) unsigned char workspace[{_workspace(model)}];
-{block(lines)}
 {MADE if any("made()" in line for line in fill) else ""}
 int main(void) {{
+{block(lines, "    ")}
     int32_t code = {name}_init(state, sizeof state, 0);
     if (code || {name}_workspace_bytes({room}) > sizeof workspace) {{
         puts({name}_strerror(code));
@@ -149,6 +150,10 @@ int main(void) {{
 """
 
 
+#: what the example in C calls by its name
+_EXAMPLE_TAKES = """
+    code first i loss made printf puts state step workspace STEPS BUFSIZ EOF stderr stdin stdout
+""".split()  # noqa: SIM905
 #: what makes data up
 MADE = """
 /* numbers from -1 to 1, the same every time */

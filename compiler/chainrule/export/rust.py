@@ -9,23 +9,31 @@ from chainrule.export.interface import PARALLEL_FOR, Interface
 from chainrule.export.javascript import class_name
 from chainrule.export.model import ALIGN, Model
 from chainrule.export.packages import bound_of, elements, smallest
-from chainrule.export.rust_functions import HOOK, TYPES, C, Functions, safe, tensor_of
+from chainrule.export.rust_functions import HOOK, RESERVED, TYPES, C, Functions, safe, tensor_of
 
 
 def crate(model: Model, version: str, archive: bytes, example: bool) -> dict[str, bytes]:
     """The files of the crate, by path."""
     folder, name = f"{model.name}-rs", model.name
     texts = {
-        "Cargo.toml": f'[package]\nname = "{name}"\nversion = "{version}"\nedition = "2021"\n'
+        "Cargo.toml": f'[package]\nname = "{_called(name)}"\nversion = "{version}"\n'
+        'edition = "2021"\n'
         f'description = "A training step as a self-contained kernel"\nlinks = "{name}"\n',
         "build.rs": _BUILD.replace("$NAME", name),
         "src/lib.rs": library(model),
     }
     if example:
         texts["examples/train.rs"] = _example(model)
-        texts["tests/selftest.rs"] = _TEST.replace("$NAME", name).replace("$CLASS", _class(model))
+        texts["tests/selftest.rs"] = _TEST.replace("$NAME", _called(name)).replace(
+            "$CLASS", _class(model)
+        )
     files = {f"{folder}/{path}": text.encode() for path, text in texts.items()}
     return files | {f"{folder}/lib{name}.a": archive}
+
+
+def _called(name: str) -> str:
+    """What the crate is called: `digits` is `digits`, `self` is `self_net`."""
+    return f"{name}_net" if name in RESERVED else name
 
 
 def _class(model: Model) -> str:
@@ -42,7 +50,7 @@ def library(model: Model) -> str:
 
 def _declared(model: Model) -> Iterator[str]:
     for result, name, parameters, said in declarations(model, Interface(model)):
-        yield f"        /// {said.replace('NAME_', f'{model.name}_')}"
+        yield f"        /// {said.replace('NAME_', f'{model.name.upper()}_')}"
         listed = ", ".join(f"{safe(p.name)}: {_type(p.kind)}" for p in parameters)
         yield f"        pub fn {model.name}_{name}({listed}) -> {_type(result)};"
 
@@ -59,7 +67,7 @@ def _type(kind: str) -> str:
 
 
 def _example(model: Model) -> str:
-    interface, sizes = Interface(model), smallest(model)
+    interface, sizes = Interface(model, ["first", "last", "made", "net", "word"]), smallest(model)
     step = model.units["step"]
     lines, given = [], [str(sizes[s.name]) for s in interface.sizes_of(step)]
     for p in interface.feed_parameters(step):
@@ -73,7 +81,7 @@ def _example(model: Model) -> str:
         )
         given.append(f"&{own}")
     text = _EXAMPLE.replace("$DATA", "\n".join(lines)).replace("$ARGUMENTS", ", ".join(given))
-    return text.replace("$NAME", model.name).replace("$CLASS", _class(model))
+    return text.replace("$NAME", _called(model.name)).replace("$CLASS", _class(model))
 
 
 _BUILD = """\

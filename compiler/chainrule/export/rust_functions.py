@@ -27,8 +27,10 @@ C = {
 KEYWORDS = """
     as async await become box crate do dyn extern final fn impl in let loop macro match mod move mut
     override priv pub ref self super trait try type typeof unsafe unsized use virtual where yield
-    gen
+    gen Ok Err Some None Block
 """.split()  # noqa: SIM905
+#: what no crate of a caller's is called
+RESERVED = [*KEYWORDS, "Self", *"alloc core proc_macro std test".split()]  # noqa: SIM905
 _SAID = {
     "step": "One step on a minibatch; the loss before the update.",
     "predict": "The outputs, as in inference.",
@@ -38,7 +40,7 @@ _DIVIDED = ", divided into so many parts by `each__`: the same bits"
 
 
 def safe(name: str) -> str:
-    """A name that is no word of Rust's."""
+    """A name that is no word of Rust's, and no value that a pattern would be compared with."""
     return f"{name}_" if name in KEYWORDS else name
 
 
@@ -154,7 +156,7 @@ class Functions:
         if kind:
             yield "        let mut hook__ = Hook { each: each__, failed: None };"
             yield "        let context__: *mut c_void = core::ptr::addr_of_mut!(hook__).cast();"
-            listed += ["Some(divide)", "context__", "parts"]
+            listed += ["Some(crate::divide)", "context__", "parts"]
         call = f"ffi::{self.name}_{name}{kind}({', '.join(listed)})"
         yield f"        let code__ = unsafe {{ {call} }};"
         if kind:

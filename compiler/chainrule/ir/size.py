@@ -15,6 +15,8 @@ from chainrule.records import dataclass
 
 Dim = Union[int, "Size"]
 Shape = tuple[Dim, ...]
+#: sizes are no larger, where code compares them by dividing
+_SIZES = 2**30
 
 
 @dataclass(frozen=True)
@@ -202,13 +204,16 @@ def _split(a: Size, b: Dim) -> tuple[Dim, Dim]:
     """`(q, r)` with `a == q * b + r`: q is a / b where that is exact, else what b divides of a.
 
     Taking q out changes neither floor nor remainder, so that equal quotients are spelled alike:
-    (2n + 3)//2 is n + 1.
+    (2n + 3)//2 is n + 1. What is left of a coefficient is at least 0, but of a divisor that is
+    larger than sizes are, which asks for a sign, it is what is nearest to 0: -n modulo 2**30 + 1
+    would be 2**30 * n, more than machines hold whose addresses have 32 bits.
     """
     if isinstance(b, int):
         if b == 0:
             raise ZeroDivisionError(f"the size {a} divided by 0")
-        whole = _simplest({m: c // b for m, c in a.terms})
-        return whole, _simplest({m: c % b for m, c in a.terms})
+        up = b // 2 if b > _SIZES else 0
+        whole = _simplest({m: (c + up) // b for m, c in a.terms})
+        return whole, _simplest({m: (c + up) % b - up for m, c in a.terms})
     exact = divide(a, b)
     return (0, a) if exact is None else (exact, 0)
 

@@ -320,7 +320,10 @@ def _numbers(plan: StepPlan) -> Iterator[Number]:
         low = ("oge", range_.least) if range_.above is None else ("ogt", range_.above)
         high = "olt", range_.below
         if range_.decay:  # from 0 to below 1; what is lacking of 1 from above 0 to 1
-            low, high = ("ogt", 1.0 - range_.below), ("ole", 1.0 - range_.least)
+            high = ("ole", 1.0 - range_.least)
+            if range_.above is not None:
+                high = ("olt", 1.0 - range_.above)
+            low = ("ogt", 1.0 - range_.below)
         yield Number(name, called, kept, low, high, range_.decay)
 
 
