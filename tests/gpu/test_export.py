@@ -578,6 +578,16 @@ def test_names_of_a_gpu_s_parameters_are_taken_there_alone(
         assert (re.search(rf"\b{name}_2\b", header) is not None) == taken
 
 
+@pytest.mark.parametrize("target", ["host", "sm_80"])
+def test_sizes_that_are_one_in_capitals_are_bounded_apart(target: str, tmp_path: Path) -> None:
+    x, y = cr.input("x", ("t", 3)), cr.input("y", ("T", 3))
+    loss = cr.mean(x @ cr.parameter("w", (3,))) ** 2 + cr.mean(y) ** 2
+    step = cr.training_step(loss, cr.optim.SGD(0.1))
+    step.export(tmp_path, "k", target=target, formats=("h",), max_sizes={"t": 8, "T": 9})
+    defined = re.findall(r"#define (K_MAX_T\w*) (\d+)", (tmp_path / "k.h").read_text())
+    assert len(dict(defined)) == 2 and sorted(n for _, n in defined) == ["8", "9"]
+
+
 def test_files_of_gpus_are_not_for_others(tmp_path: Path) -> None:
     with pytest.raises(cr.errors.CompileError, match=r"\['ptx'\] for a processor"):
         small().export(tmp_path, formats=("ptx",))

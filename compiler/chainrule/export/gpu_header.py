@@ -13,6 +13,7 @@ from chainrule.export.gpu_selftest import room_of
 from chainrule.export.header import safe, tensor_text, wrapped
 from chainrule.export.interface import prototype
 from chainrule.export.model import ABI
+from chainrule.export.names import largest_names
 
 _USE = """States, workspaces and data are the caller's memory on the GPU: the first two begin at a
 multiple of @U_ALIGN bytes, data at one of @U_DATA_ALIGN. A call puts its work into the stream and
@@ -28,6 +29,7 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
     """The text of NAME.h."""
     model, interface = kernel.model, gpu_interface.interface_of(kernel.model)
     name, upper = model.name, model.name.upper()
+    bounds = largest_names(interface.sizes)
     constants = [
         ("ABI", str(ABI)),
         ("ALIGN", str(ROOM_ALIGN)),
@@ -35,7 +37,7 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
         ("STATE_BYTES", str(model.state_bytes)),
         ("SELFTEST_BYTES", str(room_of(model, kernel.golden).bytes)),
         ("KERNELS", str(len(kernel.names))),
-        *((f"MAX_{interface.sizes[s.name].upper()}", str(s.most)) for s in model.sizes),
+        *((f"MAX_{bounds[s.name]}", str(s.most)) for s in model.sizes),
     ]
     tensors = [
         (f"{word}_{interface.tensors[t.name]}", str(at), tensor_text(t.name, t.dtype.name, t.shape))

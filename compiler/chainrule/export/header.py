@@ -10,7 +10,7 @@ from chainrule.export.codes import checks_of, faults
 from chainrule.export.extras import FIXED, member_parameter, number_parameter
 from chainrule.export.interface import STATE, Interface, Parameter, declared, prototype
 from chainrule.export.model import ABI, ALIGN, Model, Number
-from chainrule.export.names import bounds_of
+from chainrule.export.names import largest_names
 from chainrule.export.selftest import memory_bytes
 from chainrule_runtime.manifest import show
 
@@ -67,7 +67,7 @@ def header(model: Model, certificate: Mapping[str, Any]) -> str:
         *([("MAX_PARTS", str(model.parts))] if model.parts > 1 else []),
         *([] if model.members is None else [("MEMBERS", str(model.members))]),
     ]
-    names = bounds_of(interface.sizes)
+    names = largest_names(interface.sizes)
     bounds = [(f"MAX_{names[s.name]}", str(s.most)) for s in model.sizes]
     workspace = "WORKSPACE_BYTES" if not model.sizes else "MAX_WORKSPACE_BYTES"
     bounds.append((workspace, str(certificate["workspace_bytes"])))

@@ -52,7 +52,7 @@ def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
     return found
 
 
-def bounds_of(sizes: Mapping[str, str]) -> dict[str, str]:
+def largest_names(sizes: Mapping[str, str]) -> dict[str, str]:
     """What the constants for the largest sizes are called: the sizes' identifiers in capitals, no
     two the same, and none as constants of other meanings.
     """
