@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.export.model import Kept, Model
+from chainrule.export.model import Model, StateTensor
 from chainrule.export.text import Code, number_text
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.records import dataclass
@@ -41,15 +41,15 @@ class Slope:
     within: float
 
 
-def moved(model: Model) -> list[Kept]:
+def moved(model: Model) -> list[StateTensor]:
     """The parameters that are moved."""
     kinds = ("float32", "float64")
     return [t for t in model.kept if t.role == "parameter" and t.dtype.name in kinds and t.elements]
 
 
-def runs(model: Model) -> list[list[Kept]]:
+def runs(model: Model) -> list[list[StateTensor]]:
     """The same by runs that lie beside each other and are of one type: each is moved at once."""
-    found: list[list[Kept]] = []
+    found: list[list[StateTensor]] = []
     places = {t.name: i for i, t in enumerate(model.kept)}
     for tensor in moved(model):
         last = found[-1][-1] if found else None
@@ -122,7 +122,7 @@ def movers(model: Model) -> list[str]:
     return [_move(kind) for kind in sorted({_llvm(t) for t in moved(model)})]
 
 
-def _llvm(tensor: Kept) -> str:
+def _llvm(tensor: StateTensor) -> str:
     return "float" if tensor.dtype.itemsize == 4 else "double"
 
 

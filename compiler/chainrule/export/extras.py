@@ -11,7 +11,7 @@ import numpy as np
 from chainrule.export import minibatches, selftest, starting
 from chainrule.export.codes import CODE
 from chainrule.export.interface import CONST_STATE, STATE, Interface, Parameter
-from chainrule.export.model import ALIGN, Kept, Model, Number
+from chainrule.export.model import ALIGN, Model, Number, StateTensor
 from chainrule.export.text import Code
 from chainrule.ir.types import float64
 
@@ -175,12 +175,12 @@ def member_parameter(model: Model) -> list[Parameter]:
     return [] if model.members is None else [Parameter("member", "size_t")]
 
 
-def number_parameter(number: Number, kept: Kept) -> Parameter:
+def number_parameter(number: Number, kept: StateTensor) -> Parameter:
     """The parameter that a hyper-parameter is set by."""
     return Parameter("value", "double" if kept.dtype == float64 else "float")
 
 
-def range_of(number: Number, kept: Kept) -> tuple[float, float]:
+def range_of(number: Number, kept: StateTensor) -> tuple[float, float]:
     """The least and the largest number that may be set."""
     of, (least, low), (most, high) = kept.dtype.numpy.type, number.low, number.high
     first = np.nextafter(of(low), of(np.inf)) if least == "ogt" else of(low)

@@ -31,9 +31,9 @@ from chainrule.export.model import (
     MAGIC,
     Drawn,
     Given,
-    Kept,
     Number,
     Same,
+    StateTensor,
 )
 
 
@@ -117,7 +117,7 @@ class _Source(Minibatches):
                 body += self.begin(tensor)
         return self.define("init", [*body, *late, "return @U_OK;"])
 
-    def begin(self, tensor: Kept) -> list[str]:
+    def begin(self, tensor: StateTensor) -> list[str]:
         """What gives a tensor the numbers that it begins with."""
         out, begin = self.at(tensor.name), tensor.begin
         if isinstance(begin, Drawn):

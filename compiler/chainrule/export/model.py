@@ -61,7 +61,7 @@ Begin = Drawn | Given | Same
 
 
 @dataclass(frozen=True)
-class Kept:
+class StateTensor:
     """A tensor of the state: a "parameter", a "state" or the "optimizer"'s own.
 
     Of an ensemble so many `members` have theirs in it, along the last axis.
@@ -143,7 +143,7 @@ class Model:
 
     name: str
     digest: int
-    kept: tuple[Kept, ...]
+    kept: tuple[StateTensor, ...]
     seed: str
     numbers: tuple[Number, ...]
     sizes: tuple[Size, ...]

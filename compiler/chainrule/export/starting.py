@@ -15,9 +15,9 @@ from chainrule.export.model import (
     HEAD,
     Drawn,
     Given,
-    Kept,
     Model,
     Same,
+    StateTensor,
 )
 from chainrule.export.orthogonal import orthonormal
 from chainrule.export.text import Code, number_text
@@ -37,7 +37,7 @@ def programs(model: Model) -> dict[Draws, Program]:
     return {key: drawing(*key) for key in dict.fromkeys(map(_draws, drawn))}
 
 
-def _draws(tensor: Kept) -> Draws:
+def _draws(tensor: StateTensor) -> Draws:
     assert isinstance(tensor.begin, Drawn)
     return tensor.begin.distribution, tensor.dtype, tensor.members or 1
 
@@ -66,7 +66,7 @@ def begin(model: Model, number: int, data: Data, names: Mapping[Draws, str]) -> 
     return code.text("void")
 
 
-def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
+def _straighten(code: Code, tensor: StateTensor, out: str, gain: float) -> None:
     """Make the rows or the columns orthogonal, whichever are fewer, of each member's."""
     members, rows = tensor.members or 1, tensor.shape[0]
     columns = tensor.elements // members // rows
@@ -89,7 +89,7 @@ def _straighten(code: Code, tensor: Kept, out: str, gain: float) -> None:
 
 def _fill_the_rest(code: Code, model: Model, data: Data) -> None:
     """Constants, and tensors that begin as others do, which are there by now."""
-    late: list[Kept] = []
+    late: list[StateTensor] = []
     for tensor in model.kept:
         if isinstance(tensor.begin, Same):
             late.append(tensor)
@@ -102,7 +102,7 @@ def _fill_the_rest(code: Code, model: Model, data: Data) -> None:
         code.copy(target, source, tensor.bytes)
 
 
-def _fill(code: Code, model: Model, tensor: Kept, begin: Given, data: Data) -> None:
+def _fill(code: Code, model: Model, tensor: StateTensor, begin: Given, data: Data) -> None:
     bytes_ = np.ascontiguousarray(begin.array, tensor.dtype.numpy).tobytes()
     item = tensor.dtype.itemsize
     if not any(bytes_):

@@ -20,11 +20,11 @@ from chainrule.export import (
     Derivative,
     Drawn,
     Given,
-    Kept,
     Model,
     Number,
     Same,
     Size,
+    StateTensor,
     Unit,
     Variant,
     about,
@@ -327,7 +327,9 @@ def _numbers(plan: StepPlan) -> Iterator[Number]:
         yield Number(name, called, kept, low, high, range_.decay)
 
 
-def _kept(plan: StepPlan, state: Mapping[str, Array], members: Ensemble | None) -> list[Kept]:
+def _kept(
+    plan: StepPlan, state: Mapping[str, Array], members: Ensemble | None
+) -> list[StateTensor]:
     """What lives between calls, and how it begins."""
     own = (*plan.parameters, *plan.states)
     found = []
@@ -346,7 +348,7 @@ def _kept(plan: StepPlan, state: Mapping[str, Array], members: Ensemble | None) 
                 begin = Given(np.zeros((), of.numpy))
         if isinstance(begin, Given) and begin.array.shape != shape:
             begin = Given(np.broadcast_to(begin.array[..., None], shape))
-        found.append(Kept(label(node), of, shape, role, begin, count))
+        found.append(StateTensor(label(node), of, shape, role, begin, count))
     return found
 
 
