@@ -155,7 +155,10 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:
-        """As `dataclasses.dataclass`, which it is but for classes that are frozen and no more."""
+        """As `dataclasses.dataclass`, which it is but for classes that are frozen and no more.
+
+        Those take no `InitVar`.
+        """
         quick = options.get("frozen") and options.keys() <= {"frozen", "eq"}
         made = (
             partial(_frozen, options.get("eq", True)) if quick else dataclasses.dataclass(**options)
