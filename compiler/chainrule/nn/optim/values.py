@@ -99,8 +99,8 @@ def average(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
     Where the difference is so small that (1 - decay) times it would be denormal, it is new.
     """
     step, difference = 1 - decay, new - old
-    arrived = f.abs(difference) < smallest(old) / step
-    return f.where(arrived, new, old + step * f.where(arrived, 0.0, difference))
+    moving = f.abs(difference) >= smallest(old) / step
+    return f.where(moving, old + f.where(moving, step * difference, 0.0), new)
 
 
 def average_square(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
