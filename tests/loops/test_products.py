@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -143,3 +144,111 @@ def test_long_sums_are_the_same_chains(
     want = np.tanh(0.02 * (a.T.astype(np.float64) @ b) + bias)
     # a sum of 2,500 products of size 1 is off by some 2500 ulp of its largest partial sum, at most
     np.testing.assert_allclose(whole, want, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("rows", ["rows", 21])
+def test_rows_a_page_apart_are_few_to_a_tile(rows: str | int) -> None:
+    """They lie in one set of the nearest cache, which holds eight lines on many processors. A row
+    alone, which shares nothing, has the same bits.
+    """
+    rng = np.random.default_rng(SEED)
+    a = rng.standard_normal((21, 1024), dtype=np.float32)
+    b = rng.standard_normal((1024, 70), dtype=np.float32)
+
+    def compiled(count: str | int) -> cr.CompiledFunction:
+        return cr.compile(cr.input("a", (count, 1024)) @ cr.input("b", b.shape))
+
+    fn = compiled(rows)
+    tall = [int(n) for n in re.findall(r"unroll for i' in 0\.\.(\d+):\n\s+unroll for v'",
+                                       fn.show("loops"))]  # fmt: skip
+    assert tall and max(tall) <= 8
+    alone = compiled(1)
+    got = fn(a=a, b=b)
+    for i, row in enumerate(a):
+        np.testing.assert_array_equal(got[i : i + 1], alone(a=row[None], b=b))
+
+
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3", "generic"])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize(("terms", "columns"), [(16, 16), (40, 37), (7, 50), (64, 128)])
+def test_few_rows_by_a_transposed_factor(
+    level: str, kind: str, terms: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks turned in registers give the chains that a copy of the factor gives many rows, and on
+    two threads the same.
+    """
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(SEED)
+    a, w, bias = (rng.standard_normal(s).astype(kind) for s in ((9, terms), (columns, terms),
+                                                               (columns,)))  # fmt: skip
+
+    def layer(rows: int, threads: int = 1) -> np.ndarray:
+        x, y = (cr.input(n, s, dtype=kind) for n, s in (("x", (rows, terms)), ("w", w.shape)))
+        z = cr.tanh(x @ y.T + cr.input("bias", bias.shape, dtype=kind))
+        result: np.ndarray = cr.compile(z, threads=threads)(x=a[:rows], w=w, bias=bias)
+        return result
+
+    many = layer(9)
+    exact = np.tanh(a.astype(np.float64) @ w.T.astype(np.float64) + bias)
+    np.testing.assert_allclose(many, exact, rtol=0, atol=1e-5)
+    for rows in (1, 2, 3):
+        np.testing.assert_array_equal(layer(rows), many[:rows])
+    np.testing.assert_array_equal(layer(2, threads=2), many[:2])
+
+
+def test_a_transposed_factor_of_one_row_is_not_copied() -> None:
+    x, w = cr.input("x", (1, 64)), cr.input("w", (48, 64))
+    fn = cr.compile(x @ w.T)
+    assert fn.report().reserved()["workspace"] == 0
+    assert cr.compile(cr.input("x", (4, 64)) @ w.T).report().reserved()["workspace"] > 0
+
+
+def narrow_update(threads: int) -> tuple[cr.CompiledFunction, list[np.ndarray]]:
+    """An update of a weight of ten columns, as an optimizer makes it of the gradient, and the
+    values of Python's own.
+    """
+    rng = np.random.default_rng(SEED)
+    shapes = {"x": (23, 37), "d": (23, 10), "w": (37, 10), "v": (37, 10)}
+    feeds = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    feeds["v"] = np.abs(feeds["v"])
+    x, d, w, v = (cr.input(n, a.shape) for n, a in feeds.items())
+    g = x.T @ d
+    v2 = 0.9 * v + 0.1 * g * g
+    outputs = [v2, w - 0.01 * (0.5 * g + 0.1 * w) / (cr.sqrt(v2) + 1e-3)]
+    fn = cr.compile(outputs, threads=threads)
+    grad = feeds["x"].T.astype(np.float64) @ feeds["d"]
+    second = 0.9 * feeds["v"].astype(np.float64) + 0.1 * grad * grad
+    step = 0.01 * (0.5 * grad + 0.1 * feeds["w"]) / (np.sqrt(second) + 1e-3)
+    got = fn(**feeds)
+    for one, want in zip(got, (second, feeds["w"] - step), strict=True):
+        np.testing.assert_allclose(one, want, rtol=2e-5, atol=1e-6)
+    return fn, [*got]
+
+
+def test_a_long_epilogue_of_narrow_rows_goes_along_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one line, of which one vector is not whole; bits as row by row."""
+    fn, got = narrow_update(1)
+    assert "vector for n' in 0..370" in fn.show("loops")
+    _, shared = narrow_update(2)
+    monkeypatch.setattr("chainrule.loops.flat.LONG", 10**6)
+    row_by_row, want = narrow_update(1)
+    assert "vector for n' in 0..370" not in row_by_row.show("loops")
+    for results in (got, shared):
+        for one, expected in zip(results, want, strict=True):
+            np.testing.assert_array_equal(one, expected)
+
+
+def test_an_epilogue_that_asks_for_the_column_is_no_line() -> None:
+    """A bias is read by the column alone, and so is not where the line is."""
+    x, d = cr.input("x", (23, 37)), cr.input("d", (23, 10))
+    bias, scale = cr.input("bias", (10,)), cr.input("scale", (37, 1))
+    for other in (bias, scale):
+        z = x.T @ d + other
+        fn = cr.compile(cr.tanh(z) * cr.exp(z) / (1 + z * z))
+        assert "vector for n' in 0..370" not in fn.show("loops")

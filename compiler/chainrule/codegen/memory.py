@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chainrule.codegen.addresses import IOTA, WIDE, AddressCode
 from chainrule.codegen.registers import Builder, Register, mangled, memory, vector
 from chainrule.codegen.scalar import ScalarCode, constant
 from chainrule.errors import CompileError
-from chainrule.ir.loop import LANES, Buffer, Load, Loop, Set, Store
+from chainrule.ir.loop import LANES, Apply, Buffer, Load, Loop, Set, Store
 from chainrule.ir.size import Dim, coefficient
 from chainrule.ir.types import DType, bool_, int32, int64, uint8
 from chainrule.loops.walk import postorder, stored_buffers
 from chainrule.records import dataclass
+
+#: a block of LANES x LANES that is turned, by the number of the column
+Columns = Callable[[int], Register]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class MemoryCode:
         self.builder, self.address, self.code = builder, address, code
         self.lanes: Lanes | None = None
         self.versions = dict.fromkeys(address.pointers, 0)
-        self.transposed: dict[int, tuple[str, list[Register]]] = {}
+        self.transposed: dict[int, tuple[str, Columns]] = {}
 
     def written(self, buffers: Iterable[Buffer]) -> None:
         """Forget what was loaded from buffers that have been written."""
@@ -60,26 +63,58 @@ class MemoryCode:
             return
         written = stored_buffers(loop.body)
         for s in loop.body:
-            for v in postorder(s.value) if isinstance(s, Set | Store) else ():
+            if not isinstance(s, Set | Store):
+                continue
+            at_once = isinstance(s.value, Apply) and s.value.fn == "fma"
+            for v in postorder(s.value):
                 if isinstance(v, Load) and v.index is None and v.buffer not in written:
-                    self.transpose_block(v, loop.var)
+                    self.transpose_block(v, loop.var, at_once)
 
-    def transpose_block(self, v: Load, var: str) -> None:
+    def transpose_block(self, v: Load, var: str, at_once: bool) -> None:
         assert self.lanes is not None
         across, along = self.address.slope(v.offset, self.lanes.var), coefficient(v.offset, var)
         if across is None or across[0] in (0, 1) or along is None or along[0] != 1:
             return
-        rows = [
-            self.vector_load(v.buffer, self.address.pointer(v.buffer, along[1] + across[0] * r))
-            for r in range(LANES)
-        ]
-        self.transposed[id(v)] = var, self.code.transpose(rows)
+        starts = [along[1] + across[0] * r for r in range(LANES)]
+        quartered = at_once and v.dtype.itemsize == 4
+        read = self.quartered_columns if quartered else self.wide_columns
+        self.transposed[id(v)] = var, read(v.buffer, starts)
+
+    def wide_columns(self, buffer: Buffer, starts: list[Dim]) -> Columns:
+        """The columns of a block whose rows begin at `starts`, read row by row."""
+        rows = [self.vector_load(buffer, self.address.pointer(buffer, at)) for at in starts]
+        columns = self.code.transpose(rows)
+        return columns.__getitem__
+
+    def quartered_columns(self, buffer: Buffer, starts: list[Dim]) -> Columns:
+        """The same for what is multiplied at once: four when the first is asked for, of quarters of
+        four rows to a vector, which are put together as they are loaded, so that half of the
+        exchanging is none. A copy takes as long either way, and this way is more code.
+        """
+        kind, align = vector(memory(buffer.dtype), 4), buffer.dtype.itemsize
+        found: dict[int, list[Register]] = {}
+
+        def quarters(rows: list[Dim], first: int) -> Register:
+            a, b, c, d = (
+                self.loaded(buffer, f"load {kind}, ptr {pointer}, align {align}", 4, pointer)
+                for pointer in (self.address.pointer(buffer, at + first) for at in rows)
+            )
+            return self.code.joined(self.code.joined(a, b), self.code.joined(c, d))
+
+        def column(i: int) -> Register:
+            first = i // 4 * 4
+            if first not in found:
+                rows = [quarters(starts[r::4], first) for r in range(4)]
+                found[first] = self.code.turn_quarters(rows)
+            return found[first][i - first]
+
+        return column
 
     def load(self, v: Load, index: Register | None) -> Register:
         """Read an element, or a vector of them; a scalar where every lane reads the same."""
         if id(v) in self.transposed:
             var, columns = self.transposed[id(v)]
-            return columns[int(self.address.symbols[var])]
+            return columns(int(self.address.symbols[var]))
         slope = self.address.slope(v.offset, self.lanes.var) if self.lanes else (0, v.offset)
         if v.pair:
             return self.pair_load(v, slope)

@@ -286,6 +286,28 @@ class ScalarCode:
                     rows[r + step] = self.picked(upper, lower, [p + step for p in first])
         return rows
 
+    def turn_quarters(self, rows: list[Register]) -> list[Register]:
+        """Four vectors of quarters of four lanes: the columns of each square that quarters with one
+        number make, side by side. By unpacking alone, which takes no table.
+        """
+
+        def pairs(a: Register, b: Register, at: tuple[int, int, int, int]) -> Register:
+            return self.picked(a, b, [4 * q + p for q in range(LANES // 4) for p in at])
+
+        n = LANES
+        lower, upper = (0, n, 1, n + 1), (2, n + 2, 3, n + 3)
+        first, last = (0, 1, n, n + 1), (2, 3, n + 2, n + 3)
+        a, b, c, d = rows
+        halves = ((pairs(a, b, at), pairs(c, d, at)) for at in (lower, upper))
+        return [pairs(left, right, at) for left, right in halves for at in (first, last)]
+
+    def joined(self, a: Register, b: Register) -> Register:
+        """Two vectors end to end."""
+        count = 2 * a.lanes
+        picks = ", ".join(f"i32 {i}" for i in range(count))
+        text = f"shufflevector {a.typed}, {b.typed}, <{count} x i32> <{picks}>"
+        return Register(self.builder.pure(text, a.text, b.text), a.dtype, count)
+
     def picked(self, a: Register, b: Register, lanes: list[int]) -> Register:
         picks = ", ".join(f"i32 {p}" for p in lanes)
         text = f"shufflevector {a.typed}, {b.typed}, <{len(lanes)} x i32> <{picks}>"

@@ -31,6 +31,8 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
+from chainrule.loops.few import few_rows, has_few_rows
+from chainrule.loops.flat import flat_loops
 from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
 from chainrule.loops.parts import by_one, shared
 from chainrule.loops.tiles import (
@@ -120,8 +122,14 @@ def contraction_loops(
         body = shared(c.before)
     between = (Barrier(),) if split else ()
     body += between if body else ()
-    direct = _direct(c, packed, target, split)
-    if c.sums is None or packed is None:
+    few = has_few_rows(c, target)
+    if few:
+        direct = few_rows(c, split)
+    elif c.flat is not None:
+        direct = flat_loops(c, c.flat, split, lambda to: _direct(to, packed, target, split))
+    else:
+        direct = _direct(c, packed, target, split)
+    if few or c.sums is None or packed is None:
         body += direct
     else:
         many = _reaches(c.m, c.choice.packed_from or BLOCKED_ROWS) * _reaches(c.k, BLOCKED_TERMS)

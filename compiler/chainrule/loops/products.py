@@ -40,6 +40,8 @@ from chainrule.loops.contract import (
     panels_size,
 )
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
+from chainrule.loops.few import has_few_rows
+from chainrule.loops.flat import flat_size
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
@@ -144,11 +146,15 @@ def _scheduled(
     block = b.workspace(node, near, by_group) if near != 0 else None
     waiting = b.workspace(node, far, by_group) if far != 0 else None
     contraction = replace(contraction, block=block, sums=waiting)
-    tall = tile_size(contraction, b.target)
+    alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
+    few = not (layout.outer or fixed) and has_few_rows(contraction, b.target)
+    flat = 0 if few or alone or layout.outer or fixed or far != 0 else flat_size(contraction)
+    if flat:
+        contraction = replace(contraction, flat=b.workspace(node, flat, by_group))
+    tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
-    size = 0 if layout.sliding or fixed or alone else packed_size(contraction)
+    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from chainrule.ir.loop import LANES, Apply, Buffer, Get, Local, Set, Stmt, Store, Value
+from chainrule.ir.loop import LANES, Apply, Buffer, Get, Load, Local, Set, Stmt, Store, Value
 from chainrule.ir.machine import MACHINE
-from chainrule.ir.size import Dim, Size
+from chainrule.ir.size import Dim, Size, coefficient
 from chainrule.ir.types import DType
 from chainrule.loops.choice import BY_SIZES, Choice
 from chainrule.loops.library import listing_of
@@ -23,8 +23,11 @@ TALLEST = 14
 #: operations of epilogue code in one tile; where it would have more, the tile is laid down in
 #: workspace and loops over its rows and vectors take it from there
 EPILOGUE_OPERATIONS = 640
+#: rows so many bytes apart lie in one set of the nearest cache, a page being the span of its sets:
+#: a tile has no more of those than such a set has lines, and more vectors instead
+WAY, WAYS, BESIDE = 4096, 8, 3
 
-_M, _N = (Size.symbol(f"{name}'") for name in "mn")
+_M, _N, _K = (Size.symbol(f"{name}'") for name in "mnk")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ class Contraction:
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
-    `block_sizes`, are for products in blocks. With `terms` a sum is nested loops, not one over k,
-    and there may be loops `inside` those over tiles of rows. With a `height` tiles have so many
-    rows, which divide m. Of each vector the first `width` lanes are there. A `choice` says what is
-    not chosen by sizes.
+    `block_sizes`, are for products in blocks, `flat`, of `flat_size`, for narrow ones. With `terms`
+    a sum is nested loops, not one over k, and there may be loops `inside` those over tiles of rows.
+    With a `height` tiles have so many rows, which divide m. Of each vector the first `width` lanes
+    are there. A `choice` says what is not chosen by sizes.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -54,6 +57,7 @@ class Contraction:
     tile: Buffer | None = None
     block: Buffer | None = None
     sums: Buffer | None = None
+    flat: Buffer | None = None
     terms: tuple[tuple[str, Dim], ...] = ()
     inside: tuple[tuple[str, Dim], ...] = ()
     height: int | None = None
@@ -103,7 +107,8 @@ def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
         yield Rows(c.height, c.m // c.height, 0, best)
         return
     most = (target.vector_registers - 1 - best * width) // (best * width)
-    most = max(1, min(most, cap, c.choice.rows or cap))
+    tallest = WAYS if shares_a_set(c) else cap
+    most = max(1, min(most, cap, c.choice.rows or tallest))
 
     def vectors(rows: int) -> int:
         if rows * best * width >= CHAINS:
@@ -154,7 +159,17 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
     """Registers of a vector, vectors of a row of the result, and how many a tile should have."""
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
-    return width, available, min(available, c.choice.vectors or best_vectors(c.n, width))
+    beside = width == 1 and c.height is None and shares_a_set(c)
+    best = BESIDE if beside else best_vectors(c.n, width)
+    return width, available, min(available, c.choice.vectors or best)
+
+
+def shares_a_set(c: Contraction) -> bool:
+    """Whether neighbouring rows of a lie a multiple of WAY bytes apart."""
+    loads = (v for v in postorder(c.a(_M, _K)) if isinstance(v, Load))
+    slopes = ((coefficient(v.offset, "m'"), v.dtype.itemsize) for v in loads)
+    apart = (slope[0] * size for slope, size in slopes if slope is not None and slope[0] != 0)
+    return any(isinstance(each, int) and each % WAY == 0 for each in apart)
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
