@@ -32,10 +32,11 @@ _FUNCTION = {
 }
 
 
-def drawing(distribution: str, of: DType, members: int = 1) -> Program:
+def drawing(distribution: str, of: DType, members: int = 1, mode: str = "serial") -> Program:
     """scale · number + shift for each of `n` elements, of which each of the `members` has its own.
 
-    One by one: it is done once, and in vectors it would be much of the code.
+    One by one, unless the `mode` is "vector": in vectors it would be much of an exported kernel,
+    which does it once.
 
     Its buffers: the seed of each; the number of the draw, a uint32; scale and shift, in the type
     that `of` is drawn in; what is filled.
@@ -70,7 +71,7 @@ def drawing(distribution: str, of: DType, members: int = 1) -> Program:
     name = f"begin_{distribution}_{of}_{members}"
 
     def program(*body: Stmt) -> Program:
-        each = Loop("i'", n, body)
+        each = Loop("i'", n, body, mode)
         return Program(
             name, buffers, ("n",), (each if members == 1 else Loop("m'", members, (each,)),)
         )
