@@ -11,5 +11,5 @@ from chainrule.target import Target
 
 def drawing_text(distribution: str, target: Target) -> str:
     """`i32 step(table, sizes)`, whose table is of the buffers of `loops.begin.drawing`."""
-    program = drawing(distribution, float32, mode="vector")
+    program = drawing(distribution, float32, vectors=True)
     return emit_module([Call(program, (0, 1, 2, 3))], ("n",), target)

@@ -17,6 +17,7 @@ from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.native import NativeObject, compile_object, load
 from chainrule.driver.kept import packed, unpacked
+from chainrule.ir.loop import LANES
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest
 
@@ -43,14 +44,18 @@ class Drawing:
 
     def fill(self, out: Array, seed: int, number: int, scale: float, shift: float) -> None:
         """Let `out`, contiguous, be scale · drawn + shift, of draw `number` in step 0."""
+        count = -(-out.size // LANES)
+        whole = out if out.size == count * LANES else np.empty(count * LANES, np.float32)
         given: list[Array] = [
             np.array([seed], np.uint64),
             np.array([number], np.uint32),
             np.array([scale, shift], np.float32),
-            out,
+            whole,
         ]
         table = (ctypes.c_void_p * len(given))(*(a.ctypes.data for a in given))
-        self._step(ctypes.addressof(table), ctypes.addressof(ctypes.c_int64(out.size)))
+        self._step(ctypes.addressof(table), ctypes.addressof(ctypes.c_int64(count)))
+        if whole is not out:
+            out[...] = whole[: out.size].reshape(out.shape)
 
 
 #: what this process has loaded, by distribution and target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Buffer,
     Get,
@@ -32,11 +33,11 @@ _FUNCTION = {
 }
 
 
-def drawing(distribution: str, of: DType, members: int = 1, mode: str = "serial") -> Program:
+def drawing(distribution: str, of: DType, members: int = 1, vectors: bool = False) -> Program:
     """scale · number + shift for each of `n` elements, of which each of the `members` has its own.
 
-    One by one, unless the `mode` is "vector": in vectors it would be much of an exported kernel,
-    which does it once.
+    One by one: in vectors it would be much of an exported kernel, which does it once. With
+    `vectors` it is for so many whole vectors, `n` of them.
 
     Its buffers: the seed of each; the number of the draw, a uint32; scale and shift, in the type
     that `of` is drawn in; what is filled.
@@ -45,7 +46,7 @@ def drawing(distribution: str, of: DType, members: int = 1, mode: str = "serial"
     seed, number = Buffer("seed", uint64, members), Buffer("number", uint32, 1)
     line = Buffer("line", wide, 2)
     n, i = Size.symbol("n"), Size.symbol("i'")
-    out = Buffer("out", of, n * members)
+    out = Buffer("out", of, n * (LANES if vectors else members))
     member: Dim = Size.symbol("m'") if members > 1 else 0
     key = Load(seed, member)
 
@@ -71,7 +72,7 @@ def drawing(distribution: str, of: DType, members: int = 1, mode: str = "serial"
     name = f"begin_{distribution}_{of}_{members}"
 
     def program(*body: Stmt) -> Program:
-        each = Loop("i'", n, body, mode)
+        each = Loop("i'", n * LANES, body, "vector") if vectors else Loop("i'", n, body)
         return Program(
             name, buffers, ("n",), (each if members == 1 else Loop("m'", members, (each,)),)
         )
