@@ -15,7 +15,7 @@ from chainrule.ir.node import Node
 from chainrule.ir.types import float32
 from chainrule.lang import init as initial
 from chainrule.ops import philox
-from chainrule.ops.source import Leaf
+from chainrule.ops.source import Full, Leaf
 from chainrule.train.plan import EPOCH, FIT, MODEL, SEED, StepPlan, label
 from chainrule.train.updates import STEP
 
@@ -64,8 +64,10 @@ def begin(
             kind = node.type.dtype.wide.numpy
             array[...] = initial.draw(node.op.init, shape, kind, seed, index)
     for slot, (w, value_of) in plan.optimizer.slots.items():
-        (value,) = evaluate([value_of], {w: arrays[label(w)]})
-        arrays[label(slot)][...] = value
+        if isinstance(value_of.op, Full):  # most are 0: no array is made for that
+            arrays[label(slot)][...] = value_of.op.scalar
+        else:
+            (arrays[label(slot)][...],) = evaluate([value_of], {w: arrays[label(w)]})
 
 
 def _rule(node: Node) -> tuple[str, float, float] | None:
