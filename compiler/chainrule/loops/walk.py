@@ -29,7 +29,6 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
-
 #: statements that hold others
 _NESTS = (Loop, When)
 
