@@ -15,6 +15,7 @@ HEAVY = ("sympy", "networkx", "llvmlite", "matplotlib", "rich", "click", "scipy"
 
 
 #: light modules of rooms whose others are not needed by a program that is found compiled
+ROOMS = ("show", "loops", "schedule", "export", "rewrite")
 LIGHT = {"schedule": {"budget"}, "loops": {"choice"}, "show": {"stored"}}
 STEP = """
 import chainrule as cr, numpy as np
@@ -54,7 +55,7 @@ def test_a_program_found_compiled_needs_no_levels(tmp_path: Path) -> None:
     assert not {"chainrule.codegen.module", "chainrule.driver.report"} & set(found)
     for name in found:
         _, room, part, *_ = (*name.split("."), "", "")
-        late = name.startswith("chainrule.") and room in ("show", "loops", "schedule", "export")
+        late = name.startswith("chainrule.") and room in ROOMS
         assert not late or part in {"", *LIGHT.get(room, ())}, name
 
 

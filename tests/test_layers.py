@@ -20,7 +20,7 @@ SHELVES = (ROOT / "compiler", ROOT / "runtime")
 # A room imports only rooms of lines above its own; rooms of one line don't import each other.
 ROOMS = [
     {"version"},
-    {"records", "given"},
+    {"records", "given", "collector"},
     {"errors"},
     {"config"},
     {"target"},
@@ -54,11 +54,12 @@ HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "cl
 # (`test_imports.py` holds what is loaded then); anything else of ours stands at a module's head.
 LATE = (
     "chainrule.show", "chainrule.export", "chainrule.train.export", "chainrule.train.asked",
-    "chainrule.schedule",
+    "chainrule.schedule", "chainrule.rewrite",
     "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
     "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
+    "chainrule.driver.drawn",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.
 IMPORTED_AS = {"scikit_learn": "sklearn", "cuda_bindings": "cuda"}

@@ -64,6 +64,17 @@ def given() -> None:
 
 
 @look
+def collector() -> None:
+    import gc
+
+    from chainrule.collector import waiting
+
+    with waiting():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+@look
 def target() -> None:
     from chainrule.target import LEVEL_FEATURES
 

@@ -6,6 +6,11 @@ read; forward, backward and update become one native program.
 
 from typing import Any as _Any
 
+from chainrule.collector import waiting as _waiting
+
+with _waiting(settle=True):  # what is imported stays
+    from chainrule.train.model import Model
+
 from chainrule import datasets, errors, nn
 from chainrule.ir.size import Size
 from chainrule.lang import init, random
@@ -231,7 +236,6 @@ from chainrule.lang.tensor import Tensor
 from chainrule.lang.windows import avg_pool, conv, max_pool
 from chainrule.nn import losses, metrics, optim, regularizers, schedules
 from chainrule.train import callbacks
-from chainrule.train.model import Model
 from chainrule.train.step import TrainingStep, training_step
 from chainrule.version import __version__
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from reprlib import recursive_repr
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 Fields = Sequence[dataclasses.Field[Any]]
@@ -29,26 +30,94 @@ class _None:
 _NONE = _None()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What `dataclasses` writes of a class and of a field, for others to be like."""
+
+    a: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Unequal:
+    """The same of a class whose instances equal themselves alone."""
+
+
+_PARAMS = {
+    True: _Model.__dataclass_params__,  # type: ignore[attr-defined]
+    False: _Unequal.__dataclass_params__,  # type: ignore[attr-defined]
+}
+_FIELD = dataclasses.fields(_Model)[0]._field_type  # type: ignore[attr-defined]
+
+
 def _frozen(eq: bool, cls: type) -> type:
     """What `dataclasses.dataclass(frozen=True, eq=eq)` does to a class."""
     own = dict(vars(cls))
-    derived = any(map(dataclasses.is_dataclass, cls.__mro__[1:]))  # its bases are held to be frozen
-    dataclasses.dataclass(init=False, repr=False, eq=False, frozen=derived)(cls)
-    told: Any = cls.__dataclass_params__  # type: ignore[attr-defined]
-    told.init = told.repr = told.frozen = True
-    told.eq = eq
-    fields = dataclasses.fields(cls)
+    named = _named(cls, own)
+    setattr(cls, "__dataclass_params__", _PARAMS[eq])  # noqa: B010
+    setattr(cls, "__dataclass_fields__", named)  # noqa: B010
+    fields = [f for f in named.values() if f._field_type is _FIELD]  # type: ignore[attr-defined]
+    if "__match_args__" not in own:
+        taken = (f.name for f in fields if f.init and not f.kw_only)
+        setattr(cls, "__match_args__", tuple(taken))  # noqa: B010
     made = {**_init(cls, fields), **_shown(fields), **(_compared(fields) if eq else {})}
     if "__eq__" in own and own.get("__hash__") is None:
         own.pop("__hash__", None)  # it is Python that put None there
     for name in made.keys() - own.keys():
         setattr(cls, name, made[name])
-    if not derived:
-        for name, method in _fixed(cls, frozenset(f.name for f in fields)).items():
-            if name in own:
-                raise TypeError(f"Cannot overwrite attribute {name} in class {cls.__name__}")
-            setattr(cls, name, method)
+    for name, method in _fixed(cls, frozenset(f.name for f in fields)).items():
+        if name in own:
+            raise TypeError(f"Cannot overwrite attribute {name} in class {cls.__name__}")
+        setattr(cls, name, method)
     return cls
+
+
+def _named(cls: type, own: Mapping[str, Any]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a class by name, its bases' first, with their defaults in the class.
+
+    What `dataclasses` finds, at a third of the time; where an annotation may be no field, it looks.
+    """
+    types = own.get("__annotations__", {})
+    text = " ".join(t if isinstance(t, str) else repr(t) for t in types.values())
+    strange = any(word in text for word in ("ClassVar", "InitVar", "KW_ONLY"))
+    if strange or not cls.__doc__ or hasattr(cls, "__abstractmethods__"):
+        derived = any(map(dataclasses.is_dataclass, cls.__mro__[1:]))
+        dataclasses.dataclass(init=False, repr=False, eq=False, frozen=derived)(cls)
+        return dict(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    found: dict[str, Any] = {}
+    for base in cls.__mro__[:0:-1]:
+        known = vars(base).get("__dataclass_fields__")
+        if known is not None:
+            if not base.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                raise TypeError("cannot inherit frozen dataclass from a non-frozen one")
+            found.update(known)
+    for name, kind in types.items():
+        found[name] = _field(cls, name, kind)
+    for name, value in own.items():
+        if isinstance(value, dataclasses.Field) and name not in types:
+            raise TypeError(f"{name!r} is a field but has no type annotation")
+    return found
+
+
+def _field(cls: type, name: str, kind: Any) -> Any:
+    """What is annotated as a field, its default in the class."""
+    given: Any = getattr(cls, name, dataclasses.MISSING)
+    own = isinstance(given, dataclasses.Field)
+    if isinstance(given, MemberDescriptorType):
+        given = dataclasses.MISSING  # it is a slot
+    field: Any = given if own else dataclasses.field(default=given)
+    field.name, field.type, field._field_type = name, kind, _FIELD
+    if field.kw_only is dataclasses.MISSING:
+        field.kw_only = False
+    if field.default.__class__.__hash__ is None:
+        raise ValueError(
+            f"mutable default {type(field.default)} for field {name} is not allowed: "
+            "use default_factory"
+        )
+    if own and field.default is dataclasses.MISSING:
+        delattr(cls, name)
+    elif own:
+        setattr(cls, name, field.default)
+    return field
 
 
 def _init(cls: type, fields: Fields) -> dict[str, Any]:

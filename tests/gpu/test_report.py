@@ -11,7 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen import ptx, ptxas
-from chainrule.driver import kept
+from chainrule.driver import kept, kept_gpu
 from chainrule.driver.gpu_report import ALL, GpuReport
 from chainrule.target.gpu import occupancy
 from chainrule_runtime.gpu.commands import GpuCode, KernelLaunch, Repeated, Spot
@@ -152,10 +152,10 @@ COMMANDS = (
 def test_what_is_kept_is_what_it_was() -> None:
     manifest = layer()._program.compiled.manifest  # type: ignore[attr-defined]
     code = GpuCode("some PTX", COMMANDS, (), ("a", "b"), 7)
-    content = kept.packed_gpu(manifest, code)
-    assert kept.unpacked_gpu(content) == (manifest, code)
-    assert kept.unpacked_gpu(content[:-9]) is None
-    assert kept.unpacked_gpu(kept.packed(manifest, b"an object file", {})) is None
+    content = kept_gpu.packed_gpu(manifest, code)
+    assert kept_gpu.unpacked_gpu(content) == (manifest, code)
+    assert kept_gpu.unpacked_gpu(content[:-9]) is None
+    assert kept_gpu.unpacked_gpu(kept.packed(manifest, b"an object file", {})) is None
 
 
 def test_a_program_is_translated_once_on_a_machine(

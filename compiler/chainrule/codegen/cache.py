@@ -26,8 +26,11 @@ MAGIC = b"chainrule object 2\n"
 _DIGEST = 32
 #: bytes that the folder may hold before what was not used for longest is removed, down to 3/4
 LIMIT = 512 * 2**20
-#: rooms whose source decides what a graph becomes
-_ROOMS = ("target", "ir", "ops", "rewrite", "schedule", "loops", "codegen", "driver")
+#: folders whose source decides what a graph, or a loss with its optimizer, becomes
+_ROOMS = (
+    "target", "ir", "ops", "autodiff", "rewrite", "schedule", "loops", "codegen", "driver", "lang",
+    "nn", "nn/optim", "train",
+)  # fmt: skip
 _SUFFIX, _PART = ".object", ".part"
 _ABANDONED = 3600.0  # seconds after which a writer that has not finished never will
 
@@ -50,11 +53,23 @@ def _compiler() -> bytes:
 
     others = f"{llvmlite} {binding.llvm_version_info} {np.__version__}"
     digest = hashlib.sha256(f"{__version__} {others}".encode())
-    package = Path(__file__).resolve().parents[1]
-    for file in sorted(f for room in _ROOMS for f in (package / room).glob("*.py")):
-        digest.update(file.name.encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    for room in _ROOMS:
+        folder = os.path.join(package, room)
+        for name in sorted(n for n in os.listdir(folder) if n.endswith(".py")):
+            data = _content(os.path.join(folder, name))
+            digest.update(f"{room}/{name} {len(data)}:".encode())
+            digest.update(data)
     return digest.digest()
+
+
+def _content(path: str) -> bytes:
+    """A small file's bytes, at a third of what `open` takes: there are hundreds."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return b"".join(iter(lambda: os.read(file, 2**20), b""))
+    finally:
+        os.close(file)
 
 
 class ObjectCache:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import field
 from functools import cache
+from typing import NamedTuple
 
 from chainrule.ir.types import DType
 from chainrule.records import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
-    """A constant or a named value; `lanes` is 0 for a scalar, else the vector's length."""
+class Register(NamedTuple):
+    """A constant or a named value; `lanes` is 0 for a scalar, else the vector's length.
+
+    A tuple, as it is made for every instruction and a frozen class takes twice as long.
+    """
 
     text: str
     dtype: DType

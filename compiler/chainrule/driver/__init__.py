@@ -5,12 +5,15 @@ measures one is in the modules beside, imported where it is asked for.
 """
 
 from chainrule.driver.build import Compiled, build, leaves_of
+from chainrule.driver.draws import Drawing, drawings
 from chainrule.driver.program import narrowed, program, raise_ours
 from chainrule.driver.sizes import sizes_of
 
 __all__ = [
     "Compiled",
+    "Drawing",
     "build",
+    "drawings",
     "leaves_of",
     "narrowed",
     "program",

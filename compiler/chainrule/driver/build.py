@@ -14,15 +14,15 @@ from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.native import Loaded, NativeObject, compile_object, load
 from chainrule.codegen.team import has_threads
+from chainrule.collector import uncollected
 from chainrule.driver.calibrate import calibrate, calibrated, worth_sharing
 from chainrule.driver.kept import named, packed, unpacked
 from chainrule.driver.wanted import Clock, Wanted, label
 from chainrule.errors import CompileError
 from chainrule.ir import provenance
-from chainrule.ir.describe import described
+from chainrule.ir.describe import Unwritten, described, written
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
-from chainrule.ir.passes import uncollected
 from chainrule.ops.body import is_local
 from chainrule.ops.source import Leaf
 from chainrule.records import dataclass
@@ -43,7 +43,6 @@ class Compiled:
     `made` gives what became of it on its way, which a program that was found compiled has not gone.
     """
 
-    source: Graph
     manifest: Manifest
     native: NativeObject
     loaded: Loaded = field(repr=False)
@@ -52,7 +51,13 @@ class Compiled:
     kept: tuple[Node, ...]
     threads: int | None
     precision: str | None
+    write: Callable[[], Graph] = field(repr=False)
     made: Callable[[], Levels] = field(repr=False)
+
+    @property
+    def source(self) -> Graph:
+        """What was compiled, which one that was found may have yet to write."""
+        return self.write()
 
     @cached_property
     def levels(self) -> Levels:
@@ -90,7 +95,7 @@ class Compiled:
 
 @uncollected
 def build(
-    graph: Graph,
+    graph: Graph | Unwritten,
     *,
     feeds: Sequence[Node],
     kept: Sequence[Node] = (),
@@ -103,7 +108,7 @@ def build(
     budget: Budget | None = None,
     tune: Mapping[str, int] | None = None,
 ) -> Compiled:
-    """Compile a graph, or find it compiled.
+    """Compile a graph, or find it compiled; one that is unwritten is written to be compiled.
 
     `feeds` are the leaves given at each call and `kept` those that live between calls, in the order
     in which they are wanted; `outputs` names the graph's outputs, of which those numbered in
@@ -132,7 +137,7 @@ def build(
     def made() -> Levels:
         from chainrule.driver.lower import lower_all
 
-        return lower_all(graph, wanted, clock, found[2] if found else None)
+        return lower_all(written(graph), wanted, clock, found[2] if found else None)
 
     def text() -> str:
         from chainrule.codegen.module import emit_module
@@ -158,8 +163,8 @@ def build(
     manifest = _here(manifest) if several else manifest
     labels = [*map(label, (*feeds, *kept)), *outputs]
     return Compiled(
-        graph, named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds,
-        wanted.kept, threads, precision, made,
+        named(manifest, labels), native, loaded, dict(clock.seconds), wanted.feeds, wanted.kept,
+        threads, precision, lambda: written(graph), made,
     )  # fmt: skip
 
 
@@ -183,16 +188,24 @@ def _tuned(manifest: Manifest, loaded: Loaded, wanted: Wanted) -> TunedThreads:
     return tuned_threads(_here(manifest), loaded, dict(wanted.tune or ()), wanted.threads)
 
 
-def program_key(graph: Graph, wanted: Wanted) -> bytes | None:
+def program_key(graph: Graph | Unwritten, wanted: Wanted) -> bytes | None:
     """A digest of all that decides what a program becomes; None where that can't be told."""
-    given = (*wanted.feeds, *wanted.kept)
-    content = described(graph.roots, given)
+    content = None if isinstance(graph, Graph) else graph.tell()
+    if content is None:
+        content = _told(written(graph), wanted)
     if content is None:
         return None
+    options = replace(wanted, feeds=(), kept=())  # which are told by their places
+    return key_of([content, repr((len(wanted.feeds), options))])
+
+
+def _told(graph: Graph, wanted: Wanted) -> str | None:
+    """A graph as text that no other has; None where that can't be told."""
+    given = (*wanted.feeds, *wanted.kept)
+    content = described(graph.roots, given)
     place = {node: i for i, node in enumerate(given)}
     changed = [place.get(leaf) for leaf, _ in graph.updates]
-    options = replace(wanted, feeds=(), kept=())  # which are told by their places
-    return key_of([content, repr((len(wanted.feeds), len(graph.outputs), changed, options))])
+    return content and f"graph {len(graph.outputs)} {changed}\n{content}"
 
 
 def leaves_of(roots: Sequence[Node]) -> list[Node]:

@@ -10,15 +10,16 @@ from chainrule import config
 from chainrule.codegen.cache import object_cache
 from chainrule.codegen.ptx import GpuModule, emit_gpu_module
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in
+from chainrule.collector import uncollected
 from chainrule.driver.build import program_key
-from chainrule.driver.kept import named, packed_gpu, unpacked_gpu
+from chainrule.driver.kept import named
+from chainrule.driver.kept_gpu import packed_gpu, unpacked_gpu
 from chainrule.driver.lower import Levels, lower_all
 from chainrule.driver.sizes import dim_data
 from chainrule.driver.wanted import Clock, Wanted, label
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.passes import uncollected
 from chainrule.ir.size import Size, divide, typical
 from chainrule.ir.types import DType, uint8, uint32
 from chainrule.loops import minibatch

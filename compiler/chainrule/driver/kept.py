@@ -1,5 +1,5 @@
 """What is kept of a compiled program on disk: its manifest as JSON, its constants, and its object
-file, or its PTX with what is launched of it.
+file; of one for a GPU see `kept_gpu`.
 
 Nothing in it has a name of the user's but computed positions: tensors are called by their places
 among feeds, kept leaves and outputs, "0", "1", ..., and get the names of the program at hand.
@@ -17,7 +17,6 @@ import numpy as np
 
 from chainrule.loops.choice import Choice
 from chainrule_runtime import RuntimeFault
-from chainrule_runtime.gpu.commands import Command, GpuCode, KernelLaunch, Repeated, Spot
 from chainrule_runtime.manifest import Check, Manifest, Stage, Tensor, TunedThreads, element_type
 
 #: in front of the name of a computed tensor, which is not among those that have places
@@ -60,45 +59,6 @@ def packed(manifest: Manifest, code: bytes, choices: Mapping[int, Choice]) -> by
     return b"".join([json.dumps(data, separators=(",", ":")).encode(), b"\n", *arrays, code])
 
 
-def packed_gpu(manifest: Manifest, code: GpuCode) -> bytes:
-    """The same of a program for a GPU: a manifest without names, PTX, and what is launched."""
-    commands = [_command_data(c) for c in code.commands]
-    told = {"commands": commands, "ptx": code.ptx, "resident": code.resident, "row": code.row}
-    return packed(manifest, json.dumps(told, separators=(",", ":")).encode(), {})
-
-
-def unpacked_gpu(content: bytes) -> tuple[Manifest, GpuCode] | None:
-    """What `packed_gpu` made bytes of; None of anything else."""
-    found = unpacked(content)
-    if found is None:
-        return None
-    try:
-        data = json.loads(found[1])
-        commands, resident = tuple(map(_command, data["commands"])), tuple(data["resident"])
-        return found[0], GpuCode(str(data["ptx"]), commands, (), resident, int(data["row"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _command_data(command: Command) -> dict[str, Any]:
-    if isinstance(command, KernelLaunch):
-        return asdict(command)
-    return asdict(replace(command, commands=())) | {
-        "commands": [_command_data(c) for c in command.commands]
-    }
-
-
-def _command(data: dict[str, Any]) -> Command:
-    if "commands" in data:
-        inside = tuple(map(_command, data["commands"]))
-        return Repeated(data["length"], inside, bool(data["reverse"]))
-    spots = tuple(
-        Spot(s["entry"], tuple((loop, size) for loop, size in s["moves"]), s["start"])
-        for s in data["buffers"]
-    )
-    return _made(KernelLaunch, {**data, "buffers": spots})
-
-
 def unpacked(content: bytes) -> tuple[Manifest, bytes, dict[int, Choice]] | None:
     """What `packed` made bytes of; None of anything else."""
     try:
@@ -124,12 +84,12 @@ def _read(data: dict[str, Any], rest: memoryview) -> tuple[Manifest, bytes, dict
         outputs=_tensors(data["outputs"]),
         arena=tuple(map(tuple, data["arena"])),
         temporaries=tuple((place, slot) for place, slot in data["temporaries"]),
-        checks=tuple(_made(Check, check) for check in data["checks"]),
+        checks=tuple(made(Check, check) for check in data["checks"]),
         nonempty=tuple(data["nonempty"]),
         shared=tuple((work, times) for work, times in data["shared"]),
         call_work=data["call_work"],
         step_work=data["step_work"],
-        stages=tuple(_made(Stage, stage) for stage in data["stages"]),
+        stages=tuple(made(Stage, stage) for stage in data["stages"]),
         tuned=None if data["tuned"] is None else _threads(data["tuned"]),
     )
     choices = {int(i): Choice(**choice) for i, choice in data["choices"]}
@@ -142,9 +102,9 @@ def _threads(data: dict[str, Any]) -> TunedThreads:
 
 
 def _tensors(data: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:
-    return tuple(_made(Tensor, tensor) for tensor in data)
+    return tuple(made(Tensor, tensor) for tensor in data)
 
 
-def _made(kind: Callable[..., T], data: dict[str, Any]) -> T:
+def made(kind: Callable[..., T], data: dict[str, Any]) -> T:
     """A dataclass of its fields; JSON has lists for tuples."""
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})

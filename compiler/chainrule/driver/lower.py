@@ -7,6 +7,7 @@ from dataclasses import field, replace
 
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
 from chainrule.codegen.steps import Place, Step
+from chainrule.collector import uncollected
 from chainrule.driver.budget import fused, kept_memory, made_to_fit
 from chainrule.driver.decide import decided
 from chainrule.driver.kept import computed, named
@@ -19,7 +20,7 @@ from chainrule.driver.workspace import workspace_of
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node, within
-from chainrule.ir.passes import Pass, PassRecord, run_passes, uncollected
+from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice

@@ -17,8 +17,6 @@ from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node, within
 from chainrule.ir.passes import in_bodies
 from chainrule.ir.size import evaluate as number_of
-from chainrule.rewrite.narrow import PRECISIONS
-from chainrule.rewrite.passes import attend, expand_composites, stabilize
 from chainrule_runtime import Binder, FeedError, Program, RuntimeFault, Tensor
 
 if TYPE_CHECKING:
@@ -72,6 +70,8 @@ def raise_ours(fault: RuntimeFault) -> NoReturn:
 
 
 def _stable(graph: Graph) -> Graph:
+    from chainrule.rewrite.passes import stabilize
+
     return in_bodies(stabilize, stabilize(graph))
 
 
@@ -81,6 +81,9 @@ def narrowed(graph: Graph, precision: str | None) -> Graph:
     """
     if precision is None:
         return graph
+    from chainrule.rewrite.narrow import PRECISIONS
+    from chainrule.rewrite.passes import attend, expand_composites
+
     for each in (attend, expand_composites, PRECISIONS[precision]):
         graph = in_bodies(each, each(graph))
     return graph
@@ -163,6 +166,8 @@ class ReferenceProgram:
             Tensor(label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
+        from chainrule.rewrite.passes import expand_composites
+
         opened = in_bodies(expand_composites, expand_composites(self.graph))
         demands = list(map(dim_data, demands_of(opened, graph)))
         self._binder = Binder(tensors, sizes_of(feeds), demands)

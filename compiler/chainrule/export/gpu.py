@@ -10,7 +10,6 @@ import numpy as np
 
 from chainrule.codegen.ptx import DATA_ALIGN, GpuModule, emit_gpu_module
 from chainrule.errors import CompileError
-from chainrule.export.begin import drawing
 from chainrule.export.checks import signed
 from chainrule.export.codes import CODE, checks_of, own_code
 from chainrule.export.model import (
@@ -30,6 +29,7 @@ from chainrule.ir.loop import Check, Loop, Stmt, When
 from chainrule.ir.node import Stmts
 from chainrule.ir.types import DTYPES, DType
 from chainrule.loops import minibatch
+from chainrule.loops.begin import drawing
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import Launch, launches_of
 from chainrule.records import dataclass

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from chainrule.export.begin import drawing
 from chainrule.export.checks import head
 from chainrule.export.codes import CODE
 from chainrule.export.model import (
@@ -23,6 +22,7 @@ from chainrule.export.orthogonal import orthonormal
 from chainrule.export.text import Code, number_text
 from chainrule.ir.loop import Program
 from chainrule.ir.types import DType, float32
+from chainrule.loops.begin import drawing
 
 Data = Callable[[bytes], str]
 

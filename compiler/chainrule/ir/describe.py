@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from functools import cached_property
 
 from chainrule.ir import provenance
-from chainrule.ir.graph import walk
+from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Node
+from chainrule.records import dataclass
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A graph that is written when somebody asks for it.
+
+    `tell` gives all that decides what it computes of what it is given, as text that is equal in
+    every process and no other graph's; None where that can't be told.
+    """
+
+    tell: Callable[[], str | None] = field(repr=False)
+    write: Callable[[], Graph] = field(repr=False)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph, from now on."""
+        return self.write()
+
+
+def written(graph: Graph | Unwritten) -> Graph:
+    """A graph, written if it was not."""
+    return graph if isinstance(graph, Graph) else graph.graph
 
 
 def described(roots: Sequence[Node], given: Sequence[Node]) -> str | None:

@@ -193,13 +193,8 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
         match = _TOKEN.match(text, at)
         if match is None:
             raise _error(text, at, f"{text[at:].lstrip()[:1]!r} has no meaning here")
-        tokens.append(
-            (
-                str(match.lastgroup),
-                match.group(str(match.lastgroup)),
-                match.start(str(match.lastgroup)),
-            )
-        )
+        kind = str(match.lastgroup)
+        tokens.append((kind, match[kind], match.start(kind)))
         at = match.end()
     return [*tokens, ("end", "", len(text))]
 

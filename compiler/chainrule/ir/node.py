@@ -109,6 +109,8 @@ class Op:
     stepwise: bool = False
     #: whether it draws random numbers; its operands are then seed, step and numbers of the draw
     draws: bool = False
+    #: whether its derivative is the user's own, which `content` does not tell
+    own_derivative: bool = False
     #: (low, high, seed) of the values the tests draw
     domain: tuple[float, float] = (-2.0, 2.0)
 

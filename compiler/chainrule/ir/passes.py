@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import field
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph, walk
@@ -42,29 +39,6 @@ class PassRecord:
         used = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in self.rules.items())
         done = f"{self.name}: {change}, {self.seconds * 1e3:.1f} ms"
         return f"{done}  ({used})" if used else done
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def uncollected(function: Callable[P, R]) -> Callable[P, R]:
-    """Let Python's collector of cycles wait while a function runs that makes many objects to keep.
-
-    It would visit all of them again and again, a quarter of the time, and find nothing to free.
-    """
-
-    @wraps(function)
-    def run(*args: P.args, **options: P.kwargs) -> R:
-        if not gc.isenabled():
-            return function(*args, **options)
-        gc.disable()
-        try:
-            return function(*args, **options)
-        finally:
-            gc.enable()
-
-    return run
 
 
 Observer = Callable[[PassRecord, Graph], None]

@@ -60,6 +60,21 @@ class derived_from:
         _current.reset(self.token)
 
 
+class written_at:
+    """A context: nodes made inside belong to a line of the user's file, whoever asks for them."""
+
+    __slots__ = ("line", "token")
+
+    def __init__(self, line: Location | None) -> None:
+        self.line = line
+
+    def __enter__(self) -> None:
+        self.token = _current.set(self.line)
+
+    def __exit__(self, *error: object) -> None:
+        _current.reset(self.token)
+
+
 def inherit(new: Node, old: Node) -> Node:
     """Let `new`, put in the place of `old`, keep its name and line."""
     if new is not old:

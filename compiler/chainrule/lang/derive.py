@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from chainrule.autodiff.reverse import Derivation, differentiate
+from chainrule.collector import uncollected
 from chainrule.errors import DTypeError, GradientError, ShapeError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
-from chainrule.ir.passes import in_bodies, uncollected
+from chainrule.ir.passes import in_bodies
 from chainrule.lang.tensor import Tensor
 from chainrule.ops.source import full
 from chainrule.records import dataclass
-from chainrule.rewrite.passes import simplify, stabilize
 
 T = TypeVar("T")
 
@@ -43,12 +43,16 @@ def derive(results: Sequence[Node], seeds: Sequence[Node], wrt: Sequence[Node]) 
 
 def stabilized(results: Sequence[Node], wrt: Sequence[Node]) -> tuple[Node, ...]:
     """The stable forms of results, then of `wrt`, which nothing looks through."""
+    from chainrule.rewrite.passes import stabilize
+
     graph = in_bodies(stabilize, Graph((*results, *wrt)), kept=wrt)
     return stabilize(graph, opaque=wrt).outputs
 
 
 def simplified(found: Sequence[Node], wrt: Sequence[Node]) -> tuple[Node, ...]:
     """Derivatives by `wrt` in simplest form."""
+    from chainrule.rewrite.passes import simplify
+
     graph = in_bodies(simplify, Graph(tuple(found)), kept=wrt)
     return simplify(graph, opaque=wrt).outputs
 

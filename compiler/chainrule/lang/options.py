@@ -9,7 +9,6 @@ from chainrule.driver.sizes import check_number
 from chainrule.errors import CompileError
 from chainrule.given import is_int
 from chainrule.ir.size import TYPICAL
-from chainrule.rewrite.narrow import PRECISIONS
 from chainrule.schedule.budget import Budget
 
 BACKENDS = ("cpu", "cuda", "reference")
@@ -28,15 +27,22 @@ def check_options(
         )
     if threads is not None and not _is_count(threads):
         raise CompileError(f"threads is None or an int from 1 on, not {threads!r}")
-    if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
-        raise CompileError(
-            f"there is no precision {precision!r}",
-            f"there are {', '.join(PRECISIONS)}; with None each tensor's dtype decides",
-        )
+    if precision is not None:
+        _check_precision(precision)
     for name, value in unbuilt.items():
         if value is not None:
             raise CompileError(f"{name}={value!r} is not built yet", f"leave {name} out")
     return None if threads is None else int(threads)
+
+
+def _check_precision(precision: str) -> None:
+    from chainrule.rewrite.narrow import PRECISIONS
+
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise CompileError(
+            f"there is no precision {precision!r}",
+            f"there are {', '.join(PRECISIONS)}; with None each tensor's dtype decides",
+        )
 
 
 def check_budget(given: object, backend: str, symbols: Sequence[str] = ()) -> Budget | None:

@@ -29,6 +29,9 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
+#: statements that hold others
+_NESTS = (Loop, When)
+
 
 def operands(value: Value) -> tuple[Value, ...]:
     """The values a value is made from directly."""
@@ -48,8 +51,12 @@ def postorder(*roots: Value) -> list[Value]:
             order.append(value)
         elif id(value) not in seen:
             seen.add(id(value))
-            stack.append((value, True))
-            stack.extend((v, False) for v in reversed(operands(value)))
+            under = operands(value)
+            if under:
+                stack.append((value, True))
+                stack += [(v, False) for v in under[::-1]]
+            else:
+                order.append(value)
     return order
 
 
@@ -64,10 +71,15 @@ def shared(*roots: Value) -> list[Value]:
 
 def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
     """Every statement of a body and of the loops in it."""
-    for s in body:
-        yield s
-        if isinstance(s, Loop | When):
-            yield from statements(s.body)
+    stack = [iter(body)]
+    while stack:
+        for s in stack[-1]:
+            yield s
+            if isinstance(s, _NESTS):
+                stack.append(iter(s.body))
+                break
+        else:
+            stack.pop()
 
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:

@@ -33,6 +33,7 @@ class Custom(Op):
     backward: Rule = field(repr=False)
     composite = True
     stepwise = True
+    own_derivative = True
     _traces: dict[Any, tuple[list[Node], Node]] = field(default_factory=dict, repr=False)
 
     @property

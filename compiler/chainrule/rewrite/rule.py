@@ -60,7 +60,7 @@ class Rule:
         assert isinstance(tree, Call)
         return tree
 
-    @property
+    @cached_property
     def roots(self) -> tuple[str, ...]:
         """The op a node must have for the rule to be tried."""
         return (op_behind(self.pattern.fn),)

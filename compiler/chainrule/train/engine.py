@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from chainrule.driver.sizes import dim_data
+from chainrule.ir.describe import Unwritten
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.ops.source import Leaf
@@ -73,7 +74,8 @@ class Options:
 
 #: graph, inputs, kept leaves, names of the outputs, their storage, whether the first is a loss
 MakeEngine = Callable[
-    [Graph, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, Options], Engine
+    [Graph | Unwritten, Sequence[Node], Sequence[Node], Sequence[str], Storage, bool, Options],
+    Engine,
 ]
 
 

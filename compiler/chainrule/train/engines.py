@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chainrule import driver
 from chainrule.errors import CompileError
+from chainrule.ir.describe import Unwritten, written
 from chainrule.ir.graph import Graph
 from chainrule.ir.node import Node
 from chainrule.train.engine import Array, MakeEngine, Options, nonempty_rows
@@ -30,7 +31,7 @@ class NativeEngine:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Graph | Unwritten,
         inputs: Sequence[Node],
         kept: Sequence[Node],
         names: Sequence[str],
@@ -110,7 +111,7 @@ class GpuEngine:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Graph | Unwritten,
         inputs: Sequence[Node],
         kept: Sequence[Node],
         names: Sequence[str],
@@ -123,7 +124,7 @@ class GpuEngine:
         from chainrule_runtime.gpu.program import GpuProgram
 
         self.compiled = build_gpu(
-            graph,
+            written(graph),
             feeds=inputs,
             kept=kept,
             outputs=names,

@@ -11,6 +11,7 @@ import numpy as np
 from chainrule.errors import CompileError, FeedError
 from chainrule.given import is_int
 from chainrule.ir import provenance
+from chainrule.ir.describe import Unwritten
 from chainrule.ir.graph import Graph
 from chainrule.ir.graph import replace as substituted
 from chainrule.ir.node import Node, apply
@@ -51,6 +52,15 @@ class Ensemble:
         count = len(one.outputs)
         changed = (self.leaf(leaf) for leaf, _ in one.updates)
         return Graph(tuple(ends[:count]), tuple(zip(changed, ends[count:], strict=True)))
+
+    def unwritten(self, one: Unwritten, kept: Sequence[Node]) -> Unwritten:
+        """The same of a graph that may not be needed."""
+
+        def tell() -> str | None:
+            text = one.tell()
+            return text and f"{self.count} members\n{text}"
+
+        return Unwritten(tell, lambda: self.graph(one.graph, kept))
 
     def seen(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Views of stored arrays, members first."""

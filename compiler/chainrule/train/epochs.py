@@ -91,7 +91,7 @@ class Epochs:
         if len(parts) == 1:
             return list(parts[0])
         each = () if self._members is None else (self._members.count,)
-        kinds = [n.type.dtype.numpy for n in self._plan.graph.outputs]
+        kinds = [n.type.dtype.numpy for n in self._plan.measured]
         return [
             np.concatenate([np.empty((0, *each), kind), *(logs[i] for logs in parts)])
             for i, kind in enumerate(kinds)

@@ -43,6 +43,7 @@ class Kept:
         seed: int,
         precision: str | None,
         members: Ensemble | None,
+        natively: bool,
     ) -> None:
         self._plan, self._outputs = plan, outputs
         self._precision, self._members = precision, members
@@ -55,10 +56,10 @@ class Kept:
             driver.raise_ours(fault)
         arrays = self._storage.arrays
         if members is None:
-            state.begin(plan, arrays, seed, lent)
+            state.begin(plan, arrays, seed, lent, natively)
         else:
             for i in range(members.count):
-                state.begin(plan, members.member(i, arrays), seed + i, lent)
+                state.begin(plan, members.member(i, arrays), seed + i, lent, natively)
         self._arrays = arrays if members is None else members.seen(arrays)
         numbers = plan.optimizer.hyperparameters
         self._hyperparameters = Hyperparameters(numbers, self._arrays, members)

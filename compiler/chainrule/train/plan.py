@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import field
+from functools import cached_property
 from typing import Any
 
 from chainrule import driver
-from chainrule.errors import CompileError, GradientError, ShapeError
+from chainrule.collector import uncollected
+from chainrule.errors import CompileError, GradientError, Location, ShapeError, user_location
 from chainrule.ir import provenance
+from chainrule.ir.describe import Unwritten
 from chainrule.ir.graph import Graph, replace
 from chainrule.ir.node import Node
 from chainrule.ir.size import Size
@@ -19,6 +23,7 @@ from chainrule.ops.phase import resolve_phase
 from chainrule.ops.random import SEED_TYPE, bind_draws, step_node
 from chainrule.ops.source import Leaf, leaf
 from chainrule.records import dataclass
+from chainrule.train.told import is_ours, told
 from chainrule.train.tracked import tracked_changes
 from chainrule.train.updates import Updates, check_next, plan_updates
 
@@ -34,20 +39,59 @@ class StepPlan:
     """A training step before it is compiled.
 
     `graph` has the loss and the metrics as outputs, called `names`, as they are in training, its
-    draws bound to the kept seed and step; `loss` is as it was written. `kept` are the leaves that
-    live between calls, in order of creation: parameters, states, then the optimizer's own, which
-    `optimizer` tells about, and the seed.
+    draws bound to the kept seed and step; `loss`, and both as `measured`, are as they were written.
+    `kept` are the leaves that live between calls, in order of creation: parameters, states, then
+    the optimizer's own, which `optimizer` tells about, and the seed. `changes` are those of what is
+    not `trained`.
+
+    A step that was compiled before is found by what it is `told` by, so gradients and updates are
+    written when somebody asks for them; by rules of ours as at `line`, where the step was made.
     """
 
-    loss: Node
-    graph: Graph
+    measured: tuple[Node, ...]
     names: tuple[str, ...]
     inputs: tuple[Node, ...]
     parameters: tuple[Node, ...]
     states: tuple[Node, ...]
+    trained: tuple[Node, ...]
     optimizer: Updates
     seed: Node
-    gradients: Mapping[Node, Node]
+    changes: tuple[tuple[Node, Node], ...]
+    line: Location | None = field(repr=False)
+
+    @property
+    def loss(self) -> Node:
+        """What is minimised."""
+        return self.measured[0]
+
+    @cached_property
+    def gradients(self) -> Mapping[Node, Node]:
+        """The gradient by each parameter that is trained. Raises GradientError."""
+        with provenance.written_at(self.line):
+            return dict(zip(self.trained, gradients(self.loss, self.trained), strict=True))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What a step computes and changes. Raises an error for what does not fit."""
+        return self._written()
+
+    @uncollected
+    def _written(self) -> Graph:
+        slopes = self.gradients
+        with provenance.written_at(self.line):
+            changes = (*self.optimizer.changes(slopes), *self.changes)
+            written = resolve_phase(Graph(self.measured, changes), training=True)
+            return bind_draws(written, self.seed, self.optimizer.count)
+
+    @property
+    def unwritten(self) -> Unwritten:
+        """The same graph, for who may not need it."""
+        return Unwritten(self.told, lambda: self.graph)
+
+    def told(self) -> str | None:
+        """All that decides the graph, as text; None where that can't be told."""
+        given = (*self.inputs, *self.kept)
+        return told(self.measured, self.changes, self.trained, self.optimizer, self.seed, given)
 
     @property
     def kept(self) -> tuple[Node, ...]:
@@ -73,7 +117,7 @@ def plan_step(
     updates: Mapping[Tensor, Tensor],
     train: Iterable[Tensor | str] | None,
 ) -> StepPlan:
-    """Derive the gradients and write down every update. Raises an error for what does not fit."""
+    """What a step is made of. Raises an error for what does not fit."""
     _check_loss(loss, optimizer)
     _check_metrics(metrics)
     _check_updates(updates)
@@ -82,24 +126,23 @@ def plan_step(
     leaves = driver.leaves_of([*values, *outputs, *(s.node for s in updates)])
     parameters, states = _of_kind("parameter", leaves), _of_kind("state", leaves)
     trained = _trained(loss.node, train)
-    slopes = dict(zip(trained, gradients(loss.node, trained), strict=True))
     seed = leaf("state", SEED, SEED_TYPE)
-    own = plan_updates(optimizer, slopes)
-    changes = [*own.changes, *_state_changes(updates, set(trained))]
+    own = plan_updates(optimizer, trained)
+    changes = _state_changes(updates, set(trained))
     _check_names({*leaves, *own.leaves})
     measured = (loss.node, *(m.node for m in metrics.values()))
     changes += tracked_changes(measured, {s.node for s in updates})
-    written = Graph(measured, tuple(changes))
     return StepPlan(
-        loss.node,
-        bind_draws(resolve_phase(written, training=True), seed, own.count),
+        measured,
         ("loss", *metrics),
         tuple(inputs),
         tuple(parameters),
         tuple(states),
+        tuple(trained),
         own,
         seed,
-        slopes,
+        tuple(changes),
+        user_location() if all(map(is_ours, own.rules.values())) else None,
     )
 
 

@@ -11,12 +11,12 @@ from chainrule import driver
 from chainrule.driver.sizes import demands_of, dim_data, sizes_of
 from chainrule.driver.wanted import behind_moves
 from chainrule.errors import CompileError
+from chainrule.ir.describe import Unwritten, written
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
 from chainrule.ir.node import Bound, Node, within
 from chainrule.ir.size import known
 from chainrule.ops.each import Every, Own
-from chainrule.rewrite.passes import expand_composites
 from chainrule.train.engine import Array, Options, input_name, nonempty_rows
 from chainrule_runtime import (
     Binder,
@@ -39,7 +39,7 @@ class ReferenceEngine:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Graph | Unwritten,
         inputs: Sequence[Node],
         kept: Sequence[Node],
         names: Sequence[str],
@@ -47,6 +47,9 @@ class ReferenceEngine:
         trains: bool,
         options: Options,
     ) -> None:
+        from chainrule.rewrite.passes import expand_composites
+
+        graph = written(graph)
         self.graph, self.inputs = driver.narrowed(graph, options.precision), tuple(inputs)
         self.kept = tuple(kept)
         self.names, self.storage, self.trains = tuple(names), storage, trains

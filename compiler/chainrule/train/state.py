@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from chainrule import driver
 from chainrule.errors import ArtifactError, CompileError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.node import Node
+from chainrule.ir.types import float32
 from chainrule.lang import init as initial
-from chainrule.ops.source import Leaf
+from chainrule.ops import philox
+from chainrule.ops.source import Full, Leaf
 from chainrule.train.plan import EPOCH, FIT, MODEL, SEED, StepPlan, label
 from chainrule.train.updates import STEP
 
@@ -30,18 +34,59 @@ def lent(plan: StepPlan, other: StepPlan, arrays: Mapping[str, Array]) -> dict[s
     return {label(n): arrays[label(n)] for n in common}
 
 
-def begin(plan: StepPlan, arrays: Mapping[str, Array], seed: int, lent: Collection[str]) -> None:
-    """Give every array its initial value; those that are lent keep theirs."""
+def begin(
+    plan: StepPlan,
+    arrays: Mapping[str, Array],
+    seed: int,
+    lent: Collection[str],
+    natively: bool = False,
+) -> None:
+    """Give every array its initial value, many of them `natively`; those that are lent keep theirs.
+
+    The bits are equal either way.
+    """
     arrays[SEED][...] = seed
-    for index, node in enumerate((*plan.parameters, *plan.states)):
-        if label(node) not in lent:
-            assert isinstance(node.op, Leaf)
-            arrays[label(node)][...] = initial.draw(
-                node.op.init, static(node), node.type.dtype.wide.numpy, seed, index
-            )
+    leaves = [
+        (i, n) for i, n in enumerate((*plan.parameters, *plan.states)) if label(n) not in lent
+    ]
+    rules = {n: _rule(n) for _, n in leaves}
+    native = driver.drawings(_counts(rules)) if natively else {}
+    for index, node in leaves:
+        assert isinstance(node.op, Leaf)
+        shape, array = static(node), arrays[label(node)]
+        name, *line = rules[node] or ("",)
+        if name in native and array.size:
+            out = array if array.flags.c_contiguous else np.empty(shape, np.float32)
+            native[name].fill(out, seed, philox.INITIAL_DRAWS + index, *line)
+            if out is not array:
+                array[...] = out
+        else:
+            kind = node.type.dtype.wide.numpy
+            array[...] = initial.draw(node.op.init, shape, kind, seed, index)
     for slot, (w, value_of) in plan.optimizer.slots.items():
-        (value,) = evaluate([value_of], {w: arrays[label(w)]})
-        arrays[label(slot)][...] = value
+        if isinstance(value_of.op, Full):  # most are 0: no array is made for that
+            arrays[label(slot)][...] = value_of.op.scalar
+        else:
+            (arrays[label(slot)][...],) = evaluate([value_of], {w: arrays[label(w)]})
+
+
+def _rule(node: Node) -> tuple[str, float, float] | None:
+    """How a leaf of float32 is drawn; None of any other, and where numbers are given."""
+    assert isinstance(node.op, Leaf)
+    if node.type.dtype != float32:
+        return None
+    rule = initial.rule(node.op.init, static(node))
+    return rule if isinstance(rule, tuple) else None
+
+
+def _counts(rules: Mapping[Node, tuple[str, float, float] | None]) -> dict[str, tuple[int, int]]:
+    """How many tensors and numbers are drawn of each distribution."""
+    found: dict[str, tuple[int, int]] = {}
+    for node, rule in rules.items():
+        if rule is not None:
+            tensors, numbers = found.get(rule[0], (0, 0))
+            found[rule[0]] = tensors + 1, numbers + math.prod(static(node))
+    return found
 
 
 def of_step(state: Mapping[str, Array]) -> dict[str, Array]:

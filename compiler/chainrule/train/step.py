@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Never, NoReturn
 import numpy as np
 
 from chainrule import driver
+from chainrule.collector import uncollected
 from chainrule.errors import CompileError, DeviceError, FeedError, NonFiniteError
-from chainrule.ir.passes import uncollected
 from chainrule.lang.arguments import refuse_unnamed
 from chainrule.lang.options import (
     check_budget,
@@ -129,12 +129,14 @@ class TrainingStep(Kept):
         options: Options,
         members: Ensemble | None,
     ) -> None:
-        super().__init__(plan, outputs, share, seed, options.precision, members)
+        natively = backend != "reference"
+        super().__init__(plan, outputs, share, seed, options.precision, members, natively)
         #: whether calls change parameters: not those of a model whose net is frozen whole
         self.trains = True
         self._backend = backend
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
-        graph = members.graph(plan.graph, plan.kept) if members else plan.graph
+        one = plan.unwritten
+        graph = members.unwritten(one, plan.kept) if members else one
         make = ENGINES[backend]
         self._engine = make(
             graph, plan.inputs, self._kept, plan.names, self._storage, True, options

@@ -11,7 +11,6 @@ from chainrule.ir.size import Size, evaluate, symbols_of
 from chainrule.lang.derive import flatten
 from chainrule.ops.phase import resolve_phase
 from chainrule.records import dataclass
-from chainrule.rewrite.passes import expand_composites
 from chainrule.train.plan import label
 from chainrule.train.problem import ROWS, Problem
 from chainrule.train.step import TrainingStep
@@ -73,7 +72,7 @@ def summarize(net: Any, step: TrainingStep, problem: Problem) -> Summary:
     return Summary(
         rows,
         sum(a.size for a in step.parameters.values()),
-        sum(state[label(p)].size for p in plan.gradients if problem.trained != ()),
+        sum(state[label(p)].size for p in plan.trained if problem.trained != ()),
         sum(state[n].nbytes for n in own),
         sum(a.nbytes for n, a in state.items()),
         _flops(flatten(problem.prediction)),
@@ -103,6 +102,8 @@ def _size(tensor: Any) -> int:
 
 
 def _flops(outputs: list[Node]) -> int:
+    from chainrule.rewrite.passes import expand_composites
+
     graph = expand_composites(resolve_phase(Graph(tuple(outputs)), training=False))
     total = 0
     for node in graph.nodes:

@@ -1,8 +1,12 @@
-"""What an optimizer makes of gradients: the next parameters, its memory, its hyper-parameters."""
+"""What an optimizer makes of gradients: the next parameters, its memory, its hyper-parameters.
+
+What it keeps is known of the parameters alone; how all of it changes is written when it is asked
+for, as a step that is found compiled has no use for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from inspect import signature
 from reprlib import repr as short
@@ -51,18 +55,41 @@ class Hyperparameter:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """An optimizer as it was when the step was made, its rate in a step, and its numbers."""
+
+    optimizer: Optimizer
+    rate: Tensor
+    numbers: Mapping[str, Hyperparameter]
+
+    def bound(self, dtype: DType) -> Optimizer:
+        """The optimizer with Tensors of an element type for its hyper-parameters."""
+        bound = copy(self.optimizer)
+        for name, number in self.numbers.items():
+            object.__setattr__(bound, name, number.value(dtype))  # it may be a frozen dataclass
+        return bound
+
+
+@dataclass(frozen=True)
 class Updates:
-    """What an optimizer changes in a step, and what it keeps for that.
+    """What an optimizer keeps, and what it changes in a step.
 
     `slots` are its leaves for each parameter, with that parameter and how they begin; `averages`
-    those of them that hold the moving average of a parameter, by the parameter.
+    those of them that hold the moving average of a parameter, by the parameter, and `sums` those
+    that add up gradients over `every` so many minibatches. `own` are what each parameter's rule, of
+    `rules`, remembers of it by name; `t` counts updates and `made` steps.
     """
 
-    changes: tuple[tuple[Node, Node], ...]
     slots: Mapping[Node, tuple[Node, Node]]
     averages: Mapping[Node, Node]
+    sums: Mapping[Node, Node]
+    own: Mapping[Node, Mapping[str, Node]]
     count: Node
     hyperparameters: Mapping[str, Hyperparameter]
+    rules: Mapping[Node, Rule]
+    every: int
+    made: Tensor
+    t: Tensor
 
     @property
     def leaves(self) -> tuple[Node, ...]:
@@ -70,32 +97,72 @@ class Updates:
         numbers = [h.leaf for h in self.hyperparameters.values() if h.leaf is not None]
         return (*self.slots, self.count, *numbers)
 
+    def changes(self, slopes: Mapping[Node, Node]) -> list[tuple[Node, Node]]:
+        """The next value of each leaf that changes, given gradients. Raises CompileError."""
+        gradients = {w: _wide(Tensor(g)) for w, g in slopes.items()}
+        due = None if self.every == 1 else self.made % self.every == 0
+        changes = [(self.count, self.made.node)]
+        if due is not None:
+            for w, g in gradients.items():
+                sums = self.sums[w]
+                gradients[w] = total = Tensor(sums) + g / self.every
+                changes.append((sums, f.where(due, 0.0, total).node))
+        for w, g in self._clipped(gradients).items():
+            pairs = _changes(self.rules[w], w, g, self.own[w], self.t)
+            if w in self.averages:
+                pairs.append(self._averaged(w, pairs[0][1]))
+            if due is not None:
+                pairs = [(n, f.where(due, Tensor(new), Tensor(n)).node) for n, new in pairs]
+            changes += pairs
+        return changes
 
-def plan_updates(optimizer: Optimizer, slopes: Mapping[Node, Node]) -> Updates:
-    """Write down the update of each parameter, given its gradient. Raises CompileError."""
-    kept = _Kept(float64 if any(w.type.dtype == float64 for w in slopes) else float32)
+    def _clipped(self, gradients: dict[Node, Tensor]) -> dict[Node, Tensor]:
+        """Gradients with each element, then the norm of them all, held to what they may be."""
+        numbers = self.hyperparameters
+        if "clip_value" in numbers:
+            for w, g in gradients.items():
+                most = numbers["clip_value"].value(g.dtype)
+                gradients[w] = f.minimum(f.maximum(g, -most), most)
+        if "clip_norm" in numbers:
+            dtype = _dtype_of(gradients)
+            squares = [f.sum(f.square(g.astype(dtype))) for g in gradients.values()]
+            norm = f.sqrt(sum(squares[1:], squares[0]))
+            scale = f.minimum(numbers["clip_norm"].value(dtype) / (norm + _NORM_EPS), 1.0)
+            gradients = {w: g * scale.astype(g.dtype) for w, g in gradients.items()}
+        return gradients
+
+    def _averaged(self, w: Node, new: Node) -> tuple[Node, Node]:
+        """The moving average of a parameter and its next value: at first, what it averages."""
+        node, now = self.averages[w], _wide(Tensor(new))
+        decay = self.hyperparameters["ema"].value(now.dtype)
+        return node, f.where(self.t == 1, now, average(decay, Tensor(node), now)).node
+
+
+def plan_updates(optimizer: Optimizer, trained: Sequence[Node]) -> Updates:
+    """What an optimizer keeps for the parameters that it is to train. Raises CompileError."""
+    kept = _Kept(_dtype_of(trained))
     made = f.minimum(Tensor(kept.count), _LAST_STEP - 1) + 1
     every = optimizer.accumulate
     t = made if every == 1 else (made + (every - 1)) // every
-    due = None if every == 1 else made % every == 0
-    rule_of = _rules(optimizer, slopes, kept, t)
-    gradients = {w: _wide(Tensor(g)) for w, g in slopes.items()}
-    changes = [(kept.count, made.node)]
-    if due is not None:
-        for w, g in gradients.items():
-            sums = kept.slot("gradient", w, f.zeros_like(g))
-            gradients[w] = total = Tensor(sums) + g / every
-            changes.append((sums, f.where(due, 0.0, total).node))
-    gradients = _clipped(gradients, optimizer, kept)
-    decay = None if optimizer.ema is None else kept.number("ema", optimizer.ema, COMMON["ema"])
-    for w, g in gradients.items():
-        pairs = _changes(rule_of[w], w, g, kept, t)
-        if decay is not None:
-            pairs.append(_averaged(w, pairs[0][1], decay, kept, t))
-        if due is not None:
-            pairs = [(n, f.where(due, Tensor(new), Tensor(n)).node) for n, new in pairs]
-        changes += pairs
-    return Updates(tuple(changes), kept.slots, kept.averages, kept.count, kept.numbers)
+    rules = _rules(optimizer, trained, kept, t)
+    sums = {}
+    if every != 1:
+        sums = {w: kept.slot("gradient", w, f.zeros_like(_wide(Tensor(w)))) for w in trained}
+    for name in ("clip_value", "clip_norm", "ema"):
+        if (value := getattr(optimizer, name)) is not None:
+            kept.number(name, value, COMMON[name])
+    averages, own = {}, {}
+    for w in trained:
+        begins = _begins(rules[w].optimizer, Tensor(w))
+        own[w] = {name: kept.slot(name, w, begin) for name, begin in begins.items()}
+        if optimizer.ema is not None:
+            averages[w] = kept.slot("average", w, _wide(Tensor(w)))
+    return Updates(kept.slots, averages, sums, own, kept.count, kept.numbers, rules, every, made, t)
+
+
+def _dtype_of(trained: Iterable[Node]) -> DType:
+    """The element type of an optimizer's numbers."""
+    return float64 if any(w.type.dtype == float64 for w in trained) else float32
 
 
 class _Kept:
@@ -105,7 +172,6 @@ class _Kept:
         self.dtype = dtype  # of its numbers
         self.count = leaf("state", STEP, STEP_TYPE)
         self.slots: dict[Node, tuple[Node, Node]] = {}
-        self.averages: dict[Node, Node] = {}
         self.numbers: dict[str, Hyperparameter] = {}
 
     def slot(self, name: str, w: Node, begin: Tensor) -> Node:
@@ -125,34 +191,18 @@ class _Kept:
         return number
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """An optimizer at work: its rate as it is in this step, and its numbers."""
-
-    optimizer: Optimizer
-    rate: Tensor
-    numbers: Mapping[str, Hyperparameter]
-
-    def bound(self, dtype: DType) -> Optimizer:
-        """The optimizer with Tensors of an element type for its hyper-parameters."""
-        bound = copy(self.optimizer)
-        for name, number in self.numbers.items():
-            object.__setattr__(bound, name, number.value(dtype))  # it may be a frozen dataclass
-        return bound
-
-
 def _rules(
-    optimizer: Optimizer, slopes: Mapping[Node, Node], kept: _Kept, t: Tensor
-) -> dict[Node, _Rule]:
+    optimizer: Optimizer, trained: Sequence[Node], kept: _Kept, t: Tensor
+) -> dict[Node, Rule]:
     """The rule of each parameter."""
     if not isinstance(optimizer, Groups):
         rule = _rule(optimizer, "", kept, t)
-        return dict.fromkeys(slopes, rule)
+        return dict.fromkeys(trained, rule)
     rules = [_rule(optimizer.rest, "", kept, t)]
     for i, part in enumerate(optimizer.groups.values(), 1):
         rules.append(_rule(part, f"group{i}.", kept, t))
-    places = optimizer.assigned({_label(w): Tensor(w) for w in slopes})
-    return {w: rules[places[_label(w)]] for w in slopes}
+    places = optimizer.assigned({_label(w): Tensor(w) for w in trained})
+    return {w: rules[places[_label(w)]] for w in trained}
 
 
 def _check_kept(optimizer: Optimizer) -> None:
@@ -165,7 +215,7 @@ def _check_kept(optimizer: Optimizer) -> None:
         )
 
 
-def _rule(optimizer: Optimizer, prefix: str, kept: _Kept, t: Tensor) -> _Rule:
+def _rule(optimizer: Optimizer, prefix: str, kept: _Kept, t: Tensor) -> Rule:
     _check_kept(optimizer)
     schedule = schedule_of(optimizer.lr)
     base = kept.number(prefix + RATE, schedule.base, FROM_ZERO)
@@ -179,36 +229,7 @@ def _rule(optimizer: Optimizer, prefix: str, kept: _Kept, t: Tensor) -> _Rule:
                 f"set self.{name} in its __init__, or {name} = ... in the class",
             )
         numbers[name] = kept.number(prefix + name, getattr(optimizer, name), kind)
-    return _Rule(optimizer, rate, numbers)
-
-
-def _clipped(
-    gradients: dict[Node, Tensor], optimizer: Optimizer, kept: _Kept
-) -> dict[Node, Tensor]:
-    """Gradients with each element, then the norm of them all, held to what they may be."""
-    if optimizer.clip_value is not None:
-        bound = kept.number("clip_value", optimizer.clip_value, COMMON["clip_value"])
-        for w, g in gradients.items():
-            most = bound.value(g.dtype)
-            gradients[w] = f.minimum(f.maximum(g, -most), most)
-    if optimizer.clip_norm is not None:
-        bound = kept.number("clip_norm", optimizer.clip_norm, COMMON["clip_norm"])
-        most = bound.value(kept.dtype)
-        squares = [f.sum(f.square(g.astype(kept.dtype))) for g in gradients.values()]
-        norm = f.sqrt(sum(squares[1:], squares[0]))
-        scale = f.minimum(most / (norm + _NORM_EPS), 1.0)
-        gradients = {w: g * scale.astype(g.dtype) for w, g in gradients.items()}
-    return gradients
-
-
-def _averaged(
-    w: Node, new: Node, decay: Hyperparameter, kept: _Kept, t: Tensor
-) -> tuple[Node, Node]:
-    """The moving average of a parameter and its next value: at first, what it averages."""
-    wide = _wide(Tensor(w))
-    kept.averages[w] = node = kept.slot("average", w, wide)
-    now = _wide(Tensor(new))
-    return node, f.where(t == 1, now, average(decay.value(wide.dtype), Tensor(node), now)).node
+    return Rule(copy(optimizer), rate, numbers)
 
 
 def _label(node: Node) -> str:
@@ -242,10 +263,10 @@ def _begins(optimizer: Optimizer, w: Tensor) -> Mapping[str, Tensor]:
     return begins
 
 
-def _changes(rule: _Rule, w: Node, g: Tensor, kept: _Kept, t: Tensor) -> list[tuple[Node, Node]]:
+def _changes(
+    rule: Rule, w: Node, g: Tensor, own: Mapping[str, Node], t: Tensor
+) -> list[tuple[Node, Node]]:
     """The next value of a parameter, first, and of what the optimizer remembers of it."""
-    begins = _begins(rule.optimizer, Tensor(w))
-    own = {name: kept.slot(name, w, begin) for name, begin in begins.items()}
     state = {name: Tensor(node) for name, node in own.items()}
     wide = _wide(Tensor(w))
     result = rule.bound(wide.dtype).update(wide, g, state, rule.rate.astype(wide.dtype), t)

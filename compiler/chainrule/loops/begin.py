@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Buffer,
     Get,
@@ -32,10 +33,11 @@ _FUNCTION = {
 }
 
 
-def drawing(distribution: str, of: DType, members: int = 1) -> Program:
+def drawing(distribution: str, of: DType, members: int = 1, vectors: bool = False) -> Program:
     """scale · number + shift for each of `n` elements, of which each of the `members` has its own.
 
-    One by one: it is done once, and in vectors it would be much of the code.
+    One by one: in vectors it would be much of an exported kernel, which does it once. With
+    `vectors` it is for so many whole vectors, `n` of them.
 
     Its buffers: the seed of each; the number of the draw, a uint32; scale and shift, in the type
     that `of` is drawn in; what is filled.
@@ -44,7 +46,7 @@ def drawing(distribution: str, of: DType, members: int = 1) -> Program:
     seed, number = Buffer("seed", uint64, members), Buffer("number", uint32, 1)
     line = Buffer("line", wide, 2)
     n, i = Size.symbol("n"), Size.symbol("i'")
-    out = Buffer("out", of, n * members)
+    out = Buffer("out", of, n * (LANES if vectors else members))
     member: Dim = Size.symbol("m'") if members > 1 else 0
     key = Load(seed, member)
 
@@ -70,7 +72,7 @@ def drawing(distribution: str, of: DType, members: int = 1) -> Program:
     name = f"begin_{distribution}_{of}_{members}"
 
     def program(*body: Stmt) -> Program:
-        each = Loop("i'", n, body)
+        each = Loop("i'", n * LANES, body, "vector") if vectors else Loop("i'", n, body)
         return Program(
             name, buffers, ("n",), (each if members == 1 else Loop("m'", members, (each,)),)
         )

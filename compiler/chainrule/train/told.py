@@ -1,0 +1,91 @@
+"""What decides a training step before its gradients are derived, as text: the loss with all that is
+measured and changed beside it, which parameters are trained, and by which rule of ours.
+
+What a rule's numbers are is not in it, as they are kept in leaves; of those without a leaf it is. A
+rate is told by its expression, so that a schedule may be any function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from inspect import isroutine
+
+from chainrule.ir.describe import described
+from chainrule.ir.graph import Graph, walk
+from chainrule.ir.node import Node
+from chainrule.nn.optim.optimizer import COMMON
+from chainrule.ops.random import bind_draws
+from chainrule.train.updates import Rule, Updates
+
+_OURS = "chainrule."
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def told(
+    measured: Sequence[Node],
+    changes: Sequence[tuple[Node, Node]],
+    trained: Sequence[Node],
+    updates: Updates,
+    seed: Node,
+    given: Sequence[Node],
+) -> str | None:
+    """All that decides a step on the leaves that are `given`; None where that can't be told.
+
+    It can't where a derivative, an optimizer or an op is not of ours.
+    """
+    rules = list({id(rule): rule for rule in updates.rules.values()}.values())
+    settings = [_settings(rule) for rule in rules]
+    roots = (*measured, *(new for _, new in changes), *(rule.rate.node for rule in rules))
+    graph = bind_draws(Graph(roots), seed, updates.count)
+    if None in settings or not _ours(graph.roots):
+        return None
+    content = described(graph.roots, given)
+    place, number = ({x: i for i, x in enumerate(xs)} for xs in (given, map(id, rules)))
+    plan = (
+        len(measured),
+        [place[leaf] for leaf, _ in changes],
+        [(place[w], number[id(updates.rules[w])]) for w in trained],
+        [
+            (n, h.range.decay, h.begins if h.leaf is None else place[h.leaf])
+            for n, h in updates.hyperparameters.items()
+        ],
+        updates.every,
+        settings,
+    )
+    return content and f"training step {plan!r}\n{content}"
+
+
+def _ours(roots: Iterable[Node]) -> bool:
+    """Whether every derivative is one of ours, in bodies of loops too."""
+    pending = [tuple(roots)]
+    while pending:
+        for node in walk(pending.pop()):
+            if node.op.own_derivative:
+                return False
+            pending += [body.roots for body in node.op.bodies()]
+    return True
+
+
+def is_ours(rule: Rule) -> bool:
+    """Whether an optimizer is one of ours."""
+    return type(rule.optimizer).__module__.startswith(_OURS)
+
+
+def _settings(rule: Rule) -> str | None:
+    """What an optimizer of ours is, but for its numbers and what all have in common; else None."""
+    if not is_ours(rule):
+        return None
+    optimizer, kind = rule.optimizer, type(rule.optimizer)
+    found = []
+    for name in dir(optimizer):
+        value = getattr(optimizer, name)
+        if name.startswith("__") or name in rule.numbers or name in ("lr", *COMMON):
+            continue
+        if isroutine(value):
+            if not value.__module__.startswith(_OURS):
+                return None
+        elif isinstance(value, _PLAIN):
+            found.append((name, value))
+        elif name != "hyperparameters":
+            return None
+    return f"{kind.__module__}.{kind.__qualname__} {found}"
