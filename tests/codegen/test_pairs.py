@@ -98,11 +98,11 @@ def test_native_is_the_interpreter(
     assert (np.abs(ours["out"].reshape(m, n) - want) <= bound).all()
 
 
-@pytest.mark.parametrize("rows", [13, 70])
-def test_the_order_of_shared_loops_does_not_matter(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(13, 40), (70, 40), (13, 50), (13, 64)])
+def test_the_order_of_shared_loops_does_not_matter(rows: int, columns: int) -> None:
     for level in ("x86-64-v4+bf16", "generic"):
-        program = matmul(rows, 40, 37, TARGETS[level], split=True)
-        one = arrays_for(program, {"m": rows, "n": 40, "k": 37})
+        program = matmul(rows, columns, 37, TARGETS[level], split=True)
+        one = arrays_for(program, {"m": rows, "n": columns, "k": 37})
         two = {name: a.copy() for name, a in one.items()}
         interpret(program, one, {})
         interpret(program, two, {}, backward=True)

@@ -317,6 +317,23 @@ def test_a_nan_stays_one_and_keeps_its_sign() -> None:
     np.testing.assert_array_equal(got.view(np.uint16), 0x7FC0 | bits >> 16 & 0x8000)
 
 
+def test_no_lane_is_rounded_by_what_another_holds() -> None:
+    """Subnormal numbers and NaNs are rounded another way than what lies beside them."""
+    rng = np.random.default_rng(12)
+    apart = np.array([0x00000001, 0x80018000, 0x007FFFFF, 0x7F800001, 0xFFC12345], np.uint32)
+    bits = rng.standard_normal((len(apart), 37, 37)).astype(np.float32).view(np.uint32)
+    bits[:, np.arange(37), np.arange(37)] = apart[:, None]
+    a = bits.view(np.float32)
+    x, y = cr.input("x", ("n", 37)), cr.input("y", ("n", 37))
+    rounded, other = cr.compile([x.astype("bfloat16"), (x * y).astype("bfloat16")])(
+        x=a.reshape(-1, 37), y=np.ones((a.size // 37, 37), np.float32)
+    )
+    with np.errstate(all="ignore"):
+        want = a.reshape(-1, 37).astype(BF16)
+    np.testing.assert_array_equal(rounded.view(np.uint16), want.view(np.uint16))
+    assert ulps(other, want) == 0
+
+
 def test_moving_keeps_every_bit() -> None:
     """Payloads of NaNs too: nothing is computed."""
     x = cr.input("x", (256, 256), dtype="bfloat16")
@@ -330,7 +347,7 @@ def test_moving_keeps_every_bit() -> None:
         np.testing.assert_array_equal(got.view(np.uint16), expected.view(np.uint16))
 
 
-@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4+bf16"])
 def test_every_level_rounds_alike(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     a = np.random.default_rng(11).integers(0, 2**32, (37, 21), np.uint32).view(np.float32)
     x = cr.input("x", ("n", 21))
@@ -363,7 +380,9 @@ def test_levels_print() -> None:
     f = cr.compile(cr.relu(x * 2))
     assert "bf16[n, 4]" in f.show("graph") and "bf16[n, 4]" in f.show("kernels")
     assert "cast:f32(b0[" in f.show("loops")
-    assert "bfloat" not in f.show("llvm")  # memory is i16, arithmetic float
+    typed = [line for line in f.show("llvm").splitlines() if "bfloat" in line]
+    for line in typed:  # memory is i16, arithmetic float; an instruction may round
+        assert "avx512bf16" in line or "bitcast" in line
 
 
 def test_numbers_print_as_short_as_tells_them_apart() -> None:

@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 
-from chainrule.codegen.registers import Builder, Register, element, mangled, vector
+from chainrule.codegen.registers import Builder, Region, Register, element, mangled, vector
 from chainrule.errors import CompileError
 from chainrule.ir.loop import LANES, Literal
 from chainrule.ir.machine import MACHINE
@@ -24,6 +24,11 @@ _INT_OP = {"add": "add", "sub": "sub", "mul": "mul", "shl": "shl", "lshr": "lshr
 _LOGIC = {"and_": "and", "or_": "or", "xor": "xor"}
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _ICMP = {"lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
+#: of the classes that VFPCLASSPS tells (Intel's manual, volume 2): a quiet NaN, a subnormal number,
+#: a signalling NaN
+_NAN_OR_SUBNORMAL = 0x01 | 0x20 | 0x80
+#: a branch that is taken once in so many times
+_RARELY = '!{!"branch_weights", i32 1, i32 2000}'
 _INTRINSIC = {"sqrt": "sqrt", "copysign": "copysign", "fma": "fma", "abs": "fabs"}
 
 
@@ -84,13 +89,7 @@ class ScalarCode:
 
     def round_pair(self, x: Register, y: Register) -> Register:
         """The instruction for it, which takes subnormal numbers as 0."""
-        kind, fn = f"<{LANES} x bfloat>", "@llvm.x86.avx512bf16.cvtneps2bf16.512"
-        self.builder.declare(f"{kind} {fn}({x.type})")
-        halves = []
-        for r in (x, y):
-            rounded = self.builder.pure(f"call {kind} {fn}({r.typed})", r.text)
-            short = self.builder.pure(f"bitcast {kind} {rounded} to <{LANES} x i16>", rounded)
-            halves.append(self.converted("zext", Register(short, bfloat16, LANES), int32))
+        halves = [self.converted("zext", self.rounded_normals(r), int32) for r in (x, y)]
         upper = self.machine("shl", [halves[1], self.widen(constant(16, int32), LANES)], int32)
         return self.machine("or_", [halves[0], upper], int32)
 
@@ -252,8 +251,44 @@ class ScalarCode:
 
     def to_bfloat16(self, x: Register) -> Register:
         """A float32 rounded to bfloat16."""
+        if self.target.pairs and x.lanes == LANES:
+            return self.to_bfloat16_at_once(x)
+        return self.to_bfloat16_in_steps(x)
+
+    def to_bfloat16_in_steps(self, x: Register) -> Register:
         bits = self.carry_out(bfloat16_bits(), {"x": x})
         return self.converted("trunc", bits, bfloat16)
+
+    def to_bfloat16_at_once(self, x: Register) -> Register:
+        """The instruction for it, and the steps where it has other bits: it takes subnormal numbers
+        as 0, and a NaN keeps its payload.
+        """
+        builder, mask = self.builder, f"<{LANES} x i1>"
+        fn = f"@llvm.x86.avx512.fpclass.ps.{LANES * 32}"
+        builder.declare(f"{mask} {fn}({x.type}, i32 immarg)")
+        apart = builder.pure(f"call {mask} {fn}({x.typed}, i32 {_NAN_OR_SUBNORMAL})", x.text)
+        all_ = builder.pure(f"bitcast {mask} {apart} to i{LANES}", apart)
+        some = builder.pure(f"icmp ne i{LANES} {all_}, 0", all_)
+        fast = self.rounded_normals(x)
+        inside, after = builder.label(), builder.label()
+        builder.open(Region(inside, guard=True))
+        same = builder.pinned(f"bitcast {x.typed} to {x.type}")  # holds the steps in here
+        builder.depth_of[same] = len(builder.regions) - 1
+        slow = self.to_bfloat16_in_steps(Register(same, float32, LANES))
+        region, parent = builder.close(), builder.here
+        parent.lines.append(f"  br i1 {some}, label %{inside}, label %{after}, !prof {_RARELY}")
+        parent.lines += [f"{inside}:", *region.lines, f"  br label %{after}", f"{after}:"]
+        incoming = f"[{fast.text}, %{parent.label}], [{slow.text}, %{region.label}]"
+        parent.label = after
+        return Register(builder.pinned(f"phi {fast.type} {incoming}"), bfloat16, LANES)
+
+    def rounded_normals(self, x: Register) -> Register:
+        """The instruction that rounds float32 to bfloat16, but subnormal numbers to 0."""
+        kind, fn = f"<{LANES} x bfloat>", "@llvm.x86.avx512bf16.cvtneps2bf16.512"
+        self.builder.declare(f"{kind} {fn}({x.type})")
+        rounded = self.builder.pure(f"call {kind} {fn}({x.typed})", x.text)
+        short = self.builder.pure(f"bitcast {kind} {rounded} to <{LANES} x i16>", rounded)
+        return Register(short, bfloat16, LANES)
 
     def truncated(self, word: str, x: Register, to: DType) -> Register:
         """A float as an integer; where it does not fit, one number to all who ask, not poison."""

@@ -41,7 +41,7 @@ STRETCH = 128
 #: terms, and for sums of one stretch rows and columns, below which copies cost more than they give
 LEAST = 8
 
-_M, _N, _P, _Q, _I, _V, _J, _S = (Size.symbol(f"{name}'") for name in "mnpqivjs")
+_M, _N, _P, _Q, _I, _V, _J, _S, _U = (Size.symbol(f"{name}'") for name in "mnpqivjsu")
 
 
 def takes_pairs(c: Contraction) -> bool:
@@ -126,20 +126,30 @@ def _copied(
         )
         return Loop("once'", 1, (terms, Loop("j'", width, body, "vector")))
 
-    def panel(number: Dim, width: Dim) -> tuple[Stmt, ...]:
-        body: tuple[Stmt, ...] = (Loop("p'", blocks, (block(number, width, _P * LANES, LANES),)),)
+    def panel(number: Dim, width: Dim, beside: int = 1) -> tuple[Stmt, ...]:
+        """A panel, or so many side by side, some terms of each in turn."""
+        across = (lambda s: Loop("u'", beside, (s,))) if beside > 1 else (lambda s: s)
+        body: tuple[Stmt, ...] = (
+            Loop("p'", blocks, (across(block(number, width, _P * LANES, LANES)),)),
+        )
         if k % LANES == 0:
             return body
         if apart:
             rest = single(number * LANES + _I, blocks * (LANES // 2))
             return (*body, Loop("i'", width, rest))
         if isinstance(k, int):
-            return (*body, block(number, width, blocks * LANES, k % LANES))
+            return (*body, across(block(number, width, blocks * LANES, k % LANES)))
         two = block(number, width, blocks * LANES + 2 * _P, 2)
         odd = block(number, width, k // 2 * 2, 1)
-        return (*body, Loop("p'", k % LANES // 2, (two,)), Loop("p'", k % 2, (odd,)))
+        ends = Loop("p'", k % LANES // 2, (across(two),)), Loop("p'", k % 2, (across(odd),))
+        return (*body, *ends)
 
     body: tuple[Stmt, ...] = (Loop("n'", size // LANES, panel(_N, LANES), split=split),)
+    if not apart and isinstance(size, int) and size >= 2 * LANES:
+        # a line of memory holds terms of two panels
+        both = Loop("n'", size // (2 * LANES), panel(2 * _N + _U, LANES, 2), split=split)
+        odd = panel(size // LANES - 1, LANES) if size // LANES % 2 else ()
+        body = (both, *(by_one(odd) if split and odd else odd))
     if size % LANES == 0:
         return body
     if apart:
