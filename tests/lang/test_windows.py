@@ -177,3 +177,16 @@ def test_what_does_not_fit_is_refused_where_it_is_written(make: Any, says: str) 
         make(x, k)
     assert says in str(caught.value)
     assert "test_windows.py" in str(caught.value)
+
+
+def test_padding_in_words_is_refused_with_what_is_there() -> None:
+    x, k = cr.input("x", ("n", 3, 8, 8)), cr.input("k", (4, 3, 3, 3))
+    with pytest.raises(cr.errors.ShapeError, match="padding is an int or 2 of them") as caught:
+        cr.conv(x, k, padding="same")  # type: ignore[arg-type]
+    assert 'cr.nn.Conv2D(filters, size, padding="same")' in str(caught.value)
+    assert "dilation*(size - 1)//2" in str(caught.value)
+    assert cr.conv(x, k, padding=1 * (3 - 1) // 2).shape == (*x.shape[:1], 4, 8, 8)
+    with pytest.raises(cr.errors.ShapeError, match="both ends of an axis"):
+        cr.max_pool(x, 2, padding="same")  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.ShapeError, match="one number pads both ends"):
+        cr.conv(x, k, padding=((1, 1), (1, 1)))  # type: ignore[arg-type]

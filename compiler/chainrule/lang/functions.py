@@ -22,7 +22,7 @@ from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.arguments import flag, several
 from chainrule.lang.indexing import take as take_nodes
 from chainrule.lang.pointwise import *  # noqa: F403 - one namespace for all functions
-from chainrule.lang.tensor import Tensor, TensorLike, as_node, check_device
+from chainrule.lang.tensor import Tensor, TensorLike, as_node, as_nodes, check_device
 from chainrule.ops import build
 from chainrule.ops.axes import Reduce, Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Pick, Softmax
@@ -121,12 +121,12 @@ def _axis(axis: int, rank: int, x: Node) -> int:
 
 def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """The matrix product x1 @ x2 of vectors, matrices or stacks of matrices."""
-    return Tensor(matmul_nodes(as_node(x1), as_node(x2)))
+    return Tensor(matmul_nodes(*as_nodes((x1, x2))))
 
 
 def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """The outer product of two vectors."""
-    return Tensor(einsum_nodes("i,j->ij", as_node(x1), as_node(x2)))
+    return Tensor(einsum_nodes("i,j->ij", *as_nodes((x1, x2))))
 
 
 # form

@@ -10,7 +10,7 @@ from chainrule.ir.types import promote
 from chainrule.lang.arguments import several, whole, words
 from chainrule.lang.functions import _axis
 from chainrule.lang.subscripts import LETTERS, read
-from chainrule.lang.tensor import Tensor, TensorLike, as_node
+from chainrule.lang.tensor import Tensor, TensorLike, as_nodes
 from chainrule.ops import build
 from chainrule.ops.axes import Sum
 from chainrule.ops.contract import einsum as einsum_nodes
@@ -26,7 +26,7 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     result has "..." and each letter that stands once, in order of the alphabet.
     """
     text = words("what einsum computes", subscripts)
-    parts, out, nodes = read(text, [as_node(x) for x in operands])
+    parts, out, nodes = read(text, as_nodes(operands))
     letters, total = parts[0], nodes[0]
     for i in range(1, len(nodes)):
         later = set(out).union(*parts[i + 1 :])
@@ -44,7 +44,7 @@ def tensordot(
     x1: TensorLike, x2: TensorLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
 ) -> Tensor:
     """Products summed over axes: the last of x1 with the first of x2, or those named in pairs."""
-    x, y = as_node(x1), as_node(x2)
+    x, y = as_nodes((x1, x2))
     rank = x.type.rank
     if isinstance(axes, int):
         if not 0 <= axes <= min(rank, y.type.rank):
@@ -67,7 +67,7 @@ def tensordot(
 
 def vecdot(x1: TensorLike, x2: TensorLike, /, *, axis: int = -1) -> Tensor:
     """The products along an axis summed; the other axes broadcast."""
-    x, y = as_node(x1), as_node(x2)
+    x, y = as_nodes((x1, x2))
     axis = whole("axis", axis, -64, 64)
     if axis >= 0 and x.type.rank == y.type.rank:
         axis = _axis(axis, x.type.rank, x) - x.type.rank

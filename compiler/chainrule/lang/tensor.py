@@ -14,6 +14,7 @@ from chainrule.ir import provenance
 from chainrule.ir.node import Node
 from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import DType, Kind, TensorType, dtype
+from chainrule.lang.beside import as_array, listed, plain
 from chainrule.lang.indexing import Part, subscript
 from chainrule.ops import build
 from chainrule.ops.contract import matmul, transpose
@@ -322,25 +323,16 @@ def as_node(value: object, beside: Tensor | None = None) -> Node:
         return value.node
     if isinstance(value, Size) and beside is not None:
         return size_of(value, _scalar_dtype(0, beside.dtype))
+    if isinstance(beside, Tensor):
+        number = plain(value)
+        if number is not None:
+            return full(number, _scalar_dtype(number, beside.dtype), ())
+        array = listed(value, beside.dtype)
+        if array is not None:
+            return constant(array, beside.dtype)
     if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
-        if isinstance(beside, Tensor):
-            return full(value, _scalar_dtype(value, beside.dtype), ())
         return constant(np.asarray(value, np.float32 if isinstance(value, float) else None))
     return constant(as_array(value))
-
-
-def as_array(value: object) -> np.ndarray[Any, Any]:
-    """An array of numbers, of NumPy's type for them. Raises DTypeError for anything else."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ShapeError(f"an array has rows of one length, this has not: {error}") from None
-    if array.dtype.kind == "c":
-        dtype(array.dtype)
-    if array.dtype.kind not in "biufV" or array.dtype.names or array.dtype.subdtype:
-        raise DTypeError(f"a {type(value).__name__} is not a tensor: {value!r}")
-    dtype(array.dtype)
-    return array
 
 
 def _scalar_dtype(value: bool | int | float, beside: DType) -> DType:
@@ -354,11 +346,16 @@ def _scalar_dtype(value: bool | int | float, beside: DType) -> DType:
     return beside
 
 
+def as_nodes(operands: Sequence[object]) -> list[Node]:
+    """Nodes of operands; lists of numbers have the type of the first Tensor of numbers."""
+    beside = _first_of_numbers(operands)
+    return [as_node(o, beside) for o in operands]
+
+
 def operand(value: object, beside: Tensor | None = None) -> Node | bool | int | float:
     """A node, or a plain number that will take its form from the other operands."""
-    if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
-        return value
-    return as_node(value, beside)
+    number = plain(value)
+    return as_node(value, beside) if number is None else number
 
 
 def power(x: TensorLike, y: TensorLike) -> Tensor:
@@ -379,7 +376,14 @@ def elementwise(fn: str, *operands: TensorLike) -> Tensor:
 
 
 def side_by_side(operands: Sequence[object]) -> list[Node | bool | int | float]:
-    """What an elementwise op is applied to; a size has the type of the first number among them."""
-    numbers = (o for o in operands if isinstance(o, Tensor) and o.dtype.kind is not Kind.BOOL)
-    beside = next(numbers, None)
+    """What an elementwise op is applied to.
+
+    A size, a number and a list of numbers have the type of the first Tensor of numbers.
+    """
+    beside = _first_of_numbers(operands)
     return [operand(o, beside) for o in operands]
+
+
+def _first_of_numbers(operands: Sequence[object]) -> Tensor | None:
+    tensors = (o for o in operands if isinstance(o, Tensor) and o.dtype.kind is not Kind.BOOL)
+    return next(tensors, None)

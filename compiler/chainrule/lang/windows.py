@@ -77,17 +77,29 @@ def _pool(
     return node, sizes, strides, _spatial("padding", padding, node, what)
 
 
+_WORDS = {
+    "conv": 'zeros at both ends: for "same" dilation*(size - 1)//2, of odd sizes; '
+    'or cr.nn.Conv1D and cr.nn.Conv2D(filters, size, padding="same")',
+    "max_pool": "what is padded at both ends of an axis, which is never the largest",
+    "avg_pool": "zeros at both ends of an axis",
+}
+
+
 def _spatial(name: str, value: Ints, x: Node, what: str) -> tuple[int, ...]:
     """One int for each spatial axis."""
     count = x.type.rank - 2
+    if isinstance(value, str):
+        hint = [_WORDS[what]] if name == "padding" else []
+        raise ShapeError(f"{what}: {name} is an int or {count} of them, not {value!r}", *hint)
     if not isinstance(value, Sequence):
         return (_int(name, value, what),) * count
-    if len(value) != count or isinstance(value, str):
+    if len(value) != count:
         raise ShapeError(f"{what}: {name} is an int or {count} of them for {x.type}: {value!r}")
     return tuple(_int(name, v, what) for v in value)
 
 
 def _int(name: str, value: object, what: str) -> int:
     if not is_int(value):
-        raise ShapeError(f"{what}: {name} is an int, not {value!r}")
+        hint = "one number pads both ends of an axis" if isinstance(value, Sequence) else ""
+        raise ShapeError(f"{what}: {name} is an int, not {value!r}", *filter(None, [hint]))
     return int(value)
