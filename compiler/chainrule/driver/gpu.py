@@ -11,6 +11,7 @@ from chainrule.codegen.cache import object_cache
 from chainrule.codegen.ptx import GpuModule, emit_gpu_module
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in
 from chainrule.driver.build import program_key
+from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.kept import named, packed_gpu, unpacked_gpu
 from chainrule.driver.lower import Levels, lower_all
 from chainrule.driver.sizes import dim_data
@@ -85,8 +86,7 @@ def gpu_target() -> Target:
             )
         return GPUS[wanted]
     try:
-        here = driver.find()
-        return gpu(here.capability, here.ptx_version)
+        return target_here(driver.find())[0]
     except DeviceError:
         return gpu(OLDEST)
 
@@ -198,7 +198,9 @@ def commands_of(
                 sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
                 blocks = dim_data(x.blocks)
                 part = parts.get(id(step), -1)
-                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part))
+                out.append(
+                    KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part, x.dynamic)
+                )
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:
