@@ -304,9 +304,11 @@ def test_the_self_test_finds_what_the_processor_did(made: OnGpu) -> None:
     assert tested(size - 1) == made.code["ERROR_ROOM"]
     whole = made.driver.gpu.run
 
-    def off(launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def off(
+        launch: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         """A GPU that draws a wrong beginning."""
-        whole(launch, blocks, threads, arguments)
+        whole(launch, blocks, threads, arguments, shared)
         if launch.program.name == "begin_truncated_float32_1":
             made.driver.gpu.bytes_at(arguments[3], 4 * 48).view(np.float32)[:] *= 1.5
 

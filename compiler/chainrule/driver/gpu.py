@@ -12,6 +12,7 @@ from chainrule.codegen.ptx import GpuModule, emit_gpu_module
 from chainrule.codegen.steps import Call, Copy, Place, Step, calls_in
 from chainrule.collector import uncollected
 from chainrule.driver.build import program_key
+from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.kept import named
 from chainrule.driver.kept_gpu import packed_gpu, unpacked_gpu
 from chainrule.driver.lower import Levels, lower_all
@@ -86,8 +87,7 @@ def gpu_target() -> Target:
             )
         return GPUS[wanted]
     try:
-        here = driver.find()
-        return gpu(here.capability, here.ptx_version)
+        return target_here(driver.find())[0]
     except DeviceError:
         return gpu(OLDEST)
 
@@ -199,7 +199,9 @@ def commands_of(
                 sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
                 blocks = dim_data(x.blocks)
                 part = parts.get(id(step), -1)
-                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part))
+                out.append(
+                    KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part, x.dynamic)
+                )
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:

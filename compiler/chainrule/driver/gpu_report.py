@@ -179,8 +179,8 @@ def _all_launches(compiled: CompiledGpu) -> list[KernelLaunch]:
 
 def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str, Attributes], str]:
     """What kernels take, by name, and who tells it."""
-    threads = {x.name: x.threads for x in _all_launches(compiled)}
-    if known := program.attributes(threads):
+    given = {x.name: (x.threads, x.shared) for x in _all_launches(compiled)}
+    if known := program.attributes(given):
         return known, "the driver"
     path = ptxas.find()
     if path is None:
@@ -192,10 +192,10 @@ def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str,
         return {}, f"nobody: {refused.what}"
     return {
         name: Attributes(
-            r.registers, r.shared, r.stack,
-            occupancy(level, threads[name], r.registers, r.shared),
+            r.registers, r.shared + given[name][1], r.stack,
+            occupancy(level, given[name][0], r.registers, r.shared + given[name][1]),
         )
-        for name, r in assembled.items() if name in threads
+        for name, r in assembled.items() if name in given
     }, f"ptxas {ptxas.version(path)}"  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from chainrule.loops.attend_tiles import attend_tiles
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.folds import Passes
 from chainrule.loops.fours import FourPasses
+from chainrule.loops.grouped import GroupTiles
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import BLOCK, SHARED
 from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loops, scan_loops
@@ -192,6 +193,8 @@ def _product(b: Builder) -> Shaped:
     if not b.target.tensor or node.type.dtype != float32:
         return Tiles(b).loops(), BLOCK
     narrow = all(map(widens, node.inputs))
+    if narrow and (tiles := GroupTiles.fitting(b)):
+        return tiles.loops(), BLOCK
     kind = WarpTiles if narrow else Tf32Tiles if op.tf32 else Tiles
     return kind(b).loops(), BLOCK
 

@@ -32,6 +32,8 @@ _FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK
 _GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
          "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
 _NO_ROOM = "OUT_OF_MEMORY"
+#: bytes of shared memory that a block may have without being allowed to
+_SHARED = 48 * 1024
 #: what is asked before there is a context
 _FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
           "cuDevicePrimaryCtxRetain")  # fmt: skip
@@ -84,8 +86,12 @@ class Gpu(Protocol):
 
     def kernel(self, module: Any, name: str) -> Any: ...
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
-        """Run a kernel, after what was asked before; its parameters are 8 bytes each."""
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
+        """Run a kernel, after what was asked before; its parameters are 8 bytes each, and a block
+        is given `shared` bytes of shared memory beside the kernel's own.
+        """
 
     def record(self, commands: Callable[[], None]) -> Any:
         """What `commands` launches, as one thing that can be played; nothing is run."""
@@ -98,8 +104,8 @@ class Gpu(Protocol):
     def wait(self) -> None:
         """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
 
-    def attributes(self, kernel: Any, threads: int) -> Attributes:
-        """What a kernel takes, in blocks of so many threads."""
+    def attributes(self, kernel: Any, threads: int, shared: int = 0) -> Attributes:
+        """What a kernel takes, in blocks of so many threads, given so much shared memory."""
 
     def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
         """The seconds between the beginning and the end of each, one after another."""
@@ -196,13 +202,23 @@ class CudaGpu:
         """A kernel of a module."""
         return self._ask("cuModuleGetFunction", module, name.encode())
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         """Run a kernel."""
+        self._allow(kernel, shared)
         values = (ctypes.c_uint64 * len(arguments))(*arguments)
         start = ctypes.addressof(values)
         places = (ctypes.c_void_p * len(arguments))(*(start + 8 * i for i in range(len(arguments))))
         grid = blocks, 1, 1, threads, 1, 1
-        self._ask("cuLaunchKernel", kernel, *grid, 0, self._stream, ctypes.addressof(places), 0)
+        there = ctypes.addressof(places)
+        self._ask("cuLaunchKernel", kernel, *grid, shared, self._stream, there, 0)
+
+    def _allow(self, kernel: Any, shared: int) -> None:
+        """Let a kernel be given more shared memory than every GPU has."""
+        if shared > _SHARED:
+            word = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._ask("cuFuncSetAttribute", kernel, word, shared)
 
     def record(self, commands: Callable[[], None]) -> Any:
         """A CUDA graph of what is launched."""
@@ -234,17 +250,19 @@ class CudaGpu:
         """Until the stream has come to its end."""
         self._ask("cuStreamSynchronize", self._stream)
 
-    def attributes(self, kernel: Any, threads: int) -> Attributes:
+    def attributes(self, kernel: Any, threads: int, shared: int = 0) -> Attributes:
         """What a kernel takes, as the driver has translated it."""
+        self._allow(kernel, shared)
         word = self._api.CUfunction_attribute
-        registers, shared, local = (
+        registers, own, local = (
             int(self._ask("cuFuncGetAttribute", getattr(word, f"CU_FUNC_ATTRIBUTE_{name}"), kernel))
             for name in ("NUM_REGS", "SHARED_SIZE_BYTES", "LOCAL_SIZE_BYTES")
         )
-        blocks = self._ask("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, threads, 0)
+        word = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+        blocks = self._ask(word, kernel, threads, shared)
         most = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR
         room = int(self._ask("cuDeviceGetAttribute", most, self._device))
-        return Attributes(registers, shared, local, int(blocks) * threads / room)
+        return Attributes(registers, own + shared, local, int(blocks) * threads / room)
 
     def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
         """Seconds by the GPU's own clock, from an event to the next."""

@@ -131,15 +131,16 @@ class GpuProgram:
             session.fetch()
             return results
 
-    def attributes(self, threads: Mapping[str, int]) -> dict[str, Attributes]:
-        """What kernels take, which run in blocks of so many threads, by name; nothing before the
-        first call, as they are not on the GPU yet.
+    def attributes(self, given: Mapping[str, tuple[int, int]]) -> dict[str, Attributes]:
+        """What kernels take, by name, which run in blocks of so many threads with so many bytes of
+        shared memory beside their own; nothing before the first call, as they are not on the GPU
+        yet.
         """
         memory = self._memory
         if memory is None:
             return {}
         memory.gpu.enter()
-        return {n: memory.gpu.attributes(memory.kernel(n), t) for n, t in threads.items()}
+        return {n: memory.gpu.attributes(memory.kernel(n), *g) for n, g in given.items()}
 
     def times(self, given: Mapping[str, object], turns: int) -> list[dict[int, float]]:
         """Seconds of what launches are part of (see `KernelLaunch`), in so many calls that change
@@ -252,7 +253,9 @@ class Session:
         kernels = [self.memory.kernel(run.name) for run in runs]
 
         def launcher(kernel: Any, run: Run) -> Callable[[], None]:
-            return lambda: self.gpu.launch(kernel, run.blocks, run.threads, run.arguments)
+            return lambda: self.gpu.launch(
+                kernel, run.blocks, run.threads, run.arguments, run.shared
+            )
 
         pairs = zip(kernels, runs, strict=True)
         seconds = self.gpu.timed([launcher(kernel, run) for kernel, run in pairs])
@@ -277,7 +280,7 @@ class Session:
 
         def go() -> None:
             for kernel, run in zip(kernels, launches, strict=True):
-                self.gpu.launch(kernel, run.blocks, run.threads, run.arguments)
+                self.gpu.launch(kernel, run.blocks, run.threads, run.arguments, run.shared)
 
         return self.gpu.record(go)
 
