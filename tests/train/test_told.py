@@ -3,6 +3,7 @@ and all else that decides it are told before any gradient is. Each change below 
 of its own; what is derived later must be what a process that compiles derives.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -168,15 +169,17 @@ def test_an_optimizer_of_ones_own_is_known_by_what_it_writes(folder):
     assert np.abs(results[0][1] - results[1][1]).max() > 1e-6
 
 
-@pytest.mark.parametrize("place", ["class", "instance"])
+@pytest.mark.parametrize("place", ["class", "class, under its name", "instance"])
 def test_a_rule_of_ours_that_was_changed_is_another(folder, monkeypatch, place):
     def rising(w, g, state, lr, t):
         return w + lr * g, {}
 
     made(cr.optim.SGD(0.1))
     optimizer = cr.optim.SGD(0.1)
-    if place == "class":
-        monkeypatch.setattr(cr.optim.SGD, "update", lambda self, *given: rising(*given))
+    if place != "instance":
+        update = lambda self, *given: rising(*given)  # noqa: E731
+        named = functools.wraps(cr.optim.SGD.update)(update) if "," in place else update
+        monkeypatch.setattr(cr.optim.SGD, "update", named)
     else:
         optimizer.update = rising
     step = made(optimizer)
@@ -184,6 +187,14 @@ def test_a_rule_of_ours_that_was_changed_is_another(folder, monkeypatch, place):
     first = step(x=ROWS)
     assert not found(step) and step(x=ROWS) > first
     assert (before != step.parameters["b"]).any()
+
+
+@pytest.mark.parametrize("value", ["x".upper, len, np.ones(3), object(), print])
+def test_what_else_hangs_at_an_optimizer_does_no_harm(folder, value):
+    for cached in (False, True):
+        optimizer = cr.optim.SGD(0.1)
+        optimizer.own = value
+        assert found(made(optimizer)) == cached  # by what it writes
 
 
 def test_a_setting_of_a_class_that_was_changed_is_another(folder, monkeypatch):

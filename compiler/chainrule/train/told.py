@@ -82,7 +82,8 @@ def _settings(rule: Rule) -> str | None:
         if name.startswith("__") or name in rule.numbers or name in ("lr", *COMMON):
             continue
         if isroutine(value):
-            if not value.__module__.startswith(_OURS):
+            space = getattr(value, "__globals__", {})  # which `functools.wraps` does not change
+            if not str(space.get("__name__")).startswith(_OURS):
                 return None
         elif isinstance(value, _PLAIN):
             found.append((name, value))
