@@ -66,6 +66,19 @@ def held(spec: str, sizes: Mapping[str, int], named: str = "") -> Any:
     return fn
 
 
+def assembled(ptx: str, folder: Path) -> None:
+    """ptxas takes it, and keeps all sums in registers."""
+    file = folder / "module.ptx"
+    file.write_text(ptx)
+    command = [str(PTXAS), "-arch", "sm_90a", "-v", "-o", str(folder / "out.cubin"), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"[1-9]\d* bytes (stack|spill)", done.stderr)
+    assert "wgmma" not in done.stderr  # it says where it puts one after the other
+    # two blocks of 256 threads on a multiprocessor of 65,536 registers
+    assert max(map(int, re.findall(r"Used (\d+) registers", done.stderr))) <= 128
+
+
 #: rows, columns and terms that fill tiles and panels, and others; each factor as it is and turned
 PLAIN = {"m": 128, "n": 128, "k": 192}
 ODD = {"m": 136, "n": 72, "k": 88, "g": 2, "h": 3}
@@ -83,16 +96,20 @@ BOTH = pytest.mark.parametrize("kind", ["gpu", "emulator"])
             ("mk,kn->mn", PLAIN, ""), ("mk,nk->mn", PLAIN, ""), ("km,kn->mn", PLAIN, ""),
             ("km,nk->mn", PLAIN, ""), ("mk,kn->mn", {"m": 300, "n": 264, "k": 72}, "m"),
             ("km,kn->mn", {"m": 72, "n": 136, "k": 77}, "k"), ("gkm,gkn->gmn", ODD, ""),
-            ("mgk,ngk->gmn", ODD, ""), ("mgk,gkn->mgn", ODD, "m"), ("mk,hkn->hmn", ODD, ""),
-            ("mk,nk->nm", {"m": 5, "n": 131, "k": 8}, ""),
+            ("mgk,ngk->gmn", ODD, ""), ("mgk,gkn->mgn", ODD, "m"), ("mk,khn->mhn", ODD, ""),
+            ("mk,nk->nm", {"m": 5, "n": 131, "k": 72}, ""),
         )),
     ],
 )  # fmt: skip
 def test_products_are_right(
-    kind: str, spec: str, sizes: Mapping[str, int], named: str, request: pytest.FixtureRequest
-) -> None:
+    kind: str, spec: str, sizes: Mapping[str, int], named: str, tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     request.getfixturevalue(kind)
-    assert "bring" in held(spec, sizes, named).show("loops")
+    fn = held(spec, sizes, named)
+    assert "bring" in fn.show("loops")
+    if kind == "emulator" and PTXAS:
+        assembled(fn.show("ptx"), tmp_path)
 
 
 @BOTH
@@ -131,10 +148,34 @@ def test_gradients_are_right(gpu: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
 
 
+def test_a_run_of_steps_with_panels_is_near_the_cpus(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All products of a small net, forward and back, in one recording; no kernel that stays."""
+    monkeypatch.setattr(grouped, "PANELS", 0)
+    random = np.random.default_rng(6)
+    data = {"x": random.standard_normal((20, 64), np.float32),
+            "y": random.integers(0, 8, 20).astype(np.int32)}  # fmt: skip
+    losses = []
+    for backend in ("cuda", "cpu"):
+        x, y = cr.input("x", ("batch", 64)), cr.input("y", ("batch",), dtype="int32")
+        net = cr.nn.Sequential([cr.nn.Dense(72, activation="gelu"), cr.nn.Dense(8)])
+        step = cr.training_step(
+            cr.losses.cross_entropy(net(x), y), cr.optim.Adam(1e-2), backend=backend,
+            precision="bfloat16", seed=3,
+        )  # fmt: skip
+        losses.append(step.run(**data, batch_size=8, epochs=2, shuffle=False))
+        if backend == "cuda":
+            assert step.show("loops").count("engage") >= 4
+            assert "@resident(" not in step.show("llvm")
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("build", "why"),
     [
         (lambda x, w: x[:, :75] @ w[:75], "lines that begin anywhere"),
+        (lambda x, w: cr.einsum("mk,hkn->hmn", x, cr.broadcast_to(w, (2, 83, 131))), "two axes"),
         (lambda x, w: cr.flip(x) @ w, "a factor that runs backwards"),
         (lambda x, w: cr.matmul(x[:, :1], w[:1]), "one term"),
     ],
@@ -317,15 +358,7 @@ def test_ptxas_takes_it_and_keeps_sums_in_registers(spec: str, tmp_path: Path) -
         "ptx"
     )
     assert "wgmma" in text
-    file = tmp_path / "module.ptx"
-    file.write_text(text)
-    command = [str(PTXAS), "-arch", "sm_90a", "-v", "-o", str(tmp_path / "out.cubin"), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not re.search(r"[1-9]\d* bytes (stack|spill)", done.stderr)
-    assert "wgmma" not in done.stderr  # as in: serialized
-    # two blocks of 256 threads on a multiprocessor
-    assert max(map(int, re.findall(r"Used (\d+) registers", done.stderr))) <= 128
+    assembled(text, tmp_path)
 
 
 def test_the_report_says_which_way(gpu: Any) -> None:

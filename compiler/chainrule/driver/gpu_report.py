@@ -10,6 +10,7 @@ from typing import Any
 from chainrule.codegen import ptxas
 from chainrule.driver.figures import figures
 from chainrule.driver.gpu import CompiledGpu
+from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.levels import shown
 from chainrule.driver.measure import copies_of, made_up
 from chainrule.driver.report import Report, figured, micro, sizes_for, table
@@ -20,6 +21,8 @@ from chainrule.loops.text import show as loop_text
 from chainrule.loops.walk import factors_of
 from chainrule.records import dataclass
 from chainrule.target.gpu import occupancy
+from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, Command, KernelLaunch
 from chainrule_runtime.gpu.driver import Attributes
 from chainrule_runtime.gpu.program import GpuProgram
@@ -75,11 +78,13 @@ class GpuReport(Report):
     """A report of a program for a GPU: no times are predicted, `launches` are told beside.
 
     `told_by` says who knows what launches take: the driver, where a call has loaded them, else
-    ptxas, where it is installed; "" where neither is.
+    ptxas, where it is installed; "" where neither is. `level_note` is what a trial said of code for
+    this generation of GPUs alone, where there was one.
     """
 
     launches: tuple[LaunchFigures, ...] = ()
     told_by: str = ""
+    level_note: str = ""
 
     def achieved(self) -> dict[str, tuple[float, float]]:
         """Bytes and floating-point operations a second of each kernel that was measured."""
@@ -95,6 +100,7 @@ class GpuReport(Report):
         return super().as_dict() | {
             "launches": [asdict(x) for x in self.launches],
             "told_by": self.told_by,
+            "level_note": self.level_note,
             "achieved": self.achieved(),
         }
 
@@ -114,6 +120,7 @@ class GpuReport(Report):
         whom = self.told_by or "nobody: no call was made on a GPU, and no ptxas is here"
         where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
         lines = [*table(head, rows), f"told by {whom}{where and '; blocks at '}{where}"]
+        lines += [self.level_note] if self.level_note else []
         rates = self.achieved()
         if not rates:
             return lines
@@ -151,7 +158,15 @@ def report_gpu(
     found = figured(GpuReport, compiled, levels, tuple(kernels), code, at)
     told, by = _resources(compiled, program)
     launches = tuple(_figures(x, at, told.get(x.name)) for x in _all_launches(compiled))
-    return replace(found, launches=launches, told_by=by)
+    return replace(found, launches=launches, told_by=by, level_note=_level_note())
+
+
+def _level_note() -> str:
+    """What a trial said on the GPU that is here."""
+    try:
+        return target_here(driver.find())[1]
+    except (CompileError, DeviceError):
+        return ""
 
 
 def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]:

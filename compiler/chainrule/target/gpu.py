@@ -72,6 +72,11 @@ def occupancy(level: str, threads: int, registers: int, shared: int) -> float:
     return min(fit) * own / warps
 
 
+def lasting(target: Target) -> Target:
+    """The newest target that runs wherever this one does, and on all later GPUs."""
+    return gpu(ALONE[target.level]) if target.level in ALONE else target
+
+
 def ptx_of(target: Target) -> int:
     """The version of PTX that code for a target is in: 80 is 8.0."""
     return int(target.features.removeprefix("+ptx"))
