@@ -167,6 +167,16 @@ def code() -> Node:
     return apply(OneHot(4, float64), labels())
 
 
+def over_their_sums(of: Callable[[Node], Node], shape: tuple[int, ...]) -> Node:
+    e = call("exp", var(*M))
+    return call("div", of(e), along(apply(Sum((1,)), e), shape, (1,)))
+
+
+def four_terms() -> Node:
+    total = call("add", call("exp", var(3)), call("mul", call("exp", var(3)), 2.0))
+    return call("add", call("add", total, 3.0), call("exp", var(3)))
+
+
 M = (3, 4)
 TRIL = np.tri(3, 4) > 0
 BATCH = Size.symbol("batch")
@@ -220,6 +230,31 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
             apply(Softmax(1), call("div", matmul(var(2, 3), var(3, 4)), 2.0)), var(4, 2)
         ),
         "attention",
+    ),
+    "product_over_sum_of_exp": (
+        lambda: over_their_sums(lambda e: matmul(e, var(4, 2)), (3, 2)),
+        "contract",
+    ),
+    "log_of_product_with_exp": (
+        lambda: call("log", matmul(call("exp", var(*M)), var(4, 2))),
+        "add",
+    ),
+    "log_of_viewed": (
+        lambda: call(
+            "log",
+            apply(Slice((0, 1), (3, 2), (1, 1)), call("sub", 1.0, apply(Softmax(1), var(*M)))),
+        ),
+        "slice",
+    ),
+    "log_of_terms": (lambda: call("log", four_terms()), "logaddexp"),
+    "over_terms": (lambda: call("div", var(3), four_terms()), "mul"),
+    "exp_into_terms": (
+        lambda: call(
+            "mul",
+            call("sub", call("exp", var(3)), call("mul", call("exp", var(3)), 2.0)),
+            call("exp", call("neg", var(3))),
+        ),
+        "sub",
     ),
     "sum_of_number": (lambda: apply(Sum((1,)), full(2.5, float64, M)), "full"),
     "known_choice": (

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full
+from chainrule.rewrite.exponentials import EXPONENTIALS, above
 from chainrule.rewrite.rule import Bindings, Guard, Rule, Rules, rule
 
 _LN2 = "0.6931471805599453"
@@ -23,12 +24,6 @@ def _number(name: str, above: float = -math.inf) -> Guard:
         return isinstance(op, Full) and bool(above < op.value < math.inf)
 
     return holds
-
-
-def _above(*names: str) -> Guard:
-    """Whether variables are numbers above 0, of which there is a logarithm."""
-    guards = [_number(name, 0.0) for name in names]
-    return lambda bound: all(holds(bound) for holds in guards)
 
 
 def _is_one(node: Node) -> bool:
@@ -66,19 +61,19 @@ STABILITY = Rules(
             "power_of_one_plus_exp", "(1 + exp(x)) ** c", "exp(softplus(x) * c)", when=_number("c")
         ),
         rule(
-            "sigmoid_with_number", "exp(x) / (exp(x) + c)", "sigmoid(x - log(c))", when=_above("c")
+            "sigmoid_with_number", "exp(x) / (exp(x) + c)", "sigmoid(x - log(c))", when=above("c")
         ),
         rule(
             "over_exp_plus_number",
             "y / (exp(x) + c)",
             "y * (sigmoid(log(c) - x) / c)",
-            when=lambda b: _above("c")(b) and not _is_one(b["c"]),
+            when=lambda b: above("c")(b) and not _is_one(b["c"]),
         ),
         rule(
             "over_scaled_exp_plus_one",
             "y / (exp(x) * c + 1)",
             "y * sigmoid(-(x + log(c)))",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule("exp_times_sigmoid", "exp(x) * sigmoid(-x)", "sigmoid(x)"),
         rule("sigmoid_times_exp", "exp(-x) * sigmoid(x)", "sigmoid(-x)"),
@@ -111,28 +106,28 @@ STABILITY = Rules(
             "log(exp(x) + exp(y) + exp(z))",
             "logaddexp(logaddexp(x, y), z)",
         ),
-        rule("log_sum_with_number", "log(exp(x) + c)", "logaddexp(x, log(c))", when=_above("c")),
-        rule("log_sum_of_scaled", "log(exp(x) * c + 1)", "softplus(x + log(c))", when=_above("c")),
+        rule("log_sum_with_number", "log(exp(x) + c)", "logaddexp(x, log(c))", when=above("c")),
+        rule("log_sum_of_scaled", "log(exp(x) * c + 1)", "softplus(x + log(c))", when=above("c")),
         rule(
             "log_sum_of_two_scaled",
             "log(exp(x) * c + exp(y) * d)",
             "logaddexp(x + log(c), y + log(d))",
-            when=_above("c", "d"),
+            when=above("c", "d"),
         ),
         rule(
             "log_sum_of_two_and_number",
             "log(exp(x) + exp(y) + c)",
             "logaddexp(logaddexp(x, y), log(c))",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule(
             "log_sum_of_two_around_number",
             "log(exp(x) + c + exp(y))",
             "logaddexp(logaddexp(x, log(c)), y)",
-            when=_above("c"),
+            when=above("c"),
         ),
-        rule("log_scaled_sum", "log((exp(x) + exp(y)) * c)", _SCALED, when=_above("c")),
-        rule("log_divided_sum", "log((exp(x) + exp(y)) / c)", _DIVIDED, when=_above("c")),
+        rule("log_scaled_sum", "log((exp(x) + exp(y)) * c)", _SCALED, when=above("c")),
+        rule("log_divided_sum", "log((exp(x) + exp(y)) / c)", _DIVIDED, when=above("c")),
         rule("softplus_of_parts", "maximum(x, 0) + softplus(-abs(x))", "softplus(x)"),
         rule("softplus_of_relu", "relu(x) + softplus(-abs(x))", "softplus(x)"),
         rule("softplus_of_parts_less", "maximum(x, 0) - y + softplus(-abs(x))", "softplus(x) - y"),
@@ -144,19 +139,20 @@ STABILITY = Rules(
         rule("log_of_sigmoid_over", "log(sigmoid(x) / y)", "log_sigmoid(x) - log(y)"),
         # hyperbolic tangent
         rule("tanh", "(exp(x) - exp(-x)) / (exp(x) + exp(-x))", "tanh(x)"),
+        rule("tanh_of_difference", "(exp(x) - exp(y)) / (exp(x) + exp(y))", "tanh((x - y) * 0.5)"),
         rule("log_one_plus_tanh", "log(1 + tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
         rule("log_one_minus_tanh", "log(1 - tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
         rule(
             "log_scaled_one_plus_tanh",
             "log((1 + tanh(x)) * c)",
             "log_sigmoid(x * 2) + log(c * 2)",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule(
             "log_divided_one_plus_tanh",
             "log((1 + tanh(x)) / c)",
             "log_sigmoid(x * 2) + log(2 / c)",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule("log1p_tanh", "log1p(tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
         rule("log1p_minus_tanh", "log1p(-tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
@@ -206,14 +202,14 @@ STABILITY = Rules(
             "log_of_sum_and_number",
             "log(sum(exp(x)) + c)",
             "logaddexp(logsumexp(x), log(c))",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule("log_of_sum_and_exp", "log(sum(exp(x)) + exp(y))", "logaddexp(logsumexp(x), y)"),
         rule(
             "softmax_with_number",
             "exp(x) / repeat(sum(exp(x)) + c)",
             "exp(x - repeat(logaddexp(logsumexp(x), log(c))))",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule("log_of_mean_of_exp", "log(sum(exp(x)) / n)", "logsumexp(x) - log(n)"),
         rule("less_its_logsumexp", "x - repeat(logsumexp(x))", "log_softmax(x)"),
@@ -252,14 +248,15 @@ STABILITY = Rules(
             "over_sum_of_two_and_number",
             "z / (exp(x) + exp(y) + c)",
             "z * exp(-logaddexp(logaddexp(x, y), log(c)))",
-            when=_above("c"),
+            when=above("c"),
         ),
         rule(
             "over_sum_of_two_around_number",
             "z / (exp(x) + c + exp(y))",
             "z * exp(-logaddexp(logaddexp(x, log(c)), y))",
-            when=_above("c"),
+            when=above("c"),
         ),
+        *EXPONENTIALS.all,
         *_other_bases("1 + exp(x)", "exp(x)", "sigmoid(x)", "1 - sigmoid(x)", "softmax(x)"),
         rule("log1p", "log(1 + x)", "log1p(x)"),
     ]
