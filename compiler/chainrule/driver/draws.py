@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 NUMBER: Mapping[str, float] = {"uniform": 50e-9, "normal": 350e-9}
 TENSOR = 1e-4
 #: seconds of NumPy's from which native code is loaded, and from which it is compiled
-LOAD, COMPILE = 4e-3, 30e-3
+LOAD, COMPILE = 4e-3, 20e-3
 #: what is kept beside the code
 _ABOUT = Manifest(
     sizes=("n",), feeds=(), kept=(), constants=(), outputs=(), arena=(), temporaries=(), checks=()
