@@ -50,6 +50,8 @@ from chainrule.target import Target
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
 BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, 2**15
+#: bytes of a b that is left where it is, if it lies along memory as a does and what follows is short
+LEFT_BYTES = 2**19
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
@@ -107,7 +109,11 @@ def is_blocked(c: Contraction) -> bool:
         return c.choice.packed
     few = at_most(c.m, BLOCKED_ROWS - 1) or at_most(c.k, BLOCKED_TERMS - 1)
     narrow = at_most(c.n, BLOCKED_COLUMNS - 1)
-    return not (few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES))
+    if few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES):
+        return False
+    # what both factors are read along, and the second cache holds, is as near where it stands
+    along = not is_strided(c) and _lies_along(c.a(_M, _K))
+    return not (along and at_most(c.k * c.n * c.dtype.itemsize, LEFT_BYTES) and _is_light(c))
 
 
 def contraction_loops(
