@@ -15,10 +15,11 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import DType, check_shape, int64
 from chainrule.ir.types import dtype as _dtype
 from chainrule.lang.arguments import flag, whole
+from chainrule.lang.beside import as_array
 from chainrule.lang.functions import number, zeros, zeros_like
 from chainrule.lang.leaves import constant as constant_tensor
 from chainrule.lang.manipulation import matrix_axes
-from chainrule.lang.tensor import Tensor, TensorLike, as_array, as_node, check_device
+from chainrule.lang.tensor import Tensor, TensorLike, as_node, check_device
 from chainrule.ops import build
 from chainrule.ops.source import Iota, constant, size_of
 from chainrule.ops.source import full as full_node
