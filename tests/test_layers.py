@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -240,3 +241,20 @@ def test_the_table_bites(module: str, source: str) -> None:
 )
 def test_the_table_lets_through(module: str, source: str) -> None:
     assert complaints(module, source) == []
+
+
+EXPORT = "chainrule.export"
+
+
+def test_no_module_of_export_needs_the_types_of_one_that_imports_it() -> None:
+    room = ROOT / "compiler/chainrule/export"
+    graph = networkx.DiGraph()
+    for path in room.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):  # for types alone too
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(EXPORT):
+                tail = (node.module or "").removeprefix(EXPORT).removeprefix(".")
+                for name in [tail] if tail else [a.name for a in node.names]:
+                    if (room / f"{name}.py").exists() and path.stem != "__init__":
+                        graph.add_edge(path.stem, name)
+    assert graph.number_of_edges() > 50
+    assert not list(networkx.simple_cycles(graph))
