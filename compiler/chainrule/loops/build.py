@@ -55,10 +55,13 @@ class Built:
 
 
 def build_kernels(
-    kernels: Sequence[Kernel], target: Target, choices: Mapping[int, Choice] | None = None
+    kernels: Sequence[Kernel],
+    target: Target,
+    choices: Mapping[int, Choice] | None = None,
+    usual: Choice = BY_SIZES,
 ) -> list[Built]:
     """The loops of kernels; those that differ in names alone share the first one's program, of
-    which there may be a choice, by the number of the kernel.
+    which there may be a choice other than the `usual` one, by the number of the kernel.
     """
     chosen = choices or {}
     first: dict[Hashable, Built] = {}
@@ -66,7 +69,7 @@ def build_kernels(
     for i, kernel in enumerate(kernels):
         key = identity(kernel), kernel.depth > 0  # a slice may begin anywhere
         if key not in first:
-            first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, BY_SIZES))
+            first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, usual))
         found.append(replace(first[key], memory=memory_of(kernel)))
     return found
 

@@ -13,7 +13,8 @@ class Choice:
     """What is used in place of what a product's sizes say, where it is not None.
 
     So many `rows` of a tile at most, which are so many `vectors` wide; whether the second factor is
-    `packed` before, or from how many rows of the result on. `why` is for reports.
+    `packed` before, or from how many rows of the result on. `why` is for reports. Where nothing of
+    the machine was measured, what usually pays is `guessed` for what is not chosen here.
     """
 
     rows: int | None = None
@@ -21,10 +22,13 @@ class Choice:
     packed: bool | None = None
     packed_from: int | None = None
     why: str = ""
+    guessed: bool = False
 
 
 #: nothing but sizes
 BY_SIZES = Choice()
+#: the same, on a machine of which nothing is known
+GUESSED = Choice(guessed=True)
 
 
 def candidates(target: Target) -> Iterator[Choice]:

@@ -38,6 +38,7 @@ from chainrule.loops.contract import (
     packed_once,
     packed_size,
     panels_size,
+    with_guess,
 )
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
@@ -140,6 +141,7 @@ def _scheduled(
     if fixed:
         contraction, fill = packed_once(contraction, b.last(node, panels_size(contraction)))
         b.once += fill
+    contraction = replace(contraction, choice=with_guess(contraction))
     near, far = (0, 0) if layout.outer or fixed else block_sizes(contraction, b.target)
     if far != 0 and near == 0 and not is_strided(contraction):
         b.free_rows = contraction.m
