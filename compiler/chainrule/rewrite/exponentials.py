@@ -64,6 +64,10 @@ _PROBABLE: Mapping[str, Callable[[Node], Node]] = {
 }
 
 
+#: Terms that are looked at: a running sum, of whose every part there is a log, stays linear.
+MOST_TERMS = 64
+
+
 @recognize("log")
 def log_of_terms(node: Node, see: See) -> Node | None:
     """Given log of terms, `exp(x)`, `exp(x) * 2` or numbers, four or more, logaddexp of all.
@@ -110,6 +114,8 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
     stack = [node]
     exponentials = 0
     while stack:
+        if len(found) > MOST_TERMS:
+            return []
         term = stack.pop()
         parts = see(term, "add")
         if parts:
