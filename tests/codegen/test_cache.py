@@ -91,6 +91,14 @@ def test_a_link_is_not_followed(kept, tmp_path):
     assert kept.get(KEY) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_its_place_is_not_waited_for_and_is_replaced(kept):
+    file_of(kept).unlink()
+    os.mkfifo(kept.folder / f"{KEY.hex()}.object", 0o600)
+    assert kept.get(KEY) is None
+    assert kept.put(KEY, b"again") and kept.get(KEY) == b"again"
+
+
 def test_a_folder_that_can_t_be_made_keeps_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     store = ObjectCache(tmp_path / "file" / "cache")

@@ -14,7 +14,10 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen import cache
+from chainrule.collector import uncollected
 from chainrule.errors import CompileError, GradientError
+from chainrule.ops import build
+from chainrule.ops.contract import Contract
 from chainrule.train import plan as plans
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +190,48 @@ def test_a_rule_of_ours_that_was_changed_is_another(folder, monkeypatch, place):
     first = step(x=ROWS)
     assert not found(step) and step(x=ROWS) > first
     assert (before != step.parameters["b"]).any()
+
+
+def squared(decay, old, new):
+    return new * new
+
+
+def negative(self, ct, out, *inputs, rule=Contract.vjp):
+    return rule(self, build.call("neg", ct), out, *inputs)
+
+
+#: functions that rules are written with and derived by, and others in their place
+REPLACED = {
+    "a helper": ("chainrule.nn.optim.adam.average_square", squared),
+    "a helper's helper": ("chainrule.nn.optim.values.quiet_square", lambda x: cr.abs(x)),
+    "a function": ("chainrule.lang.functions.sqrt", lambda x: x),
+    "what clips": ("chainrule.train.updates._wide", lambda x: x * 2),
+    "in our decorator": (
+        "chainrule.nn.optim.adam.Adam.moments",
+        uncollected(lambda self, g, state: (g, g * g)),
+    ),
+    "a derivative": ("chainrule.ops.contract.Contract.vjp", negative),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_a_replaced_function_writes_is_never_found_in_its_place(folder, monkeypatch, name):
+    """Nor kept in its place, for a process in which nothing was replaced."""
+    place, new = REPLACED[name]
+    with monkeypatch.context() as changed:
+        changed.setattr(place, new)
+        other = made(cr.optim.Adam(0.01, clip_norm=0.1))
+        other(x=ROWS)
+    step = made(cr.optim.Adam(0.01, clip_norm=0.1))
+    step(x=ROWS)
+    assert not found(other) and not found(step)
+    assert np.abs(step.parameters["w"] - other.parameters["w"]).max() > 1e-6
+
+
+def test_a_method_of_another_optimizer_is_not_this_ones(folder):
+    plain, other = (cr.optim.SGD(0.1, momentum=0.9) for _ in range(2))
+    other.update = cr.optim.SGD(0.1, momentum=0.9, nesterov=True).update
+    assert not found(made(plain)) and not found(made(other))
 
 
 @pytest.mark.parametrize("value", ["x".upper, len, np.ones(3), object(), print])

@@ -85,7 +85,8 @@ class ObjectCache:
             if not is_ours(os.stat(self.folder)):
                 return None
             with open(os.open(path, os.O_RDONLY | _NO_LINKS), "rb") as file:
-                if not is_ours(os.fstat(file.fileno())):
+                status = os.fstat(file.fileno())
+                if not (is_ours(status) and stat.S_ISREG(status.st_mode)):
                     return None
                 data = file.read()
         except OSError:
@@ -149,7 +150,8 @@ class ObjectCache:
             total -= size
 
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+#: neither follow a link nor wait for who writes a pipe
+_NO_LINKS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 def is_ours(status: os.stat_result) -> bool:

@@ -7,8 +7,10 @@ rate is told by its expression, so that a schedule may be any function.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
-from inspect import isroutine
+from inspect import isfunction, isroutine
+from typing import Any
 
 from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
@@ -19,6 +21,10 @@ from chainrule.train.updates import Rule, Updates
 
 _OURS = "chainrule."
 _PLAIN = (bool, int, float, str, type(None))
+#: modules whose functions every rule is written with, beside those of its own classes
+_WRITING = ("chainrule.lang.functions", "chainrule.nn.optim.values", "chainrule.train.updates")
+#: what an op says of its derivative
+_SLOPES = ("vjp", "pull", "reaches")
 
 
 def told(
@@ -31,7 +37,8 @@ def told(
 ) -> str | None:
     """All that decides a step on the leaves that are `given`; None where that can't be told.
 
-    It can't where a derivative, an optimizer or an op is not of ours.
+    It can't where a derivative, an optimizer or an op is not of ours, nor where a function that
+    writes them was replaced by another.
     """
     rules = list({id(rule): rule for rule in updates.rules.values()}.values())
     settings = [_settings(rule) for rule in rules]
@@ -57,13 +64,14 @@ def told(
 
 def _ours(roots: Iterable[Node]) -> bool:
     """Whether every derivative is one of ours, in bodies of loops too."""
-    pending = [tuple(roots)]
+    pending, kinds = [tuple(roots)], set()
     while pending:
         for node in walk(pending.pop()):
             if node.op.own_derivative:
                 return False
+            kinds.add(type(node.op))
             pending += [body.roots for body in node.op.bodies()]
-    return True
+    return all(_is_our_function(getattr(kind, name)) for kind in kinds for name in _SLOPES)
 
 
 def is_ours(rule: Rule) -> bool:
@@ -71,20 +79,36 @@ def is_ours(rule: Rule) -> bool:
     return type(rule.optimizer).__module__.startswith(_OURS)
 
 
+def _is_our_function(value: Any) -> bool:
+    """Whether a routine was written by us: its body, and what a decorator of ours may stand for."""
+    space = getattr(value, "__globals__", {})  # which `functools.wraps` does not change
+    homes = (space.get("__name__"), getattr(value, "__module__", None))
+    return all(str(home).startswith(_OURS) for home in homes)
+
+
+def _is_as_written(module: str) -> bool:
+    """Whether none of a module's functions was replaced by one from outside."""
+    functions = filter(isfunction, vars(sys.modules[module]).values())
+    others = (str(f.__module__) for f in functions if not _is_our_function(f))
+    return all(home.partition(".")[0] in sys.stdlib_module_names for home in others)
+
+
 def _settings(rule: Rule) -> str | None:
     """What an optimizer of ours is, but for its numbers and what all have in common; else None."""
     if not is_ours(rule):
         return None
     optimizer, kind = rule.optimizer, type(rule.optimizer)
+    own = {k.__module__ for k in kind.__mro__ if k is not object}
+    if not all(map(_is_as_written, own.union(_WRITING))):
+        return None
     found = []
     for name in dir(optimizer):
         value = getattr(optimizer, name)
         if name.startswith("__") or name in rule.numbers or name in ("lr", *COMMON):
             continue
         if isroutine(value):
-            space = getattr(value, "__globals__", {})  # which `functools.wraps` does not change
-            if not str(space.get("__name__")).startswith(_OURS):
-                return None
+            if name in vars(optimizer) or not _is_our_function(value):
+                return None  # the first may be another optimizer's method
         elif isinstance(value, _PLAIN):
             found.append((name, value))
         elif name != "hyperparameters":
