@@ -15,6 +15,8 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import blas
+from chainrule_runtime.gpu.commands import ProductRun
 from chainrule_runtime.memory import Array, address
 
 #: CUDA's version -> the newest PTX that a driver of it reads ("PTX ISA 9.0", NVIDIA, release
@@ -61,6 +63,10 @@ class Gpu(Protocol):
     @property
     def ptx_version(self) -> int: ...
 
+    @property
+    def version(self) -> int:
+        """CUDA's version that the driver is of: 12080 is 12.8."""
+
     def enter(self) -> None:
         """Make it this thread's; before anything else is asked of it in a call."""
 
@@ -86,6 +92,12 @@ class Gpu(Protocol):
 
     def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
         """Run a kernel, after what was asked before; its parameters are 8 bytes each."""
+
+    def library(self) -> str:
+        """The cuBLASLt that `multiply` asks, in words. Raises DeviceError where there is none."""
+
+    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
+        """Products by cuBLASLt, like a launch; `room` are address and bytes of its workspace."""
 
     def record(self, commands: Callable[[], None]) -> Any:
         """What `commands` launches, as one thing that can be played; nothing is run."""
@@ -203,6 +215,14 @@ class CudaGpu:
         places = (ctypes.c_void_p * len(arguments))(*(start + 8 * i for i in range(len(arguments))))
         grid = blocks, 1, 1, threads, 1, 1
         self._ask("cuLaunchKernel", kernel, *grid, 0, self._stream, ctypes.addressof(places), 0)
+
+    def library(self) -> str:
+        """The cuBLASLt that is here."""
+        return blas.find(self.version).name
+
+    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
+        """Products by cuBLASLt, on the stream."""
+        blas.find(self.version).multiply(product, int(self._stream), room)
 
     def record(self, commands: Callable[[], None]) -> Any:
         """A CUDA graph of what is launched."""
