@@ -13,18 +13,27 @@ class Choice:
     """What is used in place of what a product's sizes say, where it is not None.
 
     So many `rows` of a tile at most, which are so many `vectors` wide; whether the second factor is
-    `packed` before, or from how many rows of the result on. `why` is for reports.
+    `packed` before, or from how many rows of the result on. On a GPU a thread has a square of so
+    many to a `side`, or the product is made another `way`, one of WAYS. `why` is for reports.
     """
 
     rows: int | None = None
     vectors: int | None = None
     packed: bool | None = None
     packed_from: int | None = None
+    side: int | None = None
+    way: str | None = None
     why: str = ""
 
 
 #: nothing but sizes
 BY_SIZES = Choice()
+#: products by NVIDIA's library, where that is installed (`loops.outside`)
+CUBLASLT = "cublaslt"
+#: products of bfloat16 whose panels a copy engine brings, where the GPU has one (`loops.grouped`)
+PANELS = "panels"
+#: how a product may be made on a GPU but by tiles of our usual ones
+WAYS = (PANELS, CUBLASLT)
 
 
 def candidates(target: Target) -> Iterator[Choice]:
@@ -35,3 +44,11 @@ def candidates(target: Target) -> Iterator[Choice]:
             most = (target.vector_registers - 1) // vectors - 1
             for rows in dict.fromkeys((most, most // 2)):
                 yield Choice(min(rows, 14), vectors, packed)
+
+
+def gpu_candidates(target: Target) -> Iterator[Choice]:
+    """Tiles of every size that there are, which have the same bits, then other ways, which may have
+    others.
+    """
+    yield from (Choice(side=side) for side in (8, 4, 2, 1))
+    yield from (Choice(way=way) for way in WAYS if way != PANELS or target.engine)
