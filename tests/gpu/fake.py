@@ -17,7 +17,8 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.simulate import simulate
 from chainrule_runtime.errors import DeviceError
-from chainrule_runtime.gpu.commands import BLOCK, RESIDENT
+from chainrule_runtime.gpu.blas import Blas
+from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, ProductRun
 from chainrule_runtime.gpu.driver import Attributes
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +42,9 @@ class FakeGpu:
 
     name = "a simulated GPU"
     ptx_version = 90
+    version = 12080
+    #: what products by a library are made by
+    blas: Blas | None = None
 
     def __init__(self, room: int = 1 << 28, capability: tuple[int, int] = (8, 0)) -> None:
         self.capability = capability
@@ -93,7 +97,18 @@ class FakeGpu:
 
     def clear(self, at: int, size: int) -> None:
         self.calls.append("clear")
-        self.bytes_at(at, size)[:] = 0
+        self.do(lambda: self.bytes_at(at, size).fill(0))
+
+    def library(self) -> str:
+        if self.blas is None:
+            raise DeviceError("cuBLASLt is not installed", "install it")
+        return self.blas.name
+
+    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
+        self.calls.append("multiply")
+        blas = self.blas
+        assert blas is not None
+        self.do(lambda: blas.multiply(product, 77, room))
 
     def load(self, ptx: str) -> Mapping[str, Any]:
         self.calls.append("load")

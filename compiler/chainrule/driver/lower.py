@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
@@ -145,10 +145,14 @@ def lower(
 
 
 def lower_all(
-    graph: Graph, wanted: Wanted, clock: Clock, choices: Mapping[int, Choice] | None = None
+    graph: Graph,
+    wanted: Wanted,
+    clock: Clock,
+    choices: Mapping[int, Choice] | None = None,
+    tuner: Callable[[Sequence[Kernel], Sequence[Built]], Mapping[int, Choice]] | None = None,
 ) -> Levels:
     """A graph at every level above machine code, each made of the one before; `choices` are those
-    that had been made for it.
+    that had been made for it. If it is to be tuned, `tuner` does that where it is no CPU.
     """
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
@@ -169,8 +173,11 @@ def lower_all(
         choices = decided(flat, built, wanted.machine, wanted.speeds) if wanted.speeds else {}
         built = build_kernels(flat, wanted.machine, choices, usual) if choices else built
         if wanted.tune is not None:
-            known = wanted.speeds or usual_speeds(wanted.machine.level)
-            timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
+            if tuner:
+                timed = tuner(flat, built)
+            else:
+                known = wanted.speeds or usual_speeds(wanted.machine.level)
+                timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
             choices = {**choices, **timed}
             built = build_kernels(flat, wanted.machine, choices, usual)
             clock.lap("tune")

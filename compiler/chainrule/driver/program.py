@@ -53,9 +53,10 @@ def program(
     if backend == "cuda":
         from chainrule.driver.gpu import build_gpu
 
-        return GpuFunction(
-            build_gpu(graph, feeds=feeds, outputs=names, precision=precision, budget=budget)
+        made = build_gpu(
+            graph, feeds=feeds, outputs=names, precision=precision, budget=budget, tune=tune
         )
+        return GpuFunction(made)
     native = build(
         graph, feeds=feeds, outputs=names, threads=threads, precision=precision, budget=budget,
         tune=tune,

@@ -83,7 +83,8 @@ def training_step(
     With `tune` the products that take longest are timed in a handful of ways, at the sizes given,
     such as `{"batch": 128}`, or 64 each with True, then steps on 1, 2, 4 ... of the `threads`; what
     is fastest is kept with the compiled code, and has the same bits. That takes some seconds, once
-    on a machine.
+    on a machine. On a GPU cuBLASLt is one of the ways, where it is installed: its sums have an
+    order of their own.
 
     On a GPU `run`, and `Model.fit`, bring parameters and optimizer to the host when they are done;
     with `snapshot_every` after every so many steps too, so that they are there where a kernel
