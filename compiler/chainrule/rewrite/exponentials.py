@@ -19,16 +19,25 @@ from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import Contract
 from chainrule.ops.source import Constant, Full
 from chainrule.records import dataclass
-from chainrule.rewrite.rule import Bindings, Rules, See, recognize, rule
+from chainrule.rewrite.rule import Bindings, Guard, Rules, See, recognize, rule
 
 
-def above(*names: str) -> Callable[[Bindings], bool]:
+def above(*names: str) -> Guard:
     """Whether variables are finite numbers above 0, of which there is a logarithm."""
     return lambda bound: all(_is_above(bound[name]) for name in names)
 
 
+def finite(name: str) -> Guard:
+    """Whether a variable is a finite number."""
+    return lambda bound: _is_within(bound[name], -math.inf)
+
+
 def _is_above(node: Node) -> bool:
-    return isinstance(node.op, Full) and bool(0 < node.op.value < math.inf)
+    return _is_within(node, 0.0)
+
+
+def _is_within(node: Node, low: float) -> bool:
+    return isinstance(node.op, Full) and bool(low < node.op.value < math.inf)
 
 
 def _may_shut_out(bound: Bindings) -> bool:
@@ -72,7 +81,8 @@ MOST_TERMS = 64
 def log_of_terms(node: Node, see: See) -> Node | None:
     """Given log of terms, `exp(x)`, `exp(x) * 2` or numbers, four or more, logaddexp of all.
 
-    Also of two or more of softmax and sigmoid, and where their sum is scaled by a number.
+    Also of two or three of which one is scaled, of two or more of softmax and sigmoid, and where
+    their sum is scaled by a number.
     """
     (total,) = node.inputs
     scale: Node | None = None
@@ -83,7 +93,7 @@ def log_of_terms(node: Node, see: See) -> Node | None:
             total, scale = parts[0], build.call("neg", log) if inverse else log
             break
     terms = _terms(total, see)
-    if len(terms) < 4:
+    if not _is_new(total, terms, see):
         terms = _terms(total, see, _PROBABLE)
     if len(terms) < 2:
         return None
@@ -95,14 +105,22 @@ def over_terms(node: Node, see: See) -> Node | None:
     """Given a quotient by such a sum, a product with exp(-logaddexp(...))."""
     above, below = node.inputs
     terms = _terms(below, see)
-    if len(terms) < 2 or (len(terms) < 4 and not _scaled(below, see)):
+    if not _is_new(below, terms, see):
         return None
     return build.call("mul", above, build.call("exp", build.call("neg", _log_sum(terms))))
 
 
-def _scaled(node: Node, see: See) -> bool:
-    """Whether an exponential times a number is among the terms."""
-    return any(see(i, "mul") for i in node.inputs)
+def _is_new(node: Node, terms: list[Node], see: See) -> bool:
+    """Whether a sum of exponentials is none that a rule has been written out for: those have two
+    or three terms, none of them scaled.
+    """
+    return len(terms) >= 4 or (len(terms) >= 2 and _is_scaled(node, see))
+
+
+def _is_scaled(node: Node, see: See) -> bool:
+    """Whether an exponential times a number is among the terms of a sum."""
+    parts = see(node, "add")
+    return any(_is_scaled(p, see) for p in parts) if parts else bool(see(node, "mul"))
 
 
 def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _EXP) -> list[Node]:
@@ -317,7 +335,7 @@ EXPONENTIALS = Rules(
             "log_power_of_sum_of_exp",
             "log(sum(exp(x)) ** c)",
             "logsumexp(x) * c",
-            when=lambda b: isinstance(b["c"].op, Full) and bool(np.isfinite(b["c"].op.value)),
+            when=finite("c"),
         ),
         rule("log_of_root", "log(sqrt(x))", "log(x) * 0.5"),
         rule("abs_of_sum_of_exp", "abs(sum(exp(x)))", "sum(exp(x))"),
