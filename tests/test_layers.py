@@ -60,7 +60,6 @@ LATE = (
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
     "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
-    "chainrule.driver.drawn",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.
 IMPORTED_AS = {"scikit_learn": "sklearn", "cuda_bindings": "cuda"}

@@ -27,9 +27,9 @@ from chainrule.ir.size import Dim, Size
 from chainrule.loops.tiles import Contraction, epilogue_operations
 from chainrule.loops.walk import postorder, statements, values_of
 
-#: operations of an epilogue from which that is worth laying sums down, and bytes of those that stay
-#: near
-LONG, NEAR_BYTES = 12, 2**17
+#: operations of an epilogue from which that is worth laying sums down, bytes of those that stay
+#: near, and the share of the lanes that a row may fill: whose are full has nothing to gain
+LONG, NEAR_BYTES, MOST_FILLED = 12, 2**17, 0.8
 
 _M, _N = (Size.symbol(f"{name}'") for name in "mn")
 
@@ -38,9 +38,10 @@ def flat_size(c: Contraction) -> int:
     """Elements of workspace that `flat_loops` wants; 0 for a product that is not of this kind."""
     if not isinstance(c.m, int) or not isinstance(c.n, int) or c.start or c.terms or c.inside:
         return 0
-    size, vectors = c.m * c.n, c.m * -(-c.n // LANES)
-    few = c.m < 2 or vectors * LANES * 4 < size * 5 or size * c.dtype.itemsize > NEAR_BYTES
-    if few or c.groups or epilogue_operations(c.epilogue, c.dtype) < LONG:
+    size, lanes = c.m * c.n, -(-c.n // LANES) * LANES
+    if c.m < 2 or c.groups or c.n > MOST_FILLED * lanes or size * c.dtype.itemsize > NEAR_BYTES:
+        return 0
+    if epilogue_operations(c.epilogue, c.dtype) < LONG:
         return 0
     return size if _places(c, _M, _N) == _places(c, 0, _M * c.n + _N) else 0
 

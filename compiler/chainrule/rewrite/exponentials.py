@@ -7,7 +7,6 @@ weight of 0 shuts out may be largest, so that `u` is x without it (an infinite o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -19,25 +18,8 @@ from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import Contract
 from chainrule.ops.source import Constant, Full
 from chainrule.records import dataclass
-from chainrule.rewrite.rule import Bindings, Guard, Rules, See, recognize, rule
-
-
-def above(*names: str) -> Guard:
-    """Whether variables are finite numbers above 0, of which there is a logarithm."""
-    return lambda bound: all(_is_above(bound[name]) for name in names)
-
-
-def finite(name: str) -> Guard:
-    """Whether a variable is a finite number."""
-    return lambda bound: _is_within(bound[name], -math.inf)
-
-
-def _is_above(node: Node) -> bool:
-    return _is_within(node, 0.0)
-
-
-def _is_within(node: Node, low: float) -> bool:
-    return isinstance(node.op, Full) and bool(low < node.op.value < math.inf)
+from chainrule.rewrite.guards import above, finite, is_above
+from chainrule.rewrite.rule import Bindings, Rules, See, recognize, rule
 
 
 def _may_shut_out(bound: Bindings) -> bool:
@@ -88,7 +70,7 @@ def log_of_terms(node: Node, see: See) -> Node | None:
     scale: Node | None = None
     for name, inverse in (("mul", False), ("div", True)):
         parts = see(total, name)
-        if parts and _is_above(parts[1]):
+        if parts and is_above(parts[1]):
             log = build.call("log", parts[1])
             total, scale = parts[0], build.call("neg", log) if inverse else log
             break
@@ -139,7 +121,7 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
         if parts:
             stack.extend(reversed(parts))
             continue
-        if _is_above(term) and kinds is _EXP:
+        if is_above(term) and kinds is _EXP:
             found.append(build.call("log", term))
             continue
         log = _log_of(term, see, kinds)
@@ -153,7 +135,7 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
 def _log_of(term: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]]) -> Node | None:
     """x of exp(x), x + log(c) of exp(x) * c for a number c above 0, and of other kinds so."""
     scaled = see(term, "mul")
-    if scaled and _is_above(scaled[1]):
+    if scaled and is_above(scaled[1]):
         log = _log_of(scaled[0], see, kinds)
         return build.call("add", log, build.call("log", scaled[1])) if log else None
     return next((of(term) for name, of in kinds.items() if see(term, name)), None)
@@ -387,7 +369,7 @@ EXPONENTIALS = Rules(
             "root_of_mean_square",
             "sqrt(sum(square(x)) / c)",
             "norm(x) / sqrt(c)",
-            when=lambda b: _is_above(b["c"]) or _behind(b["c"]).op.name == "size",
+            when=lambda b: is_above(b["c"]) or _behind(b["c"]).op.name == "size",
         ),
         rule(
             "root_of_variance",

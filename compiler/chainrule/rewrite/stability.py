@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full
-from chainrule.rewrite.exponentials import EXPONENTIALS, above, finite
+from chainrule.rewrite.exponentials import EXPONENTIALS
+from chainrule.rewrite.guards import above, finite
 from chainrule.rewrite.rule import Rule, Rules, rule
 
 _LN2 = "0.6931471805599453"
