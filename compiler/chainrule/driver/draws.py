@@ -17,7 +17,6 @@ import numpy as np
 from chainrule.codegen.cache import key_of, object_cache
 from chainrule.codegen.host import host_target
 from chainrule.codegen.native import NativeObject, compile_object, load
-from chainrule.codegen.steps import Call
 from chainrule.driver.kept import packed, unpacked
 from chainrule.ir.loop import LANES
 from chainrule.ir.types import float32
@@ -110,6 +109,7 @@ def _kept(distribution: str, target: Target, compiled: bool) -> NativeObject | N
 def _text(distribution: str, target: Target) -> str:
     """LLVM's text of `i32 step(table, sizes)`, whose table is of the buffers of `drawing`."""
     from chainrule.codegen.module import emit_module
+    from chainrule.codegen.steps import Call
     from chainrule.loops.begin import drawing
 
     program = drawing(distribution, float32, vectors=True)
