@@ -235,7 +235,8 @@ def test_a_long_epilogue_of_narrow_rows_goes_along_the_result(
     """As one line, of which one vector is not whole; bits as row by row."""
     fn, got = narrow_update(1)
     assert "vector for n' in 0..370" in fn.show("loops")
-    _, shared = narrow_update(2)
+    two, shared = narrow_update(2)
+    assert "  barrier\n  split vector for n' in 0..370" in two.show("loops")
     monkeypatch.setattr("chainrule.loops.flat.LONG", 10**6)
     row_by_row, want = narrow_update(1)
     assert "vector for n' in 0..370" not in row_by_row.show("loops")
