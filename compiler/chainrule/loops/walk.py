@@ -221,6 +221,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return tuple(Load(words.buffer, words.at) for words in (stmt.a, stmt.b))
     if isinstance(stmt, Fetch):
         return (stmt.source,)
+    if isinstance(stmt, When) and stmt.test is not None:
+        return (stmt.test,)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 
