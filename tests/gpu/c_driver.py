@@ -37,6 +37,7 @@ class Driver:
         self.loaded: list[Any] = []
         self.functions: list[Any] = []
         self.callbacks: list[Any] = []
+        self.allowed: dict[int, int] = {}
         for word, kinds in {
             "cuInit": (ctypes.c_uint,),
             "cuDeviceGet": (ctypes.POINTER(ctypes.c_int), ctypes.c_int),
@@ -46,6 +47,7 @@ class Driver:
             "cuModuleLoadData": (ctypes.POINTER(WORD), ctypes.c_char_p),
             "cuModuleUnload": (WORD,),
             "cuModuleGetFunction": (ctypes.POINTER(WORD), WORD, ctypes.c_char_p),
+            "cuFuncSetAttribute": (WORD, ctypes.c_int, ctypes.c_int),
             "cuModuleGetGlobal": (ctypes.POINTER(WORD), POINTER, WORD, ctypes.c_char_p),
             "cuMemcpyHtoDAsync": (WORD, POINTER, SIZE, WORD),
             "cuMemcpyDtoHAsync": (POINTER, WORD, SIZE, WORD),
@@ -166,14 +168,20 @@ class Driver:
     def cuStreamSynchronize(self, stream: int) -> None:
         self.streams.add(stream)
 
+    def cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> None:
+        assert attribute == 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self.allowed[function] = value
+
     def cuLaunchKernel(self, function: int, *rest: Any) -> int:
         bx, by, bz, tx, ty, tz, shared, stream, places, extra = rest
         self.streams.add(stream)
         kernel = self.functions[function - 1]
-        assert (by, bz, ty, tz, shared, extra) == (1, 1, 1, 1, 0, None)
+        assert (by, bz, ty, tz, extra) == (1, 1, 1, 1, None)
+        if shared > self.allowed.get(function, 48 * 1024):
+            return INVALID_VALUE
         if not 1 <= bx < 2**31 or not 1 <= tx <= 1024:
             return INVALID_VALUE
         count = self.gpu.arguments_of(kernel)
         given = tuple(WORD.from_address(places[i]).value for i in range(count))
-        self.gpu.run(kernel, bx, tx, given)
+        self.gpu.run(kernel, bx, tx, given, shared)
         return 0

@@ -23,7 +23,7 @@ def beside(name: str) -> Any:
     return module
 
 
-fake, ptx_machine = beside("fake"), beside("ptx_machine")
+fake, _, ptx_machine = map(beside, ("fake", "ptx_engine", "ptx_machine"))
 
 
 class PtxGpu(fake.FakeGpu):  # type: ignore[misc, name-defined]
@@ -36,8 +36,10 @@ class PtxGpu(fake.FakeGpu):  # type: ignore[misc, name-defined]
     def arguments_of(self, kernel: Any) -> int:
         return len(kernel.parameters)
 
-    def run(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
-        ptx_machine.Machine(kernel, blocks, threads, arguments, self.blocks).run()
+    def run(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
+        ptx_machine.Machine(kernel, blocks, threads, arguments, self.blocks, shared).run()
 
 
 def simulated(made: Any, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -118,9 +118,11 @@ class FakeGpu:
         self.calls.append("kernel")
         return module[name]
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         self.calls.append("launch")
-        self.do(lambda: self.run(kernel, blocks, threads, arguments))
+        self.do(lambda: self.run(kernel, blocks, threads, arguments, shared))
 
     def do(self, command: Callable[[], None]) -> None:
         if self.recorded is None:
@@ -151,9 +153,9 @@ class FakeGpu:
     def wait(self) -> None:
         self.calls.append("wait")
 
-    def attributes(self, kernel: Any, threads: int) -> Attributes:
+    def attributes(self, kernel: Any, threads: int, shared: int = 0) -> Attributes:
         self.calls.append("attributes")
-        return Attributes(32, 1024, 0, 0.5)
+        return Attributes(32, 1024 + shared, 0, 0.5)
 
     def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
         """Each takes a microsecond more than the one before."""
@@ -176,7 +178,9 @@ class FakeGpu:
                     size = self.arguments_of(launch) - 1
                     self.run(launch, blocks, launch.threads, (*given[:size], status))
 
-    def run(self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def run(
+        self, launch: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         if isinstance(launch, Stays):
             assert (blocks, threads) == (1, BLOCK)
             self.stay(launch, arguments)
@@ -187,7 +191,8 @@ class FakeGpu:
         if self.bytes_at(status, 4).view(np.int32)[0]:
             return
         sizes = dict(zip(program.sizes, given[len(program.buffers) :], strict=True))
-        assert (blocks, threads) == (evaluate(launch.blocks, sizes), launch.threads)
+        wanted = evaluate(launch.blocks, sizes), launch.threads, launch.dynamic
+        assert (blocks, threads, shared) == wanted
         buffers = {
             b.name: self.bytes_at(at, evaluate(b.size, sizes) * b.dtype.itemsize).view(
                 b.dtype.numpy

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from ptx_engine import Engine
 
 from chainrule.ir.machine import MACHINE
 
@@ -22,7 +23,7 @@ _KINDS = {
        for k in "sub" for n in (8, 16, 32, 64)},
     "f32": np.dtype("f4"), "f64": np.dtype("f8"), "pred": np.dtype(bool),
 }  # fmt: skip
-_LINE = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*);$")
+_LINE = re.compile(r"(?:@(!?)(%p\d+|\w+)\s+)?([a-z][\w.:]*)\s*(.*);$")
 _TWO: dict[str, Callable[[Array, Array], Array]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and,
     "or": np.bitwise_or, "xor": np.bitwise_xor,
@@ -53,6 +54,7 @@ class Kernel:
 def parse(ptx: str) -> dict[str, Kernel]:
     """The kernels of a module by name."""
     found: dict[str, Kernel] = {}
+    asked = re.findall(r"\.extern \.shared \.align 1024 \.b8 ([\w.$]+)\[\];", ptx)
     heads = re.finditer(r"\.visible \.entry ([\w.$]+)\(([^)]*)\)\s*\{(.*?)\n\}", ptx, re.S)
     for name, parameters, body in (m.groups() for m in heads):
         kernel = Kernel(name, re.findall(r"(\w+_param_\d+)", parameters))
@@ -62,19 +64,23 @@ def parse(ptx: str) -> dict[str, Kernel]:
             if m := re.match(r"\.shared \.align \d+ \.b8 ([\w.$]+)\[(\d+)\];", line):
                 kernel.shared[m[1]] = kernel.shared_bytes
                 kernel.shared_bytes += -(-int(m[2]) // 16) * 16
-            elif m := re.match(r"(\$\w+):", line):
+            elif m := re.match(r"([$\w]+):$", line):
                 kernel.labels[m[1]] = len(kernel.code)
             elif m := _LINE.match(line):
                 operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", m[4])
                 kernel.code.append(((m[1] or "") + (m[2] or ""), m[3], m[3].split("."), operands))
             elif line and not line.startswith(".reg") and line not in "{}":
                 raise NotImplementedError(line)
+        # what is asked for at launch begins behind a kernel's own, and what the system takes
+        kernel.shared |= {n: 1024 + -(-kernel.shared_bytes // 1024) * 1024 for n in asked}
         found[name] = kernel
     return found
 
 
-class Machine:
-    """A launch of a kernel; `memory(address, size)` gives the bytes at an address of the GPU."""
+class Machine(Engine):
+    """A launch of a kernel; `memory(address, size)` gives the bytes at an address of the GPU, and
+    `asked` are bytes of shared memory beside the kernel's own.
+    """
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class Machine:
         threads: int,
         arguments: Sequence[int],
         memory: Mapping[int, Array],
+        asked: int = 0,
     ) -> None:
         self.kernel, self.memory = kernel, memory
         self.count = blocks * threads
@@ -90,7 +97,10 @@ class Machine:
         self.block, self.thread = number // threads, number % threads
         self.registers: dict[str, Array] = {}
         self.given = dict(zip(kernel.parameters, arguments, strict=True))
-        self.shared = np.full((blocks, max(16, kernel.shared_bytes)), 0xFF, np.uint8)
+        size = max(
+            [16, kernel.shared_bytes, *(at + asked for at in kernel.shared.values() if asked)]
+        )
+        self.shared = np.full((blocks, size), 0xFF, np.uint8)
         self.at = np.zeros(self.count, np.int64)
         self.waits = np.zeros(self.count, bool)  # for all threads of the block
         self.held = np.zeros(self.count, bool)  # for a few of the warp
@@ -98,18 +108,26 @@ class Machine:
         self.mask = np.ones(self.count, bool)
         self.groups = np.zeros(self.count, np.int64)  # of copies, that each thread has closed
         self.coming: list[tuple[Array, Array, Array, Array]] = []
+        self.start()
 
     def run(self) -> None:
         """To the end of every thread."""
         end = len(self.kernel.code)
         with np.errstate(all="ignore"):
             while True:
-                ready = (self.at < end) & ~self.waits & ~self.held
+                able = (self.at < end) & ~self.waits & ~self.held
+                ready = able & ~self.asking  # who was told to ask again lets others go first
+                if not ready.any() and able.any():
+                    self.idle += 1
+                    assert self.idle < 4, f"{self.kernel.name}: threads ask for ever"
+                    self.asking[:] = False
+                    continue
                 if not ready.any():
                     assert not (self.waits | self.held).any(), (
                         f"{self.kernel.name}: threads wait for ever"
                     )
-                    assert not self.coming, f"{self.kernel.name}: nobody waits for copies"
+                    done = not self.coming and self.finished()
+                    assert done, f"{self.kernel.name}: nobody waits for copies"
                     return
                 here = int(self.at[ready].min())
                 self.mask = ready & (self.at == here)
@@ -120,7 +138,11 @@ class Machine:
         if text == "bar.warp.sync" or word[0] == "shfl":
             members = self.read(operands[-1], "u32")
             self.mask = self.assembled(members)
+        elif word[0] == "wgmma":
+            self.mask = self.gathered()
         ready = self.mask.copy()
+        if not ready.any():
+            return
         self.at[ready] += 1
         if guard:
             held = self.registers[guard.lstrip("!")]
@@ -155,11 +177,22 @@ class Machine:
         self.held[come] = ~whole[come]
         return whole
 
+    def gathered(self) -> Array:
+        """Those of whose group of four warps all have come; a warp comes as one."""
+        warps = self.mask.reshape(-1, 32)
+        assert warps[warps.any(axis=1)].all(), "not all of a warp"
+        come = (self.at == self.at[self.mask][0]) & (self.mask | self.held)
+        whole = come & np.repeat(come.reshape(-1, 128).all(axis=1), 128)
+        self.held[come] = ~whole[come]
+        return whole
+
     # instructions
 
     def compute(self, text: str, word: list[str], operands: list[str]) -> None:
         op, kind = word[0], word[-1]
-        if text.startswith("cp.async"):
+        if op in ("tensormap", "fence", "mbarrier", "wgmma") or text.startswith("cp.async.bulk"):
+            self.engine(text, word, operands)
+        elif text.startswith("cp.async"):
             self.copy_later(word, operands)
         elif op in ("ld", "st"):
             self.access(op, word, operands)
@@ -374,8 +407,16 @@ class Machine:
                     lane[rows] = view[index]
                 else:
                     view[index] = lane[rows]
+                    if word[1] == "shared":
+                        self.mark(rows, at, kind.itemsize)
             if op == "ld":
                 self.write(part, lane, word[-1])
+
+    def mark(self, rows: Array, at: Array, size: int) -> None:
+        """Bytes of shared memory that threads have written, which no fence has shown to engines."""
+        threads = np.flatnonzero(rows)
+        where = at[threads].astype(np.int64)[:, None] + np.arange(size)
+        self.unfenced[self.block[threads][:, None], where] = threads[:, None] + 1
 
     def places(self, space: str, at: Array, size: int) -> list[tuple[Array, Array, int]]:
         """Which threads, the memory they mean, and the address of its first byte."""
@@ -403,6 +444,7 @@ class Machine:
             held = self.registers.get(operand)
             if held is None:
                 return np.zeros(self.count, to)
+            self.is_free(operand)
             if "b" in (to.kind, held.dtype.kind):
                 return held
             if held.dtype.itemsize == to.itemsize:
@@ -439,6 +481,13 @@ class Machine:
         if held is None or held.dtype != raw.dtype:
             held = self.registers[operand] = np.zeros(self.count, raw.dtype)
         held[self.mask] = raw[self.mask]
+        self.is_free(operand)
+        self.changed.setdefault(operand, np.zeros(self.count, bool))[self.mask] = True
+
+    def is_free(self, operand: str) -> None:
+        """Refuse a register into which sums are still being added."""
+        busy = self.busy.get(operand)
+        assert busy is None or not (busy & self.mask).any(), f"{operand} is waited for by nobody"
 
 
 def _parts(braces: str) -> list[str]:

@@ -25,6 +25,7 @@ from chainrule.export import Artifact, gpu_selftest
 from chainrule.export.artifact import GPU_FORMATS
 from chainrule.export.gpu_files import gpu_formats
 from chainrule.export.model import AT_EPOCH
+from chainrule.loops import grouped
 from chainrule.ops import philox
 from chainrule_runtime.manifest import Tensor
 
@@ -130,7 +131,9 @@ class OnGpu:
 _kept: dict[Any, tuple[Artifact, ctypes.CDLL, list[tuple[ptx.GpuModule, str]]]] = {}
 
 
-def loaded(make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch) -> OnGpu:
+def loaded(
+    make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch, target: str = "sm_80"
+) -> OnGpu:
     """A step exported, once, and its kernels loaded, on a GPU that knows them by their PTX."""
     if CC is None:
         pytest.skip("no C compiler is here")
@@ -142,7 +145,7 @@ def loaded(make: Any, folder: Path, gpu: Any, patch: pytest.MonkeyPatch) -> OnGp
             return modules[-1][1]
 
         patch.setattr(ptx.GpuModule, "ptx", translate)
-        art = make().export(folder, name="net", target="sm_80", max_batch=16, examples=("c",))
+        art = make().export(folder, name="net", target=target, max_batch=16, examples=("c",))
         library = c_driver.library(art.files["net.c"], folder, CC)
         library.net_strerror.restype = ctypes.c_char_p
         for word in ("workspace_bytes", "steps_workspace_bytes"):
@@ -200,6 +203,35 @@ def test_a_simulated_gpu_trains_it_to_the_bits_of_the_cpu(made: OnGpu) -> None:
 
 def test_so_does_its_ptx(folder: Path, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trains_as_the_step_does(loaded(small, folder, emulator, monkeypatch))
+
+
+def paneled(backend: str = "cpu") -> cr.TrainingStep:
+    """A layer whose products are all large enough for panels, if one tile is."""
+    x = cr.input("x", ("batch", 64))
+    w = cr.parameter("W", (64, 72), init=cr.init.normal(0.0, 0.3))
+    return cr.training_step(
+        cr.mean((x @ w) ** 2), cr.optim.SGD(0.1), precision="bfloat16", backend=backend, seed=SEED
+    )
+
+
+def test_panels_are_given_their_shared_memory_by_c(
+    tmp_path: Path, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits are those of the step in Python on the same GPU."""
+    monkeypatch.setattr(grouped, "TILES", 1)
+    monkeypatch.setattr(grouped, "PANELS", 1)
+    monkeypatch.setenv("CHAINRULE_GPU", "sm_90a")
+    net = loaded(paneled, tmp_path, emulator, monkeypatch, "sm_90a")
+    monkeypatch.setattr(ptx.GpuModule, "ptx", PTX)
+    assert net.driver.allowed and "wgmma" in (tmp_path / "net.ptx").read_text()
+    assert "of compute capability 9.0 alone (sm_90a)" in (tmp_path / "net.h").read_text()
+    step = paneled("cuda")
+    assert "wgmma" in step.show("ptx") and net.on_state("init", SEED) == 0
+    x = np.random.default_rng(0).standard_normal((16, 64), np.float32)
+    loss = net.driver.put(np.zeros(1, np.float32))
+    assert net.working("step", 16, net.driver.put(x), loss) == 0
+    assert net.driver.get(loss, (), "f4") == np.float32(step(x=x))
+    net.same(step)
 
 
 @pytest.mark.parametrize("size", [pytest.param(16, marks=pytest.mark.long), 7])
@@ -304,9 +336,11 @@ def test_the_self_test_finds_what_the_processor_did(made: OnGpu) -> None:
     assert tested(size - 1) == made.code["ERROR_ROOM"]
     whole = made.driver.gpu.run
 
-    def off(launch: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def off(
+        launch: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         """A GPU that draws a wrong beginning."""
-        whole(launch, blocks, threads, arguments)
+        whole(launch, blocks, threads, arguments, shared)
         if launch.program.name == "begin_truncated_float32_1":
             made.driver.gpu.bytes_at(arguments[3], 4 * 48).view(np.float32)[:] *= 1.5
 

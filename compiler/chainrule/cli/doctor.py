@@ -19,6 +19,7 @@ from chainrule.codegen.team import has_threads
 from chainrule.config import GPU, KNOBS, cache_folder
 from chainrule.driver.calibrate import calibrate, calibrated, speeds
 from chainrule.driver.gpu import gpu_target
+from chainrule.driver.gpu_trust import target_here
 from chainrule.errors import ChainruleError
 from chainrule.lang import functions as f
 from chainrule.lang.compiled import compile
@@ -113,10 +114,10 @@ def _gpu_target() -> str:
     if GPU.value():
         return f"{level}, as {GPU.variable} says"
     try:
-        gpu.find()
+        said = target_here(gpu.find())[1]
     except RuntimeFault:
         return f"{level}, which every later GPU runs too: none is here to ask"
-    return f"{level}, for the GPU and the driver that are here"
+    return f"{level}, for the GPU and the driver that are here" + (said and f"; {said}")
 
 
 def _library() -> str:

@@ -76,8 +76,10 @@ def row_of(kernels: Mapping[str, Launch]) -> int:
 
 def emit_resident(kernels: Mapping[str, Launch], target: Target) -> tuple[str, set[str]] | None:
     """The kernel's LLVM text, for all of these by their numbers, and the declarations it needs;
-    None where one has no room in shared memory, which they use in turn.
+    None where one has no room in shared memory, which they use in turn, or asks for it at launch.
     """
+    if any(launch.dynamic for launch in kernels.values()):
+        return None
     cases: list[str] = []
     declarations = {f"declare void {_BARRIER}(i32)"}
     most = 0

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 from itertools import product
 
+from chainrule.codegen.engine import EngineCode
 from chainrule.codegen.memory import MemoryCode
 from chainrule.codegen.registers import Register, memory
 from chainrule.codegen.scalar import constant
-from chainrule.codegen.together import PartCode
 from chainrule.errors import CompileError
+from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.loop import (
     Apply,
     Await,
@@ -134,7 +135,7 @@ class _Memory(MemoryCode):
         return size * math.gcd(WIDEST // size, *steps)
 
 
-class _Threads(PartCode):
+class _Threads(EngineCode):
     """Emits a launch. `part` and `lane` are the registers that tell this thread's."""
 
     def __init__(self, launch: Launch, name: str, target: Target, block: str | None) -> None:
@@ -153,8 +154,10 @@ class _Threads(PartCode):
             text = f"getelementptr {memory(buffer.dtype)}, ptr {start}, i64 {by}"
             self.point(buffer, self.pure(text, by))
         for buffer in launch.shared:
-            assert isinstance(buffer.size, int)
-            start = self.in_shared(buffer.name, buffer.dtype, buffer.size * launch.parts_of_block)
+            start = self.shared_of(buffer)
+            if buffer in launch.places:  # a block is one part
+                self.point(buffer, start)
+                continue
             mine = self.pure(f"udiv i64 {thread}, {launch.lanes}", thread)
             by = self.pure(f"mul i64 {mine}, {buffer.size}", mine)
             text = f"getelementptr {memory(buffer.dtype)}, ptr {start}, i64 {by}"
@@ -180,6 +183,14 @@ class _Threads(PartCode):
             self.asynchronous("commit.group", "")
         elif isinstance(s, Await):
             self.asynchronous("wait.group", f"i32 {s.but}")
+        elif isinstance(s, Engage):
+            self.engage(s)
+        elif isinstance(s, Bring):
+            self.bring(s)
+        elif isinstance(s, Hear):
+            self.hear(s)
+        elif isinstance(s, MultiplyPanels):
+            self.multiply_panels(s)
         elif isinstance(s, Barrier) and s.lanes:
             self.meet()
         elif isinstance(s, Store) and not self.in_vector and self.launch.lanes > 1:

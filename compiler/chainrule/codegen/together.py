@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from chainrule.codegen.function import Emitter
 from chainrule.codegen.registers import Register, element, memory
+from chainrule.ir.loop import Buffer
 from chainrule.ir.types import DType, int32, int64
-from chainrule.loops.launch import Launch
+from chainrule.loops.launch import BOX_ALIGN, Launch
 from chainrule.target import Target
 from chainrule.target.gpu import WARP
+
+#: what the shared memory is called that is asked for at launch
+DYNAMIC = "dynamic"
 
 
 class PartCode(Emitter):
@@ -33,6 +37,21 @@ class PartCode(Emitter):
         self.builder.declare(f"i32 {fn}()")
         number = self.pure(f"call i32 {fn}()")
         return self.pure(f"zext i32 {number} to i64", number)
+
+    def shared_of(self, buffer: Buffer) -> str:
+        """Where a buffer's stretch of the block's shared memory begins: in the kernel's own, or in
+        what is asked for at launch.
+        """
+        assert isinstance(buffer.size, int)
+        at = self.launch.places.get(buffer)
+        if at is None:
+            return self.in_shared(
+                buffer.name, buffer.dtype, buffer.size * self.launch.parts_of_block
+            )
+        kind = f"external addrspace(3) global [0 x i8], align {BOX_ALIGN}"
+        self.builder.declarations.add(f"@{DYNAMIC} = {kind}")
+        start = f"getelementptr (i8, ptr addrspace(3) @{DYNAMIC}, i64 {at})"
+        return f"addrspacecast (ptr addrspace(3) {start} to ptr)"
 
     def in_shared(self, what: str, dtype: DType, count: int) -> str:
         """A stretch of the block's shared memory."""

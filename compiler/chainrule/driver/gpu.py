@@ -12,6 +12,7 @@ from chainrule.codegen.ptx import GpuModule, emit_gpu_module
 from chainrule.codegen.steps import calls_in
 from chainrule.driver.build import program_key
 from chainrule.driver.gpu_commands import commands_of, copies, is_tiny
+from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.gpu_tune import Tuner
 from chainrule.driver.kept import named, packed_gpu, unpacked_gpu
 from chainrule.driver.lower import Levels, lower_all
@@ -77,8 +78,7 @@ def gpu_target() -> Target:
             )
         return GPUS[wanted]
     try:
-        here = driver.find()
-        return gpu(here.capability, here.ptx_version)
+        return target_here(driver.find())[0]
     except DeviceError:
         return gpu(OLDEST)
 

@@ -75,7 +75,9 @@ def launched(
             for x in launches[id(step.program)]:
                 sizes = tuple(dim_data(Size.symbol(s)) for s in x.program.sizes)
                 blocks = dim_data(x.blocks)
-                out.append(KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part))
+                out.append(
+                    KernelLaunch(names[id(x)], spots, sizes, blocks, x.threads, part, x.dynamic)
+                )
         elif isinstance(step, Copy):
             out.append(_copy(step))
         else:

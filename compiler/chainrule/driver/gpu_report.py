@@ -10,6 +10,7 @@ from typing import Any
 from chainrule.codegen import ptxas
 from chainrule.driver.figures import figures
 from chainrule.driver.gpu import CompiledGpu
+from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.levels import shown
 from chainrule.driver.measure import copies_of, made_up
 from chainrule.driver.report import Report, figured, micro, sizes_for, table
@@ -21,6 +22,8 @@ from chainrule.loops.text import show as loop_text
 from chainrule.loops.walk import factors_of
 from chainrule.records import dataclass
 from chainrule.target.gpu import occupancy
+from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, Command, KernelLaunch, Product
 from chainrule_runtime.gpu.driver import Attributes
 from chainrule_runtime.gpu.program import GpuProgram
@@ -78,11 +81,13 @@ class GpuReport(Report):
     """A report of a program for a GPU: no times are predicted, `launches` are told beside.
 
     `told_by` says who knows what launches take: the driver, where a call has loaded them, else
-    ptxas, where it is installed; "" where neither is. `tuning` is what was timed when compiling.
+    ptxas, where it is installed; "" where neither is. `level_note` is what a trial said of code for
+    this generation of GPUs alone, where there was one, `tuning` what was timed when compiling.
     """
 
     launches: tuple[LaunchFigures, ...] = ()
     told_by: str = ""
+    level_note: str = ""
     tuning: Tuning | None = None
 
     def achieved(self) -> dict[str, tuple[float, float]]:
@@ -99,6 +104,7 @@ class GpuReport(Report):
         return super().as_dict() | {
             "launches": [asdict(x) for x in self.launches],
             "told_by": self.told_by,
+            "level_note": self.level_note,
             "achieved": self.achieved(),
             "tuning": self.tuning and asdict(self.tuning),
         }
@@ -119,7 +125,7 @@ class GpuReport(Report):
         whom = self.told_by or "nobody: no call was made on a GPU, and no ptxas is here"
         where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
         lines = [*table(head, rows), f"told by {whom}{where and '; blocks at '}{where}"]
-        lines += self._timed()
+        lines += [*([self.level_note] if self.level_note else []), *self._timed()]
         rates = self.achieved()
         if not rates:
             return lines
@@ -168,7 +174,17 @@ def report_gpu(
     found = figured(GpuReport, compiled, levels, tuple(kernels), code, at)
     told, by = _resources(compiled, program)
     launches = tuple(_figures(x, at, told.get(x.name)) for x in _all_launches(compiled))
-    return replace(found, launches=launches, told_by=by, tuning=compiled.tuned)
+    return replace(
+        found, launches=launches, told_by=by, level_note=_level_note(), tuning=compiled.tuned
+    )
+
+
+def _level_note() -> str:
+    """What a trial said on the GPU that is here."""
+    try:
+        return target_here(driver.find())[1]
+    except (CompileError, DeviceError):
+        return ""
 
 
 def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]:
@@ -198,8 +214,8 @@ def _all_launches(compiled: CompiledGpu) -> list[KernelLaunch]:
 
 def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str, Attributes], str]:
     """What kernels take, by name, and who tells it."""
-    threads = {x.name: x.threads for x in _all_launches(compiled) if x.name != LIBRARY}
-    if known := program.attributes(threads):
+    given = {x.name: (x.threads, x.shared) for x in _all_launches(compiled) if x.name != LIBRARY}
+    if known := program.attributes(given):
         return known, "the driver"
     path = ptxas.find()
     if path is None:
@@ -211,10 +227,10 @@ def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str,
         return {}, f"nobody: {refused.what}"
     return {
         name: Attributes(
-            r.registers, r.shared, r.stack,
-            occupancy(level, threads[name], r.registers, r.shared),
+            r.registers, r.shared + given[name][1], r.stack,
+            occupancy(level, given[name][0], r.registers, r.shared + given[name][1]),
         )
-        for name, r in assembled.items() if name in threads
+        for name, r in assembled.items() if name in given
     }, f"ptxas {ptxas.version(path)}"  # fmt: skip
 
 

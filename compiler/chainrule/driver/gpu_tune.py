@@ -35,6 +35,7 @@ from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import sources
 from chainrule.target import Target
 from chainrule.target.gpu import gpu as target_of
+from chainrule.target.gpu import lasting
 from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu import driver
 from chainrule_runtime.gpu.blas import room_for
@@ -66,7 +67,7 @@ class Tuner:
             here = driver.find()
             self.gpu = here
             level = target_of(here.capability, here.ptx_version).level
-            if level != target.level:
+            if level != lasting(target).level:
                 why = f"the GPU here is {level}, and code is for {target.level}"
         except DeviceError as fault:
             why = fault.what
@@ -139,7 +140,7 @@ def _ways(kernel: Kernel, now: Built, target: Target, missing: str) -> list[Way]
     """What sizes say, then each other way once; `missing` says why there is no library."""
     ways = [Way("our own, by sizes", Choice(), now)]
     known = {signature(now.program)}
-    for choice in gpu_candidates():
+    for choice in gpu_candidates(target):
         if choice.way == CUBLASLT:
             note = missing or ("" if _is_plain(kernel, target) else "factors lie in no plain way")
             made = None if note else build_kernel(kernel, now.program.name, target, choice)

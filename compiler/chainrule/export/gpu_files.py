@@ -43,6 +43,7 @@ def gpu_about(
         {"name": name, "threads": launch.threads}
         | ({"registers": r.registers, "shared_bytes": r.shared, "stack_bytes": r.stack}
            if (r := known.get(name)) else {})
+        | ({"asked_shared_bytes": launch.dynamic} if launch.dynamic else {})
         for name, launch in kernel.module.kernels.items()
     ]  # fmt: skip
     return {

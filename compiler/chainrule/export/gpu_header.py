@@ -14,6 +14,7 @@ from chainrule.export.header import safe, tensor_text, wrapped
 from chainrule.export.interface import prototype
 from chainrule.export.model import ABI
 from chainrule.export.names import largest_names
+from chainrule.target.gpu import ALONE
 
 _USE = """States, workspaces and data are the caller's memory on the GPU: the first two begin at a
 multiple of @U_ALIGN bytes, data at one of @U_DATA_ALIGN. A call puts its work into the stream and
@@ -23,6 +24,13 @@ The functions below with an int32_t give 0, or a code of what was seen before an
 from @U_ERROR_CUDA on it is the driver's own, CUresult, and then work may have been asked for
 already. Any thread may call any function with this context current, as long as no two use one
 state or one workspace in different streams at once."""
+
+
+def _for(level: str) -> str:
+    """Which GPUs run code for a level: all later ones too, or those of one generation alone."""
+    if level not in ALONE:
+        return f"from {level} on"
+    return f"of compute capability {'.'.join(map(str, ALONE[level]))} alone ({level})"
 
 
 def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
@@ -48,7 +56,7 @@ def header(kernel: GpuKernel, certificate: Mapping[str, Any]) -> str:
     errors = [(f.name, str(f.code), f.text) for f in faults(codes)]
     errors.append(("ERROR_CUDA", str(CUDA_CODES), "and above: what CUDA's driver answered"))
     lines = [
-        f"/* {name}: a training step as kernels for NVIDIA GPUs from {certificate['level']} on.",
+        f"/* {name}: a training step as kernels for NVIDIA GPUs {_for(certificate['level'])}.",
         *_paragraph(_USE.replace("@N", name).replace("@U", upper), 97),
         "",
         f"   state      {certificate['state_bytes']} bytes",

@@ -68,7 +68,18 @@ class _Source(Minibatches):
         """What is asked of memory, and of sizes."""
         programs = [x.program for x in self.kernel.module.kernels.values()]
         most = max(len(p.buffers) + len(p.sizes) for p in programs)
-        return gpu_text.COMMON.replace("MOST_", str(most + 1))
+        text = gpu_text.COMMON.replace("MOST_", str(most + 1))
+        if not any(self.asked):
+            return text.replace("shared_[kernel]", "0")
+        sizes = ", ".join(map(str, self.asked))
+        return f"static const int shared_[] = {{{sizes}}};\n\n" + text.replace(
+            "shared_[kernel]", "(unsigned int)shared_[kernel]"
+        )
+
+    @property
+    def asked(self) -> list[int]:
+        """Bytes of shared memory that each kernel is given at launch."""
+        return [launch.dynamic for launch in self.kernel.module.kernels.values()]
 
     def opening(self) -> str:
         """`NAME_open`, `NAME_close` and `NAME_state_bytes`."""
@@ -81,6 +92,7 @@ class _Source(Minibatches):
             "code_ = told_(cuModuleGetGlobal(&net->data, NULL, net->module, \"data\"));",
             f"for (i_ = 0; i_ < {count} && !code_; i_++)",
             "    code_ = told_(cuModuleGetFunction(&net->kernel[i_], net->module, names_[i_]));",
+            *self.allowed(),
             "if (code_) cuModuleUnload(net->module);",
             "return code_;",
         ]  # fmt: skip
@@ -93,6 +105,18 @@ class _Source(Minibatches):
                 self.define("state_bytes", ["return @U_STATE_BYTES;"]),
             ]
         )
+
+    def allowed(self) -> list[str]:
+        """Let kernels have the shared memory that they are given."""
+        if not any(self.asked):
+            return []
+        word = "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"
+        return [
+            f"for (i_ = 0; i_ < {len(self.asked)} && !code_; i_++)",
+            "    if (shared_[i_])",
+            f"        code_ = told_(cuFuncSetAttribute(net->kernel[i_], {word},",
+            "            shared_[i_]));",
+        ]
 
     def init(self) -> str:
         """`NAME_init`: the head, the seed, and each tensor as it begins."""

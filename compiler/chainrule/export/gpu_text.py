@@ -45,8 +45,8 @@ static int32_t launch_(const @N_net *net, CUstream stream, int kernel, int64_t b
     for (i = 0; i < count; i++) places[i] = values + i;
     if (blocks < 1) return @U_OK;
     if (blocks > 2147483647) return @U_ERROR_SIZE;
-    return told_(cuLaunchKernel(net->kernel[kernel], (unsigned int)blocks, 1, 1, threads, 1, 1, 0,
-        stream, places, NULL));
+    return told_(cuLaunchKernel(net->kernel[kernel], (unsigned int)blocks, 1, 1, threads, 1, 1,
+        shared_[kernel], stream, places, NULL));
 }"""
 #: sizes, of which divisors are not below 1; each of these may call those behind it
 SIZES = (

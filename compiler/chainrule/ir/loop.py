@@ -11,6 +11,7 @@
             | When index < bound, ..., condition: body        for threads only, see below
             | Multiply local += words * words                 for warps of threads only
             | Fetch buffer[offset] = Load | Close | Await     copies that go on, for threads only
+            | Engage | Bring | Hear | MultiplyPanels          for blocks of threads: `ir.engine`
             | Barrier                                         until every part has come here
             | Note text
     Value     Load buffer[offset (+ index * stride)]
@@ -45,6 +46,7 @@ table of `chainrule.ops`, whose `native` recipe says what it is in machine opera
 
 from __future__ import annotations
 
+from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.size import Dim
 from chainrule.ir.types import DType, int32
 from chainrule.records import dataclass
@@ -333,7 +335,7 @@ class Await:
 
 Stmt = (
     Loop | Let | Local | Set | Store | Check | Blocks | When | Multiply | Barrier | Note
-    | Fetch | Close | Await
+    | Fetch | Close | Await | Engage | Bring | Hear | MultiplyPanels
 )  # fmt: skip
 
 

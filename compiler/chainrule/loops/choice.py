@@ -30,8 +30,10 @@ class Choice:
 BY_SIZES = Choice()
 #: products by NVIDIA's library, where that is installed (`loops.outside`)
 CUBLASLT = "cublaslt"
+#: products of bfloat16 whose panels a copy engine brings, where the GPU has one (`loops.grouped`)
+PANELS = "panels"
 #: how a product may be made on a GPU but by tiles of our usual ones
-WAYS = (CUBLASLT,)
+WAYS = (PANELS, CUBLASLT)
 
 
 def candidates(target: Target) -> Iterator[Choice]:
@@ -44,9 +46,9 @@ def candidates(target: Target) -> Iterator[Choice]:
                 yield Choice(min(rows, 14), vectors, packed)
 
 
-def gpu_candidates() -> Iterator[Choice]:
+def gpu_candidates(target: Target) -> Iterator[Choice]:
     """Tiles of every size that there are, which have the same bits, then other ways, which may have
     others.
     """
     yield from (Choice(side=side) for side in (8, 4, 2, 1))
-    yield from (Choice(way=way) for way in WAYS)
+    yield from (Choice(way=way) for way in WAYS if way != PANELS or target.engine)

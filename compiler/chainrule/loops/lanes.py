@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import field, replace
 
+from chainrule.ir.engine import Bring, Hear
 from chainrule.ir.loop import Barrier, Buffer, Load, Loop, Stmt
 from chainrule.ir.node import Stmts
 from chainrule.loops.walk import postorder, statements, stored_buffers, values_of
@@ -27,10 +28,11 @@ def with_barriers(body: Stmts, lanes: int) -> Stmts:
 
 @dataclass
 class _Walk:
-    """Memory that was read and written since lanes met."""
+    """Memory that was read and written since lanes met, and that the copy engine brings to."""
 
     read: set[Memory] = field(default_factory=set)
     written: set[Memory] = field(default_factory=set)
+    brought: set[Memory] = field(default_factory=set)
 
     def block(self, body: Iterable[Stmt]) -> list[Stmt]:
         out: list[Stmt] = []
@@ -39,6 +41,9 @@ class _Walk:
                 out.append(self.loop(s))
             elif isinstance(s, Barrier):
                 self.meet(out)
+            elif isinstance(s, Hear):  # which shows to all what was brought
+                out.append(s)
+                self.written -= self.brought
             else:
                 self.one(s, out)
         return out
@@ -60,11 +65,15 @@ class _Walk:
 
     def one(self, s: Stmt, out: list[Stmt]) -> None:
         reads, writes = _touched((s,))
-        if writes & (self.read | self.written) or reads & self.written:
+        boxes = (b for i in statements((s,)) if isinstance(i, Bring) for b in i.boxes)
+        brought = {_memory(b.to) for b in boxes}
+        written = self.written - (self.brought & brought)  # one lane asks for them, in order
+        if writes & (self.read | written) or reads & self.written:
             self.meet(out)
         out.append(s)
         self.read |= reads
         self.written |= writes
+        self.brought |= brought
 
     def meet(self, out: list[Stmt]) -> None:
         out.append(_MEET)

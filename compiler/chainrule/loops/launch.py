@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from chainrule.errors import CompileError
+from chainrule.ir.engine import Engage
 from chainrule.ir.loop import (
     Barrier,
     Buffer,
@@ -37,6 +39,11 @@ BLOCK = 256
 #: bytes that the private buffers of a block may have in shared memory: of the 48 KB that every GPU
 #: has, what a fold of a block's lanes leaves
 SHARED = 44 * 1024
+#: of a GPU with a copy engine so much is asked for beside, two blocks on a multiprocessor of 228 KB
+MORE_SHARED = 112 * 1024
+#: what begins there at a multiple of so many bytes: a box of a matrix ("PTX ISA 9.0", NVIDIA,
+#: wgmma, matrix descriptor: the 128-byte swizzle repeats from there)
+BOX_ALIGN = 1024
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,23 @@ class Launch:
     own: tuple[Buffer, ...] = ()
     aligned: bool = False
     whole: bool = False
+
+    @property
+    def places(self) -> dict[Buffer, int]:
+        """Where each of `shared` lies in what is asked for at launch; empty where they are the
+        kernel's own.
+        """
+        if not any(isinstance(s, Engage) for s in statements(self.program.body)):
+            return {}
+        sizes = [-(-_bytes(b) * self.parts_of_block // BOX_ALIGN) * BOX_ALIGN for b in self.shared]
+        return dict(zip(self.shared, accumulate(sizes, initial=0), strict=False))
+
+    @property
+    def dynamic(self) -> int:
+        """Bytes of shared memory that are asked for at launch, beside what the kernel says."""
+        return max(
+            (at + _bytes(b) * self.parts_of_block for b, at in self.places.items()), default=0
+        )
 
     @property
     def threads(self) -> int:
@@ -91,7 +115,9 @@ def launches_of(
         parts = product(tuple(loop.extent for loop in split_loops(piece.body)))
         launch = Launch(replace(piece, body=with_barriers(piece.body, lanes)), lanes, parts)
         mine = [b for b in private if b in _touched(piece.body)]
-        shared = _in_shared(mine, launch.parts_of_block)
+        engines = [s for s in statements(piece.body) if isinstance(s, Engage)]
+        rooms, limit = {e.room for e in engines}, MORE_SHARED if engines else SHARED
+        shared = _in_shared([b for b in mine if b not in rooms], launch.parts_of_block, limit)
         own = tuple(b for b in mine if b not in shared)
         if any(b in grown for b in mine):
             raise CompileError(f"{program.name}: a private buffer is used in several loops")
@@ -137,11 +163,16 @@ def _touched(body: Iterable[Stmt]) -> set[Buffer]:
     return {v.buffer for v in values if isinstance(v, Load)} | stored_buffers(body)
 
 
-def _in_shared(buffers: Sequence[Buffer], parts: int) -> tuple[Buffer, ...]:
+def _bytes(buffer: Buffer) -> int:
+    assert isinstance(buffer.size, int)
+    return buffer.size * buffer.dtype.itemsize
+
+
+def _in_shared(buffers: Sequence[Buffer], parts: int, limit: int) -> tuple[Buffer, ...]:
     """Those that fit into a block's shared memory, all its parts' together."""
-    left, chosen = SHARED, []
+    left, chosen = limit, []
     for b in buffers:
-        size = b.size * b.dtype.itemsize * parts if isinstance(b.size, int) else SHARED + 1
+        size = _bytes(b) * parts if isinstance(b.size, int) else limit + 1
         if size <= left:
             chosen.append(b)
             left -= size

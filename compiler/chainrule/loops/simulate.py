@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.errors import CompileError
+from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.loop import (
     Await,
     Barrier,
@@ -39,7 +40,7 @@ from chainrule.ir.loop import (
     Words,
 )
 from chainrule.ir.size import evaluate
-from chainrule.loops.interpret import Machine
+from chainrule.loops.engines import Engines
 from chainrule.loops.launch import Launch, split_loops
 from chainrule.loops.races import Log, Race
 from chainrule.records import dataclass
@@ -61,13 +62,13 @@ def simulate(launch: Launch, buffers: Mapping[str, Array], sizes: Mapping[str, i
     threads = _Threads(launch, dict(buffers), dict(sizes), blocks, parts)
     with np.errstate(all="ignore"):
         threads.block(launch.program.body)
-    if threads.flying:
+    if threads.flying or threads.asked:
         raise Race(f"{launch.program.name}: nobody awaits what was fetched")
     threads.log.judge(launch)
     return threads.code
 
 
-class _Threads(Machine):
+class _Threads(Engines):
     """All threads of a launch; `active` are those that a statement is meant for."""
 
     def __init__(
@@ -91,6 +92,7 @@ class _Threads(Machine):
         self.flying: list[_Flight] = []
         self.under_way: dict[str, Array] = {}
         self.widths: dict[str, int] = {}
+        self.begin()
         for buffer in launch.shared:
             assert isinstance(buffer.size, int)
             self.keep(buffer, buffer.size, blocks * launch.parts_of_block)
@@ -141,6 +143,14 @@ class _Threads(Machine):
             if (self.active & ~good).any():
                 self.code = self.code or s.code
             self.active = self.active & good
+        elif isinstance(s, Engage):
+            self.engage(s)
+        elif isinstance(s, Bring):
+            self.bring(s)
+        elif isinstance(s, Hear):
+            self.hear(s)
+        elif isinstance(s, MultiplyPanels):
+            self.multiply_panels(s)
         elif isinstance(s, Barrier):
             self.barrier()
         elif not isinstance(s, Note):
@@ -318,6 +328,8 @@ class _Threads(Machine):
 
     def noted(self, buffer: Buffer, at: Array, mine: Array, writes: bool) -> Array:
         """Elements that threads touch, in the buffer's array, where that is allowed."""
+        if buffer.name in self.read_when:
+            raise CompileError(f"{self.launch.program.name}: {buffer.name} holds boxes")
         width = self.widths.get(buffer.name, len(self.buffers[buffer.name]))
         bad = mine & ((at < 0) | (at >= width))
         if bad.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field
 
+from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.loop import (
     Await,
     Barrier,
@@ -137,12 +138,38 @@ class _Printer:
             yield f"{indent}close a group"
         elif isinstance(s, Await):
             yield f"{indent}await all{f' but {s.but}' if s.but else ''}"
+        elif isinstance(s, Engage | Bring | Hear | MultiplyPanels):
+            yield from (indent + line for line in self.engine(s))
         elif isinstance(s, Store):
             yield from self.lets(values_of(s), indent)
             yield f"{indent}{self.place(s)} = {self.value(s.value)}"
         else:
             yield from self.lets((s.condition,), indent)
             yield f"{indent}check {self.value(s.condition)} else {s.code}"
+
+    def engine(self, s: Engage | Bring | Hear | MultiplyPanels) -> Iterator[str]:
+        """What a copy engine and panels have to do with."""
+        if isinstance(s, Engage):
+            yield f"engage at {self.buffer(s.desk)}, in {self.buffer(s.room)}:"
+            for i, m in enumerate(s.matrices):
+                start = f"{self.buffer(m.source)}[{self.dim(m.offset)}]"
+                size = (
+                    f"{self.dim(m.lines)} lines of {self.dim(m.along)}, {self.dim(m.apart)} apart"
+                )
+                yield f"  matrix {i} = {start}, {size}, boxes of {m.box}"
+        elif isinstance(s, Bring):
+            for b in s.boxes:
+                place = f"{b.matrix}[{self.dim(b.line)}, {self.dim(b.first)}]"
+                yield f"bring {self.buffer(b.to)}[{self.dim(b.at)}] = box of matrix {place}"
+            yield f"  then ring {self.dim(s.bell)}"
+        elif isinstance(s, Hear):
+            yield f"hear bell {self.dim(s.bell)}, turn {self.dim(s.turn)}"
+        else:
+            left, right = (
+                f"{self.buffer(p.buffer)}[{self.dim(p.at)}]{' turned' if p.turned else ''}"
+                for p in (s.a, s.b)
+            )
+            yield f"{self.local(s.local)} += panels {left} * {right}, {s.columns} columns"
 
     def loop(self, loop: Loop, indent: str) -> Iterator[str]:
         word = ("split " if loop.split else "") + {"serial": "for"}.get(

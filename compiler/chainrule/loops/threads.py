@@ -17,8 +17,10 @@ from chainrule.ir.types import float32
 from chainrule.loops.abreast import in_turn
 from chainrule.loops.attend_tiles import attend_tiles
 from chainrule.loops.builder import Builder, is_straight
+from chainrule.loops.choice import PANELS
 from chainrule.loops.folds import Passes, RowPlan
 from chainrule.loops.fours import FourPasses
+from chainrule.loops.grouped import GroupTiles
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import BLOCK, SHARED
 from chainrule.loops.maps import check_loops, copy_loops, nest_loops, patch_loops, scan_loops
@@ -191,6 +193,10 @@ def _product(b: Builder) -> Shaped:
     if not b.target.tensor or node.type.dtype != float32:
         return Tiles(b).loops(), BLOCK
     narrow = all(map(widens, node.inputs))
+    asked = b.choice.way == PANELS
+    paneled = GroupTiles.fitting(b, asked) if asked or (narrow and not b.choice.side) else None
+    if paneled:
+        return paneled.loops(), BLOCK
     kind = WarpTiles if narrow else Tf32Tiles if op.tf32 else Tiles
     return kind(b).loops(), BLOCK
 

@@ -107,7 +107,7 @@ class Tiles:
         whole = self.terms.size // depth
         if not self.b.target.tensor or (isinstance(whole, int) and whole < 2):
             return False
-        x, y = map(self.words, self._factors(self.groups.at(0)))
+        x, y = map(self.words, self.reads(self.groups.at(0)))
         return any(map(_is_given, (x(_K, _P), y(_K, _P))))
 
     def words(self, read: Read) -> Read:
@@ -155,21 +155,21 @@ class Tiles:
         body: Stmts = (
             self.acc,
             threads(self.share((zero,))),
-            *self._sums(places, top, left),
+            *self.sums(places, top, left),
             threads(self._finish(places, top, left)),
         )
         for var, extent in zip(("n'", "m'", "g'"), reversed(over), strict=True):
             body = (Loop(var, extent, body, split=True),)
         return body
 
-    def _sums(self, places: Mapping[str, Dim], top: Dim, left: Dim) -> Stmts:
+    def sums(self, places: Mapping[str, Dim], top: Dim, left: Dim) -> Stmts:
         """All terms, a panel at a time; where they are fetched ahead, in two stages by turns."""
         whole, rest = self.terms.size // self.depth, self.terms.size % self.depth
         last = (self._last(places, top, left, whole, rest),) if rest != 0 else ()
         if not self.ahead:
             panel = self._panel(places, top, left, _K * self.depth, self.depth)
             return (Loop("k'", whole, panel), *last)
-        x, y = map(self.words, self._factors(places))
+        x, y = map(self.words, self.reads(places))
 
         def ask(panel: Dim) -> Stmt:
             start, stage = panel * self.along, panel % 2 * self.stage
@@ -181,7 +181,7 @@ class Tiles:
         panels = Loop("k'", whole, (ask(_K + 1), Close(), Await(1), multiply))
         return (ask(0), Close(), panels, *last)
 
-    def _factors(self, places: Mapping[str, Dim]) -> tuple[Read, Read]:
+    def reads(self, places: Mapping[str, Dim]) -> tuple[Read, Read]:
         """How both factors are read, at a term and a row, or a column."""
 
         def x(k: Dim, m: Dim) -> Value:
@@ -204,7 +204,7 @@ class Tiles:
         self, places: Mapping[str, Dim], top: Dim, left: Dim, start: Dim, depth: Dim
     ) -> Stmts:
         """Some terms: each factor's to shared memory, then the multiply-adds from there."""
-        x, y = self._factors(places)
+        x, y = self.reads(places)
         return (
             threads(self.copy(self.first, x, top, self.rows.size, start, depth)),
             threads(self.copy(self.second, y, left, self.columns.size, start, depth)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.loop import (
     LANES,
     Apply,
@@ -28,6 +29,8 @@ from chainrule.ir.loop import (
     When,
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
+
+_SETS = Set | Multiply | MultiplyPanels
 
 
 def operands(value: Value) -> tuple[Value, ...]:
@@ -72,8 +75,17 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
 
 def stored_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
     """The buffers a body writes."""
-    stores = (s for s in statements(body) if isinstance(s, Store | Blocks | Fetch))
-    return frozenset(s.sums if isinstance(s, Blocks) else s.buffer for s in stores)
+    found: set[Buffer] = set()
+    for s in statements(body):
+        if isinstance(s, Store | Fetch):
+            found.add(s.buffer)
+        elif isinstance(s, Blocks):
+            found.add(s.sums)
+        elif isinstance(s, Bring):
+            found |= {box.to for box in s.boxes}
+        elif isinstance(s, Engage):
+            found |= {s.room, s.desk}
+    return frozenset(found)
 
 
 def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
@@ -88,7 +100,7 @@ def loaded_buffers(body: Iterable[Stmt]) -> frozenset[Buffer]:
 
 def set_locals(body: Iterable[Stmt]) -> frozenset[Local]:
     """The locals a body writes."""
-    return frozenset(s.local for s in statements(body) if isinstance(s, Set | Multiply))
+    return frozenset(s.local for s in statements(body) if isinstance(s, _SETS))
 
 
 def has_check(body: Iterable[Stmt]) -> bool:
@@ -107,6 +119,8 @@ def multiplies_blocks(s: Stmt) -> bool:
 def factors_of(program: Program) -> str:
     """What a product's factors are taken as where that is not what they are, and how; else ''."""
     for s in statements(program.body):
+        if isinstance(s, MultiplyPanels):
+            return "bfloat16 on tensor cores, panels by the copy engine"
         if isinstance(s, Multiply):
             return f"{'TF32' if s.tf32 else 'bfloat16'} on tensor cores"
         if isinstance(s, Blocks):
@@ -164,7 +178,7 @@ def carried_locals(body: Iterable[Stmt]) -> frozenset[Local]:
                 done = {cell for cell in done if cell[0] not in again}
             elif isinstance(s, Set):
                 done.add((s.local, s.index))
-            elif isinstance(s, Multiply):
+            elif isinstance(s, Multiply | MultiplyPanels):
                 found.add(s.local)
     return frozenset(found)
 
@@ -200,6 +214,12 @@ def symbols_in(body: Iterable[Stmt]) -> frozenset[str]:
             dims += (s.offset, s.stride)
         elif isinstance(s, Fetch):
             dims.append(s.offset)
+        elif isinstance(s, Engage):
+            dims += (d for m in s.matrices for d in (m.offset, m.lines, m.along, m.apart))
+        elif isinstance(s, Bring):
+            dims += (s.bell, *(d for box in s.boxes for d in (box.line, box.first, box.at)))
+        elif isinstance(s, Hear):
+            dims += (s.bell, s.turn)
         elif isinstance(s, Blocks):
             dims += (s.at, s.left.offset, s.left.apart, s.right.offset, s.right.apart, s.steps)
         elif isinstance(s, When):
@@ -223,6 +243,11 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return (stmt.source,)
     if isinstance(stmt, When) and stmt.test is not None:
         return (stmt.test,)
+    if isinstance(stmt, MultiplyPanels):
+        return tuple(Load(panel.buffer, panel.at) for panel in (stmt.a, stmt.b))
+    if isinstance(stmt, Bring):  # of each box the first element
+        matrices = [stmt.engine.matrices[box.matrix] for box in stmt.boxes]
+        return tuple(Load(m.source, m.offset) for m in matrices)
     return (stmt.condition,) if isinstance(stmt, Check) else ()
 
 

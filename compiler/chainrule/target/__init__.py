@@ -16,7 +16,8 @@ class Target:
     `pairs` that it adds the products of two pairs of bfloat16 in one instruction, `blocks` that it
     does so for whole blocks of them; `threads` that it is a GPU, where lanes are threads and not
     parts of a vector, `tensor` that it multiplies tiles of bfloat16 in one instruction, and copies
-    to shared memory while it computes.
+    to shared memory while it computes, `engine` that it has a copy engine for boxes of matrices and
+    multiplies panels from shared memory.
     """
 
     level: str
@@ -30,6 +31,7 @@ class Target:
     blocks: bool = False
     threads: bool = False
     tensor: bool = False
+    engine: bool = False
 
     @property
     def arch(self) -> str:

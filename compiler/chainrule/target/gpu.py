@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from chainrule.errors import CompileError
 from chainrule.target import Target
 
@@ -35,6 +37,13 @@ GPUS = {
     for (major, minor), ptx in PTX_VERSIONS.items()
 }
 
+#: what one generation alone has: code for it runs on no later one ("PTX ISA 9.0", NVIDIA, .target).
+#: PTX 8.6 is the first in whose assembler tensormap.replace takes strides in bytes, as it should
+GPUS["sm_90a"] = replace(
+    GPUS["sm_90"], level="sm_90a", cpu="sm_90a", features="+ptx86", engine=True
+)
+#: the level of those -> the compute capability that alone runs it
+ALONE = {"sm_90a": (9, 0)}
 
 #: threads that a GPU runs in step
 WARP = 32
@@ -42,7 +51,8 @@ WARP = 32
 #: Programming Guide" 13.0, NVIDIA, technical specifications per compute capability)
 _ROOM = {
     "sm_75": (32, 16, 64), "sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100),
-    "sm_90": (64, 32, 228), "sm_100": (64, 32, 228), "sm_120": (48, 24, 100),
+    "sm_90": (64, 32, 228), "sm_90a": (64, 32, 228), "sm_100": (64, 32, 228),
+    "sm_120": (48, 24, 100),
 }  # fmt: skip
 #: registers of a multiprocessor, what a warp's are rounded up to a multiple of, and the bytes of
 #: shared memory that the system takes of each block from sm_80 on
@@ -60,6 +70,16 @@ def occupancy(level: str, threads: int, registers: int, shared: int) -> float:
     fit = [blocks, warps // own, _REGISTERS // max(1, of_warp) // own]
     fit += [kilobytes * 1024 // of_block] if of_block else []
     return min(fit) * own / warps
+
+
+def lasting(target: Target) -> Target:
+    """The newest target that runs wherever this one does, and on all later GPUs."""
+    return gpu(ALONE[target.level]) if target.level in ALONE else target
+
+
+def ptx_of(target: Target) -> int:
+    """The version of PTX that code for a target is in: 80 is 8.0."""
+    return int(target.features.removeprefix("+ptx"))
 
 
 def gpu(capability: tuple[int, int], ptx: int | None = None) -> Target:

@@ -22,14 +22,14 @@ from chainrule.export import (
     write_gpu_kernel,
 )
 from chainrule.target import Target
-from chainrule.target.gpu import GPUS
+from chainrule.target.gpu import GPUS, lasting
 from chainrule.train.asked import Export
 
 
 def gpu_named(target: str | Sequence[str]) -> Target | None:
     """The GPU that an export is for: "cuda" is the one here, or the oldest; None for no GPU."""
     if target == "cuda":
-        return gpu_target()
+        return lasting(gpu_target())  # what later GPUs do not run has to be named
     return GPUS.get(target) if isinstance(target, str) else None
 
 

@@ -34,7 +34,8 @@ class Spot:
 class KernelLaunch:
     """A kernel by its name in the module, what it is given, and how many run it: `blocks` of so
     many `threads`. After its buffers and sizes it is given the address of the status. `part_of`
-    numbers what the program's maker calls a kernel, of which it is a part; -1 for a copy.
+    numbers what the program's maker calls a kernel, of which it is a part; -1 for a copy. A block
+    is given so many bytes of `shared` memory beside the kernel's own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class KernelLaunch:
     blocks: DimData
     threads: int
     part_of: int = -1
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Run:
     threads: int
     arguments: tuple[int, ...]
     part_of: int = -1
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,10 @@ def resolved(
             if blocks > 0:
                 given = *map(address, command.buffers), *(evaluate(s, sizes) for s in command.sizes)
                 arguments = *given, status
-                yield Run(command.name, blocks, command.threads, arguments, command.part_of)
+                yield Run(
+                    command.name, blocks, command.threads, arguments, command.part_of,
+                    command.shared,
+                )  # fmt: skip
         elif isinstance(command, Product):
             run = product(command)
             if run.count * run.rows * run.columns > 0:

@@ -1,4 +1,4 @@
-"""A GPU through the CUDA driver's interface, and what can be wrong with it, in words.
+"""A GPU through the CUDA driver's interface; `faults` has words for what can be wrong with it.
 
 cuda-bindings gives the interface; it is imported when a GPU is first asked for.
 """
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu import blas
 from chainrule_runtime.gpu.commands import ProductRun
+from chainrule_runtime.gpu.faults import NO_ROOM, missing, told
 from chainrule_runtime.memory import Array, address
 
 #: CUDA's version -> the newest PTX that a driver of it reads ("PTX ISA 9.0", NVIDIA, release
@@ -26,17 +27,8 @@ _PTX_OF_CUDA = (
     (11060, 76), (11070, 77), (11080, 78), (12000, 80), (12010, 81), (12020, 82), (12030, 83),
     (12040, 84), (12050, 85), (12070, 86), (12080, 87), (12090, 88), (13000, 90),
 )  # fmt: skip
-#: the driver's codes for a kernel that went wrong, and for a GPU that can't be reached any more
-#: ("CUDA Driver API", NVIDIA, enum CUresult): a context is of no use after any of them
-_FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
-           "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
-           "ASSERT", "ILLEGAL_STATE")  # fmt: skip
-_GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
-         "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
-_NO_ROOM = "OUT_OF_MEMORY"
-#: what is asked before there is a context
-_FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
-          "cuDevicePrimaryCtxRetain")  # fmt: skip
+#: bytes of shared memory that a block may have without being allowed to
+_SHARED = 48 * 1024
 
 
 @dataclass(frozen=True)
@@ -90,8 +82,12 @@ class Gpu(Protocol):
 
     def kernel(self, module: Any, name: str) -> Any: ...
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
-        """Run a kernel, after what was asked before; its parameters are 8 bytes each."""
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
+        """Run a kernel, after what was asked before; its parameters are 8 bytes each, and a block
+        is given `shared` bytes of shared memory beside the kernel's own.
+        """
 
     def library(self) -> str:
         """The cuBLASLt that `multiply` asks, in words. Raises DeviceError where there is none."""
@@ -110,8 +106,8 @@ class Gpu(Protocol):
     def wait(self) -> None:
         """Until all that was asked is done. Raises DeviceError where a kernel has failed."""
 
-    def attributes(self, kernel: Any, threads: int) -> Attributes:
-        """What a kernel takes, in blocks of so many threads."""
+    def attributes(self, kernel: Any, threads: int, shared: int = 0) -> Attributes:
+        """What a kernel takes, in blocks of so many threads, given so much shared memory."""
 
     def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
         """The seconds between the beginning and the end of each, one after another."""
@@ -162,7 +158,7 @@ class CudaGpu:
         try:
             return int(self._ask("cuMemAlloc", max(size, 1)))
         except DeviceError as fault:
-            if fault.code != _NO_ROOM:
+            if fault.code != NO_ROOM:
                 raise
             free, total = self._ask("cuMemGetInfo")
             raise DeviceError(
@@ -208,13 +204,23 @@ class CudaGpu:
         """A kernel of a module."""
         return self._ask("cuModuleGetFunction", module, name.encode())
 
-    def launch(self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...]) -> None:
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, arguments: tuple[int, ...], shared: int = 0
+    ) -> None:
         """Run a kernel."""
+        self._allow(kernel, shared)
         values = (ctypes.c_uint64 * len(arguments))(*arguments)
         start = ctypes.addressof(values)
         places = (ctypes.c_void_p * len(arguments))(*(start + 8 * i for i in range(len(arguments))))
         grid = blocks, 1, 1, threads, 1, 1
-        self._ask("cuLaunchKernel", kernel, *grid, 0, self._stream, ctypes.addressof(places), 0)
+        there = ctypes.addressof(places)
+        self._ask("cuLaunchKernel", kernel, *grid, shared, self._stream, there, 0)
+
+    def _allow(self, kernel: Any, shared: int) -> None:
+        """Let a kernel be given more shared memory than every GPU has."""
+        if shared > _SHARED:
+            word = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._ask("cuFuncSetAttribute", kernel, word, shared)
 
     def library(self) -> str:
         """The cuBLASLt that is here."""
@@ -254,17 +260,19 @@ class CudaGpu:
         """Until the stream has come to its end."""
         self._ask("cuStreamSynchronize", self._stream)
 
-    def attributes(self, kernel: Any, threads: int) -> Attributes:
+    def attributes(self, kernel: Any, threads: int, shared: int = 0) -> Attributes:
         """What a kernel takes, as the driver has translated it."""
+        self._allow(kernel, shared)
         word = self._api.CUfunction_attribute
-        registers, shared, local = (
+        registers, own, local = (
             int(self._ask("cuFuncGetAttribute", getattr(word, f"CU_FUNC_ATTRIBUTE_{name}"), kernel))
             for name in ("NUM_REGS", "SHARED_SIZE_BYTES", "LOCAL_SIZE_BYTES")
         )
-        blocks = self._ask("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, threads, 0)
+        word = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+        blocks = self._ask(word, kernel, threads, shared)
         most = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR
         room = int(self._ask("cuDeviceGetAttribute", most, self._device))
-        return Attributes(registers, shared, local, int(blocks) * threads / room)
+        return Attributes(registers, own + shared, local, int(blocks) * threads / room)
 
     def timed(self, commands: Sequence[Callable[[], None]]) -> list[float]:
         """Seconds by the GPU's own clock, from an event to the next."""
@@ -286,79 +294,10 @@ class CudaGpu:
         try:
             code, *results = getattr(self._api, word)(*given)
         except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
-            raise DeviceError(*_missing(error, word)) from None
+            raise DeviceError(*missing(error, word)) from None
         if int(code):
-            raise _told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
+            raise told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
         return results[0] if len(results) == 1 else tuple(results)
-
-
-def _missing(error: BaseException, word: str) -> tuple[str, ...]:
-    """Why there is no such function, and what to do: the first of all every driver has."""
-    if word != "cuInit":
-        return (
-            f"the NVIDIA driver is too old: it has no {word}",
-            *_lines(error),
-            "install a driver of CUDA 10.0 or newer",
-        )
-    return "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
-
-
-def _told(code: str, word: str) -> DeviceError:
-    """The error that a code of the driver is."""
-    error = _meaning(code, word)
-    error.code = code
-    return error
-
-
-def _meaning(code: str, word: str) -> DeviceError:
-    """What a code means, and what to do."""
-    what, first = f"the CUDA driver answered {code} to {word}", word in _FIRST
-    if first and code in ("NO_DEVICE", "INVALID_DEVICE"):
-        return DeviceError(
-            f"no GPU is to be seen here: {what}",
-            "nvidia-smi lists those that the driver sees; CUDA_VISIBLE_DEVICES may hide them",
-        )
-    if code in ("SYSTEM_DRIVER_MISMATCH", "COMPAT_NOT_SUPPORTED_ON_DEVICE"):
-        return DeviceError(
-            f"parts of the NVIDIA driver are of different versions: {what}",
-            "restart the machine after an update of the driver, or install it again",
-        )
-    if code in ("INSUFFICIENT_DRIVER", "NOT_SUPPORTED", "CALL_REQUIRES_NEWER_DRIVER"):
-        return DeviceError(f"the NVIDIA driver is too old: {what}", "install a newer driver")
-    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
-        return DeviceError(
-            f"the driver refuses the code: {what}",
-            "an older driver may not read it: chainrule doctor tells what it reads, and "
-            "CHAINRULE_GPU=sm_75 compiles for all",
-        )
-    if code == _NO_ROOM:
-        return DeviceError(
-            f"the GPU has no room: {what}",
-            "take smaller minibatches or a memory_budget, or end what else uses the GPU",
-        )
-    if first:
-        return DeviceError(
-            f"the NVIDIA driver does not start: {what}", "nvidia-smi tells more of it"
-        )
-    if code in _FAULTS:
-        long = "a GPU with a display ends kernels after some seconds: take smaller minibatches"
-        bug = "it is a bug, of chainrule if not of another in this process: compute-sanitizer tells"
-        return DeviceError(
-            f"a kernel has failed, and what this process has on the GPU is lost: {what}",
-            long if code == "LAUNCH_TIMEOUT" else bug,
-            lost=True,
-        )
-    if code in _GONE:
-        return DeviceError(
-            f"the GPU is lost: {what}",
-            "nvidia-smi tells its state; resetting it or restarting the machine brings it back",
-            lost=True,
-        )
-    return DeviceError(what)
-
-
-def _lines(error: BaseException) -> tuple[str, ...]:
-    return tuple(str(error).strip().splitlines()[:1])
 
 
 def _version(cuda: int) -> str:

@@ -148,15 +148,16 @@ class GpuProgram:
             session.fetch()
             return results
 
-    def attributes(self, threads: Mapping[str, int]) -> dict[str, Attributes]:
-        """What kernels take, which run in blocks of so many threads, by name; nothing before the
-        first call, as they are not on the GPU yet.
+    def attributes(self, given: Mapping[str, tuple[int, int]]) -> dict[str, Attributes]:
+        """What kernels take, by name, which run in blocks of so many threads with so many bytes of
+        shared memory beside their own; nothing before the first call, as they are not on the GPU
+        yet.
         """
         memory = self._memory
         if memory is None:
             return {}
         memory.gpu.enter()
-        return {n: memory.gpu.attributes(memory.kernel(n), t) for n, t in threads.items()}
+        return {n: memory.gpu.attributes(memory.kernel(n), *g) for n, g in given.items()}
 
     def times(self, given: Mapping[str, object], turns: int) -> list[dict[int, float]]:
         """Seconds of what launches are part of (see `KernelLaunch`), in so many calls that change
@@ -324,7 +325,8 @@ def asked(
 ) -> Callable[[], None]:
     """What asks a GPU for a launch, of a kernel by its name, or for a product."""
     if isinstance(run, Run):
-        return partial(gpu.launch, kernel(run.name), run.blocks, run.threads, run.arguments)
+        given = run.blocks, run.threads, run.arguments, run.shared
+        return partial(gpu.launch, kernel(run.name), *given)
     if not run.terms:
         return partial(gpu.clear, run.places[2], run.size)
     return partial(gpu.multiply, run, workspace())

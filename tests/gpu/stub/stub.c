@@ -14,6 +14,8 @@ HAND_ON(cuModuleLoadData, (CUmodule *module, const void *image), (module, image)
 HAND_ON(cuModuleUnload, (CUmodule module), (module))
 HAND_ON(cuModuleGetFunction, (CUfunction *function, CUmodule module, const char *name),
     (function, module, name))
+HAND_ON(cuFuncSetAttribute, (CUfunction function, CUfunction_attribute attribute, int value),
+    (function, attribute, value))
 HAND_ON(cuModuleGetGlobal, (CUdeviceptr *start, size_t *bytes, CUmodule module, const char *name),
     (start, bytes, module, name))
 HAND_ON(cuMemcpyHtoDAsync, (CUdeviceptr to, const void *from, size_t bytes, CUstream stream),
