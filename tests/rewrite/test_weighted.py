@@ -113,3 +113,27 @@ def test_a_logarithm_of_nothing_is_the_least() -> None:
         assert fn(x=rows, y=np.zeros(3, np.float32)) == -np.inf
     total = cr.compile(cr.sum(FORMS["and a number"][0](x, y)), threads=1)
     assert total(x=rows, y=np.zeros(3, np.float32)) == 0
+
+
+ROW = cr.input("z", ("rows", 3))
+TOTAL = cr.sum(cr.exp(ROW), axis=-1)
+BESIDE_A_NUMBER = {
+    "log": cr.log(TOTAL + 1),
+    "log1p": cr.log1p(TOTAL),
+    "share": cr.sum(cr.exp(ROW) / (cr.sum(cr.exp(ROW), axis=-1, keepdims=True) + 1), axis=-1),
+    "logsumexp": cr.log(cr.exp(cr.logsumexp(ROW, axis=-1)) + 1),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_NUMBER)
+def test_a_row_that_is_masked_whole_changes_nothing(name: str) -> None:
+    out = BESIDE_A_NUMBER[name]
+    fn = cr.compile([out, *cr.grad(cr.sum(out), [ROW])], threads=1)
+    rows = np.array([[-np.inf] * 3, [1.0, 2.0, -np.inf]], np.float32)
+    value, gradient = fn(z=rows)
+    total = np.exp(rows[1].astype(float)).sum()
+    shares = np.exp(rows[1].astype(float)) / (1 + total)
+    slope = shares / (1 + total) if name == "share" else shares
+    truth = total / (1 + total) if name == "share" else np.log1p(total)
+    np.testing.assert_allclose(value, [0, truth], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[0, 0, 0], slope], rtol=2e-6)
