@@ -29,8 +29,9 @@ from chainrule.loops.parts import by_one
 from chainrule.loops.tiles import Contraction, epilogue_operations
 from chainrule.loops.walk import postorder, statements, values_of
 
-#: operations of an epilogue from which that is worth laying sums down, and rows of them at least
-LONG, FEWEST = 12, 8
+#: operations of an epilogue from which that is worth laying sums down, rows of them at least, and
+#: the share of the lanes that a row may fill: whose are full has nothing to gain
+LONG, FEWEST, MOST_FILLED = 12, 8, 0.8
 
 _M, _N, _C = (Size.symbol(f"{name}'") for name in "mnc")
 
@@ -39,8 +40,8 @@ def flat_size(c: Contraction) -> int:
     """Elements of workspace that `flat_loops` wants; 0 for a product that is not of this kind."""
     if not isinstance(c.m, int) or not isinstance(c.n, int) or c.start or c.terms or c.inside:
         return 0
-    vectors = c.m * -(-c.n // LANES)
-    if c.m < SHARED_PANELS * _rows(c.n) or vectors * LANES * 4 < c.m * c.n * 5 or c.groups:
+    lanes = -(-c.n // LANES) * LANES
+    if c.m < SHARED_PANELS * _rows(c.n) or c.n > MOST_FILLED * lanes or c.groups:
         return 0
     if epilogue_operations(c.epilogue, c.dtype) < LONG:
         return 0
