@@ -216,12 +216,14 @@ def test_another_library_is_tried_where_one_does_not_do(
             return getattr(library, word)
 
     libraries = {"old": Lacks("cublasLtGetVersion"), "odd": Lacks("cublasLtMatmul"), "it": library}
+    found: list[str] = []
     monkeypatch.setattr(blas_module, "_places", lambda name: found if "12" in name else [])
     monkeypatch.setattr(blas_module.ctypes, "CDLL", libraries.__getitem__)
-    for found in (["old", "it"], ["odd", "old", "it"]):
+    for names in (["old", "it"], ["odd", "old", "it"]):
+        found[:] = names
         blas_module.find.cache_clear()
         assert blas_module.find(12080).name == "cuBLASLt 12.8.5"
-    found = ["old", "odd"]
+    found[:] = ["old", "odd"]
     blas_module.find.cache_clear()
     with pytest.raises(DeviceError, match="this cuBLASLt has no cublasLtGetVersion"):
         blas_module.find(12080)
