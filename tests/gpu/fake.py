@@ -104,11 +104,21 @@ class FakeGpu:
             raise DeviceError("cuBLASLt is not installed", "install it")
         return self.blas.name
 
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        assert self.blas is not None
+        if self.recorded is not None:
+            raise DeviceError("no algorithm is found while a stream is recorded")
+        ready = self.blas.ready(product, 77, room)
+
+        def ask() -> None:
+            self.calls.append("multiply")
+            self.do(ready)
+
+        return ask
+
     def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
-        self.calls.append("multiply")
-        blas = self.blas
-        assert blas is not None
-        self.do(lambda: blas.multiply(product, 77, room))
+        """Products at once."""
+        self.multiplier(product, room)()
 
     def load(self, ptx: str) -> Mapping[str, Any]:
         self.calls.append("load")
@@ -255,7 +265,7 @@ class FakeApi:
         CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = "local"
 
     class CUstreamCaptureMode:
-        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = "thread local"
+        CU_STREAM_CAPTURE_MODE_RELAXED = "relaxed"
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

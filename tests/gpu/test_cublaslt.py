@@ -21,6 +21,7 @@ from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu import blas as blas_module
 from chainrule_runtime.gpu.blas import Blas
 from chainrule_runtime.gpu.commands import ProductRun
+from chainrule_runtime.gpu.driver import CudaGpu
 
 CC = shutil.which("cc")
 pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler builds the stub")
@@ -200,6 +201,75 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         blas_module.find(12080)
 
 
+def test_another_library_is_tried_where_one_does_not_do(
+    monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL
+) -> None:
+    """One that lacks a function, be it that for its version, or does not start, is no end."""
+
+    class Lacks:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        def __getattr__(self, word: str) -> Any:
+            if word == self.word:
+                raise AttributeError(word)
+            return getattr(library, word)
+
+    libraries = {"old": Lacks("cublasLtGetVersion"), "odd": Lacks("cublasLtMatmul"), "it": library}
+    found: list[str] = []
+    monkeypatch.setattr(blas_module, "_places", lambda name: found if "12" in name else [])
+    monkeypatch.setattr(blas_module.ctypes, "CDLL", libraries.__getitem__)
+    for names in (["old", "it"], ["odd", "old", "it"]):
+        found[:] = names
+        blas_module.find.cache_clear()
+        assert blas_module.find(12080).name == "cuBLASLt 12.8.5"
+    found[:] = ["old", "odd"]
+    blas_module.find.cache_clear()
+    with pytest.raises(DeviceError, match="this cuBLASLt has no cublasLtGetVersion"):
+        blas_module.find(12080)
+    blas_module.find.cache_clear()
+
+
+def test_all_of_a_product_but_itself_is_ready_before_it_is_recorded(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handles and algorithms are refused while a stream is captured."""
+
+    class Function:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        def __call__(self, *given: Any) -> int:
+            api.asked.append((self.word, *given))
+            if self.word == "cublasLtMatmulAlgoGetHeuristic":
+                given[-1]._obj.value = 1
+            return 130100 if self.word == "cublasLtGetVersion" else 0
+
+    class Library:
+        def __getattr__(self, word: str) -> Function:
+            setattr(self, word, Function(word))
+            made: Function = self.__dict__[word]
+            return made
+
+    monkeypatch.setattr(blas_module, "_places", lambda name: [name])
+    monkeypatch.setattr(blas_module.ctypes, "CDLL", lambda path: Library())
+    monkeypatch.setattr(blas_module, "_PLANS", 2)
+    monkeypatch.setattr(api, "cuStreamCreate", lambda flags: (0, 77), raising=False)
+    blas_module.find.cache_clear()
+    gpu = CudaGpu()
+    places, steps = (4096, 8192, 12288), ((0, 4, 1),) * 3
+    runs = [ProductRun("float32", 1, n, 4, 4, places, steps) for n in (4, 8, 12)]  # type: ignore[arg-type]
+    ready = [gpu.multiplier(run, (256, 1 << 20)) for run in runs]
+    made = len(api.asked)
+    gpu.record(lambda: [ask() for ask in ready])  # type: ignore[arg-type, return-value]
+    blas_module.find.cache_clear()
+    assert api.words[:made].count("cublasLtMatmul") == 3  # so that their kernels are there
+    assert api.words[made : made + 5] == [
+        "cuStreamBeginCapture", *["cublasLtMatmul"] * 3, "cuStreamEndCapture",
+    ]  # fmt: skip
+    assert all(call[-1] == 77 for call in api.asked if call[0] == "cublasLtMatmul")
+
+
 def test_a_library_is_looked_for_in_packages_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: ctypes.CDLL
 ) -> None:
@@ -370,7 +440,8 @@ def test_training_with_the_library(gpu: Any, stub: Stub, monkeypatch: pytest.Mon
     step = net({"batch": 8})
     before = stub.multiplied
     losses = step.run(batch_size=8, shuffle=False, epochs=2, **data)
-    assert stub.multiplied - before == 6 * len(tuning(step).products)
+    # six steps, and once before the last minibatch's are recorded, which have a size of their own
+    assert stub.multiplied - before == 7 * len(tuning(step).products)
     want = net(False, "cpu").run(batch_size=8, shuffle=False, epochs=2, **data)
     np.testing.assert_allclose(losses, want, rtol=1e-4)
 

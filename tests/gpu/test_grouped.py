@@ -292,6 +292,8 @@ def test_a_copy_that_nobody_hears_is_refused() -> None:
         r"wgmma\.commit_group\.sync\.aligned;",
         r"fence\.proxy\.async\.shared::cta;",
         r"fence\.proxy\.tensormap::generic\.acquire\.gpu [^;]*;",
+        r"cp\.async\.bulk\.commit_group;",
+        r"cp\.async\.bulk\.wait_group\.read 0;",
         r"tensormap\.cp_fenceproxy[^;]*;",
         r"@%p\d+ tensormap\.replace\.tile\.global_stride[^;]*;",
         r"@%p\d+ mbarrier\.init[^;]*;",

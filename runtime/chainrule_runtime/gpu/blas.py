@@ -8,7 +8,8 @@ the host, which a graph that is being captured takes as they are ("CUDA Graphs S
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -81,6 +82,7 @@ class _Found(ctypes.Structure):
 
 
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "cublasLtGetVersion": (),
     "cublasLtCreate": (_POINTER,),
     "cublasLtMatmulDescCreate": (_POINTER, ctypes.c_int, ctypes.c_int),
     "cublasLtMatmulDescSetAttribute": (_POINTER, ctypes.c_int, _POINTER, _SIZE),
@@ -109,12 +111,15 @@ def room_for(capability: tuple[int, int]) -> int:
 def find(cuda: int) -> Blas:
     """The cuBLASLt for a driver of a CUDA version. Raises DeviceError where there is none."""
     majors = [n for n in (13, 12) if n * 1000 <= cuda]
+    failed: DeviceError | None = None
     for path in (p for n in majors for p in _places(f"libcublasLt.so.{n}")):
         try:
             return Blas(ctypes.CDLL(path))
         except OSError:  # it is not there, or needs what is not
             continue
-    raise DeviceError(
+        except DeviceError as fault:  # another may do
+            failed = failed or fault
+    raise failed or DeviceError(
         "cuBLASLt is not installed",
         "where it should be tried: pip install nvidia-cublas-cu12, or nvidia-cublas for CUDA 13",
     )
@@ -130,9 +135,7 @@ def _places(name: str) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A product that is ready: its descriptor, layouts of both factors and the result, algorithm,
-    and whether factors change places.
-    """
+    """How a product is made: its descriptor, layouts of both factors and the result, algorithm."""
 
     operation: Any
     layouts: tuple[Any, Any, Any]
@@ -163,38 +166,46 @@ class Blas:
         major, rest = divmod(self.version, 10000)
         return f"cuBLASLt {major}.{rest // 100}.{rest % 100}"
 
-    def multiply(self, run: ProductRun, stream: int, room: tuple[int, int]) -> None:
-        """Products, once what was asked of a stream before is done. Raises DeviceError."""
+    def ready(self, run: ProductRun, stream: int, room: tuple[int, int]) -> Callable[[], None]:
+        """What asks a stream for products. Raises DeviceError, and so may what it returns.
+
+        It can't be asked for while a stream is recorded: neither a handle can be made then, nor an
+        algorithm found. A product of a new kind is made once here, which loads its kernel.
+        """
         run = _by_columns(run)
         kind, (x, y, out) = KINDS[run.kind], run.places
-        plan = self._plan(run, room[1])
-        alpha, beta = ctypes.byref(kind.scalar(1)), ctypes.byref(kind.scalar(0))
-        a, b, c = plan.layouts
-        self._ask(
-            "cublasLtMatmul", self._handle, plan.operation, alpha, x, a, y, b, beta, out, c, out,
-            c, ctypes.byref(plan.found.algorithm), *room, stream,
-        )  # fmt: skip
-
-    def _plan(self, run: ProductRun, room: int) -> _Plan:
         aligned = tuple(min(_ALIGN, at & -at) for at in run.places)
-        key = run.kind, run.count, run.rows, run.columns, run.terms, run.steps, aligned, room
-        if key not in self._plans:
+        key = run.kind, run.count, run.rows, run.columns, run.terms, run.steps, aligned, room[1]
+        known = self._plans.get(key)
+        plan = known or self._made(run, aligned, room[1])
+        alpha, beta = kind.scalar(1), kind.scalar(0)
+        a, b, c = plan.layouts
+
+        def ask() -> None:
+            self._ask(
+                "cublasLtMatmul", self._handle, plan.operation, ctypes.byref(alpha), x, a, y, b,
+                ctypes.byref(beta), out, c, out, c, ctypes.byref(plan.found.algorithm), *room,
+                stream,
+            )  # fmt: skip
+
+        if known is None:
+            ask()
             if len(self._plans) >= _PLANS:
-                self._forget()
-            self._plans[key] = self._made(run, aligned, room)
-        return self._plans[key]
+                self._plans.clear()
+            self._plans[key] = plan
+        return ask
 
     def _made(self, run: ProductRun, aligned: Sequence[int], room: int) -> _Plan:
         kind = KINDS[run.kind]
         shapes = (run.rows, run.terms), (run.terms, run.columns), (run.rows, run.columns)
         turns = [_turned(s, steps) for s, steps in zip(shapes, run.steps, strict=True)]
         types = kind.factors, kind.factors, kind.result
-        operation = self._new("cublasLtMatmulDescCreate", kind.compute, kind.result)
+        operation = self._new("MatmulDesc", kind.compute, kind.result)
         for word, (op, *_) in zip((_TRANSA, _TRANSB), turns, strict=False):
             self._set("MatmulDesc", operation, word, _INT(op))
         layouts = []
         for type_, (_, rows, columns, ld), (step, *_) in zip(types, turns, run.steps, strict=True):
-            layout = self._new("cublasLtMatrixLayoutCreate", type_, rows, columns, ld)
+            layout = self._new("MatrixLayout", type_, rows, columns, ld)
             self._set("MatrixLayout", layout, _BATCH_COUNT, _INT(run.count))
             self._set("MatrixLayout", layout, _BATCH_STEP, _LONG(step))
             layouts.append(layout)
@@ -210,7 +221,7 @@ class Blas:
         room: int,
     ) -> _Found:
         """The algorithm that cuBLASLt thinks fastest."""
-        wishes = self._new("cublasLtMatmulPreferenceCreate")
+        wishes = self._new("MatmulPreference")
         self._set("MatmulPreference", wishes, _MAX_WORKSPACE, ctypes.c_uint64(room))
         for i, size in enumerate((*aligned, aligned[-1])):  # of A, B, C and D
             self._set("MatmulPreference", wishes, _MIN_ALIGNMENT_A + i, _WORD(size))
@@ -218,7 +229,6 @@ class Blas:
         asked = self._handle, operation, *layouts, layouts[-1], wishes, 1
         word = "cublasLtMatmulAlgoGetHeuristic"
         self._ask(word, *asked, ctypes.byref(found), ctypes.byref(count))
-        self._ask("cublasLtMatmulPreferenceDestroy", wishes)
         if count.value < 1 or found.state:
             status = _STATUS.get(found.state, str(found.state)) if count.value else "none"
             raise DeviceError(
@@ -228,22 +238,17 @@ class Blas:
             )
         return found
 
-    def _new(self, word: str, *given: Any) -> Any:
+    def _new(self, what: str, *given: Any) -> Any:
+        """Something of cuBLASLt's, which is given back when nobody has it any more."""
         made = _POINTER()
-        self._ask(word, ctypes.byref(made), *given)
+        self._ask(f"cublasLt{what}Create", ctypes.byref(made), *given)
+        destroy = getattr(self._api, f"cublasLt{what}Destroy")
+        weakref.finalize(made, destroy, made.value).atexit = False
         return made
 
     def _set(self, what: str, of: Any, attribute: int, value: Any) -> None:
         given = ctypes.byref(value), ctypes.sizeof(value)
         self._ask(f"cublasLt{what}SetAttribute", of, attribute, *given)
-
-    def _forget(self) -> None:
-        """Give back what was made for products; what was captured does not need it."""
-        for plan in self._plans.values():
-            self._ask("cublasLtMatmulDescDestroy", plan.operation)
-            for layout in plan.layouts:
-                self._ask("cublasLtMatrixLayoutDestroy", layout)
-        self._plans.clear()
 
     def _ask(self, word: str, *given: Any) -> None:
         status = getattr(self._api, word)(*given)

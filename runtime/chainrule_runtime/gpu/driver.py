@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -90,10 +91,14 @@ class Gpu(Protocol):
         """
 
     def library(self) -> str:
-        """The cuBLASLt that `multiply` asks, in words. Raises DeviceError where there is none."""
+        """The cuBLASLt that products are asked of, in words. Raises DeviceError where there is
+        none.
+        """
 
-    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
-        """Products by cuBLASLt, like a launch; `room` are address and bytes of its workspace."""
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        """What asks for products by cuBLASLt, like a launch; `room` are address and bytes of its
+        workspace. Not while anything is recorded: a product of a new kind is made once.
+        """
 
     def record(self, commands: Callable[[], None]) -> Any:
         """What `commands` launches, as one thing that can be played; nothing is run."""
@@ -114,9 +119,14 @@ class Gpu(Protocol):
 
 
 class CudaGpu:
-    """The first GPU that CUDA shows, in its primary context, on one stream."""
+    """The first GPU that CUDA shows, in its primary context, on one stream.
+
+    Threads ask it one after another: what one of them asks of the stream while another records
+    would be recorded, and not done.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.RLock()
         self._api = _bindings()
         self._ask("cuInit", 0)
         self.version = int(self._ask("cuDriverGetVersion"))
@@ -226,27 +236,40 @@ class CudaGpu:
         """The cuBLASLt that is here."""
         return blas.find(self.version).name
 
-    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
-        """Products by cuBLASLt, on the stream."""
-        blas.find(self.version).multiply(product, int(self._stream), room)
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        """What asks for products by cuBLASLt, on the stream."""
+        with self._turn:
+            ready = blas.find(self.version).ready(product, int(self._stream), room)
+
+        def ask() -> None:
+            with self._turn:
+                ready()
+
+        return ask
 
     def record(self, commands: Callable[[], None]) -> Any:
         """A CUDA graph of what is launched."""
-        with self._recording() as made:
-            commands()
-        recording = self._ask("cuGraphInstantiate", made[0], 0)
-        self._ask("cuGraphDestroy", made[0])
-        return recording
+        with self._turn:
+            graph = self._captured(commands)
+            try:
+                return self._ask("cuGraphInstantiate", graph, 0)
+            finally:
+                self._ask("cuGraphDestroy", graph)
 
-    @contextmanager
-    def _recording(self) -> Iterator[list[Any]]:
-        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    def _captured(self, commands: Callable[[], None]) -> Any:
+        """A graph that can't be launched yet. What commands raise goes on, whatever the capture's
+        end has to say of it.
+        """
+        # memory may be given back meanwhile, by whatever Python collects, which nothing depends on
+        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         self._ask("cuStreamBeginCapture", self._stream, mode)
-        made: list[Any] = []
         try:
-            yield made
-        finally:
-            made.append(self._ask("cuStreamEndCapture", self._stream))
+            commands()
+        except BaseException:
+            with suppress(DeviceError):
+                self._ask("cuGraphDestroy", self._ask("cuStreamEndCapture", self._stream))
+            raise
+        return self._ask("cuStreamEndCapture", self._stream)
 
     def play(self, recording: Any) -> None:
         """Launch a graph: one call of the driver, however many kernels."""
@@ -292,7 +315,8 @@ class CudaGpu:
     def _ask(self, word: str, *given: Any) -> Any:
         """Call the driver; its results without the code. Raises DeviceError, which names both."""
         try:
-            code, *results = getattr(self._api, word)(*given)
+            with self._turn:
+                code, *results = getattr(self._api, word)(*given)
         except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
             raise DeviceError(*missing(error, word)) from None
         if int(code):

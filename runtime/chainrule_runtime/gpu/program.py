@@ -323,13 +323,15 @@ def asked(
     kernel: Callable[[str], Any],
     workspace: Callable[[], tuple[int, int]],
 ) -> Callable[[], None]:
-    """What asks a GPU for a launch, of a kernel by its name, or for a product."""
+    """What asks a GPU for a launch, of a kernel by its name, or for a product, which may be made
+    once for that: what is asked for is not recorded yet.
+    """
     if isinstance(run, Run):
         given = run.blocks, run.threads, run.arguments, run.shared
         return partial(gpu.launch, kernel(run.name), *given)
     if not run.terms:
         return partial(gpu.clear, run.places[2], run.size)
-    return partial(gpu.multiply, run, workspace())
+    return gpu.multiplier(run, workspace())
 
 
 def rounded(size: int) -> int:
