@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -55,11 +56,11 @@ HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "cl
 LATE = (
     "chainrule.show", "chainrule.export", "chainrule.train.export", "chainrule.train.asked",
     "chainrule.schedule", "chainrule.rewrite",
-    "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
+    "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.steps",
+    "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
     "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
-    "chainrule.driver.drawn",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.
 IMPORTED_AS = {"scikit_learn": "sklearn", "cuda_bindings": "cuda"}
@@ -240,3 +241,20 @@ def test_the_table_bites(module: str, source: str) -> None:
 )
 def test_the_table_lets_through(module: str, source: str) -> None:
     assert complaints(module, source) == []
+
+
+EXPORT = "chainrule.export"
+
+
+def test_no_module_of_export_needs_the_types_of_one_that_imports_it() -> None:
+    room = ROOT / "compiler/chainrule/export"
+    graph = networkx.DiGraph()
+    for path in room.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):  # for types alone too
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(EXPORT):
+                tail = (node.module or "").removeprefix(EXPORT).removeprefix(".")
+                for name in [tail] if tail else [a.name for a in node.names]:
+                    if (room / f"{name}.py").exists() and path.stem != "__init__":
+                        graph.add_edge(path.stem, name)
+    assert graph.number_of_edges() > 50
+    assert not list(networkx.simple_cycles(graph))

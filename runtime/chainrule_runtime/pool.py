@@ -125,23 +125,27 @@ class Team:
                 self._word(WORKERS).value += 1
 
     def _hire(self, work: int) -> bool:
-        """Start one more worker; whether it has come."""
+        """Start one more worker, or wait for one that was late; whether it has come.
+
+        A box of the block is one thread's: who was late has the place that is the next.
+        """
         number = self.workers + 1
-        thread = threading.Thread(
-            target=_WORK(work),
-            args=(self.address, number),
-            name=f"chainrule-{number}",
-            daemon=True,
-        )
         entered = ctypes.c_int32.from_address(self.address + BOXES + BOX * self.workers + ENTERED)
-        try:
-            thread.start()
-        except RuntimeError:  # the system gives no more: those there are will do
-            return False
+        if len(self._threads) < number:
+            thread = threading.Thread(
+                target=_WORK(work),
+                args=(self.address, number),
+                name=f"chainrule-{number}",
+                daemon=True,
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more: those there are will do
+                return False
+            self._threads.append(thread)
         end = time.monotonic() + _SOON
         while not entered.value and time.monotonic() < end:
             time.sleep(0)
-        self._threads.append(thread)
         return bool(entered.value)
 
     def dismiss(self) -> None:
@@ -151,6 +155,7 @@ class Team:
         self._word(WORKERS).value = 0
         for thread in self._threads:
             thread.join(_SOON)
+        self._threads = []
 
     def forget(self) -> None:
         """Begin anew in a forked process, where there are no threads but the one that forked."""

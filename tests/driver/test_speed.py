@@ -259,13 +259,33 @@ def test_where_a_machine_is_known_the_model_says_what_is_packed(
     assert bits(by_sizes) == bits(steps[NEAR]) == bits(steps[SLOW])
 
 
+def test_where_nothing_is_known_a_copy_is_for_many_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that the second cache does not hold is copied from 96 rows on, by itself; speeds
+    say something else.
+    """
+
+    def copies(rows: int) -> bool:
+        z = cr.relu(cr.input("x", (rows, 784)) @ cr.input("w", (784, 512)))
+        (kernel,) = cr.compile(z, threads=1).report().kernels
+        return "w packed" in kernel.chosen
+
+    assert "batch//96" in wide(threads=1).show("loops")
+    assert not copies(95)
+    assert copies(96)
+    monkeypatch.setattr(calibrate, "_measured", lambda: SLOW)
+    calibrate.calibrate()
+    assert "batch//96" not in wide(threads=1).show("loops")
+
+
 def test_of_known_rows_the_model_packs_or_not(
     measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(rows: int, speeds: Speeds) -> set[Choice]:
         monkeypatch.setattr(calibrate, "_measured", lambda: speeds)
         calibrate.calibrate()
-        fn = cr.compile(cr.input("x", (rows, 200)) @ cr.input("w", (200, 160)))
+        fn = cr.compile(cr.input("x", (rows, 784)) @ cr.input("w", (784, 512)))
         return {*fn._program.compiled.levels.choices.values()}  # type: ignore[attr-defined]
 
     (choice,) = found(16, NEAR)
@@ -281,8 +301,8 @@ def test_an_export_does_not_depend_on_this_machine(
         if calibrating:
             monkeypatch.setattr(calibrate, "_measured", lambda: NEAR)
             calibrate.calibrate()
-        x = cr.input("x", ("batch", 200)).node
-        graph = Graph(((cr.Tensor(x) @ cr.parameter("W", (200, 160))).node,))
+        x = cr.input("x", ("batch", 784)).node
+        graph = Graph(((cr.Tensor(x) @ cr.parameter("W", (784, 512))).node,))
         kept = [n for n in graph.nodes if n.op.role == "leaf" and n is not x]
         made = lower.lower(graph, host_target(), feeds=[x], kept=kept, outputs=["z"])
         loops.append([show(c.program) for c in made.calls])

@@ -17,7 +17,8 @@ from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
 from chainrule.loops.simulate import simulate
 from chainrule_runtime.errors import DeviceError
-from chainrule_runtime.gpu.commands import BLOCK, RESIDENT
+from chainrule_runtime.gpu.blas import Blas
+from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, ProductRun
 from chainrule_runtime.gpu.driver import Attributes
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +42,9 @@ class FakeGpu:
 
     name = "a simulated GPU"
     ptx_version = 90
+    version = 12080
+    #: what products by a library are made by
+    blas: Blas | None = None
 
     def __init__(self, room: int = 1 << 28, capability: tuple[int, int] = (8, 0)) -> None:
         self.capability = capability
@@ -93,7 +97,28 @@ class FakeGpu:
 
     def clear(self, at: int, size: int) -> None:
         self.calls.append("clear")
-        self.bytes_at(at, size)[:] = 0
+        self.do(lambda: self.bytes_at(at, size).fill(0))
+
+    def library(self) -> str:
+        if self.blas is None:
+            raise DeviceError("cuBLASLt is not installed", "install it")
+        return self.blas.name
+
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        assert self.blas is not None
+        if self.recorded is not None:
+            raise DeviceError("no algorithm is found while a stream is recorded")
+        ready = self.blas.ready(product, 77, room)
+
+        def ask() -> None:
+            self.calls.append("multiply")
+            self.do(ready)
+
+        return ask
+
+    def multiply(self, product: ProductRun, room: tuple[int, int]) -> None:
+        """Products at once."""
+        self.multiplier(product, room)()
 
     def load(self, ptx: str) -> Mapping[str, Any]:
         self.calls.append("load")
@@ -240,7 +265,7 @@ class FakeApi:
         CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = "local"
 
     class CUstreamCaptureMode:
-        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = "thread local"
+        CU_STREAM_CAPTURE_MODE_RELAXED = "relaxed"
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

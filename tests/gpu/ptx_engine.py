@@ -62,6 +62,9 @@ class Engine:
         self.drafts: dict[Place, dict[Any, int]] = {}
         self.maps: dict[int, dict[Any, int]] = {}
         self.seen: set[tuple[int, int]] = set()  # maps that a thread may name
+        # acquired, but what the engine knew before may still be there, until a group closed behind
+        # that was waited for: PTX does not ask for it, what ptxas makes of an acquire does
+        self.settling: dict[tuple[int, int], bool] = {}
         self.bells: dict[Place, Bell] = {}
         self.asking = np.zeros(self.count, bool)  # threads that were told that a bell has not rung
         self.idle = 0  # how often all had been told so since one last rang
@@ -83,6 +86,8 @@ class Engine:
             self.fence(text, operands)
         elif text.startswith("mbarrier"):
             self.bell(text, operands)
+        elif text.startswith(("cp.async.bulk.commit_group", "cp.async.bulk.wait_group")):
+            self.settle(text, operands)
         elif text.startswith("cp.async.bulk"):
             self.bring(text, operands)
         else:
@@ -119,12 +124,21 @@ class Engine:
     def fence(self, text: str, operands: list[str]) -> None:
         if text == "fence.proxy.tensormap::generic.acquire.gpu":
             at = self.address(operands[0])
-            self.seen |= {(int(t), int(at[t])) for t in np.flatnonzero(self.mask)}
+            self.settling |= {(int(t), int(at[t])): False for t in np.flatnonzero(self.mask)}
         elif text == "fence.proxy.async.shared::cta":
             mine = np.isin(self.unfenced, np.flatnonzero(self.mask) + 1)
             self.unfenced[mine] = 0
         else:
             assert text == "fence.mbarrier_init.release.cluster", text
+
+    def settle(self, text: str, operands: list[str]) -> None:
+        """A group of nothing, closed and waited for."""
+        mine = [one for one in self.settling if self.mask[one[0]]]
+        if text == "cp.async.bulk.commit_group":
+            self.settling |= dict.fromkeys(mine, True)
+            return
+        assert text == "cp.async.bulk.wait_group.read" and operands == ["0"], text
+        self.seen |= {one for one in mine if self.settling.pop(one)}
 
     def bytes_of(self, at: int, size: int) -> Array:
         for first, block in self.memory.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import threading
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,36 @@ def test_a_recording_that_fails_ends_the_capture(api: Any) -> None:
     api.fails["cuLaunchKernel"] = "CUDA_ERROR_INVALID_VALUE"
     with pytest.raises(DeviceError, match="INVALID_VALUE to cuLaunchKernel"):
         gpu.record(lambda: gpu.launch("k", 1, 32, ()))
-    assert api.words[-1] == "cuStreamEndCapture"
+    assert api.words[-2:] == ["cuStreamEndCapture", "cuGraphDestroy"]
+    api.fails["cuStreamEndCapture"] = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    with pytest.raises(DeviceError, match="INVALID_VALUE to cuLaunchKernel"):  # which is why
+        gpu.record(lambda: gpu.launch("k", 1, 32, ()))
+
+
+def test_a_graph_that_can_not_be_launched_is_given_back(api: Any) -> None:
+    gpu = CudaGpu()
+    api.fails["cuGraphInstantiate"] = "CUDA_ERROR_OUT_OF_MEMORY"
+    with pytest.raises(DeviceError, match="no room"):
+        gpu.record(lambda: None)
+    assert api.words[-1] == "cuGraphDestroy"
+
+
+def test_what_another_thread_asks_is_not_recorded(api: Any) -> None:
+    """All programs have one stream: of what is asked of it while it is captured nothing is done."""
+    gpu = CudaGpu()
+    other = threading.Thread(target=lambda: gpu.upload(1, np.ones(3)))
+
+    def record() -> None:
+        other.start()
+        other.join(0.2)
+        gpu.launch("k", 1, 32, ())
+
+    del api.asked[:]
+    gpu.record(record)
+    other.join()
+    first, last = map(api.words.index, ("cuStreamBeginCapture", "cuStreamEndCapture"))
+    assert api.words[first + 1 : last] == ["cuLaunchKernel"]
+    assert "cuMemcpyHtoDAsync" in api.words
 
 
 def test_nothing_is_copied_of_no_bytes(api: Any) -> None:

@@ -23,8 +23,12 @@ from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
 from chainrule.ir.loop import Barrier, Loop, Stmt, When
 from chainrule.ir.node import Stmts
 from chainrule.loops import grouped
+from chainrule.loops.build import build_kernel
+from chainrule.loops.choice import PANELS, Choice, gpu_candidates
 from chainrule.loops.launch import Launch
 from chainrule.loops.simulate import Race, simulate
+from chainrule.schedule.kernel import Form
+from chainrule.target.gpu import GPUS
 
 PTXAS = shutil.which("ptxas")
 needs_ptxas = pytest.mark.skipif(PTXAS is None, reason="no ptxas here: it comes with CUDA")
@@ -288,6 +292,8 @@ def test_a_copy_that_nobody_hears_is_refused() -> None:
         r"wgmma\.commit_group\.sync\.aligned;",
         r"fence\.proxy\.async\.shared::cta;",
         r"fence\.proxy\.tensormap::generic\.acquire\.gpu [^;]*;",
+        r"cp\.async\.bulk\.commit_group;",
+        r"cp\.async\.bulk\.wait_group\.read 0;",
         r"tensormap\.cp_fenceproxy[^;]*;",
         r"@%p\d+ tensormap\.replace\.tile\.global_stride[^;]*;",
         r"@%p\d+ mbarrier\.init[^;]*;",
@@ -370,3 +376,37 @@ def test_the_report_says_which_way(gpu: Any) -> None:
     fn(x=np.zeros((128, 128), np.float32))
     (shared,) = {x.shared for x in fn.report().launches if x.shared and x.shared > 65536}
     assert shared == 1024 + launch_of().dynamic
+
+
+def test_tuning_asks_for_panels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are few too; a way that factors do not allow is refused, and other tiles stay."""
+    monkeypatch.setattr(grouped, "TILES", 64)
+    x = cr.input("x", (2, 64))
+    made = cr.compile(x @ cr.input("w", (64, 128)), "cuda", precision="bfloat16")
+    (kernel,) = (k for k in levels(made).kernels if k.form is Form.CONTRACT)
+    asked, by_side = (
+        build_kernel(kernel, "k", GPUS["sm_90a"], choice).launches[0]
+        for choice in (Choice(way=PANELS), Choice(side=1))
+    )
+    assert asked.places and not by_side.places
+    for target in (GPUS["sm_90"], GPUS["sm_80"]):
+        with pytest.raises(CompileError, match="panels are of bfloat16"):
+            build_kernel(kernel, "k", target, Choice(way=PANELS))
+        assert Choice(way=PANELS) not in gpu_candidates(target)
+    assert Choice(way=PANELS) in gpu_candidates(GPUS["sm_90a"])
+
+
+def levels(fn: Any) -> Any:
+    return fn._program.compiled.levels
+
+
+def test_tuning_times_panels_on_a_gpu_that_has_them(
+    emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.capability = (9, 0)
+    x, w = cr.input("x", (128, 64)), cr.input("w", (64, 128))
+    fn = cr.compile(x @ w, "cuda", precision="bfloat16", tune=True)
+    text = str(fn.report())
+    assert "our own, by sizes" in text and "a thread" in text
+    feeds = {"x": np.ones((128, 64), np.float32), "w": np.ones((64, 128), np.float32)}
+    np.testing.assert_array_equal(fn(**feeds), np.full((128, 128), 64, np.float32))

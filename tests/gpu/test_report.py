@@ -13,8 +13,17 @@ import chainrule as cr
 from chainrule.codegen import ptx, ptxas
 from chainrule.driver import kept, kept_gpu
 from chainrule.driver.gpu_report import ALL, GpuReport
+from chainrule.driver.tuning import ProductTimed, Tuning, WayTimed
+from chainrule.loops.choice import Choice
 from chainrule.target.gpu import occupancy
-from chainrule_runtime.gpu.commands import GpuCode, KernelLaunch, Repeated, Spot
+from chainrule_runtime.gpu.commands import (
+    GpuCode,
+    KernelLaunch,
+    Matrices,
+    Product,
+    Repeated,
+    Spot,
+)
 from chainrule_runtime.gpu.driver import CudaGpu
 
 
@@ -146,14 +155,21 @@ COMMANDS = (
                  (3, {"terms": [[1, ["n"]]]}), {"terms": [[1, [["//", 7, 2]]]]}, 256, 5),
     Repeated({"terms": [[1, ["n"]]]}, (KernelLaunch("b", (Spot(2),), (), 1, 32),
              Repeated(2, (), True)), False),
+    Product("tf32", (1, {"terms": [[1, ["n"]]]}, 4, 5), Matrices(Spot(0), (0, 5, 1)),
+            Matrices(Spot(1, ((0, 4),), 8), (0, 1, 5)), Matrices(Spot(2), (0, 4, 1)), 3),
 )  # fmt: skip
+TUNING = Tuning(
+    "a GPU", (("n", 7),), (ProductTimed(3, (WayTimed("ours", 2e-3), WayTimed("b", None, "no")), 0),)
+)
 
 
 def test_what_is_kept_is_what_it_was() -> None:
     manifest = layer()._program.compiled.manifest  # type: ignore[attr-defined]
     code = GpuCode("some PTX", COMMANDS, (), ("a", "b"), 7)
-    content = kept_gpu.packed_gpu(manifest, code)
-    assert kept_gpu.unpacked_gpu(content) == (manifest, code)
+    choices = {3: Choice(side=4, why="fast"), 5: Choice(way="cublaslt")}
+    for tuned in (TUNING, None):
+        content = kept_gpu.packed_gpu(manifest, code, choices, tuned)
+        assert kept_gpu.unpacked_gpu(content) == (manifest, code, choices, tuned)
     assert kept_gpu.unpacked_gpu(content[:-9]) is None
     assert kept_gpu.unpacked_gpu(kept.packed(manifest, b"an object file", {})) is None
 

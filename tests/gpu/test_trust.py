@@ -67,6 +67,14 @@ def test_a_trial_decides_and_is_kept(hopper: Any, monkeypatch: pytest.MonkeyPatc
         assert found.why in _gpu_target()
 
 
+def test_another_driver_is_tried_anew(hopper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may translate the same PTX to other code, be it right or wrong now."""
+    asked = says(WRONG, monkeypatch)
+    for hopper.version in (13000, 13010):
+        assert gpu_target().level == "sm_90"
+    assert len(asked) == 2
+
+
 def test_what_is_not_final_is_tried_again(hopper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = says(Trial(False, "no room", False), monkeypatch)
     for _ in range(2):
@@ -154,6 +162,21 @@ def test_a_process_that_hangs_or_dies_is_no_yes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(subprocess, "run", died)
     found = gpu_trust.apart("sm_90a")
     assert not found.used and "ended with -11" in found.why
+
+
+def test_a_process_may_say_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no text, and lines that only look like a word of a trial's."""
+    for said in (r"\377\376", "chainrule: null\\n", 'chainrule: {"used": 1}\\n'):
+        program = f"import os; os.write(1, b'{said}'); os.write(2, b'\\377')"
+        original = subprocess.run
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda c, **o: original([c[0], "-c", program], **o),  # noqa: B023
+        )
+        found = gpu_trust.apart("sm_90a")
+        assert not found.used and not found.final and "ended with 0" in found.why
+        monkeypatch.undo()
 
 
 def test_what_a_trial_says_is_read(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.ir.loop import Program
-from chainrule.loops.effort import CALL, CHAIN, Effort, effort_of
+from chainrule.loops.effort import CALL, CHAIN, DIVISION, Effort, effort_of
 from chainrule.target import TARGETS, Target
 from chainrule.target.speeds import usual_speeds
 
@@ -52,6 +52,31 @@ def test_a_product_is_its_multiply_adds(m: int, k: int, n: int, level: str) -> N
     assert found.operations == m * k * n / (TARGETS[level].vector_bytes // 4)
     assert found.stores == m * n / (TARGETS[level].vector_bytes // 4)
     assert found.longest == 1
+
+
+def test_an_epilogue_is_counted_for_each_vector_of_a_tile() -> None:
+    """What is made of a local differs from vector to vector, as that does."""
+    z = cr.input("x", (16, 40)) @ cr.input("w", (40, 64))
+    more = cr.input("y", (16, 64)) + z
+    (program,) = programs(more, cr.sqrt(more) + z)
+    found = effort(program)
+    assert found.operations == 16 * (64 // 16) * (40 + 3)
+    assert sum(w.divisions for w in found.works.values()) == 16 * (64 // 16)
+
+
+def test_divisions_go_on_beside_other_operations() -> None:
+    """A root and eight operations take as long as the root alone, and beside sixty it is one."""
+    x, speeds = cr.input("x", (16 * 4096,)), usual_speeds("x86-64-v4")
+
+    def seconds(y: cr.Tensor, pairs: int) -> float:
+        for i in range(pairs):
+            y = cr.abs(y - (i + 0.5))
+        (program,) = programs(y)
+        return effort(program).seconds(speeds, TARGETS["x86-64-v4"])
+
+    assert 8 < DIVISION < 60
+    assert seconds(cr.sqrt(x), 4) == pytest.approx(seconds(cr.sqrt(x), 0), rel=0.01)
+    assert seconds(cr.sqrt(x), 30) == pytest.approx(seconds(x, 30) * 61 / 60, rel=0.02)
 
 
 def test_a_product_serves_every_size() -> None:

@@ -200,8 +200,37 @@ def test_refused_threads(eager: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights(steps[0]) == weights(steps[1])
 
 
+def test_a_worker_that_is_late_is_waited_for_and_not_replaced(
+    eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, started = pool.Team(), []
+    begin = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:  # it comes when nobody waits for it any more
+        started.append(self)
+
+    monkeypatch.setattr(program, "TEAM", team)
+    monkeypatch.setattr(sharing, "TEAM", team)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(pool, "_SOON", 0.0)
+    step, alone = make("mlp", 3)[0], make("mlp", 1)[0]
+    step(**data(0, 20, 70))
+    assert (team.workers, team.jobs, len(started)) == (0, 0, 1)
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    monkeypatch.setattr(pool, "_SOON", 600.0)
+    begin(started[0])
+    other = make("mlp", 3)[0]
+    other(**data(0, 20, 70))
+    assert team.workers == len(team._threads) == 2 and team._threads[0] is started[0]
+    assert team.jobs == 1
+    alone(**data(0, 20, 70))
+    assert weights(step) == weights(other) == weights(alone)
+    team.dismiss()
+
+
 def test_small_steps_wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(pool, "_SOON", 600.0)  # however busy the machine is, workers come
     step, shape = make("mlp", None)
     jobs = pool.TEAM.jobs
     for i in range(20):

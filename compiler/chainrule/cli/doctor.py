@@ -99,6 +99,7 @@ def _machine() -> list[tuple[str, str]]:
         ("linkers", ", ".join(linkers) or "none; none is needed to train"),
         ("CUDA", gpu.describe()),
         ("CUDA target", _gpu_target()),
+        ("cuBLASLt", _library()),
         ("ptxas", _ptxas()),
         ("cache", _cache()),
     ]
@@ -117,6 +118,14 @@ def _gpu_target() -> str:
     except RuntimeFault:
         return f"{level}, which every later GPU runs too: none is here to ask"
     return f"{level}, for the GPU and the driver that are here" + (said and f"; {said}")
+
+
+def _library() -> str:
+    """Which library may multiply, where that is asked for."""
+    try:
+        return f"{gpu.find().library()}: tried where `tune=` asks for it"
+    except RuntimeFault as fault:
+        return f"none is tried: {fault.what}"
 
 
 def _ptxas() -> str:

@@ -27,6 +27,9 @@ MEET = f"bar.warp.sync {(1 << WARP) - 1};"
 #: bytes; what lies outside is 0 (tensormap.replace, "new_val of each field")
 _SAME = (("elemtype", 10), ("interleave_layout", 0), ("swizzle_mode", 3), ("fill_mode", 0))
 _REPLACE = "@$0 tensormap.replace.tile.{}.shared::cta.b1024.b{}"
+#: ptxas makes of a map's acquire an order to the engine to forget what it knew of it, and nothing
+#: that waits for that (seen in what 13.0 makes); to wait for a group of nothing does
+_SETTLED = "cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;"
 _WAIT = """{
 .reg .pred there;
 hear_${:uid}:
@@ -85,7 +88,7 @@ class EngineCode(PartCode):
                 self.assembly(text, "void", "b,r,~{memory}", f"i1 {first}", f"i32 {at}")
             # to the engine, which reads through a proxy of its own (memory model, "proxies")
             text = "fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;"
-            self.assembly(text, "void", "~{memory}")
+            self.assembly(f"{_SETTLED}\n{text}", "void", "~{memory}")
 
         self.where(in_warp, warp)
         self.block_barrier()

@@ -14,6 +14,7 @@ from chainrule.driver.gpu_trust import target_here
 from chainrule.driver.levels import shown
 from chainrule.driver.measure import copies_of, made_up
 from chainrule.driver.report import Report, figured, micro, sizes_for, table
+from chainrule.driver.tuning import Tuning
 from chainrule.errors import CompileError
 from chainrule.ir.size import evaluate
 from chainrule.loops.launch import Launch
@@ -23,7 +24,7 @@ from chainrule.records import dataclass
 from chainrule.target.gpu import occupancy
 from chainrule_runtime.errors import DeviceError
 from chainrule_runtime.gpu import driver
-from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, Command, KernelLaunch
+from chainrule_runtime.gpu.commands import BLOCK, RESIDENT, Command, KernelLaunch, Product
 from chainrule_runtime.gpu.driver import Attributes
 from chainrule_runtime.gpu.program import GpuProgram
 from chainrule_runtime.manifest import evaluate as number
@@ -32,6 +33,8 @@ from chainrule_runtime.manifest import evaluate as number
 TURNS = 6
 #: what stands for a kernel's number
 COPY, ALL = -1, -2
+#: what launches of cuBLASLt are called, of which nobody tells more
+LIBRARY = "cuBLASLt"
 
 
 def show_gpu(compiled: CompiledGpu, level: str) -> str:
@@ -79,12 +82,13 @@ class GpuReport(Report):
 
     `told_by` says who knows what launches take: the driver, where a call has loaded them, else
     ptxas, where it is installed; "" where neither is. `level_note` is what a trial said of code for
-    this generation of GPUs alone, where there was one.
+    this generation of GPUs alone, where there was one, `tuning` what was timed when compiling.
     """
 
     launches: tuple[LaunchFigures, ...] = ()
     told_by: str = ""
     level_note: str = ""
+    tuning: Tuning | None = None
 
     def achieved(self) -> dict[str, tuple[float, float]]:
         """Bytes and floating-point operations a second of each kernel that was measured."""
@@ -102,6 +106,7 @@ class GpuReport(Report):
             "told_by": self.told_by,
             "level_note": self.level_note,
             "achieved": self.achieved(),
+            "tuning": self.tuning and asdict(self.tuning),
         }
 
     def _times(self) -> list[str]:
@@ -111,7 +116,7 @@ class GpuReport(Report):
             (
                 x.name,
                 {COPY: "a copy", ALL: "all, in a run"}.get(x.kernel, f"kernel{x.kernel}"),
-                *map(str, (x.blocks, x.threads)),
+                *("?" if x.name == LIBRARY else str(n) for n in (x.blocks, x.threads)),
                 *("?" if n is None else str(n) for n in (x.registers, x.shared, x.local)),
                 "?" if x.occupancy is None else f"{x.occupancy:.0%}",
             )
@@ -120,7 +125,7 @@ class GpuReport(Report):
         whom = self.told_by or "nobody: no call was made on a GPU, and no ptxas is here"
         where = ", ".join(f"{s} {n}" for s, n in self.sizes.items())
         lines = [*table(head, rows), f"told by {whom}{where and '; blocks at '}{where}"]
-        lines += [self.level_note] if self.level_note else []
+        lines += [*([self.level_note] if self.level_note else []), *self._timed()]
         rates = self.achieved()
         if not rates:
             return lines
@@ -131,6 +136,17 @@ class GpuReport(Report):
         ]  # fmt: skip
         achieved.append(("all", micro(self.measured or 0.0), "", ""))
         return [*lines, "", *table(("kernel", "µs", "GB/s", "GFLOP/s"), achieved)]
+
+    def _timed(self) -> list[str]:
+        """The ways of products that were timed when compiling."""
+        tuning = self.tuning
+        if tuning is None:
+            return []
+        if not tuning.products:
+            return ["", f"no product was timed: {tuning.why or 'there is none worth it'}"]
+        at = ", ".join(f"{s} {n}" for s, n in tuning.sizes)
+        told = f"products timed on {tuning.on}{at and f', at {at}'}"
+        return ["", *table(("product", "way", "µs", ""), [*tuning.lines()]), told]
 
 
 def report_gpu(
@@ -158,7 +174,9 @@ def report_gpu(
     found = figured(GpuReport, compiled, levels, tuple(kernels), code, at)
     told, by = _resources(compiled, program)
     launches = tuple(_figures(x, at, told.get(x.name)) for x in _all_launches(compiled))
-    return replace(found, launches=launches, told_by=by, level_note=_level_note())
+    return replace(
+        found, launches=launches, told_by=by, level_note=_level_note(), tuning=compiled.tuned
+    )
 
 
 def _level_note() -> str:
@@ -178,10 +196,12 @@ def _measured(program: GpuProgram, sizes: Mapping[str, int]) -> dict[int, float]
 
 
 def _launches(commands: Sequence[Command]) -> Iterator[KernelLaunch]:
-    """Each launch once, those that are repeated too."""
+    """Each launch once, those that are repeated too; a library's as one that nobody knows."""
     for command in commands:
         if isinstance(command, KernelLaunch):
             yield command
+        elif isinstance(command, Product):
+            yield KernelLaunch(LIBRARY, (), (), 0, 0, command.part_of)
         else:
             yield from _launches(command.commands)
 
@@ -194,7 +214,7 @@ def _all_launches(compiled: CompiledGpu) -> list[KernelLaunch]:
 
 def _resources(compiled: CompiledGpu, program: GpuProgram) -> tuple[Mapping[str, Attributes], str]:
     """What kernels take, by name, and who tells it."""
-    given = {x.name: (x.threads, x.shared) for x in _all_launches(compiled)}
+    given = {x.name: (x.threads, x.shared) for x in _all_launches(compiled) if x.name != LIBRARY}
     if known := program.attributes(given):
         return known, "the driver"
     path = ptxas.find()

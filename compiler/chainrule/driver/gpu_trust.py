@@ -43,13 +43,13 @@ def target_here(here: Gpu) -> tuple[Target, str]:
     return usual, ""
 
 
-#: what this process has found, by device and level
-_known: dict[tuple[str, int, str], Trial] = {}
+#: what this process has found, by device, driver and level
+_known: dict[tuple[str, int, int, str], Trial] = {}
 
 
 def kept(here: Gpu, level: str) -> Trial:
     """What came of the trial of a level on a GPU, which is made where it was not yet."""
-    name = here.name, here.ptx_version, level
+    name = here.name, here.version, here.ptx_version, level
     if name in _known:
         return _known[name]
     cache, key = object_cache(), key_of(["trial", *map(str, name)])
@@ -72,7 +72,8 @@ def apart(level: str) -> Trial:
     try:
         done = subprocess.run(
             command, env=config.environment((), {"PYTHONPATH": paths}), capture_output=True,
-            text=True, timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL,
+            encoding="utf-8", errors="replace", timeout=PATIENCE, check=False,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Trial(False, f"a trial has not ended within {PATIENCE:.0f} seconds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 
 from chainrule.codegen.module import CALL_WORK, STEP_WORK, Shared, shared_calls
@@ -23,7 +23,7 @@ from chainrule.ir.node import Node, within
 from chainrule.ir.passes import Pass, PassRecord, run_passes
 from chainrule.ir.size import Dim
 from chainrule.loops.build import Built, build_kernels
-from chainrule.loops.choice import Choice
+from chainrule.loops.choice import BY_SIZES, GUESSED, Choice
 from chainrule.loops.launch import Launch
 from chainrule.ops.source import Constant, Leaf
 from chainrule.records import dataclass
@@ -145,10 +145,15 @@ def lower(
 
 
 def lower_all(
-    graph: Graph, wanted: Wanted, clock: Clock, choices: Mapping[int, Choice] | None = None
+    graph: Graph,
+    wanted: Wanted,
+    clock: Clock,
+    choices: Mapping[int, Choice] | None = None,
+    tuner: Callable[[Sequence[Kernel], Sequence[Built]], Mapping[int, Choice]] | None = None,
 ) -> Levels:
     """A graph at every level above machine code, each made of the one before; `choices` are those
-    that had been made for it.
+    that had been made for it. If it is to be tuned, `tuner` times its kernels where they are not
+    the CPU's.
     """
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")
@@ -162,16 +167,20 @@ def lower_all(
     plan = fitted.plan if fitted else plan_buffers(kernels, kept_memory(final))
     clock.lap("plan buffers")
     flat = every(kernels)
-    built = build_kernels(flat, wanted.machine, choices)
+    usual = BY_SIZES if wanted.speeds else GUESSED
+    built = build_kernels(flat, wanted.machine, choices, usual)
     clock.lap("loops")
     if choices is None:
         choices = decided(flat, built, wanted.machine, wanted.speeds) if wanted.speeds else {}
-        built = build_kernels(flat, wanted.machine, choices) if choices else built
+        built = build_kernels(flat, wanted.machine, choices, usual) if choices else built
         if wanted.tune is not None:
-            known = wanted.speeds or usual_speeds(wanted.machine.level)
-            timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
+            if tuner:
+                timed = tuner(flat, built)
+            else:
+                known = wanted.speeds or usual_speeds(wanted.machine.level)
+                timed = tuned(flat, built, dict(wanted.tune), wanted.machine, known)
             choices = {**choices, **timed}
-            built = build_kernels(flat, wanted.machine, choices)
+            built = build_kernels(flat, wanted.machine, choices, usual)
             clock.lap("tune")
     layout = _Layout(final, graph, kernels, built, plan, wanted)
     clock.lap("layout")

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from chainrule.export.entries import Entries
+from chainrule.export.golden import Slope
 from chainrule.export.model import Model, StateTensor
+from chainrule.export.rehearsal import Plan
 from chainrule.export.text import Code, number_text
 from chainrule.ir.types import dtype as dtype_of
-from chainrule.records import dataclass
-
-if TYPE_CHECKING:
-    from chainrule.export.module import ModuleText
-    from chainrule.export.selftest import Plan
 
 Array = np.ndarray[Any, Any]
 #: steps that are tried: the one whose difference is nearest to the derivative stays
@@ -30,15 +28,6 @@ STEPS = tuple(2.0**-i for i in range(5, 13))
 ACCEPTED = 0.05
 #: Knuth, The Art of Computer Programming 3, section 6.4: the golden ratio of 32 bits
 _FACTOR, _BIT = 0x9E3779B1, 16
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A step of parameters, and what the loss at one end lacks of that at the other, within."""
-
-    step: float
-    difference: float
-    within: float
 
 
 def moved(model: Model) -> list[StateTensor]:
@@ -79,7 +68,7 @@ def kind_of(model: Model) -> str:
     return {"float32": "float", "float64": "double"}.get(of, "")
 
 
-def functions(module: ModuleText, plan: Plan) -> list[str]:
+def functions(module: Entries, plan: Plan) -> list[str]:
     """`T @difference(memory, step)` of a state that has begun."""
     model, loss = module.model, kind_of(module.model)
     if not loss:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chainrule.export import minibatches, selftest, starting
 from chainrule.export.codes import CODE
+from chainrule.export.entries import Data, Entries
 from chainrule.export.interface import CONST_STATE, STATE, Interface, Parameter
 from chainrule.export.model import ALIGN, Model, Number, StateTensor
 from chainrule.export.text import Code
 from chainrule.ir.types import float64
-
-if TYPE_CHECKING:
-    from chainrule.export.module import Data, ModuleText
 
 INDEX = Parameter("index", "int32_t")
 SEED = Parameter("seed", "uint64_t")
@@ -42,7 +39,7 @@ FIXED: dict[str, tuple[str, Sequence[Parameter]]] = {
 }
 
 
-def functions(model: Model, interface: Interface, data: Data, module: ModuleText) -> list[str]:
+def functions(model: Model, interface: Interface, data: Data, module: Entries) -> list[str]:
     """All of them, as LLVM text."""
     table = _Tensors(model, data)
     texts = []
@@ -58,7 +55,7 @@ def functions(model: Model, interface: Interface, data: Data, module: ModuleText
     return texts
 
 
-def _body(name: str, code: Code, model: Model, table: _Tensors, module: ModuleText) -> str:
+def _body(name: str, code: Code, model: Model, table: _Tensors, module: Entries) -> str:
     if name == "state_bytes":
         return code.text(f"iw {model.state_bytes}")
     if name == "init":
@@ -206,7 +203,7 @@ class _Numbers:
             rows.append(struct.pack("<ffq" if kind == "float" else "<ddq", *row))
         self.tables = {kind: data(b"".join(rows)) for kind, rows in self.rows.items()}
 
-    def setter(self, module: ModuleText, number: Number) -> str:
+    def setter(self, module: Entries, number: Number) -> str:
         """`NAME_set_learning_rate`, and the like."""
         kind, row = self.at[number.name]
         parameters = (*STATE, *member_parameter(self.model), Parameter("value", kind))
@@ -245,7 +242,7 @@ class _Numbers:
         return code.text("i32 0")
 
 
-def _strerror(code: Code, module: ModuleText) -> str:
+def _strerror(code: Code, module: Entries) -> str:
     """The body of `NAME_strerror`: never null."""
     for number, text in module.faults():
         this = code.value(f"icmp eq i32 %code, {number}")

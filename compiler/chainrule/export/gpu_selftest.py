@@ -13,11 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from chainrule.codegen.native import data_layout, load
+from chainrule.export.golden import Golden
 from chainrule.export.gpu import ROOM_ALIGN, GpuGolden, Placed, tensor_bytes
 from chainrule.export.kernel import base_target, kept_object
 from chainrule.export.model import ALIGN, Array, Model
 from chainrule.export.module import ModuleText
-from chainrule.export.selftest import SEED, STEPS, Golden, Plan, bounds_of
+from chainrule.export.rehearsal import SEED, STEPS, Plan
+from chainrule.export.selftest import bounds_of
 from chainrule.export.units import Placed as PlacedHere
 from chainrule.ir.types import dtype as dtype_of
 from chainrule.records import dataclass

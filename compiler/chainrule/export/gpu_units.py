@@ -22,7 +22,7 @@ from chainrule.export.model import (
     Unit,
 )
 from chainrule.loops.launch import BLOCK
-from chainrule_runtime.gpu.commands import Command, KernelLaunch, Spot
+from chainrule_runtime.gpu.commands import Command, KernelLaunch, Repeated, Spot
 from chainrule_runtime.manifest import DimData, Tensor, element_type
 
 #: what C calls symbolic sizes
@@ -173,6 +173,7 @@ class Units:
                 values = [*(self.spot(s) for s in command.buffers), *map(self.dim, command.sizes)]
                 yield self.launch(command.name, self.dim(command.blocks), command.threads, values)
                 continue
+            assert isinstance(command, Repeated), "nothing that is exported was tuned"
             i, length = f"i{depth}_", self.dim(command.length)
             order = f"{i} = 0; {i} < {length}; {i}++"
             if command.reverse:

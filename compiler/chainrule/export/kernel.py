@@ -23,9 +23,11 @@ from chainrule.codegen.native import (
 from chainrule.errors import CompileError
 from chainrule.export.arm import DIVISIONS
 from chainrule.export.differences import chosen, kind_of
+from chainrule.export.golden import Golden
 from chainrule.export.model import ALIGN, Array, Model, Variant
 from chainrule.export.module import ModuleText, baseline
-from chainrule.export.selftest import SEED, Golden, Plan, memory_bytes
+from chainrule.export.rehearsal import SEED, Plan
+from chainrule.export.selftest import memory_bytes
 from chainrule.export.units import Placed
 from chainrule.records import dataclass
 from chainrule.target import Target

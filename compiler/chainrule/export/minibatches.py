@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from chainrule.export.codes import CODE
+from chainrule.export.entries import Entries
 from chainrule.export.interface import STATE, WORKSPACE, Interface, Parameter
 from chainrule.export.model import ALIGN, AT_EPOCH, Model, round_up
 from chainrule.export.philox import signed
@@ -12,9 +11,6 @@ from chainrule.export.text import Code
 from chainrule.export.units import output_bytes
 from chainrule.ops import philox
 from chainrule_runtime.manifest import Tensor, element_type
-
-if TYPE_CHECKING:
-    from chainrule.export.module import ModuleText
 
 SAID = {
     "steps": "One epoch: a step for each minibatch of the rows, the last one smaller where they do"
@@ -67,14 +63,14 @@ def steps_parameters(model: Model, interface: Interface) -> list[Parameter]:
     ]
 
 
-def functions(module: ModuleText) -> list[str]:
+def functions(module: Entries) -> list[str]:
     """`NAME_steps`, `NAME_steps_workspace_bytes` and `NAME_shuffle`, where data has rows."""
     if not module.model.sliced:
         return []
     return [_workspace(module), _steps(module), _shuffle(module)]
 
 
-def _row_bytes(module: ModuleText, code: Code, tensor: Tensor) -> str:
+def _row_bytes(module: Entries, code: Code, tensor: Tensor) -> str:
     sizes = {s.name: f"%{module.interface.sizes[s.name]}" for s in module.model.sizes}
     total = str(element_type(tensor.dtype).itemsize)
     for dim in tensor.shape[1:]:
@@ -82,7 +78,7 @@ def _row_bytes(module: ModuleText, code: Code, tensor: Tensor) -> str:
     return total
 
 
-def _staging(module: ModuleText, code: Code) -> tuple[list[str], str]:
+def _staging(module: Entries, code: Code) -> tuple[list[str], str]:
     """Where the rows of each sliced input go, from the workspace's end on, and how much that is."""
     model = module.model
     batch = f"%{module.interface.sizes[batch_size_of(model)]}"
@@ -96,7 +92,7 @@ def _staging(module: ModuleText, code: Code) -> tuple[list[str], str]:
     return starts, at
 
 
-def _workspace(module: ModuleText) -> str:
+def _workspace(module: Entries) -> str:
     model = module.model
     parameters = module.interface.size_parameters(model.sizes)
     code = module.head("steps_workspace_bytes", parameters, "iw")
@@ -107,7 +103,7 @@ def _workspace(module: ModuleText) -> str:
     return code.text(f"iw {code.value(f'add iw {base}, {more}')}")
 
 
-def _steps(module: ModuleText) -> str:
+def _steps(module: Entries) -> str:
     """The loop: for each minibatch its rows, pointed at or gathered, and one step."""
     model, interface = module.model, module.interface
     unit = model.units["step"]
@@ -194,7 +190,7 @@ def _steps(module: ModuleText) -> str:
     return code.text("i32 0") + module.whole("steps", parameters)
 
 
-def _check_aligned(module: ModuleText, code: Code, loss: Tensor) -> None:
+def _check_aligned(module: Entries, code: Code, loss: Tensor) -> None:
     """Leave where losses or done, which may be null, are not aligned to what they hold."""
     low = "0"
     for name, item in (
@@ -218,7 +214,7 @@ def _check_order(code: Code) -> None:
     code.loop("%rows", check)
 
 
-def _shuffle(module: ModuleText) -> str:
+def _shuffle(module: Entries) -> str:
     """Sort (word, row) pairs, by steps that become a third each time: no stack, little code.
 
     Shell, A high-speed sorting procedure, CACM 2(7), 1959. The last step is 1.

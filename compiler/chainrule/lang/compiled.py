@@ -117,7 +117,8 @@ def compile(
     factors to TF32 on GPUs that have tensor cores. With `tune` the products that take longest are
     timed in a handful of ways, at the sizes given, such as `{"batch": 128}`, or 64 each with True,
     then calls on 1, 2, 4 ... of the `threads`; what is fastest is kept with the compiled code, and
-    has the same bits. Raises CompileError for an option that is not built.
+    has the same bits. On a GPU cuBLASLt is one of the ways, where it is installed: its sums have an
+    order of their own. Raises CompileError for an option that is not built.
     """
     threads = check_options(backend, threads, precision)
     seed = check_seed(seed)

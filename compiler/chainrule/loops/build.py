@@ -10,10 +10,11 @@ from chainrule.ir.node import Node, Stmts
 from chainrule.ir.size import Dim, symbols_of
 from chainrule.loops.attend import attend_loops
 from chainrule.loops.builder import Builder, memory_of
-from chainrule.loops.choice import BY_SIZES, Choice
+from chainrule.loops.choice import BY_SIZES, CUBLASLT, Choice
 from chainrule.loops.folds import column_loops, row_loops
 from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
+from chainrule.loops.outside import Outside, outside_product
 from chainrule.loops.products import product_loops
 from chainrule.loops.threads import THREAD_FORMS
 from chainrule.loops.walk import symbols_in
@@ -37,8 +38,9 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
 @dataclass(frozen=True)
 class Built:
     """A kernel's program; `memory` are the nodes its buffers belong to, in order, `scratch` the
-    workspace buffers that follow them. On a GPU `launches` are what it is run by. Of a product that
-    may pack its second factor or not, `rows` are the result's.
+    workspace buffers that follow them. On a GPU `launches` are what it is run by, after a product
+    that is made `outside`, if one is. Of a product that may pack its second factor or not, `rows`
+    are the result's.
 
     In a loop there may be more buffers, `lasting`, which `once` has filled before the loop: its own
     are those of memory numbered in `given`, then the lasting ones.
@@ -52,13 +54,17 @@ class Built:
     given: tuple[int, ...] = ()
     launches: tuple[Launch, ...] = ()
     rows: Dim | None = None
+    outside: Outside | None = None
 
 
 def build_kernels(
-    kernels: Sequence[Kernel], target: Target, choices: Mapping[int, Choice] | None = None
+    kernels: Sequence[Kernel],
+    target: Target,
+    choices: Mapping[int, Choice] | None = None,
+    usual: Choice = BY_SIZES,
 ) -> list[Built]:
     """The loops of kernels; those that differ in names alone share the first one's program, of
-    which there may be a choice, by the number of the kernel.
+    which there may be a choice other than the `usual` one, by the number of the kernel.
     """
     chosen = choices or {}
     first: dict[Hashable, Built] = {}
@@ -66,7 +72,7 @@ def build_kernels(
     for i, kernel in enumerate(kernels):
         key = identity(kernel), kernel.depth > 0  # a slice may begin anywhere
         if key not in first:
-            first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, BY_SIZES))
+            first[key] = build_kernel(kernel, f"kernel{i}", target, chosen.get(i, usual))
         found.append(replace(first[key], memory=memory_of(kernel)))
     return found
 
@@ -91,15 +97,19 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
 
 def _for_threads(builder: Builder, name: str) -> Built:
     """The loops of a kernel for a GPU, and its launches."""
-    kernel = builder.kernel
-    loops, lanes = THREAD_FORMS[kernel.form](builder)
+    kernel, choice, outside = builder.kernel, builder.choice, None
+    if kernel.form is Form.CONTRACT and choice.way == CUBLASLT:
+        outside, loops, lanes = outside_product(builder)
+    else:
+        loops, lanes = THREAD_FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *loops)
     program = _program(name, (*builder.buffers.values(), *builder.scratch), body)
     if not lanes:
-        return Built(program, builder.memory, tuple(builder.scratch))
+        return Built(program, builder.memory, tuple(builder.scratch), outside=outside)
     launches, buffers = launches_of(program, lanes, kernel.depth == 0)
     scratch = tuple(b for b in buffers if b not in builder.buffers.values())
-    return Built(replace(program, buffers=buffers), builder.memory, scratch, launches=launches)
+    program = replace(program, buffers=buffers)
+    return Built(program, builder.memory, scratch, launches=launches, outside=outside)
 
 
 def _program(name: str, buffers: tuple[Buffer, ...], body: Stmts) -> Program:

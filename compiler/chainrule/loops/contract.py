@@ -31,6 +31,7 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
+from chainrule.loops.choice import Choice
 from chainrule.loops.few import few_rows, has_few_rows
 from chainrule.loops.flat import flat_loops
 from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
@@ -50,6 +51,10 @@ from chainrule.target import Target
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
 BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, 2**15
+#: bytes of a b that is left where it is, if both factors lie along memory and the epilogue is short
+LEFT_BYTES = 2**19
+#: of a larger one, up to so many bytes, the rows from which a copy usually pays
+GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
@@ -107,7 +112,26 @@ def is_blocked(c: Contraction) -> bool:
         return c.choice.packed
     few = at_most(c.m, BLOCKED_ROWS - 1) or at_most(c.k, BLOCKED_TERMS - 1)
     narrow = at_most(c.n, BLOCKED_COLUMNS - 1)
-    return not (few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES))
+    if few or narrow or at_most(c.k * c.n * c.dtype.itemsize, NEAR_BYTES):
+        return False
+    # what the second cache holds is as near where it stands
+    return not (at_most(c.k * c.n * c.dtype.itemsize, LEFT_BYTES) and _may_be_left(c))
+
+
+def _may_be_left(c: Contraction) -> bool:
+    """Whether both factors lie along memory, and what follows is short."""
+    return not is_strided(c) and _lies_along(c.a(_M, _K)) and _is_light(c)
+
+
+def with_guess(c: Contraction) -> Choice:
+    """A product's choice, with what usually pays where nothing was measured."""
+    choice, size = c.choice, c.k * c.n * c.dtype.itemsize
+    chosen = choice.packed is not None or choice.packed_from is not None or not choice.guessed
+    if chosen or not at_most(size, GUESSED_BYTES) or not is_blocked(c) or not _may_be_left(c):
+        return choice
+    if isinstance(c.m, int):
+        return replace(choice, packed=False) if c.m < GUESSED_ROWS else choice
+    return replace(choice, packed_from=GUESSED_ROWS)
 
 
 def contraction_loops(
@@ -126,7 +150,7 @@ def contraction_loops(
     if few:
         direct = few_rows(c, split)
     elif c.flat is not None:
-        direct = flat_loops(c, c.flat, split, lambda to: _direct(to, packed, target, split))
+        direct = flat_loops(c, c.flat, split, lambda to: _direct(to, None, target, False))
     else:
         direct = _direct(c, packed, target, split)
     if few or c.sums is None or packed is None:

@@ -2,9 +2,9 @@
 
 A roofline (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
 CACM 52(4), 2009) with a roof for each cache: a core does two vector operations and two loads a
-cycle; an operation waits for its operands, which a core makes up for as far as it looks ahead; and
-what an iteration of some loop touches beyond a cache's size has to come from the next one each
-time.
+cycle, and divides beside them; an operation waits for its operands, which a core makes up for as
+far as it looks ahead; and what an iteration of some loop touches beyond a cache's size has to come
+from the next one each time.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, evaluate, symbols_of
 from chainrule.ir.types import DType
 from chainrule.loops.library import listing_of
+from chainrule.loops.tiles import SET_SPAN
 from chainrule.loops.walk import operands, postorder, statements, values_of
 from chainrule.ops.pairs import NATIVE as PAIRS
 from chainrule.records import dataclass
 from chainrule.target import Target
 from chainrule.target.speeds import Speeds
 
-#: operations, of which a core does two a cycle: of a division or a root of whole vectors, of the
-#: tree over the lanes of one, and how long an operation waits for what it is made of
-DIVISION, TREE, CHAIN = 20, 8, 8
+#: operations, of which a core does two a cycle: as many as go on beside a division or a root of
+#: whole vectors, which have a unit of their own; of the tree over the lanes of one; and how long an
+#: operation waits for what it is made of
+DIVISION, TREE, CHAIN = 14, 8, 8
+_DIVIDING = ("div", "sqrt")
 #: how many operations a core looks ahead: what is longer than that is waited for
 WINDOW = 512
 #: the same of calling a program, and of each iteration of a loop of numbers
@@ -53,8 +56,6 @@ CALL, TURN = 80, 2
 _BLOCK = 32
 #: bytes that come together from afar
 _LINE = 64
-#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
-_WAY = 4096
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Touch:
         run = float(kind)
         for step, extent in steps:
             if step > max(run, _LINE):
-                apart = gcd(int(step), _WAY)
+                apart = gcd(int(step), SET_SPAN)
                 return int(self.span(depth, size) * max(1.0, apart / max(run, _LINE)))
             run = max(run, step * extent)
         return self.span(depth, size)
@@ -109,11 +110,12 @@ class Touch:
 
 @dataclass
 class Work:
-    """What an inmost loop does, in vectors."""
+    """What an inmost loop does, in vectors; of its operations some are `divisions`."""
 
     operations: float = 0.0
     loads: float = 0.0
     stores: float = 0.0
+    divisions: float = 0.0
 
 
 @dataclass
@@ -150,7 +152,10 @@ class Effort:
         """How long one core takes where all that is touched lies in its nearest cache."""
         rate = speeds.flops / 2 / (target.vector_bytes // 4)
         begun = CALL + CHAIN * self.longest
-        done = sum(max(w.operations, w.loads, 2 * w.stores) for w in self.works.values())
+        done = sum(
+            max(w.operations, w.loads, 2 * w.stores, DIVISION * w.divisions)
+            for w in self.works.values()
+        )
         return (begun + done) / rate
 
     def traffic(self, held: int) -> float:
@@ -208,6 +213,7 @@ class _Counter:
         self.count = 0
         self.work = self.effort.works.setdefault(0, Work())
         self.links: dict[tuple[Local, str], int] = {}
+        self.made: dict[tuple[Local, str], frozenset[str]] = {}  # the loops that a local differs in
 
     def block(self, body: Iterable[Stmt], around: tuple[Place, ...]) -> None:
         for s in body:
@@ -247,7 +253,7 @@ class _Counter:
         values = values_of(s)
         along: dict[int, frozenset[str]] = {}
         links: dict[int, int] = {}
-        done = 0.0
+        done = divided = 0.0
         everywhere = frozenset(p.var for p in around if p.mode != "unroll")
         for v in postorder(*values):
             on = self.dependence(v, everywhere).union(*(along[id(o)] for o in operands(v)))
@@ -258,14 +264,18 @@ class _Counter:
             if isinstance(v, Load):
                 self.work.loads += times * self.touched(v, around, along[id(v)])
             elif isinstance(v, Apply):
-                done += times * self.weight(v)
+                operations, divisions = self.weight(v)
+                done += times * operations
+                divided += times * divisions
             elif isinstance(v, Combine):
                 done += times * TREE
         chain = max(links[id(v)] for v in values)
         self.work.operations += done * max(1.0, chain * CHAIN / WINDOW)
+        self.work.divisions += divided
         self.effort.longest = max(self.effort.longest, chain)
         if isinstance(s, Set):
             self.links[s.local, str(s.index)] = chain
+            self.made[s.local, str(s.index)] = along[id(s.value)]
         if isinstance(s, Store):
             on = (symbols_of(s.offset) | symbols_of(s.stride)) & {p.var for p in around}
             on = on if s.index is None else on | along[id(s.index)]
@@ -286,18 +296,19 @@ class _Counter:
         if isinstance(v, IndexValue):
             return symbols_of(v.index)
         if isinstance(v, Get | Combine):
-            return everywhere.union(*(symbols_of(i) for i in v.index))
+            made = self.made.get((v.local, str(v.index)), frozenset())
+            return everywhere.union(made, *(symbols_of(i) for i in v.index))
         return frozenset()
 
-    def weight(self, v: Apply) -> int:
-        """Operations of a whole vector of a function."""
+    def weight(self, v: Apply) -> tuple[int, int]:
+        """Operations of a whole vector of a function, and how many of them divide."""
         kinds = tuple(a.dtype for a in v.args)
         wide = max([v.dtype.itemsize, *(k.itemsize for k in kinds)])
         each = self.target.registers_of(wide, LANES)
         if v.fn in MACHINE or (v.fn in PAIRS and self.target.pairs):
-            return each * _weight(v.fn)
+            return each, each * (v.fn in _DIVIDING)
         _, listing = listing_of(v.fn, kinds)
-        return each * sum(_weight(step.fn) for step in listing.steps)
+        return each * len(listing.steps), each * sum(s.fn in _DIVIDING for s in listing.steps)
 
     def touched(self, ref: Load | Store, around: tuple[Place, ...], along: frozenset[str]) -> int:
         """Note memory that is touched; the loads or stores of a vector, or of one element."""
@@ -336,15 +347,11 @@ def _times(around: tuple[Place, ...], along: frozenset[str]) -> int:
     )
 
 
-def _weight(fn: str) -> int:
-    return DIVISION if fn in ("div", "sqrt") else 1
-
-
 @lru_cache(maxsize=4096)
 def _chain(fn: str, kinds: tuple[DType, ...]) -> int:
     """The longest chain of operations in a function of numbers of these types."""
     if fn in MACHINE:
-        return 5 if fn in ("div", "sqrt") else 1
+        return 5 if fn in _DIVIDING else 1
     if fn in PAIRS:
         return 1
     _, listing = listing_of(fn, kinds)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from chainrule.errors import CompileError
 from chainrule.ir.engine import (
     CHART,
     SPAN,
@@ -58,13 +59,17 @@ class GroupTiles(Tiles):
     unit, sides, depth = WIDE, (1,), SPAN
 
     @classmethod
-    def fitting(cls, b: Builder) -> GroupTiles | None:
-        """The tiles of a product that is large enough for them, and whose factors lie as they
-        should; None of another.
+    def fitting(cls, b: Builder, asked: bool = False) -> GroupTiles | None:
+        """The tiles of a product whose factors lie as they should, and that is large enough; None
+        of another. If they are `asked` for any size is: raises CompileError for another.
         """
-        if not b.target.engine or b.kernel.depth:  # a slice may begin anywhere
+        made = cls(b) if b.target.engine and not b.kernel.depth else None
+        if made and asked and made.factors(made.groups.at(_G)):
+            return made
+        if asked:
+            raise CompileError("panels are of bfloat16 factors with lines that begin at 16 bytes")
+        if made is None:  # a slice may begin anywhere
             return None
-        made = cls(b)
         g, m, n = (typical(a.size) for a in (made.groups, made.rows, made.columns))
         worth = g * -(-m // WIDE) * -(-n // WIDE) >= TILES
         if worth and typical(made.terms.size) >= PANELS * SPAN and made.factors(made.groups.at(_G)):

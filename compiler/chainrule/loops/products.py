@@ -38,6 +38,7 @@ from chainrule.loops.contract import (
     packed_once,
     packed_size,
     panels_size,
+    with_guess,
 )
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
@@ -140,6 +141,7 @@ def _scheduled(
     if fixed:
         contraction, fill = packed_once(contraction, b.last(node, panels_size(contraction)))
         b.once += fill
+    contraction = replace(contraction, choice=with_guess(contraction))
     near, far = (0, 0) if layout.outer or fixed else block_sizes(contraction, b.target)
     if far != 0 and near == 0 and not is_strided(contraction):
         b.free_rows = contraction.m
@@ -148,9 +150,10 @@ def _scheduled(
     contraction = replace(contraction, block=block, sums=waiting)
     alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
     few = not (layout.outer or fixed) and has_few_rows(contraction, b.target)
-    flat = 0 if few or alone or layout.outer or fixed or far != 0 else flat_size(contraction)
+    other = few or alone or layout.outer or fixed or far != 0 or is_strided(contraction)
+    flat = 0 if other else flat_size(contraction)
     if flat:
-        contraction = replace(contraction, flat=b.workspace(node, flat, by_group))
+        contraction = replace(contraction, flat=b.workspace(node, flat, True))
     tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))

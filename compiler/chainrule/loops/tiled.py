@@ -94,7 +94,7 @@ class Tiles:
         self.rows = _axis([c for c in op.out if c not in op.b], sizes, runs)
         self.columns = _axis([c for c in op.out if c not in op.a], sizes, runs)
         self.terms = _axis(list(op.summed), sizes, runs)
-        self.side = next((s for s in self.sides if self._count(s) >= ENOUGH), self.sides[-1])
+        self.side = b.choice.side if b.choice.side in self.sides else self._side_by_size()
         self.wide = self.unit * self.side
         self.x, self.y = (b.reader(i) for i in self.node.inputs)
         self.ahead = False
@@ -113,6 +113,10 @@ class Tiles:
     def words(self, read: Read) -> Read:
         """How a factor is read that is fetched: an element of a panel at a time."""
         return read
+
+    def _side_by_size(self) -> int:
+        """The largest share that leaves enough tiles."""
+        return next((s for s in self.sides if self._count(s) >= ENOUGH), self.sides[-1])
 
     def _count(self, side: int) -> int:
         """About how many tiles there are."""

@@ -252,6 +252,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return tuple(Load(words.buffer, words.at) for words in (stmt.a, stmt.b))
     if isinstance(stmt, Fetch):
         return (stmt.source,)
+    if isinstance(stmt, When) and stmt.test is not None:
+        return (stmt.test,)
     if isinstance(stmt, MultiplyPanels):
         return tuple(Load(panel.buffer, panel.at) for panel in (stmt.a, stmt.b))
     if isinstance(stmt, Bring):  # of each box the first element

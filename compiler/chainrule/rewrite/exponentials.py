@@ -9,7 +9,6 @@ weight has its gradient (an infinite or NaN x stays NaN).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -21,16 +20,8 @@ from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import Contract
 from chainrule.ops.source import Constant, Full
 from chainrule.records import dataclass
+from chainrule.rewrite.guards import above, finite, is_above
 from chainrule.rewrite.rule import Bindings, Rules, See, recognize, rule
-
-
-def above(*names: str) -> Callable[[Bindings], bool]:
-    """Whether variables are finite numbers above 0, of which there is a logarithm."""
-    return lambda bound: all(_is_above(bound[name]) for name in names)
-
-
-def _is_above(node: Node) -> bool:
-    return isinstance(node.op, Full) and bool(0 < node.op.value < math.inf)
 
 
 def _may_shut_out(bound: Bindings) -> bool:
@@ -83,22 +74,27 @@ _PROBABLE: Mapping[str, Callable[[Node], Node]] = {
 }
 
 
+#: Terms that are looked at: a running sum, of whose every part there is a log, stays linear.
+MOST_TERMS = 64
+
+
 @recognize("log")
 def log_of_terms(node: Node, see: See) -> Node | None:
     """Given log of terms, `exp(x)`, `exp(x) * 2` or numbers, four or more, logaddexp of all.
 
-    Also of two or more of softmax and sigmoid, and where their sum is scaled by a number.
+    Also of two or three of which one is scaled, of two or more of softmax and sigmoid, and where
+    their sum is scaled by a number.
     """
     (total,) = node.inputs
     scale: Node | None = None
     for name, inverse in (("mul", False), ("div", True)):
         parts = see(total, name)
-        if parts and _is_above(parts[1]):
+        if parts and is_above(parts[1]):
             log = build.call("log", parts[1])
             total, scale = parts[0], build.call("neg", log) if inverse else log
             break
     terms = _terms(total, see)
-    if len(terms) < 4:
+    if not _is_new(total, terms, see):
         terms = _terms(total, see, _PROBABLE)
     if len(terms) < 2:
         return None
@@ -110,14 +106,22 @@ def over_terms(node: Node, see: See) -> Node | None:
     """Given a quotient by such a sum, a product with exp(-logaddexp(...))."""
     above, below = node.inputs
     terms = _terms(below, see)
-    if len(terms) < 2 or (len(terms) < 4 and not _scaled(below, see)):
+    if not _is_new(below, terms, see):
         return None
     return build.call("mul", above, build.call("exp", build.call("neg", _log_sum(terms))))
 
 
-def _scaled(node: Node, see: See) -> bool:
-    """Whether an exponential times a number is among the terms."""
-    return any(see(i, "mul") for i in node.inputs)
+def _is_new(node: Node, terms: list[Node], see: See) -> bool:
+    """Whether a sum of exponentials is none that a rule has been written out for: those have two
+    or three terms, none of them scaled.
+    """
+    return len(terms) >= 4 or (len(terms) >= 2 and _is_scaled(node, see))
+
+
+def _is_scaled(node: Node, see: See) -> bool:
+    """Whether an exponential times a number is among the terms of a sum."""
+    parts = see(node, "add")
+    return any(_is_scaled(p, see) for p in parts) if parts else bool(see(node, "mul"))
 
 
 def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _EXP) -> list[Node]:
@@ -129,12 +133,14 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
     stack = [node]
     exponentials = 0
     while stack:
+        if len(found) > MOST_TERMS:
+            return []
         term = stack.pop()
         parts = see(term, "add")
         if parts:
             stack.extend(reversed(parts))
             continue
-        if _is_above(term) and kinds is _EXP:
+        if is_above(term) and kinds is _EXP:
             found.append(build.call("log", term))
             continue
         log = _log_of(term, see, kinds)
@@ -148,7 +154,7 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
 def _log_of(term: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]]) -> Node | None:
     """x of exp(x), x + log(c) of exp(x) * c for a number c above 0, and of other kinds so."""
     scaled = see(term, "mul")
-    if scaled and _is_above(scaled[1]):
+    if scaled and is_above(scaled[1]):
         log = _log_of(scaled[0], see, kinds)
         return build.call("add", log, build.call("log", scaled[1])) if log else None
     return next((of(term) for name, of in kinds.items() if see(term, name)), None)
@@ -331,7 +337,7 @@ EXPONENTIALS = Rules(
             "log_power_of_sum_of_exp",
             "log(sum(exp(x)) ** c)",
             "logsumexp(x) * c",
-            when=lambda b: isinstance(b["c"].op, Full) and bool(np.isfinite(b["c"].op.value)),
+            when=finite("c"),
         ),
         rule("log_of_root", "log(sqrt(x))", "log(x) * 0.5"),
         rule("abs_of_sum_of_exp", "abs(sum(exp(x)))", "sum(exp(x))"),
@@ -384,7 +390,7 @@ EXPONENTIALS = Rules(
             "root_of_mean_square",
             "sqrt(sum(square(x)) / c)",
             "norm(x) / sqrt(c)",
-            when=lambda b: _is_above(b["c"]) or _behind(b["c"]).op.name == "size",
+            when=lambda b: is_above(b["c"]) or _behind(b["c"]).op.name == "size",
         ),
         rule(
             "root_of_variance",

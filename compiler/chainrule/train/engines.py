@@ -132,6 +132,7 @@ class GpuEngine:
             epochs=trains,
             precision=options.precision,
             budget=options.budget,
+            tune=options.tune,
         )
         manifest = self.compiled.manifest
         self._program = GpuProgram(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chainrule.driver.figures import figures
-from chainrule.driver.gpu import commands_of, copies, gpu_target
+from chainrule.driver.gpu import gpu_target
+from chainrule.driver.gpu_commands import copies, launched
 from chainrule.driver.lower import Lowered
 from chainrule.errors import CompileError
 from chainrule.export import (
@@ -65,7 +66,7 @@ def write_for_gpu(
     def commands(
         unit: Unit, launches: Mapping[int, Any], names: Mapping[int, str]
     ) -> tuple[Any, ...]:
-        return commands_of(unit.calls, launches, names)
+        return launched(unit.calls, launches, names)
 
     # of the mathematics: lanes of tiles that hold no element do more, and nothing with it
     flops = sum((figures(k, "").flops for k in lowered["step"].kernels), start=0)

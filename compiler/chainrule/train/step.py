@@ -83,7 +83,8 @@ def training_step(
     With `tune` the products that take longest are timed in a handful of ways, at the sizes given,
     such as `{"batch": 128}`, or 64 each with True, then steps on 1, 2, 4 ... of the `threads`; what
     is fastest is kept with the compiled code, and has the same bits. That takes some seconds, once
-    on a machine.
+    on a machine. On a GPU cuBLASLt is one of the ways, where it is installed: its sums have an
+    order of their own.
 
     On a GPU `run`, and `Model.fit`, bring parameters and optimizer to the host when they are done;
     with `snapshot_every` after every so many steps too, so that they are there where a kernel
@@ -119,6 +120,9 @@ class TrainingStep(Kept):
     Calls from several threads wait for each other.
     """
 
+    #: whether calls change parameters: not those of a model whose net is frozen whole
+    trains = True
+
     def __init__(
         self,
         plan: StepPlan,
@@ -131,8 +135,6 @@ class TrainingStep(Kept):
     ) -> None:
         natively = backend != "reference"
         super().__init__(plan, outputs, share, seed, options.precision, members, natively)
-        #: whether calls change parameters: not those of a model whose net is frozen whole
-        self.trains = True
         self._backend = backend
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
         one = plan.unwritten
@@ -161,7 +163,8 @@ class TrainingStep(Kept):
             with lock.guard:
                 loss = direct(feeds)
             if loss == loss:
-                self._metrics = None
+                if self._metrics is not None:  # to set it takes longer than to look
+                    self._metrics = None
                 return loss
         return self._checked_call(feeds)
 

@@ -56,7 +56,31 @@ class Repeated:
     reverse: bool = False
 
 
-Command = KernelLaunch | Repeated
+@dataclass(frozen=True)
+class Matrices:
+    """Where matrices lie: at a spot, and so many elements on to the next of them, to the next row
+    and to the next column.
+    """
+
+    spot: Spot
+    steps: tuple[DimData, DimData, DimData]
+
+
+@dataclass(frozen=True)
+class Product:
+    """Products by cuBLASLt: `sizes` are how many, their rows, their columns, the terms of each sum;
+    `kind` is one of `KINDS` in `chainrule_runtime.gpu.blas`. The result lies in one piece.
+    """
+
+    kind: str
+    sizes: tuple[DimData, DimData, DimData, DimData]
+    first: Matrices
+    second: Matrices
+    result: Matrices
+    part_of: int = -1
+
+
+Command = KernelLaunch | Repeated | Product
 
 
 @dataclass(frozen=True)
@@ -97,13 +121,34 @@ class Run:
     shared: int = 0
 
 
+@dataclass(frozen=True)
+class ProductRun:
+    """Products by cuBLASLt whose numbers are known: addresses of both factors and the result, and
+    the steps of each.
+    """
+
+    kind: str
+    count: int
+    rows: int
+    columns: int
+    terms: int
+    places: tuple[int, int, int]
+    steps: tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+    part_of: int = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result."""
+        return self.count * self.rows * self.columns * (8 if self.kind == "float64" else 4)
+
+
 def resolved(
     commands: Sequence[Command],
     sizes: Mapping[str, int],
     table: Mapping[int, int],
     status: int,
     loops: tuple[int, ...] = (),
-) -> Iterator[Run]:
+) -> Iterator[Run | ProductRun]:
     """The launches of commands in order, where sizes and addresses are known; what has nothing to
     do is left out.
     """
@@ -111,6 +156,18 @@ def resolved(
     def address(spot: Spot) -> int:
         moved = sum(loops[loop] * evaluate(size, sizes) for loop, size in spot.moves)
         return table[spot.entry] + evaluate(spot.start, sizes) + moved
+
+    def steps(matrices: Matrices) -> tuple[int, int, int]:
+        group, row, column = (evaluate(step, sizes) for step in matrices.steps)
+        return group, row, column
+
+    def product(command: Product) -> ProductRun:
+        matrices = command.first, command.second, command.result
+        x, y, out = (address(m.spot) for m in matrices)
+        a, b, c = (steps(m) for m in matrices)
+        count, rows, columns, terms = (evaluate(d, sizes) for d in command.sizes)
+        where = (x, y, out), (a, b, c)
+        return ProductRun(command.kind, count, rows, columns, terms, *where, command.part_of)
 
     for command in commands:
         if isinstance(command, KernelLaunch):
@@ -122,6 +179,10 @@ def resolved(
                     command.name, blocks, command.threads, arguments, command.part_of,
                     command.shared,
                 )  # fmt: skip
+        elif isinstance(command, Product):
+            run = product(command)
+            if run.count * run.rows * run.columns > 0:
+                yield run
         else:
             order = range(evaluate(command.length, sizes))
             for i in reversed(order) if command.reverse else order:

@@ -1,4 +1,4 @@
-"""A GPU through the CUDA driver's interface, and what can be wrong with it, in words.
+"""A GPU through the CUDA driver's interface; `faults` has words for what can be wrong with it.
 
 cuda-bindings gives the interface; it is imported when a GPU is first asked for.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
 from chainrule_runtime.errors import DeviceError
+from chainrule_runtime.gpu import blas
+from chainrule_runtime.gpu.commands import ProductRun
+from chainrule_runtime.gpu.faults import NO_ROOM, missing, told
 from chainrule_runtime.memory import Array, address
 
 #: CUDA's version -> the newest PTX that a driver of it reads ("PTX ISA 9.0", NVIDIA, release
@@ -24,19 +28,8 @@ _PTX_OF_CUDA = (
     (11060, 76), (11070, 77), (11080, 78), (12000, 80), (12010, 81), (12020, 82), (12030, 83),
     (12040, 84), (12050, 85), (12070, 86), (12080, 87), (12090, 88), (13000, 90),
 )  # fmt: skip
-#: the driver's codes for a kernel that went wrong, and for a GPU that can't be reached any more
-#: ("CUDA Driver API", NVIDIA, enum CUresult): a context is of no use after any of them
-_FAULTS = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR",
-           "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC",
-           "ASSERT", "ILLEGAL_STATE")  # fmt: skip
-_GONE = ("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "DEVICE_UNAVAILABLE",
-         "CONTAINED", "NO_DEVICE", "INVALID_DEVICE", "INVALID_CONTEXT", "UNKNOWN")  # fmt: skip
-_NO_ROOM = "OUT_OF_MEMORY"
 #: bytes of shared memory that a block may have without being allowed to
 _SHARED = 48 * 1024
-#: what is asked before there is a context
-_FIRST = ("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
-          "cuDevicePrimaryCtxRetain")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,10 @@ class Gpu(Protocol):
 
     @property
     def ptx_version(self) -> int: ...
+
+    @property
+    def version(self) -> int:
+        """CUDA's version that the driver is of: 12080 is 12.8."""
 
     def enter(self) -> None:
         """Make it this thread's; before anything else is asked of it in a call."""
@@ -93,6 +90,16 @@ class Gpu(Protocol):
         is given `shared` bytes of shared memory beside the kernel's own.
         """
 
+    def library(self) -> str:
+        """The cuBLASLt that products are asked of, in words. Raises DeviceError where there is
+        none.
+        """
+
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        """What asks for products by cuBLASLt, like a launch; `room` are address and bytes of its
+        workspace. Not while anything is recorded: a product of a new kind is made once.
+        """
+
     def record(self, commands: Callable[[], None]) -> Any:
         """What `commands` launches, as one thing that can be played; nothing is run."""
 
@@ -112,9 +119,14 @@ class Gpu(Protocol):
 
 
 class CudaGpu:
-    """The first GPU that CUDA shows, in its primary context, on one stream."""
+    """The first GPU that CUDA shows, in its primary context, on one stream.
+
+    Threads ask it one after another: what one of them asks of the stream while another records
+    would be recorded, and not done.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.RLock()
         self._api = _bindings()
         self._ask("cuInit", 0)
         self.version = int(self._ask("cuDriverGetVersion"))
@@ -156,7 +168,7 @@ class CudaGpu:
         try:
             return int(self._ask("cuMemAlloc", max(size, 1)))
         except DeviceError as fault:
-            if fault.code != _NO_ROOM:
+            if fault.code != NO_ROOM:
                 raise
             free, total = self._ask("cuMemGetInfo")
             raise DeviceError(
@@ -220,23 +232,44 @@ class CudaGpu:
             word = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._ask("cuFuncSetAttribute", kernel, word, shared)
 
+    def library(self) -> str:
+        """The cuBLASLt that is here."""
+        return blas.find(self.version).name
+
+    def multiplier(self, product: ProductRun, room: tuple[int, int]) -> Callable[[], None]:
+        """What asks for products by cuBLASLt, on the stream."""
+        with self._turn:
+            ready = blas.find(self.version).ready(product, int(self._stream), room)
+
+        def ask() -> None:
+            with self._turn:
+                ready()
+
+        return ask
+
     def record(self, commands: Callable[[], None]) -> Any:
         """A CUDA graph of what is launched."""
-        with self._recording() as made:
-            commands()
-        recording = self._ask("cuGraphInstantiate", made[0], 0)
-        self._ask("cuGraphDestroy", made[0])
-        return recording
+        with self._turn:
+            graph = self._captured(commands)
+            try:
+                return self._ask("cuGraphInstantiate", graph, 0)
+            finally:
+                self._ask("cuGraphDestroy", graph)
 
-    @contextmanager
-    def _recording(self) -> Iterator[list[Any]]:
-        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    def _captured(self, commands: Callable[[], None]) -> Any:
+        """A graph that can't be launched yet. What commands raise goes on, whatever the capture's
+        end has to say of it.
+        """
+        # memory may be given back meanwhile, by whatever Python collects, which nothing depends on
+        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         self._ask("cuStreamBeginCapture", self._stream, mode)
-        made: list[Any] = []
         try:
-            yield made
-        finally:
-            made.append(self._ask("cuStreamEndCapture", self._stream))
+            commands()
+        except BaseException:
+            with suppress(DeviceError):
+                self._ask("cuGraphDestroy", self._ask("cuStreamEndCapture", self._stream))
+            raise
+        return self._ask("cuStreamEndCapture", self._stream)
 
     def play(self, recording: Any) -> None:
         """Launch a graph: one call of the driver, however many kernels."""
@@ -282,81 +315,13 @@ class CudaGpu:
     def _ask(self, word: str, *given: Any) -> Any:
         """Call the driver; its results without the code. Raises DeviceError, which names both."""
         try:
-            code, *results = getattr(self._api, word)(*given)
+            with self._turn:
+                code, *results = getattr(self._api, word)(*given)
         except (OSError, RuntimeError) as error:  # what cuda-bindings raises where no driver is
-            raise DeviceError(*_missing(error, word)) from None
+            raise DeviceError(*missing(error, word)) from None
         if int(code):
-            raise _told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
+            raise told(str(code).split(".")[-1].removeprefix("CUDA_ERROR_"), word)
         return results[0] if len(results) == 1 else tuple(results)
-
-
-def _missing(error: BaseException, word: str) -> tuple[str, ...]:
-    """Why there is no such function, and what to do: the first of all every driver has."""
-    if word != "cuInit":
-        return (
-            f"the NVIDIA driver is too old: it has no {word}",
-            *_lines(error),
-            "install a driver of CUDA 10.0 or newer",
-        )
-    return "no NVIDIA driver is installed here", *_lines(error), "install one, then nvidia-smi"
-
-
-def _told(code: str, word: str) -> DeviceError:
-    """The error that a code of the driver is."""
-    error = _meaning(code, word)
-    error.code = code
-    return error
-
-
-def _meaning(code: str, word: str) -> DeviceError:
-    """What a code means, and what to do."""
-    what, first = f"the CUDA driver answered {code} to {word}", word in _FIRST
-    if first and code in ("NO_DEVICE", "INVALID_DEVICE"):
-        return DeviceError(
-            f"no GPU is to be seen here: {what}",
-            "nvidia-smi lists those that the driver sees; CUDA_VISIBLE_DEVICES may hide them",
-        )
-    if code in ("SYSTEM_DRIVER_MISMATCH", "COMPAT_NOT_SUPPORTED_ON_DEVICE"):
-        return DeviceError(
-            f"parts of the NVIDIA driver are of different versions: {what}",
-            "restart the machine after an update of the driver, or install it again",
-        )
-    if code in ("INSUFFICIENT_DRIVER", "NOT_SUPPORTED", "CALL_REQUIRES_NEWER_DRIVER"):
-        return DeviceError(f"the NVIDIA driver is too old: {what}", "install a newer driver")
-    if code in ("INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "INVALID_IMAGE"):
-        return DeviceError(
-            f"the driver refuses the code: {what}",
-            "an older driver may not read it: chainrule doctor tells what it reads, and "
-            "CHAINRULE_GPU=sm_75 compiles for all",
-        )
-    if code == _NO_ROOM:
-        return DeviceError(
-            f"the GPU has no room: {what}",
-            "take smaller minibatches or a memory_budget, or end what else uses the GPU",
-        )
-    if first:
-        return DeviceError(
-            f"the NVIDIA driver does not start: {what}", "nvidia-smi tells more of it"
-        )
-    if code in _FAULTS:
-        long = "a GPU with a display ends kernels after some seconds: take smaller minibatches"
-        bug = "it is a bug, of chainrule if not of another in this process: compute-sanitizer tells"
-        return DeviceError(
-            f"a kernel has failed, and what this process has on the GPU is lost: {what}",
-            long if code == "LAUNCH_TIMEOUT" else bug,
-            lost=True,
-        )
-    if code in _GONE:
-        return DeviceError(
-            f"the GPU is lost: {what}",
-            "nvidia-smi tells its state; resetting it or restarting the machine brings it back",
-            lost=True,
-        )
-    return DeviceError(what)
-
-
-def _lines(error: BaseException) -> tuple[str, ...]:
-    return tuple(str(error).strip().splitlines()[:1])
 
 
 def _version(cuda: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from chainrule_runtime.epochs import Minibatches, Outcome
 from chainrule_runtime.errors import DeviceError
-from chainrule_runtime.gpu.commands import BLOCK, PER_LAUNCH, RESIDENT, WARP, Run
+from chainrule_runtime.gpu.commands import BLOCK, PER_LAUNCH, RESIDENT, WARP, ProductRun, Run
 from chainrule_runtime.gpu.program import GpuProgram, Plan, Session, rounded
 from chainrule_runtime.manifest import element_type
 from chainrule_runtime.memory import Array
@@ -141,14 +141,14 @@ class _Run:
             fault = self.session.fault(code, batch, outputs, plan)
         return Outcome(count, tuple(log[:count] for log in self.fetched(logs)), fault)
 
-    def player(self, runs: Sequence[Sequence[Run]]) -> Callable[[int, int], None]:
+    def player(self, runs: Sequence[Sequence[Run | ProductRun]]) -> Callable[[int, int], None]:
         """What asks for steps from one up to another, each of which runs the first of `runs`, or
         the second where it is the last of an epoch: by a recording each, or, of runs that are of
         about a block each, by one kernel that stays.
         """
         memory, code = self.session.memory, self.session.program.code
-        stays = all(sum(r.blocks for r in some) <= PER_LAUNCH * len(some) for some in runs)
-        if not code.resident or not stays:
+        small = [_in_blocks(some) for some in runs]
+        if not code.resident or None in small:
             self.recordings += map(self.session.record, runs)
 
             def play(first: int, last: int) -> None:
@@ -157,7 +157,7 @@ class _Run:
 
             return play
         number = {name: i for i, name in enumerate(code.resident)}
-        each = [(which, run) for which, some in enumerate(runs) for run in some]
+        each = [(which, run) for which, some in enumerate(small) for run in some or ()]
         table = np.zeros((len(each), code.row), np.uint64)
         for row, (which, run) in zip(table, each, strict=True):
             words = number[run.name], run.blocks, which, *run.arguments[:-1]
@@ -186,10 +186,12 @@ class _Run:
         triples = zip(self.feeds, self.data, self.cut.sliced, strict=True)
         return self.session.table(plan) | {t.place: at for t, at, cuts in triples if not cuts}
 
-    def launches(self, plan: Plan, table: dict[int, int], logs: Sequence[int]) -> list[Run]:
+    def launches(
+        self, plan: Plan, table: dict[int, int], logs: Sequence[int]
+    ) -> list[Run | ProductRun]:
         """The rows of a minibatch, the step, its logs, and the cursor on."""
         cut, status = self.cut, self.session.memory.status
-        out: list[Run] = []
+        out: list[Run | ProductRun] = []
         for i, (tensor, data) in enumerate(zip(self.feeds, self.data, strict=True)):
             if cut.sliced[i]:
                 count, row = plan.sizes[str(cut.symbol)], math.prod(self.arrays[i].shape[1:])
@@ -202,6 +204,13 @@ class _Run:
             given = table[place], log, self.cursor, count, self.last - self.first, status
             out += _over(f"log_{dtype}", count, given)
         return [*out, Run("advance", 1, WARP, (self.cursor, status))]
+
+
+def _in_blocks(runs: Sequence[Run | ProductRun]) -> list[Run] | None:
+    """Launches of about a block each, which one block may as well go through; None of others."""
+    own = [run for run in runs if isinstance(run, Run)]
+    few = sum(run.blocks for run in own) <= PER_LAUNCH * len(own)
+    return own if few and len(own) == len(runs) else None
 
 
 def _over(name: str, count: int, arguments: tuple[int, ...]) -> list[Run]:

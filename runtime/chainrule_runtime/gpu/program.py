@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from chainrule_runtime.errors import DeviceError, FeedError, RuntimeFault
 from chainrule_runtime.feeds import Binder
 from chainrule_runtime.gpu import driver
-from chainrule_runtime.gpu.commands import GpuCode, Run, resolved
+from chainrule_runtime.gpu.blas import room_for
+from chainrule_runtime.gpu.commands import GpuCode, ProductRun, Run, resolved
 from chainrule_runtime.gpu.driver import Attributes, Gpu
 from chainrule_runtime.manifest import Manifest, Tensor, element_type, evaluate
 from chainrule_runtime.memory import Array, Lock
@@ -62,6 +64,7 @@ class _Memory:
             gpu.upload(self.fixed[tensor.place], np.ascontiguousarray(array))
         gpu.wait()
         self.arena, self.room = 0, 0
+        self._workspace = (0, 0)
         self.recordings: dict[Plan, Any] = {}
 
     def reserve(self, size: int) -> None:
@@ -86,11 +89,25 @@ class _Memory:
             self.kernels[name] = self.gpu.kernel(self.module, name)
         return self.kernels[name]
 
+    @property
+    def workspace(self) -> tuple[int, int]:
+        """Memory that cuBLASLt may use, its address and bytes: one for all products, which run one
+        after another.
+        """
+        if not self._workspace[0]:
+            size = room_for(self.gpu.capability)
+            self._workspace = self.gpu.allocate(size), size
+        return self._workspace
+
+    def asked(self, run: Run | ProductRun) -> Callable[[], None]:
+        """What asks for a launch, or for a product."""
+        return asked(self.gpu, run, self.kernel, lambda: self.workspace)
+
     def __del__(self) -> None:
         try:
             self.gpu.enter()  # of whichever thread collects garbage
             self.forget()
-            for at in (self.arena, self._block):
+            for at in (self.arena, self._block, self._workspace[0]):
                 if at:
                     self.gpu.release(at)
             self.gpu.unload(self.module)
@@ -250,15 +267,7 @@ class Session:
         """Run once, launch by launch; seconds of what they are part of."""
         plan, table = self.given(arrays)
         runs = self.launches(plan, table)
-        kernels = [self.memory.kernel(run.name) for run in runs]
-
-        def launcher(kernel: Any, run: Run) -> Callable[[], None]:
-            return lambda: self.gpu.launch(
-                kernel, run.blocks, run.threads, run.arguments, run.shared
-            )
-
-        pairs = zip(kernels, runs, strict=True)
-        seconds = self.gpu.timed([launcher(kernel, run) for kernel, run in pairs])
+        seconds = self.gpu.timed([self.memory.asked(run) for run in runs])
         self.results(plan, table, arrays)
         found: dict[int, float] = {}
         for run, spent in zip(runs, seconds, strict=True):
@@ -269,18 +278,18 @@ class Session:
         """The address of each place, where the arena is now."""
         return {p: self.memory.arena + at for p, at in plan.offsets.items()} | self.memory.fixed
 
-    def launches(self, plan: Plan, table: Mapping[int, int]) -> list[Run]:
+    def launches(self, plan: Plan, table: Mapping[int, int]) -> list[Run | ProductRun]:
         """What a call of a plan launches, in order."""
         commands, status = self.program.code.commands, self.memory.status
         return list(resolved(commands, plan.sizes, table, status))
 
-    def record(self, launches: Sequence[Run]) -> Any:
+    def record(self, launches: Sequence[Run | ProductRun]) -> Any:
         """Launches as one thing to be played."""
-        kernels = [self.memory.kernel(run.name) for run in launches]
+        asked = [self.memory.asked(run) for run in launches]
 
         def go() -> None:
-            for kernel, run in zip(kernels, launches, strict=True):
-                self.gpu.launch(kernel, run.blocks, run.threads, run.arguments, run.shared)
+            for ask in asked:
+                ask()
 
         return self.gpu.record(go)
 
@@ -306,6 +315,23 @@ class Session:
         program = self.program
         known = {**program.kept, **dict(zip(program.binder.names, arrays, strict=True))}
         return fault_of(program.manifest.checks, code, known, outputs, plan.sizes)
+
+
+def asked(
+    gpu: Gpu,
+    run: Run | ProductRun,
+    kernel: Callable[[str], Any],
+    workspace: Callable[[], tuple[int, int]],
+) -> Callable[[], None]:
+    """What asks a GPU for a launch, of a kernel by its name, or for a product, which may be made
+    once for that: what is asked for is not recorded yet.
+    """
+    if isinstance(run, Run):
+        given = run.blocks, run.threads, run.arguments, run.shared
+        return partial(gpu.launch, kernel(run.name), *given)
+    if not run.terms:
+        return partial(gpu.clear, run.places[2], run.size)
+    return gpu.multiplier(run, workspace())
 
 
 def rounded(size: int) -> int:
