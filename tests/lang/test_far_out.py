@@ -255,6 +255,16 @@ def test_a_quotient_by_three_terms_of_which_one_is_scaled() -> None:
         np.testing.assert_allclose(slope, want, rtol=2e-3, atol=1e-6)
 
 
+def test_a_product_over_the_sums_of_other_rows_is_no_softmax() -> None:
+    """Sums of rows that stand along the columns, as a square allows."""
+    rng = np.random.default_rng(0)
+    given, y = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
+    x = cr.input("x", (3, 3), dtype="float64")
+    z = (cr.exp(x) @ y) / cr.sum(cr.exp(x), axis=1)
+    want = (np.exp(given) @ y) / np.exp(given).sum(1)
+    np.testing.assert_allclose(cr.compile(z, threads=1)(x=given), want, rtol=1e-12)
+
+
 LENGTHS: dict[str, Build] = {
     "root of a mean square": lambda x: cr.sqrt(cr.mean(x**2, axis=1)),
     "root of a sum of three squares": lambda x: cr.sqrt(x[:, 0] ** 2 + x[:, 1] ** 2 + x[:, 2] ** 2),

@@ -15,30 +15,23 @@ import numpy as np
 
 from chainrule.ir.node import Node, Op, apply
 from chainrule.ops import build
-from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.axes import Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import Contract
 from chainrule.ops.source import Constant, Full
 from chainrule.records import dataclass
-from chainrule.rewrite.guards import above, finite, is_above
+from chainrule.rewrite.guards import above, behind, finite, is_above
 from chainrule.rewrite.rule import Bindings, Rules, See, recognize, rule
 
 
 def _may_shut_out(bound: Bindings) -> bool:
     """Whether weights of a softmax may be 0, and are not left out already, as the rule does it."""
-    x, y = _behind(bound["x"]), _behind(bound["y"])
-    parts = [x, *map(_behind, x.inputs if x.op.name == "add" else ())]
+    x, y = behind(bound["x"]), behind(bound["y"])
+    parts = [x, *map(behind, x.inputs if x.op.name == "add" else ())]
     if any(p.op.name == "log_softmax" for p in parts):
         return False
     known = y.op.array if isinstance(y.op, Constant) else getattr(y.op, "value", 0)
     return not np.all(known)
-
-
-def _behind(node: Node) -> Node:
-    """What a node repeats."""
-    while isinstance(node.op, Expand):
-        (node,) = node.inputs
-    return node
 
 
 def _top(x: str) -> str:
@@ -54,7 +47,7 @@ def _parts(x: str, whole: str) -> str:
 
 def _is_whole(bound: Bindings) -> bool:
     """Whether nothing was taken out of the exponentials yet."""
-    taken = _behind(bound["x"].inputs[-1]) if bound["x"].op.name == "sub" else bound["x"]
+    taken = behind(bound["x"].inputs[-1]) if bound["x"].op.name == "sub" else bound["x"]
     return [taken.op.name, *(i.op.name for i in taken.inputs)] != ["stop_gradient", "where"]
 
 
@@ -369,38 +362,6 @@ EXPONENTIALS = Rules(
             "entropy_of_softmax",
             "xlogy(softmax(x), softmax(x))",
             "where(softmax(x) == 0, 0, softmax(x) * log_softmax(x))",
-        ),
-        # halves of tanh
-        rule("log_half_tanh", "log(tanh(x) * c + c)", "log((1 + tanh(x)) * c)", when=above("c")),
-        rule("log_half_less", "log(c - tanh(x) * c)", "log((1 - tanh(x)) * c)", when=above("c")),
-        rule(
-            "log_scaled_one_minus_tanh",
-            "log((1 - tanh(x)) * c)",
-            "log_sigmoid(x * -2) + log(c * 2)",
-            when=above("c"),
-        ),
-        rule(
-            "log_divided_one_minus_tanh",
-            "log((1 - tanh(x)) / c)",
-            "log_sigmoid(x * -2) + log(2 / c)",
-            when=above("c"),
-        ),
-        # lengths
-        rule(
-            "root_of_mean_square",
-            "sqrt(sum(square(x)) / c)",
-            "norm(x) / sqrt(c)",
-            when=lambda b: is_above(b["c"]) or _behind(b["c"]).op.name == "size",
-        ),
-        rule(
-            "root_of_variance",
-            "sqrt(var(x))",
-            "where(var(x) == 0, 0, sqrt(where(var(x) == 0, 1, var(x))))",
-        ),
-        rule(
-            "hypotenuse_of_three",
-            "sqrt(square(x) + square(y) + square(z))",
-            "hypot(hypot(x, y), z)",
         ),
     ]
 )

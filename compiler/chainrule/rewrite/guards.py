@@ -1,10 +1,11 @@
-"""What rules ask of the numbers that their variables stand for."""
+"""What rules ask of what their variables stand for."""
 
 from __future__ import annotations
 
 import math
 
 from chainrule.ir.node import Node
+from chainrule.ops.axes import Expand
 from chainrule.ops.source import Full
 from chainrule.rewrite.rule import Guard
 
@@ -26,3 +27,10 @@ def is_above(node: Node) -> bool:
 
 def _is_within(node: Node, low: float) -> bool:
     return isinstance(node.op, Full) and bool(low < node.op.value < math.inf)
+
+
+def behind(node: Node) -> Node:
+    """What a node repeats."""
+    while isinstance(node.op, Expand):
+        (node,) = node.inputs
+    return node

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full
 from chainrule.rewrite.exponentials import EXPONENTIALS
-from chainrule.rewrite.guards import above, finite
+from chainrule.rewrite.guards import above, behind, finite, is_above
 from chainrule.rewrite.rule import Rule, Rules, rule
 
 _LN2 = "0.6931471805599453"
@@ -147,6 +147,20 @@ STABILITY = Rules(
         ),
         rule("log1p_tanh", "log1p(tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
         rule("log1p_minus_tanh", "log1p(-tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
+        rule("log_half_tanh", "log(tanh(x) * c + c)", "log((1 + tanh(x)) * c)", when=above("c")),
+        rule("log_half_less", "log(c - tanh(x) * c)", "log((1 - tanh(x)) * c)", when=above("c")),
+        rule(
+            "log_scaled_one_minus_tanh",
+            "log((1 - tanh(x)) * c)",
+            "log_sigmoid(x * -2) + log(c * 2)",
+            when=above("c"),
+        ),
+        rule(
+            "log_divided_one_minus_tanh",
+            "log((1 - tanh(x)) / c)",
+            "log_sigmoid(x * -2) + log(2 / c)",
+            when=above("c"),
+        ),
         rule("atanh_of_tanh", "atanh(tanh(x))", "x"),
         rule("asinh", "log(x + sqrt(square(x) + 1))", "asinh(x)"),
         rule("acosh", "log(x + sqrt(square(x) - 1))", "acosh(x)"),
@@ -229,6 +243,22 @@ STABILITY = Rules(
         rule("variance_of_moments", "mean(square(x)) - square(mean(x))", "var(x)"),
         rule("length", "sqrt(sum(square(x)))", "norm(x)"),
         rule("hypotenuse", "sqrt(square(x) + square(y))", "hypot(x, y)"),
+        rule(
+            "root_of_mean_square",
+            "sqrt(sum(square(x)) / c)",
+            "norm(x) / sqrt(c)",
+            when=lambda b: is_above(b["c"]) or behind(b["c"]).op.name == "size",
+        ),
+        rule(
+            "root_of_variance",
+            "sqrt(var(x))",
+            "where(var(x) == 0, 0, sqrt(where(var(x) == 0, 1, var(x))))",
+        ),
+        rule(
+            "hypotenuse_of_three",
+            "sqrt(square(x) + square(y) + square(z))",
+            "hypot(hypot(x, y), z)",
+        ),
         rule("over_sum_of_two_exp", "z / (exp(x) + exp(y))", "z * exp(-logaddexp(x, y))"),
         rule(
             "over_sum_of_three_exp",

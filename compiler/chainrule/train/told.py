@@ -53,7 +53,7 @@ def told(
         [place[leaf] for leaf, _ in changes],
         [(place[w], number[id(updates.rules[w])]) for w in trained],
         [
-            (n, h.range.decay, h.begins if h.leaf is None else place[h.leaf])
+            (n, h.begins if h.leaf is None else place[h.leaf])
             for n, h in updates.hyperparameters.items()
         ],
         updates.every,
