@@ -17,6 +17,7 @@ import chainrule as cr
 from chainrule.driver.gpu import CompiledGpu, build_gpu
 from chainrule.driver.gpu_report import show_gpu
 from chainrule.errors import CompileError
+from chainrule.ir.describe import Unwritten, written
 from chainrule.ir.graph import Graph
 from chainrule.ops.registry import ops
 from chainrule.ops.source import leaf
@@ -118,12 +119,14 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 def test_ptxas_takes_every_kernel_of_an_example(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it compiles for the CPU is compiled for every GPU too."""
+    """What it compiles for the CPU is compiled for every GPU too, and in bfloat16 for those that
+    multiply it in different ways.
+    """
     asked: list[tuple[Graph, dict[str, Any]]] = []
     original = cr.driver.build
 
-    def build(graph: Graph, **options: Any) -> Any:
-        asked.append((graph, options))
+    def build(graph: Graph | Unwritten, **options: Any) -> Any:
+        asked.append((written(graph), dict(options)))
         return original(graph, **options)
 
     for module in (cr.driver, sys.modules["chainrule.driver.program"]):
@@ -133,8 +136,11 @@ def test_ptxas_takes_every_kernel_of_an_example(
     for graph, options in asked:
         for unused in ("threads", "tune"):
             options.pop(unused, None)
-        for sm, target in GPUS.items():
-            said = assembled(build_gpu(graph, **options, target=target).code.ptx, sm, tmp_path)
+        wanted = [(sm, options) for sm in GPUS]
+        wanted += [(sm, options | {"precision": "bfloat16"}) for sm in ("sm_80", "sm_90a")]
+        for sm, how in wanted:
+            made = build_gpu(graph, **how, target=GPUS[sm])
+            said = assembled(made.code.ptx, sm, tmp_path)
             assert not re.search(r"[1-9]\d* bytes spill", said), (sm, said)
 
 

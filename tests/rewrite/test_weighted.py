@@ -81,6 +81,20 @@ def test_a_weight_of_0_has_its_gradient(form: str, dtype: str) -> None:
             np.testing.assert_allclose(found[name], slopes, rtol=4 * rtol, atol=4 * rtol)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_in_bfloat16(form: str) -> None:
+    """It was refused: what was added to a bfloat16 was a float32."""
+    written, truth = FORMS[form]
+    x, y = cr.input("x", (3,), dtype="bfloat16"), cr.input("y", (3,), dtype="bfloat16")
+    given = [np.array(vs, x.dtype.numpy) for vs in ([0.5, 2.0, 1.0], [1.0, 0.0, 2.0])]
+    counted = [[mpmath.mpf(float(v)) for v in vs] for vs in given]
+    out = written(x, y)
+    value, _, gy = cr.compile([out, *cr.grad(out, [x, y])], threads=1)(x=given[0], y=given[1])
+    assert float(value) == pytest.approx(float(truth(*counted)), rel=0.05)
+    slopes = [float(slope(truth, counted, 1, j)) for j in range(3)]
+    np.testing.assert_allclose(gy.astype(float), slopes, rtol=0.05, atol=0.02)
+
+
 def slope(truth: Callable[[Any, Any], Any], at: list[list[Any]], place: int, j: int) -> Any:
     def along(v: Any) -> Any:
         moved = [list(vs) for vs in at]

@@ -258,6 +258,11 @@ def test_a_method_of_another_optimizer_is_not_this_ones(folder):
     assert not found(made(plain)) and not found(made(other))
 
 
+def test_a_class_that_says_it_is_of_ours_is_known_by_what_it_writes(folder):
+    own = type("Adam", (cr.optim.Adam,), {"__module__": "chainrule.nn.optim.other"})
+    assert not found(made()) and not found(made(own(0.01))) and found(made(own(0.01)))
+
+
 @pytest.mark.parametrize("value", ["x".upper, len, np.ones(3), object(), print])
 def test_what_else_hangs_at_an_optimizer_does_no_harm(folder, value):
     for cached in (False, True):

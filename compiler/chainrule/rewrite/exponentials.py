@@ -36,7 +36,7 @@ def _may_shut_out(bound: Bindings) -> bool:
 
 def _top(x: str) -> str:
     """The largest x that counts; 0 where that is infinite, as where nothing counts."""
-    top = f"max({x} + where(y == 0, -1e999, 0))"
+    top = f"max({x} + where(y == 0, y - 1e999, 0))"  # in y's type
     return f"where(abs({top}) == 1e999, 0, {top})"
 
 
