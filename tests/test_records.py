@@ -28,6 +28,8 @@ PLAIN: Any = dataclasses.dataclass
 def pair(make: Any) -> type:
     @make(frozen=True)
     class Pair:
+        """With a word on it, as ours are: `dataclasses` is not asked for its fields."""
+
         a: int
         b: tuple[int, ...] = field(default=(), repr=False)
 
@@ -55,11 +57,14 @@ def counted(make: Any) -> type:
 def marked(make: Any) -> type:
     @make(frozen=True)
     class Marked:
+        """Fields of every kind."""
+
         a: float
         b: list[int] = field(default_factory=list, hash=False)
         c: int = field(default=3, compare=False)
         d: int = field(init=False, default=4)
         e: list[int] = field(init=False, default_factory=list, hash=False)
+        f: int = field(default=1, kw_only=True)
 
         def __post_init__(self) -> None:
             object.__setattr__(self, "c", self.c + 1)
@@ -70,6 +75,8 @@ def marked(make: Any) -> type:
 def alone(make: Any) -> type:
     @make(frozen=True, eq=False)
     class Alone:
+        """Equal to itself alone."""
+
         a: int = 1
 
         def __repr__(self) -> str:
@@ -176,6 +183,8 @@ def test_a_subclass_takes_over_the_fields_whoever_makes_it() -> None:
 
         @make(frozen=True)
         class Triple(pair(dataclass)):  # type: ignore[misc]
+            """One more."""
+
             c: int = 0
 
         assert [f.name for f in dataclasses.fields(Triple)] == ["a", "b", "c"]
@@ -227,12 +236,16 @@ class Base:
 def nested(make: Any) -> type:
     @make(frozen=True)
     class Outer:
+        """With what is no field."""
+
         a: int
         shared: ClassVar[int] = 3
         b: int = 1
 
     @make(frozen=True)
     class Inner(Outer, Base):
+        """With its bases' fields."""
+
         c: int
         b: int = 2  # in its base's place, with a default of its own
 
@@ -349,6 +362,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "own beginning": {"__init__": lambda self: vars(self).update(a=3)},
     "own setattr": {"__setattr__": object.__setattr__},
     "a list for all": {"a": []},
+    "a field of no type": {"b": dataclasses.field(default=1)},
+    "own slots": {"__slots__": ("a",)},
     "what has none after what has one": {"b": None, "__annotations__": {"b": "int", "a": "int"}},
 }
 
@@ -362,12 +377,14 @@ def outcome(make: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.parametrize("options", [{"frozen": True}, {"frozen": True, "eq": False}, {}], ids=str)
+@pytest.mark.parametrize("doc", [None, "What it is."], ids=["silent", "told"])
 @pytest.mark.parametrize("body", BODIES)
 def test_what_a_class_has_itself_is_left_alone_or_refused(
-    body: str, options: dict[str, bool]
+    body: str, doc: str | None, options: dict[str, bool]
 ) -> None:
     def look(make: Any) -> list[Any]:
-        space = {"__annotations__": {"a": "int"}, "__module__": __name__, **BODIES[body]}
+        space = {"__annotations__": {"a": "int"}, "__module__": __name__, "__doc__": doc}
+        space |= BODIES[body]
         cls = outcome(lambda: make(**options)(type("Own", (), space)))
         if isinstance(cls, str):
             return [cls]
@@ -377,7 +394,8 @@ def test_what_a_class_has_itself_is_left_alone_or_refused(
             return [one]
         same, shown = one == outcome(lambda: cls(*args)), "" if not args else repr(one)
         number = outcome(lambda: hash(one)) if options.get("eq", True) else None
-        return [same, shown, number, cls.__hash__ is None]
+        bare = outcome(lambda: bool(cls()))
+        return [same, shown, number, cls.__hash__ is None, bare]
 
     assert look(dataclass) == look(PLAIN)
 
@@ -398,6 +416,12 @@ def test_order_and_classes_that_are_not_frozen_are_the_standard_library_s() -> N
 
             @dataclass(**inner)
             class Inner(Outer):
+                """With a word on it, and without."""
+
+        with pytest.raises(TypeError, match="cannot inherit"):
+
+            @dataclass(**inner)
+            class Silent(Outer):
                 pass
 
 
