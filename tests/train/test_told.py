@@ -46,6 +46,15 @@ def measured():
     return made(loss=loss, metrics={"twice": 2 * loss})
 
 
+class Own(cr.optim.Optimizer):
+    """An optimizer whose rule no text tells."""
+
+    factor = 1.0
+
+    def update(self, w, g, state, lr, t):
+        return w - lr * self.factor * g, {}
+
+
 def found(step):
     return step._engine.compiled.native.cached
 
@@ -130,11 +139,14 @@ def test_a_state_that_changes_is_told(folder):
     assert not found(step(2.0, "m"))
 
 
-def test_which_state_a_value_becomes_is_told(folder):
+@pytest.mark.parametrize("kind", [cr.optim.SGD, Own], ids=["ours", "own"])
+def test_which_state_a_value_becomes_is_told(folder, kind):
+    """By a rule of one's own, too, whose graph is written and tells."""
+
     def step(place):
         w, states = cr.parameter("w", (4,)), [cr.state(n, ()) for n in "nm"]
         loss = cr.mean((w + states[0] + states[1]) ** 2)
-        return cr.training_step(loss, cr.optim.SGD(0.1), updates={states[place]: states[0] + 1})
+        return cr.training_step(loss, kind(0.1), updates={states[place]: states[0] + 1})
 
     assert [found(step(0)), found(step(0)), found(step(1))] == [False, True, False]
 
@@ -173,15 +185,6 @@ def test_a_schedule_of_ones_own_is_told_by_what_it_computes(folder):
     assert np.abs(rates[0.1][0][1] - rates[0.2][0][1]).max() > 1e-4
 
 
-class Own(cr.optim.Optimizer):
-    """An optimizer whose rule no text tells."""
-
-    factor = 1.0
-
-    def update(self, w, g, state, lr, t):
-        return w - lr * self.factor * g, {}
-
-
 def test_an_optimizer_of_ones_own_is_known_by_what_it_writes(folder):
     class Twice(Own):
         factor = 2.0
@@ -194,6 +197,7 @@ def test_an_optimizer_of_ones_own_is_known_by_what_it_writes(folder):
     assert [cached for cached, _ in results] == [False, False, True]
     np.testing.assert_array_equal(results[0][1], results[2][1])
     assert np.abs(results[0][1] - results[1][1]).max() > 1e-6
+    assert f"test_told.py:{Own.update.__code__.co_firstlineno + 1}" in step.show("graph")
 
 
 @pytest.mark.parametrize("place", ["class", "class, under its name", "instance"])

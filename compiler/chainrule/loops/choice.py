@@ -15,7 +15,7 @@ class Choice:
     So many `rows` of a tile at most, which are so many `vectors` wide; whether the second factor is
     `packed` before, or from how many rows of the result on. On a GPU a thread has a square of so
     many to a `side`, or the product is made another `way`, one of WAYS. `why` is for reports. Where
-    nothing of the machine was measured, what usually pays is `guessed` for what is not chosen here.
+    nothing of the machine was measured, and nothing is chosen, what usually pays is `guessed`.
     """
 
     rows: int | None = None

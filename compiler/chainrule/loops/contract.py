@@ -125,9 +125,8 @@ def _may_be_left(c: Contraction) -> bool:
 
 def with_guess(c: Contraction) -> Choice:
     """A product's choice, with what usually pays where nothing was measured."""
-    choice, size = c.choice, c.k * c.n * c.dtype.itemsize
-    chosen = choice.packed is not None or choice.packed_from is not None or not choice.guessed
-    if chosen or not at_most(size, GUESSED_BYTES) or not is_blocked(c) or not _may_be_left(c):
+    choice, near = c.choice, at_most(c.k * c.n * c.dtype.itemsize, GUESSED_BYTES)
+    if not (choice.guessed and near and is_blocked(c) and _may_be_left(c)):
         return choice
     if isinstance(c.m, int):
         return replace(choice, packed=False) if c.m < GUESSED_ROWS else choice
