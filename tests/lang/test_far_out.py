@@ -265,6 +265,23 @@ def test_a_product_over_the_sums_of_other_rows_is_no_softmax() -> None:
     np.testing.assert_allclose(cr.compile(z, threads=1)(x=given), want, rtol=1e-12)
 
 
+def test_a_number_less_a_part_of_a_softmax_is_that_number() -> None:
+    given = np.random.default_rng(0).standard_normal((2, 3))
+    x = cr.input("x", given.shape, dtype="float64")
+    fn = cr.compile(cr.log(2 - cr.softmax(x)[:, 1]), threads=1)
+    p = np.exp(given[:, 1]) / np.exp(given).sum(1)
+    np.testing.assert_allclose(fn(x=given), np.log(2 - p), rtol=1e-12)
+
+
+def test_a_product_whose_rows_change_places() -> None:
+    rng = np.random.default_rng(0)
+    given, y = rng.standard_normal((2, 2, 3)), rng.random((3, 4))
+    x = cr.input("x", given.shape, dtype="float64")
+    fn = cr.compile(cr.log(cr.einsum("abk,kc->bac", cr.exp(x), y)), threads=1)
+    want = np.log(np.einsum("abk,kc->bac", np.exp(given), y))
+    np.testing.assert_allclose(fn(x=given), want, rtol=1e-12)
+
+
 LENGTHS: dict[str, Build] = {
     "root of a mean square": lambda x: cr.sqrt(cr.mean(x**2, axis=1)),
     "root of a sum of three squares": lambda x: cr.sqrt(x[:, 0] ** 2 + x[:, 1] ** 2 + x[:, 2] ** 2),

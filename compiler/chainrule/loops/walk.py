@@ -30,9 +30,9 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
-#: statements that hold others
+#: statements that hold others, and those that change a local
 _NESTS = (Loop, When)
-_SETS = Set | Multiply | MultiplyPanels
+_SETS = (Set, Multiply, MultiplyPanels)
 
 
 def operands(value: Value) -> tuple[Value, ...]:
