@@ -170,7 +170,9 @@ def test_a_process_may_say_anything(monkeypatch: pytest.MonkeyPatch) -> None:
         program = f"import os; os.write(1, b'{said}'); os.write(2, b'\\377')"
         original = subprocess.run
         monkeypatch.setattr(
-            subprocess, "run", lambda c, **o: original([c[0], "-c", program], **o)  # noqa: B023
+            subprocess,
+            "run",
+            lambda c, **o: original([c[0], "-c", program], **o),  # noqa: B023
         )
         found = gpu_trust.apart("sm_90a")
         assert not found.used and not found.final and "ended with 0" in found.why
