@@ -202,7 +202,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_another_library_is_tried_where_one_does_not_do(
-    monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL
+    monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL, stub: Stub
 ) -> None:
     """One that lacks a function, be it that for its version, or does not start, is no end."""
 
@@ -216,18 +216,20 @@ def test_another_library_is_tried_where_one_does_not_do(
             return getattr(library, word)
 
     libraries = {"old": Lacks("cublasLtGetVersion"), "odd": Lacks("cublasLtMatmul"), "it": library}
-    found: list[str] = []
-    monkeypatch.setattr(blas_module, "_places", lambda name: found if "12" in name else [])
     monkeypatch.setattr(blas_module.ctypes, "CDLL", libraries.__getitem__)
-    for names in (["old", "it"], ["odd", "old", "it"]):
-        found[:] = names
+
+    def find(*found: str) -> Blas:
+        monkeypatch.setattr(blas_module, "_places", lambda name: found if "12" in name else ())
         blas_module.find.cache_clear()
-        assert blas_module.find(12080).name == "cuBLASLt 12.8.5"
-    found[:] = ["old", "odd"]
-    blas_module.find.cache_clear()
+        try:
+            return blas_module.find(12080)
+        finally:
+            blas_module.find.cache_clear()
+
+    for found in (("old", "it"), ("odd", "old", "it")):
+        assert find(*found).name == "cuBLASLt 12.8.5"
     with pytest.raises(DeviceError, match="this cuBLASLt has no cublasLtGetVersion"):
-        blas_module.find(12080)
-    blas_module.find.cache_clear()
+        find("old", "odd")
 
 
 def test_all_of_a_product_but_itself_is_ready_before_it_is_recorded(
