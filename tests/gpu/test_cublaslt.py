@@ -330,6 +330,20 @@ def test_a_choice_is_found_again(
     assert stub.multiplied > before + 1
 
 
+def test_what_could_not_be_timed_is_timed_the_next_time(
+    gpu: Any, stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / "cache"))
+    room, gpu.room = gpu.room, 0  # others have it
+    fn, *_ = layer()
+    (product,) = tuning(fn).products
+    assert all(way.seconds is None and "no room" in way.note for way in product.ways)
+    gpu.room = room
+    fn, *_ = layer()
+    (product,) = tuning(fn).products
+    assert product.ways[product.chosen].what == "cuBLASLt"
+
+
 def test_a_wrong_library_is_refused(gpu: Any, stub: Stub) -> None:
     stub.number("wrong").value = 1
     x, y = cr.input("x", (20, 10)), cr.input("y", (10, 8))

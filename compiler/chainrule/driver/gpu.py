@@ -136,7 +136,7 @@ def build_gpu(
         commands = commands_of(levels.calls, levels.built, module.names, _parts(levels))
         code = GpuCode(ptx, commands, (), module.resident, module.row)
         found = levels.manifest, code, dict(levels.choices), tuner.found if tuner else None
-        if cache and key:
+        if cache and key and (tuner is None or tuner.found.lasts):
             cache.put(key, packed_gpu(*found))
     manifest, code, _, tuned = found
     tuned = tuner.found if tuner and not tuner.device else tuned

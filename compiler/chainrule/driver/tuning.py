@@ -39,6 +39,11 @@ class Tuning:
     products: tuple[ProductTimed, ...] = ()
     why: str = ""
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it would come out so again: what could not be timed, as for want of room, may."""
+        return all(product.ways[0].seconds is not None for product in self.products)
+
     def lines(self) -> Iterator[tuple[str, str, str, str]]:
         """Each way of each product as a row: its kernel, way, microseconds, what came of it."""
         for product in self.products:
