@@ -1,17 +1,20 @@
-"""An NVIDIA GPU: every op and net checked on it, then timed beside PyTorch.
+"""An NVIDIA GPU: every op and net checked on it, then timed beside PyTorch and JAX.
 
     python benchmarks/gpu.py             # all of it, as a table in Markdown
     python benchmarks/gpu.py --check     # whether the numbers are right, nothing timed
 
 Ops are held to native code's bits, or where a fold is long to float64; nets to the losses of the
 CPU over some steps. Times are medians of blocks of half a second, all in one process, interleaved;
-of PyTorch eager, and with torch.compile in mode "reduce-overhead" (CUDA graphs). Where
-compute-sanitizer is installed it watches a few training steps.
+of PyTorch eager, and with torch.compile in mode "reduce-overhead" (CUDA graphs), and of JAX, many
+steps a call. Products are ours without `tune=` and as it chooses, cuBLASLt being one of its ways.
+Each table says beside what was measured what is aimed at. Where compute-sanitizer is installed it
+watches a few training steps.
 """
 
 from __future__ import annotations
 
 import platform
+import runpy
 import shutil
 import statistics
 import subprocess
@@ -22,12 +25,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import chainrule as cr
-from chainrule.cli.bench.peers import chainrule_peer, torch_peer
+from chainrule.cli.bench.peers import chainrule_peer, jax_peer, torch_peer
 from chainrule.cli.bench.workloads import WORKLOADS, Workload
 from chainrule.driver import program
 from chainrule.ir.graph import Graph
@@ -38,9 +42,14 @@ from chainrule_runtime.gpu import driver, epochs
 
 STEPS, BLOCKS, BLOCK_SECONDS = 20, 7, 0.5
 LONG_RUN = 10_000
-PRODUCTS = (128, 256, 512, 1024, 2048, 4096)
 LENGTHS = (256, 1024, 4096)
+#: what is aimed at, as ratios in one run: a step beside PyTorch eager, and beside torch.compile
+#: with CUDA graphs and JAX; memory-bound kernels beside a copy; launches of a step
+AIMED = {"eager": "3x", "compiled": "1.5x", "copy": "85%", "launches": "1"}
 COPIED = 1 << 26
+#: another script beside this one, which says what is aimed at for products
+PRODUCTS = runpy.run_path(str(Path(__file__).with_name("gpu_products.py")))
+jax = PRODUCTS["jax"]
 Row = tuple[str, ...]
 
 
@@ -146,7 +155,55 @@ def step_calls(spec: Workload) -> dict[str, Callable[[], int]]:
     if find_spec("torch"):
         for name, mode in (("torch", None), ("torch.compile", "reduce-overhead")):
             calls[name] = torch_step(spec, mode)
+    if find_spec("optax") and jax() and jax_peer.supports(spec, 1) is None:
+        calls["jax"] = jax_step(spec)
     return calls
+
+
+def jax_step(spec: Workload) -> Callable[[], int]:
+    """JAX's steps, many in a call, until they are done."""
+    made = jax_peer.make_step(spec, 1, scan=True)
+
+    def steps() -> int:
+        made(0)
+        made.sync()
+        return int(made.steps_per_call)
+
+    return steps
+
+
+def launches_of(spec: Workload) -> str:
+    """How often the driver is asked to launch in a step: graphs, or the kernel that stays for many
+    steps.
+    """
+    step, gpu = chainrule_step(spec, "cuda"), driver.find()
+    data = {n: a[: spec.batch * min(STEPS, spec.nbatch)] for n, a in spec.data().items()}
+    played = [0, 0]  # graphs; kernels, of which others are asked for when graphs are recorded
+
+    def counted(i: int, ask: Callable[..., None]) -> Callable[..., None]:
+        def call(*given: Any) -> None:
+            played[i] += 1
+            ask(*given)
+
+        return call
+
+    for i, name in enumerate(("play", "launch")):
+        setattr(gpu, name, counted(i, getattr(gpu, name)))
+    steps = len(step.run(batch_size=spec.batch, shuffle=False, **data))
+    for name in ("play", "launch"):
+        delattr(gpu, name)
+    return f"{(played[0] or played[1]) / steps:.3g}"
+
+
+def settled(gpu: Any) -> Callable[[], None]:
+    """What waits until nothing is under way on the GPU, PyTorch's stream too."""
+
+    def wait() -> None:
+        gpu.wait()
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+            sys.modules["torch"].cuda.synchronize()
+
+    return wait
 
 
 def torch_step(spec: Workload, mode: str | None) -> Callable[[], int]:
@@ -214,19 +271,7 @@ def bandwidth_rows() -> Iterator[Row]:
         n: size * COPIED / kernel_seconds(out, feeds) / 1e9 for n, (out, size) in cases.items()
     }
     for name, speed in speeds.items():
-        yield name, f"{speed:.0f} GB/s", f"{speed / speeds['copy']:.0%}"
-
-
-def product_rows() -> Iterator[Row]:
-    """Square products in float32, in TFLOP/s, beside PyTorch's without TF32."""
-    torch = import_module("torch") if find_spec("torch") else None
-    for n in PRODUCTS:
-        x, y = cr.input("x", (n, n)), cr.input("y", (n, n))
-        rng = np.random.default_rng(0)
-        feeds = {name: rng.standard_normal((n, n), np.float32) for name in "xy"}
-        ours = 2 * n**3 / kernel_seconds(x @ y, feeds) / 1e12
-        theirs = torch_product(torch, n) if torch else float("nan")
-        yield f"{n}", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.0%}"
+        yield name, f"{speed:.0f} GB/s", f"{speed / speeds['copy']:.0%}", AIMED["copy"]
 
 
 def attention_rows() -> Iterator[Row]:
@@ -257,19 +302,6 @@ def torch_attention(torch: Any, shape: tuple[int, ...]) -> float:
         torch.cuda.synchronize()
         found.append((time.perf_counter() - start) / 20)
     return statistics.median(found)
-
-
-def torch_product(torch: Any, n: int) -> float:
-    a, b = (torch.randn(n, n, device="cuda") for _ in range(2))
-    found = []
-    for _ in range(BLOCKS):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(20):
-            a @ b
-        torch.cuda.synchronize()
-        found.append((time.perf_counter() - start) / 20)
-    return 2 * n**3 / statistics.median(found) / 1e12
 
 
 def grown(spec: Workload) -> int:
@@ -311,14 +343,18 @@ def main(arguments: Sequence[str]) -> int:
     print(f"compute-sanitizer: {sanitized()}\n")
     if "--check" in arguments or wrong:
         return bool(wrong)
-    print(table(("kernel", "speed", "of a copy"), list(bandwidth_rows())), "\n")
-    print(table(("n", "ours, TFLOP/s", "PyTorch", "ratio"), list(product_rows())), "\n")
+    print(table(("kernel", "speed", "of a copy", "aimed at"), list(bandwidth_rows())), "\n")
+    for title, head, rows in PRODUCTS["tables"]():
+        print(f"{title}\n\n{table(head, rows)}\n")
     print(table(("queries", "ours, ms", "PyTorch", "ratio"), list(attention_rows())), "\n")
-    rows, ways = [], ("chainrule", "launch by launch", "torch", "torch.compile")
+    rows: list[Row] = []
+    ways = "chainrule", "launch by launch", "torch", "torch.compile", "jax"
     for spec in specs:
-        found = medians(step_calls(spec), gpu.wait)
-        rows.append((spec.title, *(found.get(way, "") for way in ways)))
-    print(table(("µs a step", *ways), rows), "\n")
+        found = medians(step_calls(spec), settled(gpu))
+        rows.append((spec.title, *(found.get(way, "") for way in ways), launches_of(spec)))
+    aims = "", "", AIMED["eager"], *[AIMED["compiled"]] * 2, AIMED["launches"]
+    rows.append(("theirs / ours, aimed at for small nets", *aims))
+    print(table(("µs a step", *ways, "launches a step"), rows), "\n")
     print(f"{LONG_RUN} steps of {specs[0].title} took {grown(specs[0])} bytes of memory for good")
     return 0
 

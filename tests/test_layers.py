@@ -56,11 +56,11 @@ HEAVY = {"sympy", "networkx", "llvmlite", "matplotlib", "ml_dtypes", "rich", "cl
 LATE = (
     "chainrule.show", "chainrule.export", "chainrule.train.export", "chainrule.train.asked",
     "chainrule.schedule", "chainrule.rewrite",
-    "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.rates",
+    "chainrule.loops", "chainrule.codegen.module", "chainrule.codegen.steps",
+    "chainrule.codegen.rates",
     "chainrule.driver.lower", "chainrule.driver.levels", "chainrule.driver.report",
     "chainrule.driver.crews",
     "chainrule.driver.gpu", "chainrule.driver.gpu_report", f"{RUNTIME}.gpu",
-    "chainrule.driver.drawn",
 )  # fmt: skip
 # Packages that are imported by another name than they are installed by.
 IMPORTED_AS = {"scikit_learn": "sklearn", "cuda_bindings": "cuda"}

@@ -34,7 +34,7 @@ class waiting:
     def __exit__(self, *error: object) -> None:
         if not self.collects:
             return
-        if self.settle and not gc.get_freeze_count():
+        if self.settle and not gc.get_freeze_count():  # what somebody froze stays so
             gc.freeze()  # to the permanent ones, and from there
             gc.unfreeze()  # to the oldest
         gc.enable()

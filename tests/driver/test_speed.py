@@ -279,6 +279,21 @@ def test_where_nothing_is_known_a_copy_is_for_many_rows(
     assert "batch//96" not in wide(threads=1).show("loops")
 
 
+def test_near_weights_are_copied_where_what_follows_is_long_or_a_factor_lies_across() -> None:
+    """Else they are left, as the second cache holds them."""
+    x, w = cr.input("x", (64, 300)), cr.parameter("w", (300, 256))
+    across, back = cr.input("a", (300, 64)), cr.parameter("w", (256, 300))
+
+    def copies(z: cr.Tensor) -> bool:
+        (kernel,) = cr.compile(z, threads=1).report().kernels
+        return "w packed" in kernel.chosen
+
+    assert not copies(cr.relu(x @ w + cr.parameter("b", (256,))))
+    assert copies(cr.gelu(x @ w))
+    assert copies(cr.relu(across.T @ w))
+    assert copies(cr.relu(x @ back.T))
+
+
 def test_of_known_rows_the_model_packs_or_not(
     measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

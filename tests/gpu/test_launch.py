@@ -29,7 +29,7 @@ from chainrule.ir.loop import (
     Words,
 )
 from chainrule.ir.size import Size
-from chainrule.ir.types import float32, float64, int64
+from chainrule.ir.types import bool_, float32, float64, int64
 from chainrule.loops.independent import shared_among_threads
 from chainrule.loops.launch import Launch, launches_of
 from chainrule.loops.simulate import Race, simulate
@@ -247,6 +247,15 @@ def test_what_a_guard_keeps_inside_is_not() -> None:
     np.testing.assert_array_equal(y, np.arange(64.0))
 
 
+def test_a_test_reads_only_within_its_bounds() -> None:
+    few = Apply("lt", (Load(X, I), Literal(10.0, float64)), bool_)  # X has 64 elements
+    y = run(split(80, When(((I, 64),), (Store(Y, I, Load(X, I)),), few)), 80, 1)
+    np.testing.assert_array_equal(y[:10], np.arange(10.0))
+    assert not (y[10:] == np.arange(10.0, 64.0)).any()
+    with pytest.raises(CompileError, match="64 elements"):
+        run(split(80, When((), (Store(Y, I, Load(X, I)),), few)), 80, 1)
+
+
 def test_a_barrier_that_not_all_lanes_come_to_is_refused() -> None:
     some = When(((T, 8),), (Barrier(lanes=True),))
     with pytest.raises(CompileError, match="not all lanes"):
@@ -315,6 +324,9 @@ def test_what_is_added_to_places_is_collected_by_them() -> None:
     at, (i, j) = Load(Buffer("at", int64, 4), I), (Loop("i", 4, ()), Loop("j", 8, ()))
     more = Apply("add", (Load(Y, J, at, 8), Literal(1.0, float64)), float64)
     assert independent(i, j, body=Store(Y, J, more, at, 8)) == ["place'", "j"]
+    many, at = Buffer("many", float64, 8 * 1000), Load(Buffer("at", int64, 4), I)
+    more = Apply("add", (Load(many, J, at, 8), Literal(1.0, float64)), float64)
+    assert independent(i, j, body=Store(many, J, more, at, 8)) == ["run'", "j"]
     # two rows of four places: which row is no part of the place
     at = Load(Buffer("at", int64, 4), J)
     more = Apply("add", (Load(Y, 32 * I, at, 8), Literal(1.0, float64)), float64)

@@ -39,6 +39,8 @@ def test_a_list_of_numbers_beside_a_tensor_takes_its_type_and_an_array_keeps_its
     assert str((x * np.array([0.5, 1.0])).dtype) == str((x * np.array(0.5)).dtype) == "float64"
     with pytest.raises(cr.errors.DTypeError, match="float64 numbers does not promote to int8"):
         i * [0.5, 1.0]
+    with pytest.raises(cr.errors.DTypeError, match="bool numbers does not promote to float32"):
+        x * [True, False]
     with pytest.raises(cr.errors.DTypeError, match="from 1 to 300 is no int8"):
         i * [1, 300]
     with pytest.raises(cr.errors.ShapeError, match="rows of one length"):

@@ -74,6 +74,10 @@ def length(row: Row) -> Any:
     return mpmath.sqrt(sum(v * v for v in row))
 
 
+def log_three_and_twice(row: Row) -> Row:
+    return [lse([v + log(2), log(3)]) for v in row]
+
+
 def over_mean(x: cr.Tensor) -> cr.Tensor:
     return cr.exp(x) / cr.mean(cr.exp(x), axis=1, keepdims=True)
 
@@ -151,6 +155,15 @@ FORMULAS: dict[str, tuple[Build, Callable[[Row], Row]]] = {
         lambda x: cr.log(2 * cr.exp(x[:, 2]) + sum(two(x)) + 1),  # type: ignore[arg-type]
         lambda r: [lse([r[2] + log(2), r[0], r[1], 0])],
     ),
+    "log of three, one scaled": (
+        lambda x: cr.log(2 * two(x)[0] + two(x)[1] + 1),
+        lambda r: [lse([r[0] + log(2), r[1], 0])],
+    ),
+    "log of two, the second scaled": (
+        lambda x: cr.log(two(x)[0] + 2 * two(x)[1]),
+        lambda r: [lse([r[0], r[1] + log(2)])],
+    ),
+    "log(3 + 2 exp)": (lambda x: cr.log(3 + 2 * cr.exp(x)), log_three_and_twice),
     "(e0 - e1) / (e0 + e1)": (
         lambda x: (two(x)[0] - two(x)[1]) / (two(x)[0] + two(x)[1]),
         lambda r: [mpmath.tanh((r[0] - r[1]) / 2)],
@@ -224,6 +237,49 @@ def _slope(truth: Callable[[Row], Row], row: Row, j: int, weights: Any) -> Any:
     ends = [truth([*row[:j], row[j] + s * h, *row[j + 1 :]]) for s in (1, -1)]
     pairs = zip(*ends, map(float, weights), strict=True)
     return sum(w * (a - b) for a, b, w in pairs) / (2 * h)
+
+
+def test_a_quotient_by_three_terms_of_which_one_is_scaled() -> None:
+    x = cr.input("x", ("n", 3))
+    z = 2 * two(x)[0] / (2 * two(x)[0] + two(x)[1] + 1)
+    fn = cr.compile([z, cr.grad(cr.sum(z), x)], threads=1)
+    rows = [(200, 199, 0), (199, 200, 0), (-200, -199, 0), (1, 2, 0)]
+    values, slopes = fn(x=np.float32(rows))
+
+    def truth(row: Row) -> Row:
+        return [exp(row[0] + log(2) - lse([row[0] + log(2), row[1], 0]))]
+
+    for row, value, slope in zip(rows, values, slopes, strict=True):
+        np.testing.assert_allclose(value, float(truth([*row])[0]), rtol=1e-4, atol=1e-30)
+        want = [float(_slope(truth, [mpmath.mpf(v) for v in row], j, [1])) for j in range(3)]
+        np.testing.assert_allclose(slope, want, rtol=2e-3, atol=1e-6)
+
+
+def test_a_product_over_the_sums_of_other_rows_is_no_softmax() -> None:
+    """Sums of rows that stand along the columns, as a square allows."""
+    rng = np.random.default_rng(0)
+    given, y = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
+    x = cr.input("x", (3, 3), dtype="float64")
+    z = (cr.exp(x) @ y) / cr.sum(cr.exp(x), axis=1)
+    want = (np.exp(given) @ y) / np.exp(given).sum(1)
+    np.testing.assert_allclose(cr.compile(z, threads=1)(x=given), want, rtol=1e-12)
+
+
+def test_a_number_less_a_part_of_a_softmax_is_that_number() -> None:
+    given = np.random.default_rng(0).standard_normal((2, 3))
+    x = cr.input("x", given.shape, dtype="float64")
+    fn = cr.compile(cr.log(2 - cr.softmax(x)[:, 1]), threads=1)
+    p = np.exp(given[:, 1]) / np.exp(given).sum(1)
+    np.testing.assert_allclose(fn(x=given), np.log(2 - p), rtol=1e-12)
+
+
+def test_a_product_whose_rows_change_places() -> None:
+    rng = np.random.default_rng(0)
+    given, y = rng.standard_normal((2, 2, 3)), rng.random((3, 4))
+    x = cr.input("x", given.shape, dtype="float64")
+    fn = cr.compile(cr.log(cr.einsum("abk,kc->bac", cr.exp(x), y)), threads=1)
+    want = np.log(np.einsum("abk,kc->bac", np.exp(given), y))
+    np.testing.assert_allclose(fn(x=given), want, rtol=1e-12)
 
 
 LENGTHS: dict[str, Build] = {

@@ -190,3 +190,6 @@ def test_padding_in_words_is_refused_with_what_is_there() -> None:
         cr.max_pool(x, 2, padding="same")  # type: ignore[arg-type]
     with pytest.raises(cr.errors.ShapeError, match="one number pads both ends"):
         cr.conv(x, k, padding=((1, 1), (1, 1)))  # type: ignore[arg-type]
+    with pytest.raises(cr.errors.ShapeError, match="stride is an int") as caught:
+        cr.conv(x, k, stride=((1, 1), (1, 1)))  # type: ignore[arg-type]
+    assert "pads" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot
 from chainrule.ops.layout import Permute, Place, Reshape, Slice
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
+from chainrule.rewrite import exponentials
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL, is_moderate
 from chainrule.rewrite.lower import LOWERING
 from chainrule.rewrite.outward import OUTWARD
+from chainrule.rewrite.passes import stabilize
 from chainrule.rewrite.recognition import RECOGNITION
 from chainrule.rewrite.rule import Recognizer, Rewriter, Rule, Rules, rewrite, rule
 from chainrule.rewrite.simplify import SIMPLIFY
@@ -474,3 +477,27 @@ def test_parts_that_overlap_or_leave_gaps_stay_sums(starts: tuple[int, int]) -> 
     parts = (apply(Place((at,), (5,), (1,)), var(2)) for at in starts)
     total = call("add", *parts)
     assert rewrite(Graph((total,)), LOWERING).outputs[0].op.name != "concat"
+
+
+def test_logarithms_of_every_part_of_a_running_sum_are_looked_at_in_linear_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A term is looked at again for each of the parts that it is in, up to a number of terms."""
+    looked = 0
+    look = exponentials._log_of
+
+    def counted(*args: Any) -> Node | None:
+        nonlocal looked
+        looked += 1
+        return look(*args)
+
+    monkeypatch.setattr(exponentials, "_log_of", counted)
+    counts = []
+    for parts in (150, 300):
+        looked, total, logs = 0, call("exp", var(3)), []
+        for _ in range(parts):
+            total = call("add", total, call("exp", var(3)))
+            logs.append(call("log", total))
+        stabilize(Graph(tuple(logs)))
+        counts.append(looked)
+    assert 0 < counts[1] < 2.5 * counts[0]

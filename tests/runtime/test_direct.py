@@ -41,11 +41,11 @@ def step(monkeypatch):
     one = made()
     one(**data())
     assert one._engine.direct is not None
-    one.slow = 0
+    one._slow = 0
     ordinary = one._checked_call
 
     def counted(feeds):
-        one.slow += 1
+        one._slow += 1
         return ordinary(feeds)
 
     monkeypatch.setattr(one, "_checked_call", counted)
@@ -64,7 +64,7 @@ def test_the_same_losses_metrics_and_parameters_as_the_ordinary_way(step):
         losses = step(**feeds), other._checked_call(feeds)
         assert losses[0] == losses[1]
         assert step.metrics == other.metrics
-    assert step.slow == 0
+    assert step._slow == 0
     assert step.steps == other.steps == 6
     for name, array in step.parameters.items():
         np.testing.assert_array_equal(array, other.parameters[name])
@@ -103,7 +103,7 @@ def test_what_needs_a_conversion_takes_the_ordinary_way(step, change):
     wanted = made()
     wanted(**data())
     assert step(x=change(feeds["x"]), y=feeds["y"]) == wanted(**feeds)
-    assert step.slow == 1
+    assert step._slow == 1
 
 
 def test_another_number_of_rows(step):
@@ -111,7 +111,7 @@ def test_another_number_of_rows(step):
     wanted(**data())
     for rows in (3, 3, ROWS, ROWS):
         assert step(**data(rows, rows)) == wanted._checked_call(data(rows, rows))
-    assert step.slow == 2
+    assert step._slow == 2
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_nothing_is_kept_alive_or_lost(step):
         step(**feeds)
     gc.collect()
     assert [sys.getrefcount(a) for a in feeds.values()] == before
-    assert step.slow == 0
+    assert step._slow == 0
 
 
 def test_a_forked_child_goes_on():

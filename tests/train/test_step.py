@@ -450,6 +450,35 @@ def test_what_a_step_is_does_not_change(make: Make) -> None:
             setattr(step, name, 1)
 
 
+@pytest.mark.parametrize("name", ["learning_rte", "lr", "gamma", "parameter", "run"])
+def test_what_is_no_attribute_of_a_step_is_refused(make: Make, name: str) -> None:
+    step = make()
+    with pytest.raises(FeedError, match=rf"no '{name}' to set\n.*\n.*step.learning_rate"):
+        setattr(step, name, 1)
+    assert name == "run" or not hasattr(step, name)
+
+
+def test_a_hyperparameter_that_is_set_on_the_step(make: Make) -> None:
+    step = make(optim.SGD(0.1, momentum=0.9))
+    with pytest.raises(FeedError, match=r"step.hyperparameters\['momentum'\] = ..."):
+        step.momentum = 0.5  # type: ignore[attr-defined]
+    assert step.hyperparameters["momentum"] == 0.9
+    assert "momentum" in step.hyperparameters and "momentom" not in step.hyperparameters
+
+
+def test_another_array_for_a_parameter_is_refused(make: Make) -> None:
+    step = make()
+    (name, *_) = step.parameters
+    before = step.parameters[name].copy()
+    with pytest.raises(FeedError, match=rf"write step.parameters\['{name}'\]\[...\] = value"):
+        step.parameters[name] = before + 1  # type: ignore[index]
+    assert (step.parameters[name] == before).all()
+    assert set(step.parameters) == set(dict(step.parameters)) and len(step.parameters) > 0
+    averaged = make(optim.SGD(0.1, ema=0.9))
+    with pytest.raises(FeedError, match=r"write step\.averages"):
+        averaged.averages[name] = before  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -90,6 +90,10 @@ OTHERS = {
     "the other": lambda: made(train=["b"]),
     "groups": lambda: made(cr.optim.Groups(cr.optim.Adam(0.01), {"w": cr.optim.SGD(0.01)})),
     "swapped": lambda: made(cr.optim.Groups(cr.optim.SGD(0.01), {"b": cr.optim.Adam(0.01)})),
+    "groups, adding up": lambda: made(cr.optim.Groups(cr.optim.SGD(0.1), {"w": cr.optim.SGD(0.1)},
+                                                       accumulate=2)),
+    "groups, longer": lambda: made(cr.optim.Groups(cr.optim.SGD(0.1), {"w": cr.optim.SGD(0.1)},
+                                                    accumulate=3)),
     "members": lambda: made(ensemble=3),
     "more of them": lambda: made(ensemble=4),
     "dropout": lambda: made(loss=net() + cr.mean(cr.dropout(cr.input("z", (9,)), 0.5))),
@@ -124,6 +128,26 @@ def test_a_state_that_changes_is_told(folder):
 
     assert [found(step(2.0)), found(step(2.0)), found(step(3.0))] == [False, True, False]
     assert not found(step(2.0, "m"))
+
+
+def test_which_state_a_value_becomes_is_told(folder):
+    def step(place):
+        w, states = cr.parameter("w", (4,)), [cr.state(n, ()) for n in "nm"]
+        loss = cr.mean((w + states[0] + states[1]) ** 2)
+        return cr.training_step(loss, cr.optim.SGD(0.1), updates={states[place]: states[0] + 1})
+
+    assert [found(step(0)), found(step(0)), found(step(1))] == [False, True, False]
+
+
+def test_which_group_a_parameter_is_in_is_told(folder):
+    """Of two groups of one kind, whose first members are the same."""
+
+    def step(*members):
+        u, v, w = (cr.parameter(n, (4,)) for n in "uvw")
+        rule = cr.optim.Groups(cr.optim.SGD(0.1), {members: cr.optim.SGD(0.2)})
+        return cr.training_step(cr.mean((u + v * w) ** 2), rule)
+
+    assert [found(step("u", "v")), found(step("u", "v")), found(step("u"))] == [False, True, False]
 
 
 def test_statistics_that_are_tracked_are_told(folder):
@@ -232,6 +256,11 @@ def test_a_method_of_another_optimizer_is_not_this_ones(folder):
     plain, other = (cr.optim.SGD(0.1, momentum=0.9) for _ in range(2))
     other.update = cr.optim.SGD(0.1, momentum=0.9, nesterov=True).update
     assert not found(made(plain)) and not found(made(other))
+
+
+def test_a_class_that_says_it_is_of_ours_is_known_by_what_it_writes(folder):
+    own = type("Adam", (cr.optim.Adam,), {"__module__": "chainrule.nn.optim.other"})
+    assert not found(made()) and not found(made(own(0.01))) and found(made(own(0.01)))
 
 
 @pytest.mark.parametrize("value", ["x".upper, len, np.ones(3), object(), print])

@@ -286,7 +286,11 @@ class _Threads(EngineCode):
 
     def when(self, s: When) -> None:
         """A body under a condition; what it sets is seen after it."""
+        if s.test is not None and s.bounds:  # a test may read what only is there within them
+            self.when(When(s.bounds, (When((), s.body, s.test),)))
+            return
         tests = [self.below(i, n) for i, n in s.bounds if not self.holds(i, n)]
+        tests += [] if s.test is None else [self.value(s.test).text]
         if not tests:
             self.block(s.body)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from chainrule.codegen.host import host_target
 from chainrule.codegen.native import NativeObject, compile_object, load
 from chainrule.driver.kept import packed, unpacked
 from chainrule.ir.loop import LANES
+from chainrule.ir.types import float32
 from chainrule.target import Target
 from chainrule_runtime.manifest import Manifest
 
@@ -91,20 +93,24 @@ def _drawing(distribution: str, seconds: float) -> Drawing | None:
 
 def _kept(distribution: str, target: Target, compiled: bool) -> NativeObject | None:
     """The code as it was kept, else as it is `compiled`, else None."""
-
-    def text() -> str:
-        from chainrule.driver.drawn import drawing_text
-
-        return drawing_text(distribution, target)
-
     cache, key = object_cache(), key_of(["initial values", distribution, repr(target)])
     content = cache.get(key) if cache else None
     found = unpacked(content) if content else None
     if found is not None:
-        return NativeObject(found[1], text, target, cached=True)
+        return NativeObject(found[1], partial(_text, distribution, target), target, cached=True)
     if not compiled:
         return None
-    native = compile_object(text(), target)
+    native = compile_object(_text(distribution, target), target)
     if cache:
         cache.put(key, packed(_ABOUT, native.object, {}))
     return native
+
+
+def _text(distribution: str, target: Target) -> str:
+    """LLVM's text of `i32 step(table, sizes)`, whose table is of the buffers of `drawing`."""
+    from chainrule.codegen.module import emit_module
+    from chainrule.codegen.steps import Call
+    from chainrule.loops.begin import drawing
+
+    program = drawing(distribution, float32, vectors=True)
+    return emit_module([Call(program, (0, 1, 2, 3))], ("n",), target)

@@ -152,7 +152,8 @@ def lower_all(
     tuner: Callable[[Sequence[Kernel], Sequence[Built]], Mapping[int, Choice]] | None = None,
 ) -> Levels:
     """A graph at every level above machine code, each made of the one before; `choices` are those
-    that had been made for it. If it is to be tuned, `tuner` does that where it is no CPU.
+    that had been made for it. If it is to be tuned, `tuner` times its kernels where they are not
+    the CPU's.
     """
     final, records = run_passes(graph, passes_for(wanted.precision))
     clock.lap("passes")

@@ -161,14 +161,14 @@ class ReferenceProgram:
     """The graph in its stable form, evaluated in NumPy node by node, its feeds checked likewise."""
 
     def __init__(self, graph: Graph, feeds: Sequence[Node], precision: str | None) -> None:
+        from chainrule.rewrite.passes import expand_composites
+
         self.source, self.feeds = graph, tuple(feeds)
         self.graph = narrowed(_stable(graph), precision)
         tensors = [
             Tensor(label(n), n.type.dtype.name, tuple(map(dim_data, n.type.shape)), i)
             for i, n in enumerate(feeds)
         ]
-        from chainrule.rewrite.passes import expand_composites
-
         opened = in_bodies(expand_composites, expand_composites(self.graph))
         demands = list(map(dim_data, demands_of(opened, graph)))
         self._binder = Binder(tensors, sizes_of(feeds), demands)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Wanted:
     """All that decides what a graph becomes, beside the graph itself; see `build`.
 
-    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen; for a GPU it is
-    on a `device`. The `speeds` of the machine are known where it was calibrated.
+    Where it is to be tuned, at sizes `tune`, up to so many `threads` may be chosen; for a GPU the
+    `device` is told on which it is timed. The `speeds` of the machine are known where it was
+    calibrated.
     """
 
     feeds: tuple[Node, ...]

@@ -8,7 +8,7 @@
             | Store buffer[offset (+ index * stride)] = value
             | Check condition, else leave with `code`
             | Blocks sums[...] = left[...] * right[...]       products of bfloat16, blocks at a time
-            | When index < bound, ...: body                   for threads only, see below
+            | When index < bound, ..., condition: body        for threads only, see below
             | Multiply local += words * words                 for warps of threads only
             | Fetch buffer[offset] = Load | Close | Await     copies that go on, for threads only
             | Engage | Bring | Hear | MultiplyPanels          for blocks of threads: `ir.engine`
@@ -258,10 +258,13 @@ class Barrier:
 
 @dataclass(frozen=True)
 class When:
-    """The body, where every index is below its bound. In programs for GPUs only."""
+    """The body, where every index is below its bound, and where the test holds, if there is one. In
+    programs for GPUs only.
+    """
 
     bounds: tuple[tuple[Dim, Dim], ...]
     body: tuple[Stmt, ...]
+    test: Value | None = None
 
 
 @dataclass(frozen=True)

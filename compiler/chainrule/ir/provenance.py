@@ -42,26 +42,11 @@ def created(node: Node) -> None:
         _lines.setdefault(node, line)
 
 
-class derived_from:
-    """A context: nodes made inside belong to the line of `node`.
+class written_at:
+    """A context: nodes made inside belong to a line of the user's file, whoever asks for them.
 
     A class, as one is entered for each node of each pass and a generator takes twice as long.
     """
-
-    __slots__ = ("node", "token")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def __enter__(self) -> None:
-        self.token = _current.set(_lines.get(self.node) or _current.get())
-
-    def __exit__(self, *error: object) -> None:
-        _current.reset(self.token)
-
-
-class written_at:
-    """A context: nodes made inside belong to a line of the user's file, whoever asks for them."""
 
     __slots__ = ("line", "token")
 
@@ -73,6 +58,15 @@ class written_at:
 
     def __exit__(self, *error: object) -> None:
         _current.reset(self.token)
+
+
+class derived_from(written_at):
+    """The same of the line of `node`, or of the one it is in already."""
+
+    __slots__ = ()
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(_lines.get(node) or _current.get())
 
 
 def inherit(new: Node, old: Node) -> Node:

@@ -318,12 +318,14 @@ def check_device(device: object) -> None:
 
 
 def as_node(value: object, beside: Tensor | None = None) -> Node:
-    """The node of a Tensor, an array, a number or a size; the last two take a sibling's type."""
+    """The node of a Tensor, an array, a number, a list of numbers or a size; the last three take
+    the type of the Tensor beside.
+    """
     if isinstance(value, Tensor):
         return value.node
-    if isinstance(value, Size) and beside is not None:
-        return size_of(value, _scalar_dtype(0, beside.dtype))
-    if isinstance(beside, Tensor):
+    if beside is not None:
+        if isinstance(value, Size):
+            return size_of(value, _scalar_dtype(0, beside.dtype))
         number = plain(value)
         if number is not None:
             return full(number, _scalar_dtype(number, beside.dtype), ())

@@ -77,10 +77,11 @@ def _pool(
     return node, sizes, strides, _spatial("padding", padding, node, what)
 
 
-_WORDS = {
+#: what padding is, where a word such as "same" was given for it
+_PADDING = {
     "conv": 'zeros at both ends: for "same" dilation*(size - 1)//2, of odd sizes; '
     'or cr.nn.Conv1D and cr.nn.Conv2D(filters, size, padding="same")',
-    "max_pool": "what is padded at both ends of an axis, which is never the largest",
+    "max_pool": "so many places at both ends of an axis, which are never the largest",
     "avg_pool": "zeros at both ends of an axis",
 }
 
@@ -89,7 +90,7 @@ def _spatial(name: str, value: Ints, x: Node, what: str) -> tuple[int, ...]:
     """One int for each spatial axis."""
     count = x.type.rank - 2
     if isinstance(value, str):
-        hint = [_WORDS[what]] if name == "padding" else []
+        hint = [_PADDING[what]] if name == "padding" else []
         raise ShapeError(f"{what}: {name} is an int or {count} of them, not {value!r}", *hint)
     if not isinstance(value, Sequence):
         return (_int(name, value, what),) * count
@@ -100,6 +101,7 @@ def _spatial(name: str, value: Ints, x: Node, what: str) -> tuple[int, ...]:
 
 def _int(name: str, value: object, what: str) -> int:
     if not is_int(value):
-        hint = "one number pads both ends of an axis" if isinstance(value, Sequence) else ""
-        raise ShapeError(f"{what}: {name} is an int, not {value!r}", *filter(None, [hint]))
+        two = name == "padding" and isinstance(value, Sequence)
+        hint = ["one number pads both ends of an axis"] if two else []
+        raise ShapeError(f"{what}: {name} is an int, not {value!r}", *hint)
     return int(value)

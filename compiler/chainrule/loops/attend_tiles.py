@@ -100,8 +100,7 @@ def _shifts(b: Builder) -> tuple[Numbers, Stmts]:
         *h.fold("add", sums),
         threads(h.rows(When(((row, h.n), (_ACROSS, 1)), (store,)))),
     )
-    h.chunks = 1
-    return lambda row: Load(shifts, GROUP * h.n + row), h.parts(h.n, body)
+    return lambda row: Load(shifts, GROUP * h.n + row), h.parts(h.n, body, chunks=1)
 
 
 def _weights(h: Tiles, top: Dim, left: Dim, lse: Local, to: Local) -> Stmts:

@@ -150,7 +150,7 @@ def contraction_loops(
     if few:
         direct = few_rows(c, split)
     elif c.flat is not None:
-        direct = flat_loops(c, c.flat, split, lambda to: _direct(to, packed, target, split))
+        direct = flat_loops(c, c.flat, split, lambda to: _direct(to, None, target, False))
     else:
         direct = _direct(c, packed, target, split)
     if few or c.sums is None or packed is None:

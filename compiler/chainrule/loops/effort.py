@@ -36,6 +36,7 @@ from chainrule.ir.machine import MACHINE
 from chainrule.ir.size import Dim, evaluate, symbols_of
 from chainrule.ir.types import DType
 from chainrule.loops.library import listing_of
+from chainrule.loops.tiles import SET_SPAN
 from chainrule.loops.walk import operands, postorder, statements, values_of
 from chainrule.ops.pairs import NATIVE as PAIRS
 from chainrule.records import dataclass
@@ -55,8 +56,6 @@ CALL, TURN = 80, 2
 _BLOCK = 32
 #: bytes that come together from afar
 _LINE = 64
-#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
-_WAY = 4096
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Touch:
         run = float(kind)
         for step, extent in steps:
             if step > max(run, _LINE):
-                apart = gcd(int(step), _WAY)
+                apart = gcd(int(step), SET_SPAN)
                 return int(self.span(depth, size) * max(1.0, apart / max(run, _LINE)))
             run = max(run, step * extent)
         return self.span(depth, size)

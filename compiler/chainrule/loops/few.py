@@ -1,4 +1,4 @@
-"""Products of few rows with a factor whose columns lie side by side: `x @ W.T` of one row.
+"""Products of few rows with a transposed factor: `x @ W.T` of one row.
 
 Nothing is copied: a block of LANES columns by LANES terms is read as it lies, turned in registers
 and multiplied at once. Each element is one chain of multiply-adds, terms ascending, as everywhere.

@@ -51,29 +51,37 @@ def row_loops(b: Builder) -> Stmts:
     return split_outermost(for_each(b.kernel.rows, Passes(b).loops, "r"), len(b.kernel.rows))
 
 
-class Passes:
-    """The passes along a row. `stage` is the pass in which each node can be computed; a value along
-    the row that a later pass needs again waits in workspace, `saved`, as does in `folded` what is
-    folded where memory is not walked straight through. A row of one vector is `held` in registers.
+class RowPlan:
+    """How a row is gone through. `stage` is the pass in which each node can be computed; `waiting`
+    are the values along it that a later pass needs again, and `operands` what is folded where
+    memory is not walked straight through: both wait in workspace. A row of one vector is `held` in
+    registers.
     """
 
-    def __init__(self, b: Builder) -> None:
-        kernel = b.kernel
-        self.b, self.kernel = b, kernel
+    def __init__(self, kernel: Kernel) -> None:
         self.inner = kernel.space[len(kernel.rows) :]
         self.along = [n for n in kernel.nodes if n.type.shape == kernel.space and not _is_fold(n)]
         self.stage = _stages(kernel, set(self.along))
-        self.count = 1 + max(self.stage.values(), default=0)
         folds = [n for n in kernel.nodes if _is_fold(n)]
         self.straight = is_straight([*self.along, *folds], kernel)
         one_axis = len([d for d in self.inner if d != 1]) <= 1
         crossing = _crossing(kernel, self.stage, set(self.along))
         short = (self.straight or one_axis) and at_most(product(self.inner), LANES)
-        self.held = crossing if short else []
-        self.saved = {} if short else self.kept(crossing)
-        operands = () if self.straight or one_axis else dict.fromkeys(f.inputs[0] for f in folds)
-        self.folded = self.kept(n for n in operands if n not in self.saved)
-        self.folded |= {n: self.saved[n] for n in operands if n in self.saved}
+        self.held, self.waiting = (crossing, []) if short else ([], crossing)
+        folded = () if self.straight or one_axis else (f.inputs[0] for f in folds)
+        self.operands = list(dict.fromkeys(folded))
+
+
+class Passes(RowPlan):
+    """The passes along a row, with workspace for what waits: `saved` and `folded`."""
+
+    def __init__(self, b: Builder) -> None:
+        super().__init__(b.kernel)
+        self.b, self.kernel = b, b.kernel
+        self.count = 1 + max(self.stage.values(), default=0)
+        self.saved = self.kept(self.waiting)
+        self.folded = self.kept(n for n in self.operands if n not in self.saved)
+        self.folded |= {n: self.saved[n] for n in self.operands if n in self.saved}
 
     def kept(self, nodes: Iterable[Node]) -> dict[Node, Buffer]:
         """Workspace for a row of each node."""

@@ -23,15 +23,27 @@ from chainrule.ir.loop import (
     Loop,
     Set,
     Store,
+    When,
 )
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, Size, coefficient, divide, is_nonnegative, substitute, symbols_of
+from chainrule.ir.size import (
+    Dim,
+    Size,
+    coefficient,
+    divide,
+    is_nonnegative,
+    product,
+    substitute,
+    symbols_of,
+    typical,
+)
 from chainrule.ir.types import bool_
 from chainrule.loops.walk import postorder, set_locals, statements, values_of
 from chainrule.records import dataclass
 
-#: of so many places each may look at all that is added, and so many threads are enough
-PLACES = 512
+#: of so many places each may look at all that is added; of more, as many threads as are enough for
+#: a large GPU each have a run of places
+PLACES, THREADS = 512, 1 << 14
 
 
 def shared_among_threads(body: Stmts) -> Stmts:
@@ -59,10 +71,10 @@ def _shared(nest: Loop) -> Loop:
 
 
 def _collected(loops: Sequence[Loop], body: Stmts, found: Sequence[str]) -> Loop | None:
-    """A nest that adds to places known at run time, turned round: each place goes through what is
-    added, in order, and takes what is its own.
+    """A nest that adds to places known at run time, turned round: each place, or each run of them
+    where they are many, goes through what is added, in order, and takes what is its own.
 
-    None of another nest, where a place is no digit of its own, or where there are many of them.
+    None of another nest, or where a place is no digit of its own.
     """
     s = body[0]
     if len(body) != 1 or not isinstance(s, Store) or s.index is None:
@@ -72,10 +84,13 @@ def _collected(loops: Sequence[Loop], body: Stmts, found: Sequence[str]) -> Loop
         return None
     same = (old.buffer, old.offset, old.stride) == (s.buffer, s.offset, s.stride)
     places = divide(s.buffer.size, s.stride)
-    if not same or old.index is not s.index or not isinstance(places, int) or places > PLACES:
+    if not same or old.index is not s.index or places is None:
         return None
     if symbols_of(s.offset) & {loop.var for loop in inner} or not _stays_below(s, loops):
         return None
+    split = [loop for loop in loops if loop.var in found]
+    if not isinstance(places, int) or places > PLACES:
+        return _in_runs(s, split, inner, places)
     place, sum_ = Size.symbol("place'"), Local("sum", s.buffer.dtype)
     home = s.offset + place * s.stride
     mine = Apply("eq", (s.index, IndexValue(place, s.index.dtype)), bool_)
@@ -84,9 +99,31 @@ def _collected(loops: Sequence[Loop], body: Stmts, found: Sequence[str]) -> Loop
     for loop in reversed(inner):
         nest = (replace(loop, mode="serial", body=nest),)
     nest = (sum_, Set(sum_, (), Load(s.buffer, home)), *nest, Store(s.buffer, home, Get(sum_)))
-    for loop in reversed([x for x in loops if x.var in found]):
-        nest = (replace(loop, mode="serial", split=True, body=nest),)
-    return Loop("place'", places, nest, split=True)
+    return _outside("place'", places, split, nest)
+
+
+def _in_runs(s: Store, split: Sequence[Loop], inner: Sequence[Loop], places: Dim) -> Loop:
+    """A nest that adds to many places: a thread has a run of them, of one column, and adds to
+    memory what belongs there. What does not it passes by, reading only where it would go.
+    """
+    assert s.index is not None
+    count = max(1, THREADS // max(1, typical(product(tuple(loop.extent for loop in split)))))
+    count = min(count, places) if isinstance(places, int) else count
+    size = (places + count - 1) // count
+    first = Size.symbol("run'") * size
+    low, high = (IndexValue(i, s.index.dtype) for i in (first, first + size))
+    tests = Apply("le", (low, s.index), bool_), Apply("lt", (s.index, high), bool_)
+    nest: Stmts = (When((), (s,), Apply("and_", tests, bool_)),)
+    for loop in reversed(inner):
+        nest = (replace(loop, mode="serial", body=nest),)
+    return _outside("run'", count, split, nest)
+
+
+def _outside(var: str, extent: Dim, split: Sequence[Loop], body: Stmts) -> Loop:
+    """A body in split loops, the outermost over a variable."""
+    for loop in reversed(split):
+        body = (replace(loop, mode="serial", split=True, body=body),)
+    return Loop(var, extent, body, split=True)
 
 
 def _stays_below(s: Store, loops: Sequence[Loop]) -> bool:

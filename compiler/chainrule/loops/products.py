@@ -150,9 +150,10 @@ def _scheduled(
     contraction = replace(contraction, block=block, sums=waiting)
     alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
     few = not (layout.outer or fixed) and has_few_rows(contraction, b.target)
-    flat = 0 if few or alone or layout.outer or fixed or far != 0 else flat_size(contraction)
+    other = few or alone or layout.outer or fixed or far != 0 or is_strided(contraction)
+    flat = 0 if other else flat_size(contraction)
     if flat:
-        contraction = replace(contraction, flat=b.workspace(node, flat, by_group))
+        contraction = replace(contraction, flat=b.workspace(node, flat, True))
     tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))

@@ -105,9 +105,12 @@ class Tiles(Group):
         """A number for each row of a thread's share."""
         return self.cells(name, self.side)
 
-    def parts(self, rows: Dim, body: Stmts) -> Stmts:
-        """A part for each tile of rows of each group, and each chunk."""
-        over = {"group'": product(self.lead), "block'": self.tiles(rows), "chunk'": self.chunks}
+    def parts(self, rows: Dim, body: Stmts, chunks: int | None = None) -> Stmts:
+        """A part for each tile of rows of each group, and each chunk, of which there may be fewer
+        than the results have.
+        """
+        chunks = chunks or self.chunks
+        over = {"group'": product(self.lead), "block'": self.tiles(rows), "chunk'": chunks}
         for var, extent in reversed(over.items()):
             body = (Loop(var, extent, body, split=True),)
         return body

@@ -113,7 +113,11 @@ class _Threads(Engines):
             self.loop(s)
         elif isinstance(s, When):
             held = [np.asarray(self.index(i)) < self.index(n) for i, n in s.bounds]
-            self.where(np.logical_and.reduce(np.broadcast_arrays(self.active, *held)), s.body)
+            active = np.logical_and.reduce(np.broadcast_arrays(self.active, *held))
+            if s.test is not None and s.bounds:  # a test may read what only is there within them
+                self.where(active, (When((), s.body, s.test),))
+            else:
+                self.where(active if s.test is None else active & self.value(s.test), s.body)
         elif isinstance(s, Local):
             for index in np.ndindex(*s.shape):
                 self.cells[s.name, tuple(map(int, index))] = np.zeros(

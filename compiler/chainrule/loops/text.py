@@ -106,8 +106,9 @@ class _Printer:
             sums = f"{self.buffer(s.sums)}[{self.dim(s.at)}]"
             yield f"{indent}{sums} {'+' if s.more else ''}= blocks {size}: {left} * {right}"
         elif isinstance(s, When):
-            bounds = ", ".join(f"{self.dim(i)} < {self.dim(n)}" for i, n in s.bounds)
-            yield f"{indent}when {bounds}:"
+            tests = [f"{self.dim(i)} < {self.dim(n)}" for i, n in s.bounds]
+            tests += [] if s.test is None else [self.value(s.test)]
+            yield f"{indent}when {', '.join(tests)}:"
             yield from self.block(s.body, indent + "  ")
         elif isinstance(s, Loop):
             yield from self.loop(s, indent)

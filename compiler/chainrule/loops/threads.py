@@ -18,7 +18,7 @@ from chainrule.loops.abreast import in_turn
 from chainrule.loops.attend_tiles import attend_tiles
 from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.choice import PANELS
-from chainrule.loops.folds import Passes
+from chainrule.loops.folds import Passes, RowPlan
 from chainrule.loops.fours import FourPasses
 from chainrule.loops.grouped import GroupTiles
 from chainrule.loops.independent import shared_among_threads
@@ -122,11 +122,10 @@ def _has_fours(b: Builder, inner: int) -> bool:
     """Whether short rows are folded with four neighbours a lane, in the same order: where they are
     many, walked straight through, and what waits from pass to pass finds the room it had.
     """
-    passes, count = Passes(b), typical(product(b.kernel.rows))
-    kept = sum(inner * node.type.dtype.itemsize for node in {**passes.saved, **passes.folded})
-    b.scratch.clear()
-    if inner % FOUR or inner < LANES * FOUR or count < MANY or not passes.straight:
+    plan, count = RowPlan(b.kernel), typical(product(b.kernel.rows))
+    if inner % FOUR or inner < LANES * FOUR or count < MANY or not plan.straight:
         return False
+    kept = sum(inner * node.type.dtype.itemsize for node in {*plan.waiting, *plan.operands})
     here, then = (kept * BLOCK // lanes <= SHARED for lanes in (LANES, LANES // FOUR))
     return _are_few(b) and here == then
 

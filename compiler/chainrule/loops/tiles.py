@@ -23,9 +23,10 @@ TALLEST = 14
 #: operations of epilogue code in one tile; where it would have more, the tile is laid down in
 #: workspace and loops over its rows and vectors take it from there
 EPILOGUE_OPERATIONS = 640
-#: rows so many bytes apart lie in one set of the nearest cache, a page being the span of its sets:
-#: a tile has no more of those than such a set has lines, and more vectors instead
-WAY, WAYS, BESIDE = 4096, 8, 3
+#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
+SET_SPAN = 4096
+#: rows that share a set: a tile has no more of those than a set has lines, and more vectors instead
+SET_LINES, BESIDE = 8, 3
 
 _M, _N, _K = (Size.symbol(f"{name}'") for name in "mnk")
 
@@ -107,7 +108,7 @@ def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
         yield Rows(c.height, c.m // c.height, 0, best)
         return
     most = (target.vector_registers - 1 - best * width) // (best * width)
-    tallest = WAYS if shares_a_set(c) else cap
+    tallest = SET_LINES if shares_a_set(c) else cap
     most = max(1, min(most, cap, c.choice.rows or tallest))
 
     def vectors(rows: int) -> int:
@@ -165,11 +166,11 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
 
 
 def shares_a_set(c: Contraction) -> bool:
-    """Whether neighbouring rows of a lie a multiple of WAY bytes apart."""
+    """Whether neighbouring rows of a lie a multiple of SET_SPAN bytes apart."""
     loads = (v for v in postorder(c.a(_M, _K)) if isinstance(v, Load))
     slopes = ((coefficient(v.offset, "m'"), v.dtype.itemsize) for v in loads)
     apart = (slope[0] * size for slope, size in slopes if slope is not None and slope[0] != 0)
-    return any(isinstance(each, int) and each % WAY == 0 for each in apart)
+    return any(isinstance(each, int) and each % SET_SPAN == 0 for each in apart)
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:

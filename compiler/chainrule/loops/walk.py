@@ -30,9 +30,9 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.size import Dim, Remainder, symbols_of
 
-#: statements that hold others
+#: statements that hold others, and those that change a local
 _NESTS = (Loop, When)
-_SETS = Set | Multiply | MultiplyPanels
+_SETS = (Set, Multiply, MultiplyPanels)
 
 
 def operands(value: Value) -> tuple[Value, ...]:
@@ -252,6 +252,8 @@ def values_of(stmt: Stmt) -> tuple[Value, ...]:
         return tuple(Load(words.buffer, words.at) for words in (stmt.a, stmt.b))
     if isinstance(stmt, Fetch):
         return (stmt.source,)
+    if isinstance(stmt, When) and stmt.test is not None:
+        return (stmt.test,)
     if isinstance(stmt, MultiplyPanels):
         return tuple(Load(panel.buffer, panel.at) for panel in (stmt.a, stmt.b))
     if isinstance(stmt, Bring):  # of each box the first element

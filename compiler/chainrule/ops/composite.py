@@ -138,7 +138,9 @@ class LogSumExp(_AlongAxis):
         return np.asarray(np.log(total) + np.squeeze(top, self.axis))
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        return (op("mul", apply(Softmax(self.axis), inputs[0]), keep_axes(ct, (self.axis,))),)
+        axes, share = (self.axis,), apply(Softmax(self.axis), inputs[0])
+        nothing = op("eq", keep_axes(out, axes), -np.inf)  # where a softmax is none
+        return (op("mul", op("where", nothing, 0.0, share), keep_axes(ct, axes)),)
 
     def expand(self, *inputs: Node) -> Node:
         (x,) = inputs

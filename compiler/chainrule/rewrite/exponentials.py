@@ -1,57 +1,60 @@
 """Stable forms of sums of exponentials, of what is divided by them, and of logarithms of both.
 
 exp(x) overflows from 89 on, its sum with it, and below -104 both are 0: what is left is inf / inf,
-0 / 0 or log(0). The sum as a whole, taken out as exp(logsumexp(x)), leaves numbers up to 1. What a
-weight of 0 shuts out may be largest, so that `u` is x without it (an infinite or NaN x stays NaN).
+0 / 0 or log(0). The sum as a whole, taken out as exp(logsumexp(x)), leaves numbers up to 1. Of a
+weighted sum it is the largest x that counts, a number without a derivative, as any gives the same.
+What a weight of 0 shuts out may be larger: up to e^60 times it keeps its exponential, by which the
+weight has its gradient (an infinite or NaN x stays NaN).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from chainrule.ir.node import Node, Op, apply
 from chainrule.ops import build
-from chainrule.ops.axes import Expand, Sum
+from chainrule.ops.axes import Sum
 from chainrule.ops.composite import LogSoftmax, LogSumExp, Softmax
 from chainrule.ops.contract import Contract
 from chainrule.ops.source import Constant, Full
 from chainrule.records import dataclass
+from chainrule.rewrite.guards import above, behind, finite, is_above
 from chainrule.rewrite.rule import Bindings, Rules, See, recognize, rule
-
-
-def above(*names: str) -> Callable[[Bindings], bool]:
-    """Whether variables are finite numbers above 0, of which there is a logarithm."""
-    return lambda bound: all(_is_above(bound[name]) for name in names)
-
-
-def _is_above(node: Node) -> bool:
-    return isinstance(node.op, Full) and bool(0 < node.op.value < math.inf)
 
 
 def _may_shut_out(bound: Bindings) -> bool:
     """Whether weights of a softmax may be 0, and are not left out already, as the rule does it."""
-    x, y = _behind(bound["x"]), _behind(bound["y"])
-    parts = [x, *map(_behind, x.inputs if x.op.name == "add" else ())]
+    x, y = behind(bound["x"]), behind(bound["y"])
+    parts = [x, *map(behind, x.inputs if x.op.name == "add" else ())]
     if any(p.op.name == "log_softmax" for p in parts):
         return False
     known = y.op.array if isinstance(y.op, Constant) else getattr(y.op, "value", 0)
     return not np.all(known)
 
 
-def _behind(node: Node) -> Node:
-    """What a node repeats."""
-    while isinstance(node.op, Expand):
-        (node,) = node.inputs
-    return node
+def _top(x: str) -> str:
+    """The largest x that counts; 0 where that is infinite, as where nothing counts."""
+    top = f"max({x} + where(y == 0, y - 1e999, 0))"  # in y's type
+    return f"where(abs({top}) == 1e999, 0, {top})"
 
 
-_OUT = "where(y == 0, -1e999, 0)"
-_U, _V = f"x + {_OUT}", f"log_softmax(x) + {_OUT}"
-_WHOLE = f"logaddexp(logsumexp({_U}), log(c))"
-_PART = f"exp(({_U}) - repeat({_WHOLE}))"
+def _parts(x: str, whole: str) -> str:
+    """exp(x - whole) * y."""
+    return f"exp(where(y == 0, minimum({x}, repeat({whole}) + 60), {x}) - repeat({whole})) * y"
+
+
+def _is_whole(bound: Bindings) -> bool:
+    """Whether nothing was taken out of the exponentials yet."""
+    taken = behind(bound["x"].inputs[-1]) if bound["x"].op.name == "sub" else bound["x"]
+    return [taken.op.name, *(i.op.name for i in taken.inputs)] != ["stop_gradient", "where"]
+
+
+_TOP, _LOG_TOP = (f"stop_gradient({_top(x)})" for x in ("x", "log_softmax(x)"))
+_TOP_OR_C = f"stop_gradient(maximum({_top('x')}, log(c)))"
+_PARTS, _WITH_C = _parts("x", _TOP), _parts("x", _TOP_OR_C)
+_LOG_PARTS = _parts("log_softmax(x)", _LOG_TOP)
 _LARGE = "softmax(x) > 0.5"
 _REST = f"logsumexp(where({_LARGE}, -1e999, log_softmax(x)))"
 
@@ -72,18 +75,19 @@ MOST_TERMS = 64
 def log_of_terms(node: Node, see: See) -> Node | None:
     """Given log of terms, `exp(x)`, `exp(x) * 2` or numbers, four or more, logaddexp of all.
 
-    Also of two or more of softmax and sigmoid, and where their sum is scaled by a number.
+    Also of two or three of which one is scaled, of two or more of softmax and sigmoid, and where
+    their sum is scaled by a number.
     """
     (total,) = node.inputs
     scale: Node | None = None
     for name, inverse in (("mul", False), ("div", True)):
         parts = see(total, name)
-        if parts and _is_above(parts[1]):
+        if parts and is_above(parts[1]):
             log = build.call("log", parts[1])
             total, scale = parts[0], build.call("neg", log) if inverse else log
             break
     terms = _terms(total, see)
-    if len(terms) < 4:
+    if not _is_new(total, terms, see):
         terms = _terms(total, see, _PROBABLE)
     if len(terms) < 2:
         return None
@@ -95,14 +99,22 @@ def over_terms(node: Node, see: See) -> Node | None:
     """Given a quotient by such a sum, a product with exp(-logaddexp(...))."""
     above, below = node.inputs
     terms = _terms(below, see)
-    if len(terms) < 2 or (len(terms) < 4 and not _scaled(below, see)):
+    if not _is_new(below, terms, see):
         return None
     return build.call("mul", above, build.call("exp", build.call("neg", _log_sum(terms))))
 
 
-def _scaled(node: Node, see: See) -> bool:
-    """Whether an exponential times a number is among the terms."""
-    return any(see(i, "mul") for i in node.inputs)
+def _is_new(node: Node, terms: list[Node], see: See) -> bool:
+    """Whether a sum of exponentials is none that a rule has been written out for: those have two
+    or three terms, none of them scaled.
+    """
+    return len(terms) >= 4 or (len(terms) >= 2 and _is_scaled(node, see))
+
+
+def _is_scaled(node: Node, see: See) -> bool:
+    """Whether an exponential times a number is among the terms of a sum."""
+    parts = see(node, "add")
+    return any(_is_scaled(p, see) for p in parts) if parts else bool(see(node, "mul"))
 
 
 def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _EXP) -> list[Node]:
@@ -121,7 +133,7 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
         if parts:
             stack.extend(reversed(parts))
             continue
-        if _is_above(term) and kinds is _EXP:
+        if is_above(term) and kinds is _EXP:
             found.append(build.call("log", term))
             continue
         log = _log_of(term, see, kinds)
@@ -135,7 +147,7 @@ def _terms(node: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]] = _
 def _log_of(term: Node, see: See, kinds: Mapping[str, Callable[[Node], Node]]) -> Node | None:
     """x of exp(x), x + log(c) of exp(x) * c for a number c above 0, and of other kinds so."""
     scaled = see(term, "mul")
-    if scaled and _is_above(scaled[1]):
+    if scaled and is_above(scaled[1]):
         log = _log_of(scaled[0], see, kinds)
         return build.call("add", log, build.call("log", scaled[1])) if log else None
     return next((of(term) for name, of in kinds.items() if see(term, name)), None)
@@ -294,12 +306,13 @@ EXPONENTIALS = Rules(
         rule(
             "weighted_exp_over_its_sum",
             "(exp(x) * y) / repeat(sum(exp(x) * y))",
-            f"(softmax({_U}) * y) / repeat(sum(softmax({_U}) * y))",
+            f"({_PARTS}) / repeat(sum({_PARTS}))",
+            when=_is_whole,
         ),
         rule(
             "weighted_exp_over_its_sum_and_number",
             "(exp(x) * y) / repeat(sum(exp(x) * y) + c)",
-            f"({_PART} * y) / repeat(sum({_PART} * y) + exp(log(c) - {_WHOLE}))",
+            f"({_WITH_C}) / repeat(sum({_WITH_C}) + exp(log(c) - {_TOP_OR_C}))",
             when=above("c"),
         ),
         product_over_sum_of_exp,
@@ -317,19 +330,20 @@ EXPONENTIALS = Rules(
             "log_power_of_sum_of_exp",
             "log(sum(exp(x)) ** c)",
             "logsumexp(x) * c",
-            when=lambda b: isinstance(b["c"].op, Full) and bool(np.isfinite(b["c"].op.value)),
+            when=finite("c"),
         ),
         rule("log_of_root", "log(sqrt(x))", "log(x) * 0.5"),
         rule("abs_of_sum_of_exp", "abs(sum(exp(x)))", "sum(exp(x))"),
         rule(
             "log_of_weighted_sum",
             "log(sum(exp(x) * y))",
-            f"logsumexp({_U}) + log(sum(softmax({_U}) * y))",
+            f"{_TOP} + log(sum({_PARTS}))",
+            when=_is_whole,
         ),
         rule(
             "log_of_weighted_softmax",
             "log(sum(softmax(x) * y))",
-            f"logsumexp({_V}) + log(sum(softmax({_V}) * y))",
+            f"{_LOG_TOP} + log(sum({_LOG_PARTS}))",
             when=_may_shut_out,
         ),
         log_of_product_with_exp,
@@ -348,38 +362,6 @@ EXPONENTIALS = Rules(
             "entropy_of_softmax",
             "xlogy(softmax(x), softmax(x))",
             "where(softmax(x) == 0, 0, softmax(x) * log_softmax(x))",
-        ),
-        # halves of tanh
-        rule("log_half_tanh", "log(tanh(x) * c + c)", "log((1 + tanh(x)) * c)", when=above("c")),
-        rule("log_half_less", "log(c - tanh(x) * c)", "log((1 - tanh(x)) * c)", when=above("c")),
-        rule(
-            "log_scaled_one_minus_tanh",
-            "log((1 - tanh(x)) * c)",
-            "log_sigmoid(x * -2) + log(c * 2)",
-            when=above("c"),
-        ),
-        rule(
-            "log_divided_one_minus_tanh",
-            "log((1 - tanh(x)) / c)",
-            "log_sigmoid(x * -2) + log(2 / c)",
-            when=above("c"),
-        ),
-        # lengths
-        rule(
-            "root_of_mean_square",
-            "sqrt(sum(square(x)) / c)",
-            "norm(x) / sqrt(c)",
-            when=lambda b: _is_above(b["c"]) or _behind(b["c"]).op.name == "size",
-        ),
-        rule(
-            "root_of_variance",
-            "sqrt(var(x))",
-            "where(var(x) == 0, 0, sqrt(where(var(x) == 0, 1, var(x))))",
-        ),
-        rule(
-            "hypotenuse_of_three",
-            "sqrt(square(x) + square(y) + square(z))",
-            "hypot(hypot(x, y), z)",
         ),
     ]
 )

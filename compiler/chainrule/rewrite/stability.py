@@ -10,20 +10,11 @@ from collections.abc import Iterator
 
 from chainrule.ir.node import Node
 from chainrule.ops.source import Full
-from chainrule.rewrite.exponentials import EXPONENTIALS, above
-from chainrule.rewrite.rule import Bindings, Guard, Rule, Rules, rule
+from chainrule.rewrite.exponentials import EXPONENTIALS
+from chainrule.rewrite.guards import above, behind, finite, is_above
+from chainrule.rewrite.rule import Rule, Rules, rule
 
 _LN2 = "0.6931471805599453"
-
-
-def _number(name: str, above: float = -math.inf) -> Guard:
-    """Whether a variable is a number, a finite one, above another."""
-
-    def holds(bound: Bindings) -> bool:
-        op = bound[name].op
-        return isinstance(op, Full) and bool(above < op.value < math.inf)
-
-    return holds
 
 
 def _is_one(node: Node) -> bool:
@@ -58,7 +49,7 @@ STABILITY = Rules(
         rule("exp_times_square_sigmoid", "exp(x) * square(sigmoid(-x))", _SLOPE),
         rule("square_sigmoid_times_exp", "exp(-x) * square(sigmoid(x))", _SLOPE),
         rule(
-            "power_of_one_plus_exp", "(1 + exp(x)) ** c", "exp(softplus(x) * c)", when=_number("c")
+            "power_of_one_plus_exp", "(1 + exp(x)) ** c", "exp(softplus(x) * c)", when=finite("c")
         ),
         rule(
             "sigmoid_with_number", "exp(x) / (exp(x) + c)", "sigmoid(x - log(c))", when=above("c")
@@ -82,7 +73,7 @@ STABILITY = Rules(
         rule("log_one_minus_sigmoid", "log(1 - sigmoid(x))", "log_sigmoid(-x)"),
         rule("log1p_minus_sigmoid", "log1p(-sigmoid(x))", "log_sigmoid(-x)"),
         rule(
-            "log_power_of_sigmoid", "log(sigmoid(x) ** c)", "log_sigmoid(x) * c", when=_number("c")
+            "log_power_of_sigmoid", "log(sigmoid(x) ** c)", "log_sigmoid(x) * c", when=finite("c")
         ),
         rule("odds", "sigmoid(x) / (1 - sigmoid(x))", "exp(x)"),
         rule("over_sigmoid", "1 / sigmoid(x)", "1 + exp(-x)"),
@@ -156,6 +147,20 @@ STABILITY = Rules(
         ),
         rule("log1p_tanh", "log1p(tanh(x))", f"log_sigmoid(x * 2) + {_LN2}"),
         rule("log1p_minus_tanh", "log1p(-tanh(x))", f"log_sigmoid(x * -2) + {_LN2}"),
+        rule("log_half_tanh", "log(tanh(x) * c + c)", "log((1 + tanh(x)) * c)", when=above("c")),
+        rule("log_half_less", "log(c - tanh(x) * c)", "log((1 - tanh(x)) * c)", when=above("c")),
+        rule(
+            "log_scaled_one_minus_tanh",
+            "log((1 - tanh(x)) * c)",
+            "log_sigmoid(x * -2) + log(c * 2)",
+            when=above("c"),
+        ),
+        rule(
+            "log_divided_one_minus_tanh",
+            "log((1 - tanh(x)) / c)",
+            "log_sigmoid(x * -2) + log(2 / c)",
+            when=above("c"),
+        ),
         rule("atanh_of_tanh", "atanh(tanh(x))", "x"),
         rule("asinh", "log(x + sqrt(square(x) + 1))", "asinh(x)"),
         rule("acosh", "log(x + sqrt(square(x) - 1))", "acosh(x)"),
@@ -185,7 +190,7 @@ STABILITY = Rules(
         rule("exp_ratio", "exp(x) / exp(y)", "exp(x - y)"),
         rule("exp_reciprocal", "1 / exp(x)", "exp(-x)"),
         rule("over_exp", "x / exp(y)", "x * exp(-y)"),
-        rule("power_of_exp", "exp(x) ** c", "exp(x * c)", when=_number("c")),
+        rule("power_of_exp", "exp(x) ** c", "exp(x * c)", when=finite("c")),
         rule("square_of_exp", "square(exp(x))", "exp(x * 2)"),
         rule("expm1", "exp(x) - 1", "expm1(x)"),
         rule("one_minus_exp", "1 - exp(x)", "-expm1(x)"),
@@ -231,13 +236,29 @@ STABILITY = Rules(
         rule("log_of_softmax_over", "log(softmax(x) / y)", "log_softmax(x) - log(y)"),
         rule("log_scaled_softmax", "log(softmax(x) * y)", "log_softmax(x) + log(y)"),
         rule(
-            "log_power_of_softmax", "log(softmax(x) ** c)", "log_softmax(x) * c", when=_number("c")
+            "log_power_of_softmax", "log(softmax(x) ** c)", "log_softmax(x) * c", when=finite("c")
         ),
         rule("log_of_mixture", "log(sum(softmax(x) * exp(y)))", "logsumexp(log_softmax(x) + y)"),
         # variance and length
         rule("variance_of_moments", "mean(square(x)) - square(mean(x))", "var(x)"),
         rule("length", "sqrt(sum(square(x)))", "norm(x)"),
         rule("hypotenuse", "sqrt(square(x) + square(y))", "hypot(x, y)"),
+        rule(
+            "root_of_mean_square",
+            "sqrt(sum(square(x)) / c)",
+            "norm(x) / sqrt(c)",
+            when=lambda b: is_above(b["c"]) or behind(b["c"]).op.name == "size",
+        ),
+        rule(
+            "root_of_variance",
+            "sqrt(var(x))",
+            "where(var(x) == 0, 0, sqrt(where(var(x) == 0, 1, var(x))))",
+        ),
+        rule(
+            "hypotenuse_of_three",
+            "sqrt(square(x) + square(y) + square(z))",
+            "hypot(hypot(x, y), z)",
+        ),
         rule("over_sum_of_two_exp", "z / (exp(x) + exp(y))", "z * exp(-logaddexp(x, y))"),
         rule(
             "over_sum_of_three_exp",

@@ -98,6 +98,9 @@ class Hyperparameters(MutableMapping[str, Any]):
     def __delitem__(self, name: str) -> NoReturn:
         raise FeedError(f"the step needs its {name}: it can be set, not removed")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._numbers)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from chainrule import driver
-from chainrule.errors import ArtifactError, CompileError
+from chainrule.errors import ArtifactError, CompileError, FeedError
 from chainrule.ir.node import Node
 from chainrule.train import checkpoint, state
+from chainrule.train.arrays import Arrays
 from chainrule.train.ensemble import Ensemble
 from chainrule.train.epochs import Epochs
 from chainrule.train.hyperparameters import Hyperparameters
@@ -64,12 +64,28 @@ class Kept:
         numbers = plan.optimizer.hyperparameters
         self._hyperparameters = Hyperparameters(numbers, self._arrays, members)
         self._hyperparameters.begin()
-        self._parameters = self._seen({p: p for p in plan.parameters})
+        self._parameters = self._seen("parameters", {p: p for p in plan.parameters})
 
-    def _seen(self, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what is no attribute, as a misspelt hyper-parameter would be kept and not used."""
+        own = getattr(type(self), name, None)
+        if not name.startswith("_") and (own is None or callable(own)):
+            raise self._no_attribute(name)
+        object.__setattr__(self, name, value)
+
+    def _no_attribute(self, name: str) -> FeedError:
+        """What is said of an attribute that can't be set."""
+        what = f"a training step has no {name!r} to set"
+        if name in self._hyperparameters:
+            return FeedError(what, f"step.hyperparameters[{name!r}] = ...")
+        others = ", ".join(n for n in self._hyperparameters if n != RATE)
+        more = f", and step.hyperparameters[...] of {others}" if others else ""
+        return FeedError(what, f"there is step.{RATE}{more}")
+
+    def _seen(self, what: str, leaves: Mapping[Node, Node]) -> Mapping[str, Array]:
         """Live arrays, by the names of other leaves."""
         arrays = {label(name): self._arrays[label(node)] for name, node in leaves.items()}
-        return MappingProxyType(arrays)
+        return Arrays(what, arrays)
 
     @property
     def plan(self) -> StepPlan:
@@ -126,7 +142,7 @@ class Kept:
     @property
     def averages(self) -> Mapping[str, Array]:
         """Live views of the moving averages of parameters, by the parameter; none without ema."""
-        return self._seen(self._plan.optimizer.averages)
+        return self._seen("averages", self._plan.optimizer.averages)
 
     def state_dict(self, into: dict[str, Array] | None = None) -> dict[str, Array]:
         """Copies of everything that training depends on, by name.

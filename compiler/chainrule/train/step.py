@@ -120,6 +120,9 @@ class TrainingStep(Kept):
     Calls from several threads wait for each other.
     """
 
+    #: whether calls change parameters: not those of a model whose net is frozen whole
+    trains = True
+
     def __init__(
         self,
         plan: StepPlan,
@@ -132,8 +135,6 @@ class TrainingStep(Kept):
     ) -> None:
         natively = backend != "reference"
         super().__init__(plan, outputs, share, seed, options.precision, members, natively)
-        #: whether calls change parameters: not those of a model whose net is frozen whole
-        self.trains = True
         self._backend = backend
         self._metrics: dict[str, Any] | None = {}  # None: what the last call left, not read yet
         one = plan.unwritten
@@ -162,7 +163,8 @@ class TrainingStep(Kept):
             with lock.guard:
                 loss = direct(feeds)
             if loss == loss:
-                self._metrics = None
+                if self._metrics is not None:  # to set it takes longer than to look
+                    self._metrics = None
                 return loss
         return self._checked_call(feeds)
 

@@ -53,7 +53,7 @@ def told(
         [place[leaf] for leaf, _ in changes],
         [(place[w], number[id(updates.rules[w])]) for w in trained],
         [
-            (n, h.range.decay, h.begins if h.leaf is None else place[h.leaf])
+            (n, h.begins if h.leaf is None else place[h.leaf])
             for n, h in updates.hyperparameters.items()
         ],
         updates.every,
@@ -81,16 +81,26 @@ def is_ours(rule: Rule) -> bool:
 
 def _is_our_function(value: Any) -> bool:
     """Whether a routine was written by us: its body, and what a decorator of ours may stand for."""
-    space = getattr(value, "__globals__", {})  # which `functools.wraps` does not change
-    homes = (space.get("__name__"), getattr(value, "__module__", None))
-    return all(str(home).startswith(_OURS) for home in homes)
+    return _are_ours(*_homes(value))
+
+
+def _homes(routine: Any) -> tuple[str, str]:
+    """The modules of a routine's body, which `functools.wraps` does not change, and of its name."""
+    space = getattr(routine, "__globals__", {})
+    return str(space.get("__name__")), str(getattr(routine, "__module__", None))
+
+
+def _are_ours(*homes: str) -> bool:
+    return all(home.startswith(_OURS) for home in homes)
 
 
 def _is_as_written(module: str) -> bool:
     """Whether none of a module's functions was replaced by one from outside."""
-    functions = filter(isfunction, vars(sys.modules[module]).values())
-    others = (str(f.__module__) for f in functions if not _is_our_function(f))
-    return all(home.partition(".")[0] in sys.stdlib_module_names for home in others)
+    if module not in sys.modules:
+        return False  # a class that only says so is of no module of ours
+    found = {_homes(value) for value in vars(sys.modules[module]).values() if isfunction(value)}
+    others = (name.partition(".")[0] for body, name in found if not _are_ours(body, name))
+    return all(other in sys.stdlib_module_names for other in others)
 
 
 def _settings(rule: Rule) -> str | None:
