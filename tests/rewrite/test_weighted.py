@@ -139,6 +139,18 @@ BESIDE_A_NUMBER = {
 }
 
 
+def test_the_slope_of_logsumexp_is_softmax_as_in_a_textbook() -> None:
+    """Printed so, also where a row of nothing is 0 by it; on both backends."""
+    (slope,) = cr.grad(cr.sum(cr.logsumexp(ROW, axis=-1)), [ROW])
+    assert "softmax(z)" in str(slope) and "inf" not in str(slope), str(slope)
+    rows = np.array([[-np.inf] * 3, [1.0, 1.0, -np.inf], [np.inf, 0, 1]], np.float32)
+    for backend in ("cpu", "reference"):
+        with np.errstate(invalid="ignore"):
+            found = cr.compile(slope, backend=backend)(z=rows)
+        np.testing.assert_allclose(found[:2], [[0, 0, 0], [0.5, 0.5, 0]])
+        assert np.isnan(found[2]).any(), "a softmax of an infinite number is none"
+
+
 @pytest.mark.parametrize("name", BESIDE_A_NUMBER)
 def test_a_row_that_is_masked_whole_changes_nothing(name: str) -> None:
     out = BESIDE_A_NUMBER[name]

@@ -77,19 +77,32 @@ class _AlongAxis(Op):
 
 @dataclass(frozen=True)
 class Softmax(_AlongAxis):
-    """exp(x) / sum(exp(x)) along an axis."""
+    """exp(x) / sum(exp(x)) along an axis.
 
+    A vector of nothing but -inf has none: NaN, or, as what `logsumexp` passes on, 0 for `nothing`.
+    """
+
+    nothing: bool = False
     name = "softmax"
 
     def ref(self, *inputs: Array) -> Array:
-        e = np.exp(inputs[0] - self.top_of(inputs[0]))
-        return np.asarray(e / e.sum(axis=self.axis, keepdims=True))
+        top = self.top_of(inputs[0])
+        e = np.exp(inputs[0] - (np.where(top == -np.inf, 0, top) if self.nothing else top))
+        total = e.sum(axis=self.axis, keepdims=True)
+        return np.asarray(e / (np.where(total == 0, 1, total) if self.nothing else total))
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         return (op("mul", out, op("sub", ct, self.total(op("mul", ct, out)))),)
 
     def expand(self, *inputs: Node) -> Node:
-        return self.definition(self.below_top(inputs[0]))
+        (x,), axes = inputs, (self.axis,)
+        if not self.nothing or x.type.shape[self.axis] == 0:
+            return self.definition(self.below_top(x))
+        top = apply(Max(axes), x)
+        top = op("where", op("eq", top, -np.inf), 0.0, top)  # not -inf - -inf
+        e = op("exp", op("sub", x, keep_axes(top, axes)))
+        total = apply(Sum(axes), e)
+        return op("div", e, keep_axes(op("where", op("eq", total, 0.0), 1.0, total), axes))
 
     def definition(self, *inputs: Node) -> Node:
         e = op("exp", inputs[0])
@@ -138,9 +151,8 @@ class LogSumExp(_AlongAxis):
         return np.asarray(np.log(total) + np.squeeze(top, self.axis))
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
-        axes, share = (self.axis,), apply(Softmax(self.axis), inputs[0])
-        nothing = op("eq", keep_axes(out, axes), -np.inf)  # where a softmax is none
-        return (op("mul", op("where", nothing, 0.0, share), keep_axes(ct, axes)),)
+        share = apply(Softmax(self.axis, nothing=True), inputs[0])
+        return (op("mul", share, keep_axes(ct, (self.axis,))),)
 
     def expand(self, *inputs: Node) -> Node:
         (x,) = inputs
