@@ -23,6 +23,8 @@ from chainrule.target import Target
 #: a call that does less is done by one thread: the others would wait longer than it takes; a step
 #: whose shared calls do less in all wakes nobody (loops.parts.work_of counts)
 CALL_WORK, STEP_WORK = 200_000, 1_000_000
+#: what a stack is a multiple of when a function is called
+STACK_BYTES = 16
 
 
 def emit_module(
@@ -50,7 +52,7 @@ def emit_module(
         texts += [run_loop(), direct_call()]
     if epochs or any(not isinstance(step, Call) for step in order):
         texts.append(COPY_FUNCTION)
-    parts = [*texts, *sorted(declarations), attributes(target), ""]
+    parts = [*texts, *sorted(declarations), attributes(target, realigned=True), ""]
     return "\n\n".join([f'target triple = "{target.triple}"', *parts])
 
 
@@ -114,10 +116,16 @@ def shared_calls(order: Sequence[Step], times: Dim = 1) -> list[Shared]:
     return found
 
 
-def attributes(target: Target) -> str:
-    """What is said of kernels, #0, and of what calls them, #1."""
+def attributes(target: Target, realigned: bool = False) -> str:
+    """What is said of kernels, #0, and of what calls them, #1.
+
+    Kernels that are `realigned` round the stack down to whole vectors, so that one put there for a
+    while never lies in two lines: else LLVM takes it as it comes, at a multiple of 16 bytes.
+    """
     width = target.vector_bytes * 8
     words = f'nounwind noinline "no-builtins" "prefer-vector-width"="{width}"'
+    if realigned and target.vector_bytes > STACK_BYTES:
+        words += ' "stackrealign"'
     return f'attributes #0 = {{ {words} }}\nattributes #1 = {{ nounwind "no-builtins" }}'
 
 

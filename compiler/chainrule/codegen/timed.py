@@ -30,7 +30,7 @@ def timed_module(
     texts.append(entry.function(order))
     texts.append(_CLOCK.replace("$CLOCK", str(clock[0])).replace("$NUMBER", str(clock[1])))
     texts.append(COPY_FUNCTION)
-    parts = [*texts, *sorted(declarations), attributes(target), ""]
+    parts = [*texts, *sorted(declarations), attributes(target, realigned=True), ""]
     return "\n\n".join([f'target triple = "{target.triple}"', *parts])
 
 
