@@ -29,9 +29,10 @@ def collects():
 
 @pytest.mark.parametrize("settle", [False, True])
 def test_it_waits_and_goes_on(settle):
+    frozen = gc.get_freeze_count()  # Python 3.12 begins with some
     with collector.waiting(settle):
         assert not gc.isenabled()
-    assert gc.isenabled() and gc.get_freeze_count() == 0
+    assert gc.isenabled() and gc.get_freeze_count() == frozen
 
 
 @pytest.mark.parametrize("settle", [False, True])

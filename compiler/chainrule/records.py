@@ -47,6 +47,8 @@ _PARAMS = {
     False: _Unequal.__dataclass_params__,  # type: ignore[attr-defined]
 }
 _FIELD = dataclasses.fields(_Model)[0]._field_type  # type: ignore[attr-defined]
+#: methods that are the same in all classes, where this version of Python has them
+_SAME = {name: vars(_Model)[name] for name in ("__replace__",) if name in vars(_Model)}
 
 
 def _frozen(eq: bool, cls: type) -> type:
@@ -59,7 +61,7 @@ def _frozen(eq: bool, cls: type) -> type:
     if "__match_args__" not in own:
         taken = (f.name for f in fields if f.init and not f.kw_only)
         setattr(cls, "__match_args__", tuple(taken))  # noqa: B010
-    made = {**_init(cls, fields), **_shown(fields), **(_compared(fields) if eq else {})}
+    made = {**_init(cls, fields), **_shown(fields), **(_compared(fields) if eq else {}), **_SAME}
     if "__eq__" in own and own.get("__hash__") is None:
         own.pop("__hash__", None)  # it is Python that put None there
     for name in made.keys() - own.keys():
