@@ -50,6 +50,7 @@ from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
+from chainrule.loops.winograd import Winograd, winograd_loops
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
@@ -71,6 +72,9 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return plain_product(b)
+    winograd = Winograd.of(b, layout)
+    if winograd is not None:
+        return winograd_loops(b, layout, winograd, maps)
     laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
     slides = not laid.each and _slides(b, layout, turned is not None)

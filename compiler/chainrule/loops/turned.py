@@ -14,7 +14,6 @@ from dataclasses import replace
 from chainrule.ir.loop import (
     LANES,
     Barrier,
-    Buffer,
     Get,
     Literal,
     Load,
@@ -163,12 +162,7 @@ def turned_loops(
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    operations = epilogue_operations(
-        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
-    )
-    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
-    block = b.workspace(node, LANES * LANES, True) if much else None
-    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split, block)))
+    body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
@@ -189,18 +183,23 @@ def _nested(loops: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
     return body
 
 
-def _turned_back(
+def turned_back(
+    b: Builder,
     layout: ContractLayout,
     sums: Callable[[Dim, Dim], Value],
     maps: Callable[[Index, Value], Stmts],
     split: bool,
-    waiting: Buffer | None,
 ) -> Stmts:
     """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns.
     They wait in workspace, where there is some, for a loop over rows whose body is much code.
     """
-    m, n = layout.m, layout.n
+    node, m, n = b.kernel.anchor, layout.m, layout.n
     assert isinstance(m, int) and isinstance(n, int)
+    operations = epilogue_operations(
+        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
+    )
+    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
+    waiting = b.workspace(node, LANES * LANES, True) if much else None
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
         """Whole blocks are turned in registers; past the last column is workspace still."""
