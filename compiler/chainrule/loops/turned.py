@@ -189,16 +189,20 @@ def turned_back(
     sums: Callable[[Dim, Dim], Value],
     maps: Callable[[Index, Value], Stmts],
     split: bool,
+    columns: tuple[Dim, int] | None = None,
 ) -> Stmts:
-    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns.
-    They wait in workspace, where there is some, for a loop over rows whose body is much code.
+    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns, of
+    all or of so many `columns` from one on. They wait in workspace where what becomes of them is
+    much code, for a loop over rows.
     """
-    node, m, n = b.kernel.anchor, layout.m, layout.n
+    node, m = b.kernel.anchor, layout.m
+    at, n = columns or (0, layout.n)
     assert isinstance(m, int) and isinstance(n, int)
-    operations = epilogue_operations(
-        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
-    )
-    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
+
+    def become(row: Dim, column: Dim, acc: Value) -> Stmts:
+        return maps(layout.out(row, at + column), acc)
+
+    much = epilogue_operations(become, node.type.dtype) * min(m, LANES) > EPILOGUE_OPERATIONS
     waiting = b.workspace(node, LANES * LANES, True) if much else None
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
@@ -210,11 +214,11 @@ def turned_back(
         take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
         taken = (turned, Loop("j'", LANES, (take,), "vector"))
         if waiting is None:
-            give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
+            give = Loop("i'", rows, become(row, column, cell), "unroll")
             return (*taken, Loop("j'", columns, (give,), "vector"))
-        at = _I * LANES + _J
-        lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
-        give = Loop("j'", columns, maps(layout.out(row, column), Load(waiting, at)), "vector")
+        place = _I * LANES + _J
+        lay = Loop("i'", rows, (Store(waiting, place, cell),), "unroll")
+        give = Loop("j'", columns, become(row, column, Load(waiting, place)), "vector")
         return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
 
     def across(rows: int, first: Dim) -> Stmts:

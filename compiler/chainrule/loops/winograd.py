@@ -155,7 +155,9 @@ class Winograd:
         *rows, row = self.tiles
         channels = self.x.channels + self.z.channels
         most = BLOCK_BYTES // (self.places * channels * row * float32.itemsize)
-        return max(d for d in range(1, _count(rows) + 1) if _count(rows) % d == 0 and d <= max(1, most))
+        return max(
+            d for d in range(1, _count(rows) + 1) if _count(rows) % d == 0 and d <= max(1, most)
+        )
 
 
 def _count(sizes: Sequence[int]) -> int:
@@ -204,7 +206,10 @@ def _forth(
     node, panels = b.kernel.anchor, -(-o // LANES)
     kernels = b.workspace(node, form.places * c * panels * LANES)
     read = packed_reader(kernels, form.places * c)
-    sums = b.workspace(node, o * (_count(form.z.extents) + 1), by_group)
+    *_, width = form.z.extents
+    near = form.z.extents[0] % SUMS == 0 and len(form.tiles) > 1  # sums are turned back by blocks
+    pixels = SUMS * form.block * width if near else _count(form.z.extents)
+    sums = b.workspace(node, o * (pixels // LANES + 1) * LANES, by_group)
     of_x = b.workspace(node, form.places * form.plane(c), by_group)
     of_z = b.workspace(node, form.places * form.plane(o), by_group)
     image, laid = _lay(b, form.x, form.image, by_group)
@@ -222,20 +227,22 @@ def _forth(
         float32,
         keep,
     )
+
+    def so_far(row: Dim, column: Dim) -> Value:
+        return Load(sums, row * o + column)
+
+    columns = (_first(form, 0) * (SUMS * width), pixels) if near else None
+    turn = turned_back(b, layout, so_far, maps, split, columns)
     blocks = (
         *_tiles(form, partial(_x_tile, form, image, of_x), c, split),
         *between,
         Loop("e'", form.places, contraction_loops(product, b.target, None), split=split),
         *between,
-        *_tiles(form, partial(_z_sums, form, of_z, sums), o, split),
+        *_tiles(form, partial(_z_sums, form, of_z, sums, near, pixels), o, split),
         *between,
+        *((*turn, *between) if near else ()),
     )
-
-    def so_far(row: Dim, column: Dim) -> Value:
-        return Load(sums, row * o + column)
-
-    body: Stmts = (*laid, *between, *_blocks(form, blocks))
-    body += turned_back(b, layout, so_far, maps, split)
+    body: Stmts = (*laid, *between, *_blocks(form, blocks), *(() if near else turn))
     for var, extent in reversed(layout.groups):
         body = (Loop(var, extent, body),)
     body = split_outermost(body, len(layout.groups)) if by_group else body
@@ -266,10 +273,14 @@ def _kernel_tiles(
     return (Loop("n'", c, (*whole, *rest), split=True),)
 
 
-def _z_sums(form: Winograd, of_z: Buffer, sums: Buffer, row: Dim) -> Stmts:
-    """The sums of a tile, from its products: those outside of the image go where none is read."""
+def _z_sums(
+    form: Winograd, of_z: Buffer, sums: Buffer, near: bool, outside: int, row: Dim
+) -> Stmts:
+    """The sums of a tile, from its products, those of a block alone where they are `near`: what
+    lies outside of the image goes where none is read.
+    """
     o, extents = form.z.channels, form.z.extents
-    outside = _count(extents)
+    row = _ROW if near else row
 
     def read(at: tuple[int, ...]) -> Value:
         return Load(of_z, _number(at) * form.plane(o) + _tile(form) * o + _N)
@@ -296,7 +307,12 @@ def _back(
     form: Winograd,
     maps: Callable[[Index, Value], Stmts],
 ) -> Stmts:
-    node, c, o, tiles = b.kernel.anchor, form.x.channels, form.z.channels, form.block * form.tiles[-1]
+    node, c, o, tiles = (
+        b.kernel.anchor,
+        form.x.channels,
+        form.z.channels,
+        form.block * form.tiles[-1],
+    )
     sums = b.workspace(node, form.places * o * c)
     of_x = b.workspace(node, form.places * form.plane(c))
     of_z = b.workspace(node, form.places * form.plane(o))
@@ -469,10 +485,14 @@ def _corner(form: Winograd, row: Dim, at: Sequence[int]) -> tuple[Dim, ...]:
 
 def _tiles(form: Winograd, body: Callable[[Dim], Stmts], channels: int, split: bool) -> Stmts:
     """Something done for each tile of a block, lanes along channels."""
-    first = _BLOCK * form.block + _ROW if _count(form.tiles[:-1]) > form.block else _ROW
-    lanes = _over_channels(channels, body(first))
+    lanes = _over_channels(channels, body(_first(form, _ROW)))
     row = Loop("d'", form.tiles[-1], lanes, split=split and form.block == 1)
     return (Loop("y'", form.block, (row,), split=split and form.block > 1),)
+
+
+def _first(form: Winograd, row: Dim) -> Dim:
+    """A row of tiles, by its place in the block."""
+    return _BLOCK * form.block + row if _count(form.tiles[:-1]) > form.block else row
 
 
 def _blocks(form: Winograd, body: Stmts) -> Stmts:
@@ -492,33 +512,45 @@ def _over_lanes(count: int, body: Stmts) -> Stmts:
 
 def _lay(b: Builder, image: Image, at: Dim, private: bool) -> tuple[Buffer, Stmts]:
     """An image with its channels side by side and zeros around it, and what lays it down."""
-    c, size = image.channels, _count(image.extents)
-    flat = b.workspace(image.node, c * size, private)
-    turn = _turned(b, image, at, flat, not private)
-    if image.room == image.extents:
-        return flat, turn
-    room, before = (1, *image.room)[-2:], (0, *image.before)[-2:]
-    rows, width = (1, *image.extents)[-2:]
-    start, gap = before[0] * room[1] + before[1], room[1] - width
-    end = start + rows * room[1]
-    memory = b.workspace(image.node, c * max(room[0] * room[1], end), private)
-    line = (start + _M * room[1]) * c
+    c, split = image.channels, not private
+    rows, width = (1, *image.extents)[-2:]  # a line is one row
+    before, left = (0, *image.before)[-2:]
+    high, wide = (1, *image.room)[-2:]
+    start, end = before * wide + left, (before + rows) * wide + left
+    memory = b.workspace(image.node, c * max(high * wide, end), private)
 
     def zeros(first: Dim, count: int) -> Stmts:
         zero = Store(memory, first * c + _N, Literal(0, float32))
         return (Loop("n'", count * c, (zero,), "vector"),) if count > 0 else ()
 
-    move = Store(memory, line + _N, Load(flat, _M * (width * c) + _N))
-    put: Stmts = (Loop("n'", width * c, (move,), "vector"), *zeros(start + _M * room[1] + width, gap))
-    around = (*zeros(0, start), *zeros(end, room[0] * room[1] - end))
-    if not private:
-        around = by_one(around) if around else ()
-    between = () if private else (Barrier(),)
-    return memory, (*turn, *between, Loop("m'", rows, put, split=not private), *around)
+    around = (*zeros(0, start), *zeros(end, high * wide - end))
+    around = by_one(around) if split and around else around
+    beside = zeros(start + _M * wide + width, wide - width)
+    if width % LANES == 0 or width == wide:
+        turn = _turned(
+            b,
+            image,
+            at,
+            lambda place: start + place + place // width * (wide - width),
+            memory,
+            split,
+        )
+        besides = (Loop("m'", rows, beside, split=split),) if beside else ()
+        return memory, (*turn, *besides, *around)
+    flat = b.workspace(image.node, c * rows * width, private)
+    turn = _turned(b, image, at, lambda place: place, flat, split)
+    move = Store(memory, (start + _M * wide) * c + _N, Load(flat, _M * (width * c) + _N))
+    put: Stmts = (Loop("n'", width * c, (move,), "vector"), *beside)
+    between = (Barrier(),) if split else ()
+    return memory, (*turn, *between, Loop("m'", rows, put, split=split), *around)
 
 
-def _turned(b: Builder, image: Image, at: Dim, to: Buffer, split: bool) -> Stmts:
-    """An image with its channels side by side: squares of LANES are turned in registers."""
+def _turned(
+    b: Builder, image: Image, at: Dim, placed: Callable[[Dim], Dim], to: Buffer, split: bool
+) -> Stmts:
+    """An image with its channels side by side: squares of LANES are turned in registers. `placed`
+    says where an element of it goes.
+    """
     read, c, size = b.reader(image.node), image.channels, _count(image.extents)
 
     def element(channel: Dim, place: Dim) -> Value:
@@ -527,8 +559,8 @@ def _turned(b: Builder, image: Image, at: Dim, to: Buffer, split: bool) -> Stmts
         return read((at, channel, *(0 for _ in image.extents[1:]), place))
 
     def square(first: Dim, lanes: int, start: Dim, count: int) -> Stmts:
-        channel, place = first + _J, start + _I
-        store = Store(to, place * c + channel, element(channel, place))
+        channel = first + _J
+        store = Store(to, (placed(start) + _I) * c + channel, element(channel, start + _I))
         return (Loop("j'", lanes, (Loop("i'", count, (store,), "unroll"),), "vector"),)
 
     def places(first: Dim, lanes: int) -> Stmts:
