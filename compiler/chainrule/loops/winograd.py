@@ -1,100 +1,74 @@
-"""Convolutions of three taps an axis with fewer multiplications: Winograd's minimal filtering.
+"""Convolutions of three taps an axis with fewer multiplications, by minimal filtering.
 
-Two neighbouring sums of three taps take 4 products of sums, where they take 6 by themselves:
-
-    z = Aᵀ [(G k) ⊙ (Bᵀ x)]        x: a tile of 4, k: 3, z: 2
-
-and along two axes 16 where they take 36. All terms of one place of a tile, over channels, are a
-matrix product. The adjoint of the same form gives what z sends back to k. Additions and halves are
-all that tiles are made with, so rounding is about that of the plain sums (S. Winograd, "Arithmetic
-Complexity of Computations", SIAM, 1980; A. Lavin, S. Gray, "Fast Algorithms for Convolutional
-Neural Networks", CVPR 2016, arXiv:1509.09308, F(2x2, 3x3)).
-
-Images are laid down turned, channels side by side, an image at a time, for lanes to go along them.
+All terms of one place of a tile, over channels, are a matrix product: images and kernels become
+tiles, one product for each of a tile's places follows, and sums come of its results. What z sends
+back to the kernel is the adjoint of the same form. An image at a time is laid down with its
+channels side by side, and a block of its tiles stays in the second cache from the first to the
+last of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import product as places_of
+from math import prod
 
 from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
     Buffer,
-    Get,
+    Let,
     Literal,
     Load,
-    Local,
     Loop,
     Set,
     Store,
     Value,
     fills,
 )
-from chainrule.ir.node import Index, Node, Reader, Stmts
+from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size
-from chainrule.ir.types import DType, float32
+from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
+from chainrule.loops.channels import Image, lay
 from chainrule.loops.contract import contraction_loops, packed_reader
-from chainrule.loops.layout import ContractLayout, is_view
-from chainrule.loops.parts import by_one, split_outermost
+from chainrule.loops.filtering import SUMS, TAPS, TILE, A, B, G, Matrix, multiplied, transposed
+from chainrule.loops.layout import ContractLayout
+from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction
 from chainrule.loops.turned import turned_back
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
-from chainrule.ops.layout import unravel
-from chainrule.ops.padding import Padded
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
 
-Matrix = tuple[tuple[float, ...], ...]
-
-#: taps of a kernel, sums and elements of a tile, along an axis
-TAPS, SUMS, TILE = 3, 2, 4
-#: what a tile of x, of k and of z is multiplied by
-B: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-G: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-A: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
 #: bytes of a block of tiles, which is to stay in the second cache
 BLOCK_BYTES = 2**18
 #: elements between the tiles of one place and those of the next, so as not to evict each other
 APART = LANES
+#: images in so many groups have sums of their own for a kernel's gradient; or fewer, as long as all
+#: of them are more bytes than this
+MOST_GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 8, 2, 2**22
 
-_M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
-#: a row of tiles, a tile in it, and a place of a tile
-_ROW, _AT, _PLACE, _BLOCK = (Size.symbol(f"{name}'") for name in "ydeb")
+#: a row of tiles in its block, a tile in its row, a place in a tile, a block, and a group of images
+_ROW, _AT, _PLACE, _BLOCK, _GROUP = (Size.symbol(f"{name}'") for name in "ydebg")
+_M, _N, _J = (Size.symbol(f"{name}'") for name in "mnj")
 
-
-@dataclass(frozen=True)
-class Image:
-    """One operand, an image at a time: `node` read at (image, channel, ...), with so many zeros
-    `before` it along each axis, laid down in `room`, its size with all that is around it.
-    """
-
-    node: Node
-    channels: int
-    extents: tuple[int, ...]
-    before: tuple[int, ...]
-    room: tuple[int, ...]
+Maps = Callable[[Index, Value], Stmts]
 
 
 @dataclass(frozen=True)
 class Winograd:
-    """A convolution, or what it sends back to its kernel: between an image of `x` and one of `z`,
-    of so many tiles along each axis.
+    """A convolution, or what it sends `back` to its kernel: between images of `x` and of `z`, which
+    have so many `tiles` along each axis.
     """
 
     back: bool
     x: Image
     z: Image
-    kernel: Node | None
-    image: Dim
     tiles: tuple[int, ...]
 
     @staticmethod
@@ -111,82 +85,87 @@ class Winograd:
         assert isinstance(op, Contract)
         if op.parts > 1 or all(map(widens, node.inputs)):
             return None
-        r = slides.spatial
-        n, c, offsets, at = (layout.b[i:j] for i, j in ((0, 1), (1, 2), (2, 2 + r), (2 + r, None)))
-        o = layout.row
+        n, c, rest, r = layout.b[0], layout.b[1], layout.b[2:], slides.spatial
+        offsets, at, o = rest[:r], rest[r:], layout.row
+        kernels = (o + c + offsets, c + o + offsets)
         back = layout.letters == o + c + offsets and layout.a == n + o + at
-        forth = layout.letters == n + o + at and layout.a in (o + c + offsets, c + o + offsets)
+        forth = layout.letters == n + o + at and layout.a in kernels
         if len(o) != 1 or not (back or forth) or layout.column != (c + offsets if back else at):
             return None
-        return Winograd.sized(layout, first, windows, (c, o, at), back)
+        return Winograd.sized(layout, first, windows.inputs[0], (c, o, at), back)
 
     @staticmethod
     def sized(
-        layout: ContractLayout, first: Node, windows: Node, letters: Sequence[str], back: bool
+        layout: ContractLayout, first: Node, view: Node, letters: Sequence[str], back: bool
     ) -> Winograd | None:
         """The form with its sizes, where they are known and large enough."""
-        c, o, at = (tuple(layout.sizes[i] for i in run) for run in letters)
-        sizes = [d for d in (*c, *o, *at) if isinstance(d, int)]
-        if len(sizes) < 2 + len(at) or min(sizes[:2]) < FEWEST_CHANNELS:
+        letter_sizes = [layout.sizes[c] for c in "".join(letters)]
+        sizes = [d for d in letter_sizes if isinstance(d, int)]
+        if len(sizes) < len(letter_sizes):
             return None
-        extents, tiles = tuple(sizes[2:]), tuple(-(-n // SUMS) for n in sizes[2:])
-        if not all(fills(n, 0.75) for n in sizes[:2]) or _count(tiles) < FEWEST_TILES:
+        c, o, *extents = sizes
+        tiles = tuple(-(-n // SUMS) for n in extents)
+        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < FEWEST_TILES:
             return None
-        room = tuple(SUMS * n + TILE - SUMS for n in tiles)
-        x = _image(windows.inputs[0], sizes[0], room)
-        if x is None:
+        if not (fills(c, 0.75) and fills(o, 0.75)):
             return None
-        z = Image(first, sizes[1], extents, (0,) * len(at), tuple(SUMS * n for n in tiles))
-        image = layout.index(layout.b, {})[0]
-        return Winograd(back, x, z, None if back else first, image, tiles)
+        x = Image.of(view, c, tuple(SUMS * n + TILE - SUMS for n in tiles))
+        no_padding = (0,) * len(tiles)
+        z = Image(first, o, tuple(extents), no_padding, tuple(SUMS * n for n in tiles))
+        return Winograd(back, x, z, tiles) if x else None
+
+    @property
+    def axes(self) -> int:
+        """The axes that windows slide along."""
+        return len(self.tiles)
 
     @property
     def places(self) -> int:
         """The elements of a tile."""
-        return TILE ** len(self.tiles)
+        return TILE**self.axes
+
+    @property
+    def rows(self) -> int:
+        """The rows of tiles in an image."""
+        return prod(self.tiles[:-1])
+
+    @property
+    def block(self) -> int:
+        """How many rows of tiles make a block."""
+        channels = self.x.channels + self.z.channels
+        most = BLOCK_BYTES // (self.places * channels * self.tiles[-1] * float32.itemsize)
+        return max(d for d in range(1, self.rows + 1) if self.rows % d == 0 and d <= max(1, most))
 
     def plane(self, channels: int) -> int:
         """Elements from a block's tiles at one place to those at the next."""
         return self.block * self.tiles[-1] * channels + APART
 
-    @property
-    def block(self) -> int:
-        """How many rows of tiles make a block."""
-        *rows, row = self.tiles
-        channels = self.x.channels + self.z.channels
-        most = BLOCK_BYTES // (self.places * channels * row * float32.itemsize)
-        return max(
-            d for d in range(1, _count(rows) + 1) if _count(rows) % d == 0 and d <= max(1, most)
-        )
+    def tile(self, channels: int) -> Dim:
+        """Where a tile stands among those of its block at one place, and a channel in it."""
+        return (_ROW * self.tiles[-1] + _AT) * channels + _N
+
+    def row(self, row: Dim) -> Dim:
+        """A row of tiles of the image, by its place in the block."""
+        return _BLOCK * self.block + row if self.rows > self.block else row
+
+    def element(self, row: Dim, at: Sequence[int]) -> tuple[Dim, ...]:
+        """Where an element of a tile stands in the image."""
+        corner = (row, _AT)[-self.axes :]
+        return tuple(SUMS * t + i for t, i in zip(corner, at, strict=True))
+
+    def each_tile(self, body: Stmts, channels: int, split: bool) -> Stmts:
+        """Something done for each tile of a block, lanes along channels."""
+        lanes = _in_vectors("n'", channels, body)
+        row = Loop("d'", self.tiles[-1], lanes, split=split and self.block == 1)
+        return (Loop("y'", self.block, (row,), split=split and self.block > 1),)
+
+    def each_block(self, body: Stmts) -> Stmts:
+        """Something done for each block of an image."""
+        count = self.rows // self.block
+        return body if count == 1 else (Loop("b'", count, body),)
 
 
-def _count(sizes: Sequence[int]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
-
-
-def _image(view: Node, channels: int, room: tuple[int, ...]) -> Image | None:
-    """What windows are read of, with what zeros around it."""
-    padding, r = view.op, len(room)
-    if not isinstance(padding, Padded):
-        extents, before, node = view.type.shape[2:], (0,) * r, view
-    else:
-        node = view.inputs[0]
-        extents, before = node.type.shape[2:], padding.before[2:]
-        if padding.fill != 0 or any((*padding.before[:2], *padding.after[:2])):
-            return None
-    sizes = tuple(d for d in extents if isinstance(d, int))
-    return Image(node, channels, sizes, before, room) if len(sizes) == r else None
-
-
-def winograd_loops(
-    b: Builder,
-    layout: ContractLayout,
-    form: Winograd,
-    maps: Callable[[Index, Value], Stmts],
-) -> Stmts:
+def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
     """The loops of such a product; `maps(index, sum)` is what becomes of an element."""
     return (_back if form.back else _forth)(b, layout, form, maps)
 
@@ -194,68 +173,54 @@ def winograd_loops(
 # what z is made of
 
 
-def _forth(
-    b: Builder,
-    layout: ContractLayout,
-    form: Winograd,
-    maps: Callable[[Index, Value], Stmts],
-) -> Stmts:
-    c, o, tiles = form.x.channels, form.z.channels, form.block * form.tiles[-1]
+def _forth(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
+    c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
     by_group = any(extent != 1 for _, extent in layout.groups)
     split, between = not by_group, () if by_group else (Barrier(),)
-    node, panels = b.kernel.anchor, -(-o // LANES)
-    kernels = b.workspace(node, form.places * c * panels * LANES)
-    read = packed_reader(kernels, form.places * c)
-    *_, width = form.z.extents
-    near = form.z.extents[0] % SUMS == 0 and len(form.tiles) > 1  # sums are turned back by blocks
-    pixels = SUMS * form.block * width if near else _count(form.z.extents)
-    sums = b.workspace(node, o * (pixels // LANES + 1) * LANES, by_group)
+    kernels = b.workspace(node, form.places * c * -(-o // LANES) * LANES)
+    panels = packed_reader(kernels, form.places * c)
+    image, laid = lay(b, form.x, layout.index(layout.b, {})[0], by_group)
     of_x = b.workspace(node, form.places * form.plane(c), by_group)
     of_z = b.workspace(node, form.places * form.plane(o), by_group)
-    image, laid = _lay(b, form.x, form.image, by_group)
-
-    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
-        return (Store(of_z, _PLACE * form.plane(o) + m * o + n, acc),)
-
+    height, width = form.z.extents[0], form.z.extents[-1]
+    near = height % SUMS == 0 and form.axes > 1  # sums are turned back block after block
+    pixels = SUMS * form.block * width if near else form.z.size
+    sums = b.workspace(node, o * (pixels // LANES + 1) * LANES, by_group)
     product = Contraction(
         (),
-        tiles,
+        form.block * form.tiles[-1],
         o,
         c,
         lambda m, k: Load(of_x, _PLACE * form.plane(c) + m * c + k),
-        lambda k, n: read(_PLACE * c + k, n),
+        lambda k, n: panels(_PLACE * c + k, n),
         float32,
-        keep,
+        lambda m, n, acc: (Store(of_z, _PLACE * form.plane(o) + m * o + n, acc),),
     )
-
-    def so_far(row: Dim, column: Dim) -> Value:
-        return Load(sums, row * o + column)
-
-    columns = (_first(form, 0) * (SUMS * width), pixels) if near else None
-    turn = turned_back(b, layout, so_far, maps, split, columns)
-    blocks = (
-        *_tiles(form, partial(_x_tile, form, image, of_x), c, split),
+    row = _ROW if near else form.row(_ROW)
+    columns = (form.row(0) * (SUMS * width), pixels) if near else None
+    turn = turned_back(b, layout, lambda m, n: Load(sums, m * o + n), maps, split, columns)
+    block = (
+        *form.each_tile(_x_tile(form, image, of_x), c, split),
         *between,
         Loop("e'", form.places, contraction_loops(product, b.target, None), split=split),
         *between,
-        *_tiles(form, partial(_z_sums, form, of_z, sums, near, pixels), o, split),
+        *form.each_tile(_z_sums(form, of_z, sums, row, pixels), o, split),
         *between,
         *((*turn, *between) if near else ()),
     )
-    body: Stmts = (*laid, *between, *_blocks(form, blocks), *(() if near else turn))
+    body: Stmts = (*laid, *between, *form.each_block(block), *(() if near else turn))
     for var, extent in reversed(layout.groups):
         body = (Loop(var, extent, body),)
     body = split_outermost(body, len(layout.groups)) if by_group else body
-    return (*_kernel_tiles(b, layout, form, read), Barrier(), *body)
+    return (*_kernel_tiles(b, layout, form, panels), Barrier(), *body)
 
 
 def _kernel_tiles(
-    b: Builder, layout: ContractLayout, form: Winograd, place: Callable[[Dim, Dim], Load]
+    b: Builder, layout: ContractLayout, form: Winograd, panels: Callable[[Dim, Dim], Load]
 ) -> Stmts:
     """G k Gᵀ for all kernels and channels, in panels of kernels."""
-    assert form.kernel is not None
-    kernel, c, o, r = b.reader(form.kernel), form.x.channels, form.z.channels, len(form.tiles)
-    channel, offsets = layout.b[1], layout.b[2 : 2 + r]
+    kernel, c, o = b.reader(form.z.node), form.x.channels, form.z.channels
+    channel, offsets = layout.b[1], layout.b[2 : 2 + form.axes]
 
     def tile(first: Dim) -> Stmts:
         def read(at: tuple[int, ...]) -> Value:
@@ -263,314 +228,157 @@ def _kernel_tiles(
             return kernel(layout.index(layout.a, places))
 
         def write(number: int, value: Value) -> Stmts:
-            to = place(number * c + _N, first + _J)
+            to = panels(number * c + _N, first + _J)
             return (Store(to.buffer, to.offset, value),)
 
-        return multiplied(G, r, read, write)
+        return multiplied(G, form.axes, read, write)
 
-    whole: Stmts = (Loop("m'", o // LANES, _over_lanes(LANES, tile(_M * LANES))),)
-    rest = _over_lanes(o % LANES, tile(o - o % LANES)) if o % LANES else ()
-    return (Loop("n'", c, (*whole, *rest), split=True),)
+    whole = Loop("m'", o // LANES, _in_vectors("j'", LANES, tile(_M * LANES)))
+    rest = _in_vectors("j'", o % LANES, tile(o - o % LANES)) if o % LANES else ()
+    return (Loop("n'", c, (whole, *rest), split=True),)
 
 
-def _z_sums(
-    form: Winograd, of_z: Buffer, sums: Buffer, near: bool, outside: int, row: Dim
-) -> Stmts:
-    """The sums of a tile, from its products, those of a block alone where they are `near`: what
-    lies outside of the image goes where none is read.
-    """
+def _z_sums(form: Winograd, of_z: Buffer, sums: Buffer, row: Dim, outside: int) -> Stmts:
+    """The sums of a tile, from its products: those outside of the image go where none is read."""
     o, extents = form.z.channels, form.z.extents
-    row = _ROW if near else row
-
-    def read(at: tuple[int, ...]) -> Value:
-        return Load(of_z, _number(at) * form.plane(o) + _tile(form) * o + _N)
 
     def write(number: int, value: Value) -> Stmts:
-        at = _corner(form, row, _in_tile(number, len(extents), SUMS))
+        places = (number // SUMS ** (form.axes - 1 - i) % SUMS for i in range(form.axes))
         flat: Dim = 0
         beyond: Dim = 0
-        for place, extent in zip(at, extents, strict=True):
+        for place, extent in zip(form.element(row, tuple(places)), extents, strict=True):
             flat = flat * extent + place
             if extent % SUMS:
                 beyond = beyond + place // extent - beyond * (place // extent)
         return (Store(sums, (flat + beyond * (outside - flat)) * o + _N, value),)
 
-    return multiplied(A, len(extents), read, write)
+    return multiplied(A, form.axes, partial(_at_place, form, of_z, o), write)
 
 
 # what z sends back to the kernel
 
 
-def _back(
-    b: Builder,
-    layout: ContractLayout,
-    form: Winograd,
-    maps: Callable[[Index, Value], Stmts],
-) -> Stmts:
-    node, c, o, tiles = (
-        b.kernel.anchor,
-        form.x.channels,
-        form.z.channels,
-        form.block * form.tiles[-1],
-    )
-    sums = b.workspace(node, form.places * o * c)
-    of_x = b.workspace(node, form.places * form.plane(c))
-    of_z = b.workspace(node, form.places * form.plane(o))
-    image, x_laid = _lay(b, form.x, form.image, False)
-    slopes, z_laid = _lay(b, form.z, form.image, False)
+def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
+    """Images are summed over in groups, whatever the threads: how many there are is a matter of
+    sizes, and so are the sums.
+    """
+    c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
+    images, size = layout.sizes[layout.b[0]], form.places * o * c
+    groups = _groups(images, size)
+    first, last = (images * (_GROUP + i) // groups for i in (0, 1))
+    at = Size.symbol("first'") + Size.symbol("a'")
+    image, x_laid = lay(b, form.x, at, True)
+    slopes, z_laid = lay(b, form.z, at, True)
+    sums = b.workspace(node, groups * size)
+    of_x = b.workspace(node, form.places * form.plane(c), True)
+    of_z = b.workspace(node, form.places * form.plane(o), True)
 
     def so_far(m: Dim, n: Dim) -> Load:
-        return Load(sums, (_PLACE * o + m) * c + n)
-
-    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
-        return (Store(sums, so_far(m, n).offset, acc),)
+        return Load(sums, _GROUP * size + (_PLACE * o + m) * c + n)
 
     product = Contraction(
         (),
         o,
         c,
-        tiles,
+        form.block * form.tiles[-1],
         lambda m, k: Load(of_z, _PLACE * form.plane(o) + k * o + m),
         lambda k, n: Load(of_x, _PLACE * form.plane(c) + k * c + n),
         float32,
-        keep,
+        lambda m, n, acc: (Store(sums, so_far(m, n).offset, acc),),
         start=so_far,
     )
-    blocks: Stmts = (
-        *_tiles(form, partial(_x_tile, form, image, of_x), c, True),
-        *_tiles(form, partial(_z_tile, form, slopes, of_z), o, True),
-        Barrier(),
-        Loop("e'", form.places, contraction_loops(product, b.target, None), split=True),
-        Barrier(),
+    block = (
+        *form.each_tile(_x_tile(form, image, of_x), c, False),
+        *form.each_tile(_z_tile(form, slopes, of_z), o, False),
+        Loop("e'", form.places, contraction_loops(product, b.target, None)),
     )
-    body: Stmts = (*x_laid, *z_laid, Barrier(), *_blocks(form, blocks))
-    for var, extent in reversed(layout.sums):
-        body = (Loop(var, extent, body),)
-    zero = Store(sums, _N, Literal(0, float32))
-    begin = Loop("n'", form.places * o * c, (zero,), "vector", split=True)
-    return (begin, Barrier(), *body, *_kernel_sums(b, layout, form, sums, maps))
+    zero = Store(sums, _GROUP * size + _N, Literal(0, float32))
+    group: Stmts = (
+        Loop("n'", size, (zero,), "vector"),
+        Let("first'", first),
+        Loop("a'", last - first, (*x_laid, *z_laid, *form.each_block(block))),
+    )
+    body = Loop("g'", groups, group, split=True)
+    return (body, Barrier(), *_kernel_sums(b, layout, form, groups, sums, maps))
+
+
+def _groups(images: Dim, size: int) -> int:
+    """Into how many groups images go: sums have so many elements."""
+    groups = MOST_GROUPS
+    while groups > FEWEST_GROUPS and groups * size * float32.itemsize > GROUPS_BYTES:
+        groups //= 2
+    return min(groups, images) if isinstance(images, int) else groups
 
 
 def _kernel_sums(
-    b: Builder,
-    layout: ContractLayout,
-    form: Winograd,
-    sums: Buffer,
-    maps: Callable[[Index, Value], Stmts],
+    b: Builder, layout: ContractLayout, form: Winograd, groups: int, sums: Buffer, maps: Maps
 ) -> Stmts:
-    """What becomes of Gᵀ s G, in the order of the result."""
-    c, o, r = form.x.channels, form.z.channels, len(form.tiles)
-    taps = TAPS**r
+    """What becomes of Gᵀ s G, where s are the sums of all groups, in the order of the result."""
+    c, o, taps = form.x.channels, form.z.channels, TAPS**form.axes
     turned = b.workspace(b.kernel.anchor, o * c * taps)
 
     def read(at: tuple[int, ...]) -> Value:
-        return Load(sums, (_number(at) * o + _M) * c + _N)
+        out: Value | None = None
+        for group in range(groups):
+            place = (group * form.places + _number(at)) * o + _M
+            value = Load(sums, place * c + _N)
+            out = Apply("add", (out, value), float32) if out else value
+        assert out is not None
+        return out
 
     def write(number: int, value: Value) -> Stmts:
         return (Store(turned, (_M * c + _N) * taps + number, value),)
 
-    kernel = multiplied(_transposed(G), r, read, write)
+    kernel = multiplied(transposed(G), form.axes, read, write)
     finish = maps(layout.out(_M, _N), Load(turned, _M * (c * taps) + _N))
     return (
-        Loop("m'", o, _over_channels(c, kernel), split=True),
+        Loop("m'", o, _in_vectors("n'", c, kernel), split=True),
         Barrier(),
         Loop("m'", o, (Loop("n'", c * taps, finish, "vector"),), split=True),
     )
 
 
-def _z_tile(form: Winograd, laid: Buffer, of_z: Buffer, row: Dim) -> Stmts:
-    """A z Aᵀ of a tile."""
-    o = form.z.channels
-
-    def read(at: tuple[int, ...]) -> Value:
-        return Load(laid, _flat(_corner(form, row, at), form.z.room) * o + _N)
-
-    def write(number: int, value: Value) -> Stmts:
-        return (Store(of_z, number * form.plane(o) + _tile(form) * o + _N, value),)
-
-    return multiplied(_transposed(A), len(form.tiles), read, write)
+# tiles of images, in the order of their places
 
 
-# what both do
-
-
-def _x_tile(form: Winograd, laid: Buffer, of_x: Buffer, row: Dim) -> Stmts:
+def _x_tile(form: Winograd, laid: Buffer, of_x: Buffer) -> Stmts:
     """Bᵀ x B of a tile."""
-    c = form.x.channels
+    return _image_tile(form, form.x, B, laid, of_x)
+
+
+def _z_tile(form: Winograd, laid: Buffer, of_z: Buffer) -> Stmts:
+    """A z Aᵀ of a tile."""
+    return _image_tile(form, form.z, transposed(A), laid, of_z)
+
+
+def _image_tile(form: Winograd, image: Image, matrix: Matrix, laid: Buffer, to: Buffer) -> Stmts:
+    channels = image.channels
 
     def read(at: tuple[int, ...]) -> Value:
-        return Load(laid, _flat(_corner(form, row, at), form.x.room) * c + _N)
+        flat: Dim = 0
+        for place, size in zip(form.element(form.row(_ROW), at), image.room, strict=True):
+            flat = flat * size + place
+        return Load(laid, flat * channels + _N)
 
     def write(number: int, value: Value) -> Stmts:
-        return (Store(of_x, number * form.plane(c) + _tile(form) * c + _N, value),)
+        return (Store(to, number * form.plane(channels) + form.tile(channels), value),)
 
-    return multiplied(B, len(form.tiles), read, write)
-
-
-def multiplied(
-    matrix: Matrix,
-    axes: int,
-    read: Callable[[tuple[int, ...]], Value],
-    write: Callable[[int, Value], Stmts],
-) -> Stmts:
-    """A small array multiplied by a matrix along each of its axes; in a vector loop."""
-    rows, columns = len(matrix), len(matrix[0])
-    shape = [columns] * axes
-    values = {at: read(at) for at in places_of(*map(range, shape))}
-    out: Stmts = ()
-    for axis in range(axes):
-        shape[axis] = rows
-        cells = Local(f"p{axis}", float32, (_count(shape),), True)
-        made: dict[tuple[int, ...], Value] = {}
-        for number, at in enumerate(places_of(*map(range, shape))):
-            along = [values[(*at[:axis], i, *at[axis + 1 :])] for i in range(columns)]
-            value = _sum_of(matrix[at[axis]], along)
-            if axis == axes - 1:
-                out += write(number, value)
-            else:
-                out += (Set(cells, (number,), value),)
-                made[at] = Get(cells, (number,))
-        values = made
-    return out
+    return multiplied(matrix, form.axes, read, write)
 
 
-def _sum_of(row: Sequence[float], values: Sequence[Value]) -> Value:
-    """The sum of values times a matrix's row; what is added first."""
-    terms = sorted((t for t in zip(row, values, strict=True) if t[0]), key=lambda t: t[0] < 0)
-    out: Value | None = None
-    for factor, value in terms:
-        if abs(factor) != 1:
-            value = Apply("mul", (Literal(abs(factor), float32), value), float32)
-        if out is None:
-            out = value if factor > 0 else Apply("neg", (value,), float32)
-        else:
-            out = Apply("add" if factor > 0 else "sub", (out, value), float32)
-    assert out is not None
-    return out
-
-
-def _transposed(matrix: Matrix) -> Matrix:
-    return tuple(zip(*matrix, strict=True))
+def _at_place(form: Winograd, tiles: Buffer, channels: int, at: tuple[int, ...]) -> Value:
+    return Load(tiles, _number(at) * form.plane(channels) + form.tile(channels))
 
 
 def _number(at: Sequence[int]) -> int:
-    """The place of a tile as a number."""
+    """The place of an element of a tile, as a number."""
     number = 0
     for i in at:
         number = number * TILE + i
     return number
 
 
-def _in_tile(number: int, axes: int, size: int) -> tuple[int, ...]:
-    return tuple(number // size ** (axes - 1 - i) % size for i in range(axes))
-
-
-def _flat(at: Sequence[Dim], sizes: Sequence[int]) -> Dim:
-    flat: Dim = 0
-    for place, size in zip(at, sizes, strict=True):
-        flat = flat * size + place
-    return flat
-
-
-def _tile(form: Winograd) -> Dim:
-    """The number of a tile in its block."""
-    return _ROW * form.tiles[-1] + _AT
-
-
-def _corner(form: Winograd, row: Dim, at: Sequence[int]) -> tuple[Dim, ...]:
-    """An element of the image, by its place in the tile."""
-    tile = (row, _AT)[-len(form.tiles) :]
-    return tuple(SUMS * t + i for t, i in zip(tile, at, strict=True))
-
-
-def _tiles(form: Winograd, body: Callable[[Dim], Stmts], channels: int, split: bool) -> Stmts:
-    """Something done for each tile of a block, lanes along channels."""
-    lanes = _over_channels(channels, body(_first(form, _ROW)))
-    row = Loop("d'", form.tiles[-1], lanes, split=split and form.block == 1)
-    return (Loop("y'", form.block, (row,), split=split and form.block > 1),)
-
-
-def _first(form: Winograd, row: Dim) -> Dim:
-    """A row of tiles, by its place in the block."""
-    return _BLOCK * form.block + row if _count(form.tiles[:-1]) > form.block else row
-
-
-def _blocks(form: Winograd, body: Stmts) -> Stmts:
-    count = _count(form.tiles[:-1]) // form.block
-    return body if count == 1 else (Loop("b'", count, body),)
-
-
-def _over_channels(channels: int, body: Stmts) -> Stmts:
+def _in_vectors(var: str, count: int, body: Stmts) -> Stmts:
+    """A vector loop, after the locals it sets."""
     cells = dict.fromkeys(s.local for s in body if isinstance(s, Set))
-    return (*cells, Loop("n'", channels, body, "vector"))
-
-
-def _over_lanes(count: int, body: Stmts) -> Stmts:
-    cells = dict.fromkeys(s.local for s in body if isinstance(s, Set))
-    return (*cells, Loop("j'", count, body, "vector"))
-
-
-def _lay(b: Builder, image: Image, at: Dim, private: bool) -> tuple[Buffer, Stmts]:
-    """An image with its channels side by side and zeros around it, and what lays it down."""
-    c, split = image.channels, not private
-    rows, width = (1, *image.extents)[-2:]  # a line is one row
-    before, left = (0, *image.before)[-2:]
-    high, wide = (1, *image.room)[-2:]
-    start, end = before * wide + left, (before + rows) * wide + left
-    memory = b.workspace(image.node, c * max(high * wide, end), private)
-
-    def zeros(first: Dim, count: int) -> Stmts:
-        zero = Store(memory, first * c + _N, Literal(0, float32))
-        return (Loop("n'", count * c, (zero,), "vector"),) if count > 0 else ()
-
-    around = (*zeros(0, start), *zeros(end, high * wide - end))
-    around = by_one(around) if split and around else around
-    beside = zeros(start + _M * wide + width, wide - width)
-    if width % LANES == 0 or width == wide:
-        turn = _turned(
-            b,
-            image,
-            at,
-            lambda place: start + place + place // width * (wide - width),
-            memory,
-            split,
-        )
-        besides = (Loop("m'", rows, beside, split=split),) if beside else ()
-        return memory, (*turn, *besides, *around)
-    flat = b.workspace(image.node, c * rows * width, private)
-    turn = _turned(b, image, at, lambda place: place, flat, split)
-    move = Store(memory, (start + _M * wide) * c + _N, Load(flat, _M * (width * c) + _N))
-    put: Stmts = (Loop("n'", width * c, (move,), "vector"), *beside)
-    between = (Barrier(),) if split else ()
-    return memory, (*turn, *between, Loop("m'", rows, put, split=split), *around)
-
-
-def _turned(
-    b: Builder, image: Image, at: Dim, placed: Callable[[Dim], Dim], to: Buffer, split: bool
-) -> Stmts:
-    """An image with its channels side by side: squares of LANES are turned in registers. `placed`
-    says where an element of it goes.
-    """
-    read, c, size = b.reader(image.node), image.channels, _count(image.extents)
-
-    def element(channel: Dim, place: Dim) -> Value:
-        if is_view(image.node):
-            return read((at, channel, *unravel(place, image.extents)))
-        return read((at, channel, *(0 for _ in image.extents[1:]), place))
-
-    def square(first: Dim, lanes: int, start: Dim, count: int) -> Stmts:
-        channel = first + _J
-        store = Store(to, (placed(start) + _I) * c + channel, element(channel, start + _I))
-        return (Loop("j'", lanes, (Loop("i'", count, (store,), "unroll"),), "vector"),)
-
-    def places(first: Dim, lanes: int) -> Stmts:
-        whole = Loop("n'", size // LANES, square(first, lanes, _N * LANES, LANES))
-        rest = size % LANES
-        return (whole, *(square(first, lanes, size - rest, rest) if rest else ()))
-
-    body: Stmts = (Loop("m'", c // LANES, places(_M * LANES, LANES), split=split),)
-    rest = c % LANES
-    if rest:
-        last = places(c - rest, rest)
-        body += by_one(last) if split else last
-    return body
+    return (*cells, Loop(var, count, body, "vector"))
