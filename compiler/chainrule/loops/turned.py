@@ -190,10 +190,11 @@ def turned_back(
     maps: Callable[[Index, Value], Stmts],
     split: bool,
     columns: tuple[Dim, int] | None = None,
+    waits: bool = False,
 ) -> Stmts:
     """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns, of
     all or of so many `columns` from one on. They wait in workspace where what becomes of them is
-    much code, for a loop over rows.
+    much code, or with `waits`, for a loop over rows.
     """
     node, m = b.kernel.anchor, layout.m
     at, n = columns or (0, layout.n)
@@ -203,23 +204,23 @@ def turned_back(
         return maps(layout.out(row, at + column), acc)
 
     much = epilogue_operations(become, node.type.dtype) * min(m, LANES) > EPILOGUE_OPERATIONS
-    waiting = b.workspace(node, LANES * LANES, True) if much else None
+    waiting = b.workspace(node, LANES * LANES, True) if much or waits else None
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
         """Whole blocks are turned in registers; past the last column is workspace still."""
         row, column = first + _I, start + _J
         read = sums(column, row)
+        if waiting is not None:
+            place = _I * LANES + _J
+            lay = Loop("i'", rows, (Store(waiting, place, read),), "unroll")
+            give = Loop("j'", columns, become(row, column, Load(waiting, place)), "vector")
+            return (Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
         turned = Local("turned", read.dtype, (rows,), True)
         cell = Get(turned, (_I,))
         take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
         taken = (turned, Loop("j'", LANES, (take,), "vector"))
-        if waiting is None:
-            give = Loop("i'", rows, become(row, column, cell), "unroll")
-            return (*taken, Loop("j'", columns, (give,), "vector"))
-        place = _I * LANES + _J
-        lay = Loop("i'", rows, (Store(waiting, place, cell),), "unroll")
-        give = Loop("j'", columns, become(row, column, Load(waiting, place)), "vector")
-        return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
+        turns = Loop("i'", rows, become(row, column, cell), "unroll")
+        return (*taken, Loop("j'", columns, (turns,), "vector"))
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))

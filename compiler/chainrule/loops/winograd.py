@@ -10,6 +10,7 @@ last of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 
@@ -22,6 +23,7 @@ from chainrule.ir.loop import (
     Literal,
     Load,
     Loop,
+    Note,
     Set,
     Store,
     Value,
@@ -36,7 +38,7 @@ from chainrule.loops.contract import contraction_loops, packed_reader
 from chainrule.loops.filtering import SUMS, TAPS, TILE, A, B, G, Matrix, multiplied, transposed
 from chainrule.loops.layout import ContractLayout
 from chainrule.loops.parts import split_outermost
-from chainrule.loops.tiles import Contraction
+from chainrule.loops.tiles import TALLEST, Contraction, tile_shapes
 from chainrule.loops.turned import turned_back
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
@@ -58,6 +60,8 @@ _ROW, _AT, _PLACE, _BLOCK, _GROUP = (Size.symbol(f"{name}'") for name in "ydebg"
 _M, _N, _J = (Size.symbol(f"{name}'") for name in "mnj")
 
 Maps = Callable[[Index, Value], Stmts]
+#: what is done at a place that lanes go along
+Lanes = Callable[[Dim], Stmts]
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,9 @@ class Winograd:
         """Elements from a block's tiles at one place to those at the next."""
         return self.block * self.tiles[-1] * channels + APART
 
-    def tile(self, channels: int) -> Dim:
-        """Where a tile stands among those of its block at one place, and a channel in it."""
-        return (_ROW * self.tiles[-1] + _AT) * channels + _N
+    def tile(self, place: int, channels: int, channel: Dim) -> Dim:
+        """Where a channel of a tile's place stands in a block."""
+        return place * self.plane(channels) + (_ROW * self.tiles[-1] + _AT) * channels + channel
 
     def row(self, row: Dim) -> Dim:
         """A row of tiles of the image, by its place in the block."""
@@ -153,10 +157,9 @@ class Winograd:
         corner = (row, _AT)[-self.axes :]
         return tuple(SUMS * t + i for t, i in zip(corner, at, strict=True))
 
-    def each_tile(self, body: Stmts, channels: int, split: bool) -> Stmts:
+    def each_tile(self, body: Lanes, channels: int, split: bool) -> Stmts:
         """Something done for each tile of a block, lanes along channels."""
-        lanes = _in_vectors("n'", channels, body)
-        row = Loop("d'", self.tiles[-1], lanes, split=split and self.block == 1)
+        row = Loop("d'", self.tiles[-1], _along(channels, body), split=split and self.block == 1)
         return (Loop("y'", self.block, (row,), split=split and self.block > 1),)
 
     def each_block(self, body: Stmts) -> Stmts:
@@ -167,7 +170,8 @@ class Winograd:
 
 def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
     """The loops of such a product; `maps(index, sum)` is what becomes of an element."""
-    return (_back if form.back else _forth)(b, layout, form, maps)
+    saved = f"{form.places} products for {(SUMS * TAPS) ** form.axes}, by minimal filtering"
+    return (Note(saved), *(_back if form.back else _forth)(b, layout, form, maps))
 
 
 # what z is made of
@@ -196,15 +200,16 @@ def _forth(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> St
         float32,
         lambda m, n, acc: (Store(of_z, _PLACE * form.plane(o) + m * o + n, acc),),
     )
+    product = _evenly(product, b)
     row = _ROW if near else form.row(_ROW)
     columns = (form.row(0) * (SUMS * width), pixels) if near else None
-    turn = turned_back(b, layout, lambda m, n: Load(sums, m * o + n), maps, split, columns)
+    turn = turned_back(b, layout, lambda m, n: Load(sums, m * o + n), maps, split, columns, True)
     block = (
-        *form.each_tile(_x_tile(form, image, of_x), c, split),
+        *form.each_tile(partial(_x_tile, form, image, of_x), c, split),
         *between,
         Loop("e'", form.places, contraction_loops(product, b.target, None), split=split),
         *between,
-        *form.each_tile(_z_sums(form, of_z, sums, row, pixels), o, split),
+        *form.each_tile(partial(_z_sums, form, of_z, sums, row, pixels), o, split),
         *between,
         *((*turn, *between) if near else ()),
     )
@@ -222,25 +227,28 @@ def _kernel_tiles(
     kernel, c, o = b.reader(form.z.node), form.x.channels, form.z.channels
     channel, offsets = layout.b[1], layout.b[2 : 2 + form.axes]
 
-    def tile(first: Dim) -> Stmts:
+    def tile(of: Dim) -> Stmts:
         def read(at: tuple[int, ...]) -> Value:
-            places = {layout.row: first + _J, channel: _N, **dict(zip(offsets, at, strict=True))}
+            places = {layout.row: of, channel: _M, **dict(zip(offsets, at, strict=True))}
             return kernel(layout.index(layout.a, places))
 
         def write(number: int, value: Value) -> Stmts:
-            to = panels(number * c + _N, first + _J)
+            to = panels(number * c + _M, of)
             return (Store(to.buffer, to.offset, value),)
 
         return multiplied(G, form.axes, read, write)
 
-    whole = Loop("m'", o // LANES, _in_vectors("j'", LANES, tile(_M * LANES)))
-    rest = _in_vectors("j'", o % LANES, tile(o - o % LANES)) if o % LANES else ()
-    return (Loop("n'", c, (whole, *rest), split=True),)
+    return (Loop("m'", c, _along(o, tile), split=True),)
 
 
-def _z_sums(form: Winograd, of_z: Buffer, sums: Buffer, row: Dim, outside: int) -> Stmts:
+def _z_sums(
+    form: Winograd, of_z: Buffer, sums: Buffer, row: Dim, outside: int, kernel: Dim
+) -> Stmts:
     """The sums of a tile, from its products: those outside of the image go where none is read."""
     o, extents = form.z.channels, form.z.extents
+
+    def read(at: tuple[int, ...]) -> Value:
+        return Load(of_z, form.tile(_number(at), o, kernel))
 
     def write(number: int, value: Value) -> Stmts:
         places = (number // SUMS ** (form.axes - 1 - i) % SUMS for i in range(form.axes))
@@ -250,9 +258,9 @@ def _z_sums(form: Winograd, of_z: Buffer, sums: Buffer, row: Dim, outside: int) 
             flat = flat * extent + place
             if extent % SUMS:
                 beyond = beyond + place // extent - beyond * (place // extent)
-        return (Store(sums, (flat + beyond * (outside - flat)) * o + _N, value),)
+        return (Store(sums, (flat + beyond * (outside - flat)) * o + kernel, value),)
 
-    return multiplied(A, form.axes, partial(_at_place, form, of_z, o), write)
+    return multiplied(A, form.axes, read, write)
 
 
 # what z sends back to the kernel
@@ -287,9 +295,10 @@ def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stm
         lambda m, n, acc: (Store(sums, so_far(m, n).offset, acc),),
         start=so_far,
     )
+    product = _evenly(product, b)
     block = (
-        *form.each_tile(_x_tile(form, image, of_x), c, False),
-        *form.each_tile(_z_tile(form, slopes, of_z), o, False),
+        *form.each_tile(partial(_x_tile, form, image, of_x), c, False),
+        *form.each_tile(partial(_z_tile, form, slopes, of_z), o, False),
         Loop("e'", form.places, contraction_loops(product, b.target, None)),
     )
     zero = Store(sums, _GROUP * size + _N, Literal(0, float32))
@@ -315,24 +324,29 @@ def _kernel_sums(
 ) -> Stmts:
     """What becomes of Gᵀ s G, where s are the sums of all groups, in the order of the result."""
     c, o, taps = form.x.channels, form.z.channels, TAPS**form.axes
+    size = form.places * o * c
     turned = b.workspace(b.kernel.anchor, o * c * taps)
 
-    def read(at: tuple[int, ...]) -> Value:
-        out: Value | None = None
-        for group in range(groups):
-            place = (group * form.places + _number(at)) * o + _M
-            value = Load(sums, place * c + _N)
-            out = Apply("add", (out, value), float32) if out else value
-        assert out is not None
-        return out
+    def together(channel: Dim) -> Stmts:
+        place = (_PLACE * o + _M) * c + channel
+        value: Value = Load(sums, place)
+        for group in range(1, groups):
+            value = Apply("add", (value, Load(sums, group * size + place)), float32)
+        return (Store(sums, place, value),)
 
-    def write(number: int, value: Value) -> Stmts:
-        return (Store(turned, (_M * c + _N) * taps + number, value),)
+    def kernel(channel: Dim) -> Stmts:
+        def read(at: tuple[int, ...]) -> Value:
+            return Load(sums, (_number(at) * o + _M) * c + channel)
 
-    kernel = multiplied(transposed(G), form.axes, read, write)
+        def write(number: int, value: Value) -> Stmts:
+            return (Store(turned, (_M * c + channel) * taps + number, value),)
+
+        return multiplied(transposed(G), form.axes, read, write)
+
+    all_groups = Loop("e'", form.places, _along(c, together))
     finish = maps(layout.out(_M, _N), Load(turned, _M * (c * taps) + _N))
     return (
-        Loop("m'", o, _in_vectors("n'", c, kernel), split=True),
+        Loop("m'", o, (*((all_groups,) if groups > 1 else ()), *_along(c, kernel)), split=True),
         Barrier(),
         Loop("m'", o, (Loop("n'", c * taps, finish, "vector"),), split=True),
     )
@@ -341,33 +355,39 @@ def _kernel_sums(
 # tiles of images, in the order of their places
 
 
-def _x_tile(form: Winograd, laid: Buffer, of_x: Buffer) -> Stmts:
+def _x_tile(form: Winograd, laid: Buffer, of_x: Buffer, channel: Dim) -> Stmts:
     """Bᵀ x B of a tile."""
-    return _image_tile(form, form.x, B, laid, of_x)
+    return _image_tile(form, form.x, B, laid, of_x, channel)
 
 
-def _z_tile(form: Winograd, laid: Buffer, of_z: Buffer) -> Stmts:
+def _z_tile(form: Winograd, laid: Buffer, of_z: Buffer, channel: Dim) -> Stmts:
     """A z Aᵀ of a tile."""
-    return _image_tile(form, form.z, transposed(A), laid, of_z)
+    return _image_tile(form, form.z, transposed(A), laid, of_z, channel)
 
 
-def _image_tile(form: Winograd, image: Image, matrix: Matrix, laid: Buffer, to: Buffer) -> Stmts:
+def _image_tile(
+    form: Winograd, image: Image, matrix: Matrix, laid: Buffer, to: Buffer, channel: Dim
+) -> Stmts:
     channels = image.channels
 
     def read(at: tuple[int, ...]) -> Value:
         flat: Dim = 0
         for place, size in zip(form.element(form.row(_ROW), at), image.room, strict=True):
             flat = flat * size + place
-        return Load(laid, flat * channels + _N)
+        return Load(laid, flat * channels + channel)
 
     def write(number: int, value: Value) -> Stmts:
-        return (Store(to, number * form.plane(channels) + form.tile(channels), value),)
+        return (Store(to, form.tile(number, channels, channel), value),)
 
     return multiplied(matrix, form.axes, read, write)
 
 
-def _at_place(form: Winograd, tiles: Buffer, channels: int, at: tuple[int, ...]) -> Value:
-    return Load(tiles, _number(at) * form.plane(channels) + form.tile(channels))
+def _evenly(c: Contraction, b: Builder) -> Contraction:
+    """A product with rows in tiles of one height, where one that divides them is tall enough."""
+    tallest = tile_shapes(c, b.target, TALLEST)[0][0].rows
+    assert isinstance(c.m, int)
+    height = max(h for h in range(1, tallest + 1) if c.m % h == 0)
+    return replace(c, height=height) if 2 * height >= tallest else c
 
 
 def _number(at: Sequence[int]) -> int:
@@ -378,7 +398,17 @@ def _number(at: Sequence[int]) -> int:
     return number
 
 
-def _in_vectors(var: str, count: int, body: Stmts) -> Stmts:
-    """A vector loop, after the locals it sets."""
-    cells = dict.fromkeys(s.local for s in body if isinstance(s, Set))
-    return (*cells, Loop(var, count, body, "vector"))
+def _along(size: int, body: Lanes) -> Stmts:
+    """Something done in vectors, in a loop over whole ones, and what is left: the body is much
+    code, which would stand there for each of a few vectors.
+    """
+    out: Stmts = ()
+    whole, rest = size // LANES, size % LANES
+    for first, lanes in ((_N * LANES, LANES), (size - rest, rest)):
+        if lanes == 0 or size < lanes:
+            continue
+        made = body(first + _J)
+        cells = dict.fromkeys(s.local for s in made if isinstance(s, Set))
+        vector = (*cells, Loop("j'", lanes, made, "vector"))
+        out += (Loop("n'", whole, vector),) if lanes == LANES else vector
+    return out
