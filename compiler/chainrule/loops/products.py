@@ -40,6 +40,7 @@ from chainrule.loops.contract import (
     panels_size,
     with_guess,
 )
+from chainrule.loops.convolved import winograd_loops
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
 from chainrule.loops.flat import flat_size
@@ -50,7 +51,7 @@ from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
-from chainrule.loops.winograd import Winograd, winograd_loops
+from chainrule.loops.winograd import Winograd
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
