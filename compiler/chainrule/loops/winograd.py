@@ -27,8 +27,12 @@ from chainrule.records import dataclass
 
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
+#: more tiles, and bytes of kernels from which they are needed: those come from memory each time
+MORE_TILES, FAR_BYTES = 32, 2**22
 #: bytes of a block of tiles, which is to stay in the second cache
 BLOCK_BYTES = 2**18
+#: tiles that a block has at least, as kernels (or their sums) are read again for each
+BLOCK_TILES = 32
 #: elements between the tiles of one place and those of the next, so as not to evict each other
 APART = LANES
 #: a row of tiles in its block, a tile in its row, and a block
@@ -84,7 +88,8 @@ class Winograd:
             return None
         c, o, *extents = sizes
         tiles = tuple(-(-n // SUMS) for n in extents)
-        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < FEWEST_TILES:
+        far = TILE ** len(tiles) * c * o * float32.itemsize > FAR_BYTES
+        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < (MORE_TILES if far else FEWEST_TILES):
             return None
         if not (fills(c, 0.75) and fills(o, 0.75)):
             return None
@@ -110,10 +115,14 @@ class Winograd:
 
     @property
     def block(self) -> int:
-        """How many rows of tiles make a block."""
-        channels = self.x.channels + self.z.channels
-        most = BLOCK_BYTES // (self.places * channels * self.tiles[-1] * float32.itemsize)
-        return max((d for d in range(2, most + 1) if self.rows % d == 0), default=1)
+        """How many rows of tiles make a block: as many as stay near, but not too few tiles."""
+        row, channels = self.tiles[-1], self.x.channels + self.z.channels
+        most = BLOCK_BYTES // (self.places * channels * row * float32.itemsize)
+        least = min(-(-BLOCK_TILES // row), self.rows)
+        even = [d for d in range(1, self.rows + 1) if self.rows % d == 0]
+        return max(
+            (d for d in even if least <= d <= most), default=min(d for d in even if d >= least)
+        )
 
     def plane(self, channels: int) -> int:
         """Elements from a block's tiles at one place to those at the next."""
