@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Barrier,
     Buffer,
@@ -43,6 +44,7 @@ from chainrule.loops.contract import (
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
 from chainrule.loops.flat import flat_size
+from chainrule.loops.images import ImageTile, image_loops, left_over
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
@@ -73,14 +75,44 @@ def product_loops(b: Builder) -> Stmts:
         return plain_product(b)
     laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
+    images = ImageTile.of(b, layout) if turned is None and not laid.each else None
+    if images is not None:
+        return _by_images(b, layout, images, laid, maps)
     slides = not laid.each and _slides(b, layout, turned is not None)
     if turned is not None and not slides:
         return (*laid.all, *turned_loops(b, layout, turned, laid, maps))
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is not None:
         return (*laid.all, *dot_loops(b, layout, tile, laid, maps))
+    return _in_tiles(b, layout, laid, maps, slides)
+
+
+def _in_tiles(
+    b: Builder,
+    layout: ContractLayout,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
+    slides: bool,
+) -> Stmts:
+    """Tiles of rows by vectors of columns, which go along a view where it stands if it `slides`."""
     slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
     return (*laid.all, *_scheduled(b, slid or layout, laid, maps))
+
+
+def _by_images(
+    b: Builder,
+    layout: ContractLayout,
+    tile: ImageTile,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
+) -> Stmts:
+    """LANES images at a time, then one by one those that are left."""
+    images = layout.sizes[tile.image]
+    if isinstance(images, int) and images % LANES == 0:
+        return image_loops(b, layout, tile, maps)
+    one_by_one = _in_tiles(b, layout, laid, maps, _slides(b, layout, False))
+    rest = left_over(one_by_one, tile, images)
+    return one_by_one if rest is None else (*image_loops(b, layout, tile, maps), *rest)
 
 
 def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:

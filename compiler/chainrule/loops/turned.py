@@ -34,7 +34,6 @@ from chainrule.loops.layout import ContractLayout, letter_of, loop_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import (
     CHAINS,
-    EPILOGUE_OPERATIONS,
     Contraction,
     best_vectors,
     epilogue_operations,
@@ -47,6 +46,9 @@ from chainrule.records import dataclass
 MOST_ROWS = (25, 14, 9)
 #: of more elements, sums would leave the second cache before they are turned back
 MOST_SUMS = 1 << 18
+#: operations of epilogue code for a block that is turned back; where it would have more, the block
+#: is laid down in workspace and a loop over its rows takes it from there
+TURNED_OPERATIONS = 160
 
 _M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
 
@@ -166,7 +168,7 @@ def turned_loops(
     operations = epilogue_operations(
         lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
     )
-    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
+    much = operations * min(m, LANES) > TURNED_OPERATIONS
     block = b.workspace(node, LANES * LANES, True) if much else None
     body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split, block)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
@@ -206,17 +208,9 @@ def _turned_back(
         """Whole blocks are turned in registers; past the last column is workspace still."""
         row, column = first + _I, start + _J
         read = sums(column, row)
-        turned = Local("turned", read.dtype, (rows,), True)
-        cell = Get(turned, (_I,))
-        take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
-        taken = (turned, Loop("j'", LANES, (take,), "vector"))
-        if waiting is None:
-            give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
-            return (*taken, Loop("j'", columns, (give,), "vector"))
-        at = _I * LANES + _J
-        lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
-        give = Loop("j'", columns, maps(layout.out(row, column), Load(waiting, at)), "vector")
-        return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
+        return turned_block(
+            rows, columns, read, lambda acc: maps(layout.out(row, column), acc), waiting
+        )
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))
@@ -226,3 +220,26 @@ def _turned_back(
     body: Stmts = (Loop("m'", m // LANES, across(LANES, _M * LANES), split=split),)
     rest = m % LANES
     return (*body, Loop("m'", 1, across(rest, m - rest), split=split)) if rest else body
+
+
+def turned_block(
+    rows: int,
+    columns: int,
+    read: Value,
+    give: Callable[[Value], Stmts],
+    waiting: Buffer | None,
+) -> Stmts:
+    """What becomes of a block of numbers that lie with the row i' first and the column j' apart;
+    LANES columns are read. They wait in workspace, where there is some, for a loop over rows.
+    """
+    turned = Local("turned", read.dtype, (rows,), True)
+    cell = Get(turned, (_I,))
+    take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
+    taken = (turned, Loop("j'", LANES, (take,), "vector"))
+    if waiting is None:
+        given = Loop("i'", rows, give(cell), "unroll")
+        return (*taken, Loop("j'", columns, (given,), "vector"))
+    at = _I * LANES + _J
+    lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
+    row = Loop("j'", columns, give(Load(waiting, at)), "vector")
+    return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (row,)))
