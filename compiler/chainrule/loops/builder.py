@@ -148,6 +148,8 @@ def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] 
         ):
             return False
         for base, path in bases(node):
+            if len(path) == 1 and _is_reshaped(path[0], kernel):
+                continue
             if len(path) == 1 and runs and _repeats_runs(path[0], runs):
                 continue
             if base.type.rank > outer and path:
@@ -155,6 +157,11 @@ def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] 
             if any(v.op.repeats() != tuple(range(outer, v.type.rank)) for v in path):
                 return False
     return True
+
+
+def _is_reshaped(view: Node, kernel: Kernel) -> bool:
+    """Whether all of what is read has the loops' shape by another name of its memory."""
+    return view.op.role == "alias" and view.type.shape == kernel.space
 
 
 def _repeats_runs(view: Node, runs: Sequence[set[int]]) -> bool:
