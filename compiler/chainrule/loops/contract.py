@@ -144,7 +144,7 @@ def contraction_loops(
     if split:
         body = shared(c.before)
     between = (Barrier(),) if split else ()
-    body += between if body else ()
+    body = (*c.own, *body, *(between if body else ()))
     few = has_few_rows(c, target)
     if few:
         direct = few_rows(c, split)

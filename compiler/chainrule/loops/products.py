@@ -152,7 +152,8 @@ def _scheduled(
         lambda k, n: second(layout.second(k, n)),
         node.type.dtype,
         epilogue,
-        before=(*laid.each, *copy_first, *copy_second),
+        before=(*copy_first, *copy_second),
+        own=laid.each,
         choice=b.choice,
     )
     if layout.sliding:

@@ -46,6 +46,8 @@ from chainrule.records import dataclass
 MOST_ROWS = (25, 14, 9)
 #: of more elements, sums would leave the second cache before they are turned back
 MOST_SUMS = 1 << 18
+#: rows from which each part had better copy a factor for itself than wait for others twice a step
+OWN_ROWS = 32
 #: operations of epilogue code for a block that is turned back; where it would have more, the block
 #: is laid down in workspace and a loop over its rows takes it from there
 TURNED_OPERATIONS = 160
@@ -127,7 +129,8 @@ def turned_loops(
     parts = [g for g in layout.groups if tile.all and letter_of(g[0]) in layout.a]
     each = tuple(extent for _, extent in parts)
     size = product(each) * depth * panels * LANES
-    copied = b.workspace(x, size, by_group and not tile.all)
+    own = not tile.all and (by_group or n >= OWN_ROWS)
+    copied = b.workspace(x, size, own)
     base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
@@ -156,12 +159,15 @@ def turned_loops(
     first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
     plainly = replace(c, k=layout.k, b=factor)
     reader = packed_reader(copied, depth, base + first * layout.k)
-    copy = pack(plainly, reader, split or tile.all)
-    body: Stmts = (*contraction_loops(c, b.target, None, split), *between)
+    copy = pack(plainly, reader, not own)
+    body = contraction_loops(c, b.target, None, split)
     if tile.all:
         copy = (*_nested((*parts, *layout.sums), copy), Barrier())
+    elif own:
+        body = _nested(steps, (*laid.each, *copy, *body))
     else:
-        body = _nested(steps, (*laid.each, *copy, *between, *body))
+        body = _nested(steps, (*laid.each, *copy, *between, *body, *between))
+    body = (*body, *between)
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
