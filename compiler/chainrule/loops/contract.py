@@ -144,7 +144,7 @@ def contraction_loops(
     if split:
         body = shared(c.before)
     between = (Barrier(),) if split else ()
-    body += between if body else ()
+    body = (*c.own, *body, *(between if body else ()))
     few = has_few_rows(c, target)
     if few:
         direct = few_rows(c, split)
@@ -298,13 +298,13 @@ def _together(c: Contraction, rows: Rows, split: bool) -> tuple[Contraction, Stm
 
     def square(start: Dim, count: int) -> Stmts:
         read = c.a(rows.start + _M * rows.rows + _J, start + _I)
-        return (_square(place(start + _I, _J), read, rows.rows, count),)
+        return (square_of(place(start + _I, _J), read, rows.rows, count),)
 
     def tiles(start: Dim, count: int) -> Stmts:
         some = _a_few(count, lambda at, few: square(start + at, few))
         return (Loop("m'", rows.count, some, split=split),)
 
-    return replace(c, a=lambda m, k: place(k, _I)), _in_squares(c.k, tiles, False)
+    return replace(c, a=lambda m, k: place(k, _I)), in_squares(c.k, tiles, False)
 
 
 def _height(c: Contraction, target: Target) -> int:
@@ -350,7 +350,7 @@ def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stm
     """
 
     def square(n: Dim, width: Dim, k: Dim, count: int) -> Stmts:
-        return (_square(panels(k + _I, n + _J), c.b(k + _I, n + _J), width, count),)
+        return (square_of(panels(k + _I, n + _J), c.b(k + _I, n + _J), width, count),)
 
     def columns(body: Callable[[Dim, Dim], Stmts], shared: bool) -> Stmts:
         whole = c.n // LANES
@@ -363,12 +363,12 @@ def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stm
     by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
     by_n = split and not by_k
     if is_strided(c):
-        return columns(lambda n, w: _in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
+        return columns(lambda n, w: in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
 
     def rows(k: Dim, count: int) -> Stmts:
         return columns(lambda n, w: _a_few(count, lambda at, few: square(n, w, k + at, few)), by_n)
 
-    return _in_squares(c.k, rows, by_k)
+    return in_squares(c.k, rows, by_k)
 
 
 def _a_few(count: int, body: Callable[[Dim, int], Stmts]) -> Stmts:
@@ -379,13 +379,13 @@ def _a_few(count: int, body: Callable[[Dim, int], Stmts]) -> Stmts:
     return body(0, count) if few == count else (Loop("o'", count // few, body(_O * few, few)),)
 
 
-def _square(place: Load, read: Value, width: Dim, count: int) -> Stmt:
+def square_of(place: Load, read: Value, width: Dim, count: int) -> Stmt:
     """A copy of so many terms of `width` lanes."""
     store = Store(place.buffer, place.offset, read)
     return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
 
 
-def _in_squares(k: Dim, body: Callable[[Dim, int], Stmts], shared: bool) -> Stmts:
+def in_squares(k: Dim, body: Callable[[Dim, int], Stmts], shared: bool) -> Stmts:
     """Something done for all terms, LANES at a time."""
     whole = k // LANES
     nest: Stmts = (Loop("k'", whole, body(_K * LANES, LANES), split=shared),)
