@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 from chainrule.ir.loop import LANES, Apply, Barrier, IndexValue, Load, Loop, Stmt, Store, Value
 from chainrule.ir.node import Stmts
@@ -17,9 +16,9 @@ from chainrule.loops.independent import independent, perfect
 from chainrule.loops.parts import by_one, shared_nest
 from chainrule.loops.walk import dims_of, postorder
 
-#: elements of a row that a thread adds up: of a table of 64 rows its part stays in the first or
-#: second cache, and a row's part is some lines of memory in a row
-BLOCK = 256
+#: bytes of a row that a thread adds up: a page of what is read, at the ends of which memory that is
+#: fetched ahead stops
+PIECE = 4096
 
 
 def adds_by_columns(body: Stmts) -> Stmts:
@@ -62,7 +61,8 @@ def _in_blocks(rows: Sequence[Loop], columns: Sequence[Loop], add: Store) -> Stm
     """Blocks of the first of the columns' axes, and what is left of it."""
     first, inner = columns[0], columns[1:]
     extent = static_product((first.extent,))
-    size = max(1, BLOCK // max(1, prod(static_product((loop.extent,)) for loop in inner)))
+    each = add.buffer.dtype.itemsize * static_product(tuple(loop.extent for loop in inner))
+    size = max(1, PIECE // each)
     count, rest = divmod(extent, size)
     block, var = Size.symbol("block'"), Size.symbol(first.var)
 
