@@ -27,7 +27,7 @@ from chainrule.ops.source import full
 from chainrule.records import dataclass
 from chainrule.rewrite.rule import Rules, See, recognize, rewrite
 
-#: multiply-adds that moving one element, or adding it to another, takes as long as
+#: multiply-adds that take as long as moving an element, or adding it to another
 MOVED = 16
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -70,13 +70,15 @@ def _factors(node: Node) -> Iterator[_Factor]:
 
 def _pays(at: Node, size: Dim, width: Dim) -> bool:
     """Whether rows are looked up at least as often as the table has rows, whatever symbols are (1
-    at least), and `width` multiply-adds an element, spared so, are more than moving it.
+    at least), and `width` multiply-adds an element, spared so, are more than moving the rows that
+    are looked up, and the table's.
     """
     rows = product(at.type.shape)
     least = {s: Size.symbol(s) + 1 for s in symbols_of(rows - size)}
     if not is_nonnegative(substitute(rows - size, least)):
         return False
-    return (typical(rows) - typical(size)) * typical(width) >= MOVED * typical(rows)
+    many, few = typical(rows), typical(size)
+    return (many - few) * typical(width) >= MOVED * (many + few)
 
 
 def _gathered(letters: str, together: str, x: Node) -> tuple[str, int, Node]:
@@ -263,12 +265,11 @@ def _sum_of_sums(graph: Graph) -> Graph:
     for node in graph.nodes:
         given = sums.get(node.inputs[0]) if isinstance(node.op, Sum) else None
         axes = _of_sums_of(node, given) if given else None
-        inputs = [memo[i] for i in node.inputs]
         if given is None or axes is None:
-            new = rebuild(node, inputs)
+            new = rebuild(node, [memo[i] for i in node.inputs])
         else:
             with provenance.derived_from(node):
-                new = apply(Sum(axes), apply(given.op, *inputs, memo[given.inputs[1]]))
+                new = apply(Sum(axes), memo.get(given, given))
         memo[node] = provenance.inherit(new, node)
     return graph.with_roots([memo[r] for r in graph.roots])
 
@@ -278,5 +279,5 @@ def _of_sums_of(node: Node, sums: Node) -> tuple[int, ...] | None:
     op, add, at = node.op, sums.op, sums.inputs[1]
     assert isinstance(op, Sum) and isinstance(add, ScatterAdd)
     rows = range(add.axis, add.axis + at.type.rank)
-    fewer = rows and set(rows) <= set(op.axes) and _pays(at, add.n, 2 * MOVED)
+    fewer = rows and set(rows) <= set(op.axes) and _pays(at, add.n, 4 * MOVED)
     return _by_row(op.axes, add.axis, len(rows)) if fewer else None
