@@ -144,6 +144,7 @@ BLOCKED = {f"contract.{name}": 1 for name in ("NEAR_BYTES", "BLOCKED_ROWS", "BLO
         {**BLOCKED, "contract.BLOCKED_ROWS": 24},
         {**BLOCKED, "contract.STRETCH": 7},
         {**BLOCKED, "contract.STRETCH": 28, "contract.BLOCK_BYTES": 2**12},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.FAR_BYTES": 1},
     ],
 )
 def test_no_choice_of_tiles_changes_a_bit(

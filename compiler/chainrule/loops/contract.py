@@ -29,7 +29,7 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, Size
+from chainrule.ir.size import Dim, Size, typical
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.choice import Choice
 from chainrule.loops.few import few_rows, has_few_rows
@@ -58,6 +58,8 @@ GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
+#: bytes up to which all rows are one block, of a b so large that its panels would be far else
+WHOLE_BYTES, FAR_BYTES = 2**21, 2**22
 #: operations of an epilogue that may stand in every tile
 LIGHT = 8
 #: terms that a stretch has at most: the last has what is left over, too
@@ -68,7 +70,6 @@ APART = LANES
 FEW = 4
 
 _M, _N, _K, _I, _V, _J, _O, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjost")
-Read = Callable[[Dim, Dim], Value]
 
 
 def packed_size(c: Contraction) -> Dim:
@@ -315,8 +316,11 @@ def _height(c: Contraction, target: Target) -> int:
 def _block_rows(c: Contraction, target: Target) -> int:
     """How many rows make a block, in whole tiles."""
     wide = c.n if isinstance(c.n, int) else STRETCH
-    height = _height(c, target)
-    return max(1, BLOCK_BYTES // ((STRETCH + wide) * c.dtype.itemsize * height)) * height
+    height, row = _height(c, target), (STRETCH + wide) * c.dtype.itemsize
+    far = typical(c.k * c.n) * c.dtype.itemsize >= FAR_BYTES
+    if far and isinstance(c.m, int) and c.m * row <= WHOLE_BYTES:
+        return -(-c.m // height) * height
+    return max(1, BLOCK_BYTES // (row * height)) * height
 
 
 def _padded(n: Dim) -> Dim:
@@ -372,9 +376,7 @@ def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stm
 
 
 def _a_few(count: int, body: Callable[[Dim, int], Stmts]) -> Stmts:
-    """A copy of so many terms that lie as they are to lie: some at a time, in a loop, which takes
-    no longer than all of them written out.
-    """
+    """A copy of so many terms, some at a time in a loop, which is as fast as all written out."""
     few = math.gcd(count, FEW)
     return body(0, count) if few == count else (Loop("o'", count // few, body(_O * few, few)),)
 

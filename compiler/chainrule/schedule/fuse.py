@@ -19,7 +19,16 @@ from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
 from chainrule.ops.scan import Scan
-from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
+from chainrule.schedule.kernel import (
+    Chain,
+    Form,
+    Kernel,
+    Test,
+    bytes_of,
+    every,
+    positions_given,
+    positions_of,
+)
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -30,15 +39,20 @@ _CLOSED = (Form.NEST, Form.ATTEND, Form.CHECK, Form.SCAN)
 
 
 def fuse(
-    graph: Graph, finite: Sequence[Node] = (), codes: Iterator[int] | None = None
+    graph: Graph,
+    finite: Sequence[Node] = (),
+    codes: Iterator[int] | None = None,
+    tested: Collection[tuple[Node, Bound]] = (),
 ) -> list[Kernel]:
     """The kernels of a graph, in an order that computes everything before it is read.
 
     The graph has been through `materialize`. `finite` are nodes that must be finite before any
-    update is made: a CHECK kernel tests each. Tests leave with the next of `codes`, 1, 2, ...
-    Raises CompileError.
+    update is made: a CHECK kernel tests each. Tests leave with the next of `codes`, 1, 2, ...; of
+    positions `tested` there is none. Raises CompileError.
     """
-    return _Fusion(graph, finite, codes or itertools.count(1)).run()
+    fusion = _Fusion(graph, finite, codes or itertools.count(1))
+    fusion.tested.update(dict.fromkeys(tested, -1))
+    return fusion.run()
 
 
 class _Fusion:
@@ -77,7 +91,7 @@ class _Fusion:
         for kernel in self.kernels:
             if kernel.form is Form.SCAN:
                 kernel.chains = _chains(kernel, roots)
-                kernel.inside = tuple(fuse(_step(kernel), codes=self.codes))
+                kernel.inside = tuple(_steps(kernel, self.codes))
                 _repeated(kernel)
         return order_kernels(self.kernels, self.graph)
 
@@ -243,6 +257,13 @@ def _step(loop: Kernel) -> Graph:
     results = tuple(op.body_of_step.nexts[chain.carry] for chain in loop.chains)
     updates = tuple(pair for pair in graph.updates if pair[0] not in chained)
     return Graph((*graph.outputs, *results), updates)
+
+
+def _steps(loop: Kernel, codes: Iterator[int]) -> list[Kernel]:
+    """The kernels that a loop repeats; positions that it is given have been tested before it."""
+    op = loop.anchor.op
+    assert isinstance(op, Scan)
+    return fuse(_step(loop), codes=codes, tested=positions_given(op))
 
 
 def _repeated(loop: Kernel) -> None:
