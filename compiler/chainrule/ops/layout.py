@@ -139,7 +139,8 @@ def merged(index: Index, shape: Shape, into: Shape) -> Index | None:
     found: list[Dim] = []
     place = 0
     for dim in into:
-        begin, size = place, 1
+        begin = place
+        size: Dim = 1
         while size != dim and place < len(shape):
             size, place = size * shape[place], place + 1
         if size != dim:
