@@ -1,5 +1,5 @@
-"""Convolutions by minimal filtering, held to NumPy. Of small whole numbers every sum of theirs, with
-its halves and quarters, is exact in float32, so results are those of plain sums to the bit.
+"""Convolutions by minimal filtering, held to NumPy. Of small whole numbers every sum of theirs,
+with its halves and quarters, is exact in float32, so results are those of plain sums to the bit.
 """
 
 from __future__ import annotations

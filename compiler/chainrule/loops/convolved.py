@@ -24,9 +24,10 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.channels import lay
-from chainrule.loops.contract import contraction_loops, packed_reader
+from chainrule.loops.contract import contraction_loops
 from chainrule.loops.filtering import SUMS, TAPS, A, B, G, multiplied, transposed
 from chainrule.loops.layout import ContractLayout
+from chainrule.loops.packing import packed_reader
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import TALLEST, Contraction, tile_shapes
 from chainrule.loops.turned import turned_back

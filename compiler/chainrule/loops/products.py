@@ -35,7 +35,6 @@ from chainrule.loops.builder import Builder
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
-    is_strided,
     packed_once,
     packed_size,
     panels_size,
@@ -48,6 +47,7 @@ from chainrule.loops.flat import flat_size
 from chainrule.loops.images import ImageTile, image_loops, left_over
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.packing import is_strided
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
@@ -195,7 +195,7 @@ def _scheduled(
     tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction)
+    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

@@ -28,9 +28,10 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Stmts
 from chainrule.ir.size import Dim, Size, known, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import contraction_loops, pack, packed_reader
+from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
+from chainrule.loops.packing import pack, packed_reader
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import (
     CHAINS,
