@@ -205,6 +205,7 @@ def test_a_packed_factor_for_few_rows_has_room() -> None:
     memory[out] = np.full((5, 70), np.nan, np.float32)
     run(built, kernels, memory, 0)
     want = given[x.node].astype(float) @ given[w.node].T
+    # sums of 900 products of about 1, each rounded to 2**-24
     np.testing.assert_allclose(memory[out].reshape(5, 70), want, atol=1e-2)
 
 
