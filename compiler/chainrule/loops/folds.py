@@ -48,7 +48,8 @@ _LANE, _VECTOR = Size.symbol("l'"), Size.symbol("v'")
 
 def row_loops(b: Builder) -> Stmts:
     """For each row a few passes along it: each folds what the next one needs."""
-    return split_outermost(for_each(b.kernel.rows, Passes(b).loops, "r"), len(b.kernel.rows))
+    passes = Passes(b, again=True)
+    return split_outermost(for_each(b.kernel.rows, passes.loops, "r"), len(b.kernel.rows))
 
 
 class RowPlan:
@@ -73,14 +74,19 @@ class RowPlan:
 
 
 class Passes(RowPlan):
-    """The passes along a row, with workspace for what waits: `saved` and `folded`."""
+    """The passes along a row, with workspace for what waits: `saved` and `folded`. With `again`,
+    what is folded and written too is read back from where it was written.
+    """
 
-    def __init__(self, b: Builder) -> None:
+    def __init__(self, b: Builder, again: bool = False) -> None:
         super().__init__(b.kernel)
         self.b, self.kernel = b, b.kernel
         self.count = 1 + max(self.stage.values(), default=0)
         self.saved = self.kept(self.waiting)
-        self.folded = self.kept(n for n in self.operands if n not in self.saved)
+        apart = [n for n in self.operands if n not in self.saved]
+        written = {n for n in apart if again and n in b.kernel.writes and not n.op.joins}
+        self.written = {n: b.buffers[b.kernel.writes[n]] for n in written}
+        self.folded = self.kept(n for n in apart if n not in written)
         self.folded |= {n: self.saved[n] for n in self.operands if n in self.saved}
 
     def kept(self, nodes: Iterable[Node]) -> dict[Node, Buffer]:
@@ -117,19 +123,24 @@ class Passes(RowPlan):
             return self.walk(number, along, folds, (*row, *index), ravel(index, self.inner))
 
         def gather(index: Index) -> Stmts:
-            place = ravel(index, self.inner)
-            return tuple(self.fold(f, Load(self.folded[f.inputs[0]], place)) for f in folds)
+            return tuple(self.fold(f, self.waited(f.inputs[0], row, index)) for f in folds)
 
         if along or folds:
-            direct = bool(folds) and not self.folded
+            direct = bool(folds) and not self.operands
             out += self.over(walk, self.straight, f"c{number}", direct)
-        if folds and self.folded:
+        if folds and self.operands:
             out += self.over(gather, True, f"f{number}", True)
         for fold in folds:
             out += self.total(fold)
             b.values[fold] = Get(b.local(fold, False))
         scalars = [n for n in mine if n not in along and n not in folds]
         return [*out, *b.compute(scalars, row, False), *b.store([*folds, *scalars], row)]
+
+    def waited(self, x: Node, row: Index, index: Index) -> Value:
+        """An element of what was put down to be folded."""
+        if x in self.written:
+            return Load(self.written[x], ravel((*row, *index), x.type.shape))
+        return Load(self.folded[x], ravel(index, self.inner))
 
     def walk(
         self, number: int, along: list[Node], folds: list[Node], index: Index, place: Dim
@@ -150,7 +161,7 @@ class Passes(RowPlan):
             x = fold.inputs[0]
             if x in self.folded:
                 kept[x] = self.folded[x]
-            else:
+            elif x not in self.written:
                 out.append(self.fold(fold, b.reader(x)(index)))
         out += [Store(buffer, place, b.reader(n)(index)) for n, buffer in kept.items()]
         return (*out, *b.store(along, index))
