@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chainrule.rewrite.canonical import CANONICAL
+from chainrule.rewrite.lookup import LOOKUPS
 from chainrule.rewrite.lower import LOWERING
 from chainrule.rewrite.outward import OUTWARD
 from chainrule.rewrite.recognition import RECOGNITION
@@ -33,6 +34,10 @@ SETS: dict[str, tuple[str, Rules]] = {
     "Recognised forms": ("What is spelled out by hand, and the function it is.", RECOGNITION),
     "Numbers outward": ("After a derivative: what is divided by, is divided by last.", OUTWARD),
     "Simple forms": ("After a derivative: what the chain rule spelled at length.", SIMPLIFY),
+    "Rows looked up": (
+        "Before products are ordered: a table is multiplied, not its rows.",
+        LOOKUPS,
+    ),
     "Forms for loops": ("The last forms, from which loops are made.", LOWERING),
 }
 

@@ -21,13 +21,14 @@ from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call, keep_axes
 from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
-from chainrule.ops.index import OneHot
+from chainrule.ops.index import OneHot, ScatterAdd, Take
 from chainrule.ops.layout import Permute, Place, Reshape, Slice
 from chainrule.ops.max_pooling import Unpool
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
 from chainrule.rewrite import exponentials
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
 from chainrule.rewrite.canonical import CANONICAL, is_moderate
+from chainrule.rewrite.lookup import LOOKUPS
 from chainrule.rewrite.lower import LOWERING
 from chainrule.rewrite.outward import OUTWARD
 from chainrule.rewrite.passes import stabilize
@@ -40,6 +41,7 @@ SETS = {
     "canonical": CANONICAL,
     "stable": CANONICAL + STABILITY + RECOGNITION,
     "simple": CANONICAL + OUTWARD + SIMPLIFY,
+    "lookups": LOOKUPS,
     "low": LOWERING,
 }
 RULES = {r.name: (r, s) for s in SETS.values() for r in s.all}
@@ -166,6 +168,14 @@ def along(x: Node, shape: tuple[int, ...], axes: tuple[int, ...]) -> Node:
 
 def labels() -> Node:
     return leaf("input", "y", TensorType(int64, (3,)))
+
+
+def positions(*shape: int) -> Node:
+    return leaf("input", "at", TensorType(int64, shape))
+
+
+def looked_up() -> Node:
+    return apply(Take(0, 1), var(3, 40), positions(8))
 
 
 def code() -> Node:
@@ -323,6 +333,24 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
         "mul",
     ),
     "sign_out_of_numerator": (lambda: call("div", -3.0, var(3)), "neg"),
+    "product_of_rows": (lambda: matmul(looked_up(), var(40, 2)), "take"),
+    "sum_with_rows": (
+        lambda: call(
+            "add",
+            apply(Take(0, 1), matmul(var(3, 4), var(4, 2)), positions(8)),
+            along(var(2), (8, 2), (0,)),
+        ),
+        "take",
+    ),
+    "permuted_rows": (
+        lambda: transpose(apply(Take(1, 2), var(2, 3), positions(4, 2)), (0, 2, 1)),
+        "take",
+    ),
+    "product_over_rows": (lambda: contract("tk", "tn", "kn", looked_up(), var(8, 2)), "contract"),
+    "sums_of_product": (
+        lambda: apply(ScatterAdd(0, 3), matmul(var(8, 2), var(2, 40)), positions(8)),
+        "contract",
+    ),
     "product_without_sum": (lambda: contract("i", "j", "ij", var(2), var(3)), "mul"),
     "product_without_free_axes": (
         lambda: contract("ij", "ij", "i", var(*M), var(*M)),

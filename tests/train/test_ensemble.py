@@ -63,6 +63,14 @@ def lstm() -> Net:
     return z, cr.losses.cross_entropy(z, y), {"x": normal(4, 3), "y": labels()}
 
 
+def words() -> Net:
+    """An LSTM over words, whose table is multiplied, and its gradient from sums of rows."""
+    x, y = cr.input("x", ("batch", 8), dtype="int32"), cr.input("y", ("batch",), dtype="int32")
+    z = nn.Dense(3)(nn.LSTM(5)(nn.Embedding(4, 32)(x)))
+    tokens = RNG.integers(0, 4, (ROWS, 8)).astype(np.int32)
+    return z, cr.losses.cross_entropy(z, y), {"x": tokens, "y": labels()}
+
+
 def attention() -> Net:
     """Embeddings, whose gradient adds up at places known when called, and two heads."""
     x, y = cr.input("x", ("batch", 5), dtype="int32"), cr.input("y", ("batch",), dtype="int32")
@@ -82,7 +90,7 @@ def normed() -> Net:
 
 #: one member, a vector of them that is not full, one that is, several of which the last is not
 COUNTS = [(mlp, 1), (mlp, 3), (mlp, 16), (mlp, 33), (normed, 3)]
-COUNTS += [(net, 17) for net in (wide_rows, cnn, lstm, attention)]
+COUNTS += [(net, 17) for net in (wide_rows, cnn, lstm, words, attention)]
 
 
 def train(net: Net, **options: Any) -> tuple[TrainingStep, Array]:

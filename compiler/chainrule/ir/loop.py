@@ -189,7 +189,7 @@ class Set:
 
 @dataclass(frozen=True)
 class Store:
-    """Write an element of a buffer. `index`, in serial loops only, is a place known at run time."""
+    """Write an element of a buffer. `index` is a place known at run time, one for all lanes."""
 
     buffer: Buffer
     offset: Dim

@@ -13,7 +13,7 @@ from chainrule.loops.builder import Builder, memory_of
 from chainrule.loops.choice import BY_SIZES, CUBLASLT, Choice
 from chainrule.loops.folds import column_loops, row_loops
 from chainrule.loops.launch import Launch, launches_of
-from chainrule.loops.maps import check_loops, copy_loops, map_loops, nest_loops, scan_loops
+from chainrule.loops.maps import check_loops, copy_loops, map_loops, own_loops, scan_loops
 from chainrule.loops.outside import Outside, outside_product
 from chainrule.loops.products import product_loops
 from chainrule.loops.threads import THREAD_FORMS
@@ -27,7 +27,7 @@ _FORMS: dict[Form, Callable[[Builder], Stmts]] = {
     Form.ROWS: row_loops,
     Form.COLUMNS: column_loops,
     Form.CONTRACT: product_loops,
-    Form.NEST: nest_loops,
+    Form.NEST: own_loops,
     Form.ATTEND: attend_loops,
     Form.CHECK: check_loops,
     Form.COPY: copy_loops,

@@ -148,20 +148,16 @@ def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] 
         ):
             return False
         for base, path in bases(node):
-            if len(path) == 1 and _is_reshaped(path[0], kernel):
-                continue
+            rank = base.type.rank
+            if path and path[-1].op.role == "alias":  # the same memory, by other sizes
+                rank, path = path[-1].type.rank, path[:-1]
             if len(path) == 1 and runs and _repeats_runs(path[0], runs):
                 continue
-            if base.type.rank > outer and path:
+            if rank > outer and path:
                 return False
             if any(v.op.repeats() != tuple(range(outer, v.type.rank)) for v in path):
                 return False
     return True
-
-
-def _is_reshaped(view: Node, kernel: Kernel) -> bool:
-    """Whether all of what is read has the loops' shape by another name of its memory."""
-    return view.op.role == "alias" and view.type.shape == kernel.space
 
 
 def _repeats_runs(view: Node, runs: Sequence[set[int]]) -> bool:

@@ -30,8 +30,8 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size, known
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import in_squares, square_of
 from chainrule.loops.layout import ContractLayout, loop_of
+from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import epilogue_operations
 from chainrule.loops.turned import TURNED_OPERATIONS, turned_block

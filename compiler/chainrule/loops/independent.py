@@ -54,8 +54,8 @@ def shared_among_threads(body: Stmts) -> Stmts:
 def _shared(nest: Loop) -> Loop:
     if any(isinstance(s, Loop) and s.split for s in statements((nest,))):
         return nest
-    loops, body = _perfect(nest)
-    found = [loop.var for loop in loops if loop.var in _independent(loops, body)]
+    loops, body = perfect(nest)
+    found = [loop.var for loop in loops if loop.var in independent(loops, body)]
     collected = _collected(loops, body, found)
     if collected is not None:
         return collected
@@ -138,7 +138,7 @@ def _stays_below(s: Store, loops: Sequence[Loop]) -> bool:
     return is_nonnegative(s.stride - 1 - last)
 
 
-def _perfect(nest: Loop) -> tuple[list[Loop], Stmts]:
+def perfect(nest: Loop) -> tuple[list[Loop], Stmts]:
     """Loops of which each holds the next and nothing else, and what the last one holds."""
     loops = [nest]
     while len(loops[-1].body) == 1 and isinstance(inner := loops[-1].body[0], Loop):
@@ -159,7 +159,7 @@ class _Place:
     steps: tuple[tuple[str | None, Dim, Dim | None], ...]
 
 
-def _independent(loops: Sequence[Loop], body: Stmts) -> frozenset[str]:
+def independent(loops: Sequence[Loop], body: Stmts) -> frozenset[str]:
     """The variables whose iterations touch nothing that another of them writes."""
     declared = {s for s in statements(body) if isinstance(s, Local)}
     if set_locals(body) - declared:

@@ -7,6 +7,7 @@ from chainrule.ir.node import Index, Stmts, for_each, within
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.builder import Builder, is_straight, vectors
 from chainrule.loops.parts import shared_nest, split_outermost
+from chainrule.loops.scattered import adds_by_columns
 from chainrule.ops.layout import ravel
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Test
@@ -67,6 +68,11 @@ def _holds(test: Test, value: Value) -> Value:
     least, above = (IndexValue(end, int64) for end in within(test.bound))
     low, high = Apply("ge", (at, least), bool_), Apply("lt", (at, above), bool_)
     return Apply("and_", (low, high), bool_)
+
+
+def own_loops(b: Builder) -> Stmts:
+    """The op's own loops on a CPU."""
+    return adds_by_columns(nest_loops(b))
 
 
 def nest_loops(b: Builder) -> Stmts:

@@ -35,23 +35,25 @@ from chainrule.loops.builder import Builder
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
-    is_strided,
     packed_once,
     packed_size,
     panels_size,
     with_guess,
 )
+from chainrule.loops.convolved import winograd_loops
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
 from chainrule.loops.flat import flat_size
 from chainrule.loops.images import ImageTile, image_loops, left_over
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.packing import is_strided
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
+from chainrule.loops.winograd import Winograd
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
@@ -73,6 +75,9 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return plain_product(b)
+    winograd = Winograd.of(b, layout)
+    if winograd is not None:
+        return winograd_loops(b, layout, winograd, maps)
     laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
     images = ImageTile.of(b, layout) if turned is None and not laid.each else None
@@ -190,7 +195,7 @@ def _scheduled(
     tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction)
+    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

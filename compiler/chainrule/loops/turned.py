@@ -28,9 +28,10 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Stmts
 from chainrule.ir.size import Dim, Size, known, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import contraction_loops, pack, packed_reader
+from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
+from chainrule.loops.packing import pack, packed_reader
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import (
     CHAINS,
@@ -171,12 +172,7 @@ def turned_loops(
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    operations = epilogue_operations(
-        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
-    )
-    much = operations * min(m, LANES) > TURNED_OPERATIONS
-    block = b.workspace(node, LANES * LANES, True) if much else None
-    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split, block)))
+    body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
@@ -197,26 +193,34 @@ def _nested(loops: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
     return body
 
 
-def _turned_back(
+def turned_back(
+    b: Builder,
     layout: ContractLayout,
     sums: Callable[[Dim, Dim], Value],
     maps: Callable[[Index, Value], Stmts],
     split: bool,
-    waiting: Buffer | None,
+    columns: tuple[Dim, int] | None = None,
+    waits: bool = False,
 ) -> Stmts:
-    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns.
-    They wait in workspace, where there is some, for a loop over rows whose body is much code.
+    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns, of
+    all or of so many `columns` from one on. They wait in workspace where what becomes of them is
+    much code, or with `waits`, for a loop over rows.
     """
-    m, n = layout.m, layout.n
+    node, m = b.kernel.anchor, layout.m
+    at, n = columns or (0, layout.n)
     assert isinstance(m, int) and isinstance(n, int)
+
+    def become(row: Dim, column: Dim, acc: Value) -> Stmts:
+        return maps(layout.out(row, at + column), acc)
+
+    much = epilogue_operations(become, node.type.dtype) * min(m, LANES) > TURNED_OPERATIONS
+    waiting = b.workspace(node, LANES * LANES, True) if much or waits else None
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
         """Whole blocks are turned in registers; past the last column is workspace still."""
         row, column = first + _I, start + _J
         read = sums(column, row)
-        return turned_block(
-            rows, columns, read, lambda acc: maps(layout.out(row, column), acc), waiting
-        )
+        return turned_block(rows, columns, read, lambda acc: become(row, column, acc), waiting)
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))
@@ -238,14 +242,13 @@ def turned_block(
     """What becomes of a block of numbers that lie with the row i' first and the column j' apart;
     LANES columns are read. They wait in workspace, where there is some, for a loop over rows.
     """
+    if waiting is not None:
+        at = _I * LANES + _J
+        lay = Loop("i'", rows, (Store(waiting, at, read),), "unroll")
+        row = Loop("j'", columns, give(Load(waiting, at)), "vector")
+        return (Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (row,)))
     turned = Local("turned", read.dtype, (rows,), True)
     cell = Get(turned, (_I,))
     take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
-    taken = (turned, Loop("j'", LANES, (take,), "vector"))
-    if waiting is None:
-        given = Loop("i'", rows, give(cell), "unroll")
-        return (*taken, Loop("j'", columns, (given,), "vector"))
-    at = _I * LANES + _J
-    lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
-    row = Loop("j'", columns, give(Load(waiting, at)), "vector")
-    return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (row,)))
+    given = Loop("i'", rows, give(cell), "unroll")
+    return (turned, Loop("j'", LANES, (take,), "vector"), Loop("j'", columns, (given,), "vector"))

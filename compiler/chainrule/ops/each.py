@@ -171,7 +171,9 @@ class Each(Op):
         )
         if len(inputs) > count or not _only_stores(stmts):  # workspace is used in turn
             return (Loop("model'", self.count, stmts),)
-        return tuple(_innermost(s, self.count) for s in stmts)
+        own = any(w and t.dtype.is_integer for w, t in zip(self.wide, types, strict=True))
+        mode = "serial" if own else "vector"  # lanes store at one place, not at places of their own
+        return tuple(_innermost(s, self.count, mode) for s in stmts)
 
     def workspace(self, types: Types) -> tuple[tuple[DType, Dim], ...]:
         return self.op.workspace(self.narrow_types(types))
@@ -193,20 +195,17 @@ class Each(Op):
 
 
 def _only_stores(stmts: Stmts) -> bool:
-    """Whether there are loops around stores at known places, and nothing else."""
-    return all(
-        _only_stores(s.body) if isinstance(s, Loop) else isinstance(s, Store) and s.index is None
-        for s in stmts
-    )
+    """Whether there are loops around stores, and nothing else."""
+    return all(_only_stores(s.body) if isinstance(s, Loop) else isinstance(s, Store) for s in stmts)
 
 
-def _innermost(stmt: Stmt, count: int) -> Stmt:
+def _innermost(stmt: Stmt, count: int, mode: str) -> Stmt:
     """A nest with the loop over models put inside: what others do in between does not matter."""
     assert isinstance(stmt, Loop | Store)
     if isinstance(stmt, Store):
-        return Loop("model'", count, (stmt,), "vector")
+        return Loop("model'", count, (stmt,), mode)
     if all(isinstance(s, Store) for s in stmt.body):
-        inside: Stmts = (Loop("model'", count, stmt.body, "vector"),)
+        inside: Stmts = (Loop("model'", count, stmt.body, mode),)
     else:
-        inside = tuple(_innermost(s, count) for s in stmt.body)
+        inside = tuple(_innermost(s, count, mode) for s in stmt.body)
     return replace(stmt, body=inside, mode="serial")

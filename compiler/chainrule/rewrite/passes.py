@@ -14,6 +14,8 @@ from chainrule.rewrite.attend import attend
 from chainrule.rewrite.canonical import CANONICAL
 from chainrule.rewrite.clean import drop_unused
 from chainrule.rewrite.expand import expand_composites
+from chainrule.rewrite.inside import look_up_inside
+from chainrule.rewrite.lookup import multiply_tables
 from chainrule.rewrite.loops import drop_unread
 from chainrule.rewrite.lower import LOWERING
 from chainrule.rewrite.order import order_contractions
@@ -27,8 +29,9 @@ from chainrule.rewrite.steps import share_steps
 from chainrule.rewrite.widen import widen
 
 __all__ = [
-    "attend", "canonicalize", "drop_unread", "drop_unused", "expand_composites", "lower",
-    "order_contractions", "share_steps", "simplify", "spread", "stabilize", "widen",
+    "attend", "canonicalize", "drop_unread", "drop_unused", "expand_composites", "look_up_inside",
+    "lower", "multiply_tables", "order_contractions", "share_steps", "simplify", "spread",
+    "stabilize", "widen",
 ]  # fmt: skip
 
 _STABLE = CANONICAL + STABILITY + RECOGNITION

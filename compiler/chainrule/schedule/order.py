@@ -143,7 +143,8 @@ def _needs(
         needs[i].update(testing)
     for i, kernel in enumerate(kernels):
         if kernel.test is None:
-            needs[i].update(checks[pair] for node in kernel.nodes for pair in positions_of(node))
+            positions = [pair for node in kernel.nodes for pair in positions_of(node)]
+            needs[i].update(checks[pair] for pair in positions if pair in checks)
     for i in needs:
         needs[i].discard(i)
     return needs
