@@ -199,7 +199,8 @@ def settled(gpu: Any) -> Callable[[], None]:
     """What waits until nothing is under way on the GPU, PyTorch's stream too."""
 
     def wait() -> None:
-        gpu.wait()
+        with gpu.entered():
+            gpu.wait()
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
             sys.modules["torch"].cuda.synchronize()
 
@@ -239,18 +240,18 @@ def kernel_seconds(outputs: Any, feeds: dict[str, np.ndarray], times: int = 20) 
     fn = cr.compile(outputs, backend="cuda")
     fn(**feeds)
     ours = fn._program._program
-    session = ours.session()
     arrays = ours.binder.arrays(feeds)
     plan = ours.plan(tuple(a.shape for a in arrays))
-    recording = session.memory.recordings[plan]
     best = []
-    for _ in range(BLOCKS):
-        session.gpu.wait()
-        start = time.perf_counter()
-        for _ in range(times):
-            session.gpu.play(recording)
-        session.gpu.wait()
-        best.append((time.perf_counter() - start) / times)
+    with ours.session() as session:
+        recording = session.memory.recordings[plan]
+        for _ in range(BLOCKS):
+            session.gpu.wait()
+            start = time.perf_counter()
+            for _ in range(times):
+                session.gpu.play(recording)
+            session.gpu.wait()
+            best.append((time.perf_counter() - start) / times)
     return statistics.median(best)
 
 
@@ -309,9 +310,11 @@ def grown(spec: Workload) -> int:
     gpu, step = driver.find(), chainrule_step(spec, "cuda")
     data = spec.data()
     step.run(batch_size=spec.batch, **data)
-    before = gpu.free()
+    with gpu.entered():
+        before = gpu.free()
     step.run(batch_size=spec.batch, epochs=LONG_RUN // spec.nbatch, **data)
-    return before - gpu.free()
+    with gpu.entered():
+        return before - gpu.free()
 
 
 def sanitized() -> str:

@@ -439,3 +439,54 @@ def test_copies_with_changes() -> None:
     from copy import replace  # type: ignore[attr-defined]
 
     assert replace(pair(dataclass)(1, (2,)), a=4).total() == 6
+
+
+PLAIN_ANNOTATIONS = """
+class Base:
+    "Annotations that are no text."
+
+    a: int
+    b: tuple[int, ...] = ()
+
+class Child(Base):
+    "One field more, and one that is none."
+
+    c: float = 0.5
+    d: ClassVar[int] = 3
+
+class Bare(Child):
+    "No annotations at all."
+"""
+
+
+def test_annotations_that_are_no_text() -> None:
+    """As in a module that says nothing of annotations: Python 3.14 works them out when asked."""
+    found = []
+    for make in (dataclass, PLAIN):
+        names: dict[str, Any] = {"ClassVar": ClassVar}
+        exec(compile(PLAIN_ANNOTATIONS, "plain", "exec", dont_inherit=True), names)
+        kinds = [make(frozen=True)(names[name]) for name in ("Base", "Child", "Bare")]
+        found.append([[(f.name, f.type, f.default) for f in dataclasses.fields(k)] for k in kinds])
+        assert repr(kinds[2](1, (2,))) == "Bare(a=1, b=(2,), c=0.5)"
+    assert found[0] == found[1] and [len(fields) for fields in found[0]] == [2, 3, 3]
+
+
+def test_annotations_that_are_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a class of Python 3.14 holds, on any version, and what `dataclasses` makes of it."""
+
+    def asking(**options: Any) -> Callable[[Any], type]:
+        def make(cls: Any) -> type:
+            cls.__annotations__ = vars(cls)["__annotate__"](3)
+            made: type = PLAIN(**options)(cls)
+            return made
+
+        return make
+
+    def annotate(format: int) -> dict[str, Any]:
+        return {"a": int, "b": str}
+
+    monkeypatch.setattr(dataclasses, "dataclass", asking)
+    body = {"__annotate__": staticmethod(annotate), "__doc__": "Two fields.", "b": "c"}
+    made: Any = dataclass(frozen=True)(type("Late", (), body))
+    assert [(f.name, f.type) for f in dataclasses.fields(made)] == [("a", int), ("b", str)]
+    assert made(1) == made(1, "c") and repr(made(1)) == "Late(a=1, b='c')"

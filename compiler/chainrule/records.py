@@ -76,12 +76,15 @@ def _frozen(eq: bool, cls: type) -> type:
 def _named(cls: type, own: Mapping[str, Any]) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a class by name, its bases' first, with their defaults in the class.
 
-    What `dataclasses` finds, at a third of the time; where an annotation may be no field, it looks.
+    What `dataclasses` finds, at a third of the time; where an annotation may be no field, it looks,
+    and where there is a function in place of the annotations: so Python 3.14 has it in modules that
+    don't say `from __future__ import annotations` (PEPs 649 and 749).
     """
     types = own.get("__annotations__", {})
+    late = not types and getattr(cls, "__annotate__", None) is not None
     text = " ".join(t if isinstance(t, str) else repr(t) for t in types.values())
     strange = any(word in text for word in ("ClassVar", "InitVar", "KW_ONLY"))
-    if strange or not cls.__doc__ or hasattr(cls, "__abstractmethods__"):
+    if strange or late or not cls.__doc__ or hasattr(cls, "__abstractmethods__"):
         derived = any(map(dataclasses.is_dataclass, cls.__mro__[1:]))
         dataclasses.dataclass(init=False, repr=False, eq=False, frozen=derived)(cls)
         return dict(cls.__dataclass_fields__)  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ def matmul(
         kind,
         epilogue,
     )
-    size = packed_size(c) if packed is None else packed
+    size = packed_size(c, target) if packed is None else packed
     work = None if size == 0 else Buffer("work", kind, size)
     names = sorted({s for d in (m, n, k) if isinstance(d, Size) for s in d.symbols()})
     buffers = (a, b, bias, out) + ((work,) if work else ())
@@ -171,7 +171,7 @@ def test_groups_and_small_workspace(native, target):
             ),
         ),
     )
-    work = Buffer("work", float64, packed_size(c))
+    work = Buffer("work", float64, packed_size(c, target))
     program = Program("grouped", (a, b, out, work), (), contraction_loops(c, target, work))
     rng = np.random.default_rng(0)
     arrays = {x.name: rng.standard_normal(x.size) for x in program.buffers}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import chainrule as cr
+from chainrule.export import Artifact
 
 SOURCE = Path(__file__).with_name("guarded.c")
 #: what a function that calls takes itself: a frame, arguments on the stack, makecontext's own
@@ -41,12 +42,44 @@ def test_nothing_lies_below_the_stack(level: str, tmp_path: Path) -> None:
     assert not re.findall(r"[^0-9]-\d+\(%rsp", art.files["net.s"].read_text())
 
 
+def wide(layers: int = 2) -> cr.TrainingStep:
+    """A net whose code for AVX puts vectors on the stack for a while."""
+    x, y = cr.input("x", ("batch", 32)), cr.input("y", ("batch",), dtype="int32")
+    h = x
+    for i in range(layers):
+        h = cr.tanh(h @ cr.parameter(f"W{i}", (32, 32)) + cr.parameter(f"b{i}", (32,)))
+    z = h @ cr.parameter("V", (32, 10))
+    return cr.training_step(cr.losses.cross_entropy(z, y), cr.optim.Adam(1e-3), outputs=z)
+
+
+@pytest.mark.parametrize(("level", "bytes_"), [("x86-64-v3", 32), ("x86-64-v4", 64)])
+def test_vectors_on_the_stack_lie_in_one_line(level: str, bytes_: int, tmp_path: Path) -> None:
+    """Whatever the stack begins at: functions that put some there round it down first."""
+    step, found = wide(), []
+    for optimize in ("speed", "size"):
+        art = step.export(tmp_path, target=level, formats=("s",), optimize=optimize)
+        functions = re.split(r"\n(?=[a-z_][\w.]*:)", art.files["net.s"].read_text())
+        put = [f for f in functions if re.search(r"%[yz]mm\d+, \d*\(%rsp\)", f)]
+        found.append([f"andq\t$-{bytes_}, %rsp" in f for f in put])
+    assert found[0] and all(found[0])
+    assert not any(found[1]), "little code takes the stack as it comes"
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded as under Linux")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is here")
 def test_no_byte_is_touched_beside_what_is_given(any_net, tmp_path: Path) -> None:
     """Every buffer between pages that can't be touched; and the stack's bound holds."""
-    art = any_net.artifact
+    check_memory(any_net.artifact, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded as under Linux")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is here")
+def test_the_stack_holds_where_it_is_rounded_down(tmp_path: Path) -> None:
+    check_memory(wide().export(tmp_path, formats=("a", "h", "json")), tmp_path)
+
+
+def check_memory(art: Artifact, tmp_path: Path) -> None:
     told, library = art.certificate, art.files[f"lib{art.name}.a"]
     program = tmp_path / "guarded"
     words = words_of(told, library.parent)

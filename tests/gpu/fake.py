@@ -6,7 +6,8 @@ own interface runs as it does on a GPU; what it can't show is the machine code a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,13 @@ class FakeGpu:
         stays = {RESIDENT: Stays(tuple(module.kernels[n] for n in module.resident), module.row)}
         self.modules[text] = module.kernels | (stays if module.resident else {})
 
-    def enter(self) -> None:
+    @contextmanager
+    def entered(self) -> Iterator[None]:
         self.calls.append("enter")
+        try:
+            yield
+        finally:
+            self.calls.append("leave")
 
     def allocate(self, size: int) -> int:
         self.calls.append("allocate")

@@ -106,6 +106,17 @@ def test_its_ptx_has(name: str, emulator: Any) -> None:
     agree(name, "float32", worse=False)
 
 
+def test_gradients_of_parts_are_written_where_the_whole_has_them(gpu: Any) -> None:
+    z = cr.input("z", ("b", 20, 48))
+    parts = (cr.reshape(z[..., 16 * i : 16 * (i + 1)], (z.shape[0], 20, 2, 8)) for i in range(3))
+    out = cr.attention(*(cr.permute_dims(p, (0, 2, 1, 3)) for p in parts), causal=True)
+    ours, native = (cr.compile([out, cr.grad(cr.sum(out**2), z)], on) for on in ("cuda", "cpu"))
+    assert "nest" not in [kernel.form for kernel in ours.report().kernels]
+    fed = np.random.default_rng(7).standard_normal((3, 20, 48)).astype("float32")
+    for got, want in zip(ours(z=fed), native(z=fed), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def near(name: str, precision: str) -> None:
     """On tensor cores each factor of three products is off by 2**-11 of itself at most, and what is
     made of scores by as much again: some times that of the largest number, in float64.

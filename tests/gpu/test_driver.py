@@ -23,7 +23,7 @@ def test_it_opens_the_first_gpu_in_its_primary_context(api: Any) -> None:
     gpu = CudaGpu()
     assert (gpu.name, gpu.capability, gpu.ptx_version) == ("GPU of a test", (8, 9), 87)
     assert api.words[0] == "cuInit"
-    assert api.words.index("cuDevicePrimaryCtxRetain") < api.words.index("cuCtxSetCurrent")
+    assert api.words.index("cuDevicePrimaryCtxRetain") < api.words.index("cuCtxPushCurrent")
     assert "cuCtxCreate" not in api.words
 
 
@@ -170,8 +170,36 @@ def test_an_error_has_the_code_of_the_driver(api: Any) -> None:
 def test_a_forked_process_is_told(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = CudaGpu()
     monkeypatch.setattr(driver.os, "getpid", lambda: -1)
-    with pytest.raises(DeviceError, match="forked"):
-        gpu.enter()
+    with pytest.raises(DeviceError, match="forked"), gpu.entered():
+        raise AssertionError
+
+
+def test_the_thread_has_its_own_gpu_again(api: Any) -> None:
+    """Who works on another one, such as PyTorch's second, goes on there."""
+    stack = ["theirs"]
+    api.cuCtxPushCurrent = lambda context: (stack.append(context), (0,))[1]
+    api.cuCtxPopCurrent = lambda: (0, stack.pop())
+    gpu = CudaGpu()
+    ours = "<cuDevicePrimaryCtxRetain>"
+    assert stack == ["theirs"] and "cuStreamCreate" in api.words
+    with gpu.entered():
+        assert stack == ["theirs", ours]
+        with gpu.entered():  # a program that another one's callback calls
+            assert stack == ["theirs", ours, ours]
+    assert stack == ["theirs"]
+    for problem in (DeviceError("lost", lost=True), KeyboardInterrupt()):
+        with pytest.raises(type(problem)), gpu.entered():
+            raise problem
+        assert stack == ["theirs"]
+
+
+def test_what_went_wrong_is_told_before_what_follows_from_it(api: Any) -> None:
+    gpu = CudaGpu()
+    api.fails["cuCtxPopCurrent"] = "CUDA_ERROR_CONTEXT_IS_DESTROYED"
+    with pytest.raises(DeviceError, match="room"), gpu.entered():
+        raise DeviceError("no room")
+    with pytest.raises(DeviceError, match="cuCtxPopCurrent"), gpu.entered():
+        pass
 
 
 def test_without_bindings_it_compiles_and_a_call_says_what_is_missing(

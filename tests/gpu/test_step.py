@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,30 @@ def trained(backend: str, data: dict[str, np.ndarray]) -> list[np.ndarray]:
 def test_it_trains_to_the_bits_of_the_cpu(data: dict[str, np.ndarray], gpu: Any) -> None:
     for ours, native in zip(trained("cuda", data), trained("cpu", data), strict=True):
         np.testing.assert_array_equal(ours, native)
+
+
+def outside(calls: list[str]) -> list[str]:
+    """What was asked of the GPU while it was not the thread's."""
+    depth, found = 0, []
+    for call in calls:
+        depth += (call == "enter") - (call == "leave")
+        found += [call] if not depth and call != "leave" else []
+    assert depth == 0
+    return found
+
+
+def test_the_gpu_is_the_thread_s_while_it_is_asked_and_no_longer(
+    data: dict[str, np.ndarray], gpu: Any
+) -> None:
+    step = make("cuda", tune={"batch": 16})
+    step.run(**data, batch_size=16)
+    step(**{k: a[:16] for k, a in data.items()})
+    step.report(measure=True, sizes={"batch": 16})
+    with pytest.raises(cr.errors.NonFiniteError):
+        step(x=data["x"][:16] + np.inf, y=data["y"][:16])
+    del step
+    gc.collect()
+    assert outside(gpu.calls) == [] and "release" in gpu.calls and "play" in gpu.calls
 
 
 def test_so_it_does_launch_by_launch(

@@ -229,6 +229,36 @@ def test_heads_are_read_and_written_where_they_lie(always: None) -> None:
     assert forms(f) == ["contract", "attend", "contract"]
 
 
+def projected(asked: bool, causal: bool = True) -> list[cr.Tensor]:
+    """The result, and the gradient by one tensor of all operands, and by values where asked for."""
+    z, ct = cr.input("z", ("b", 32, 72)), cr.input("ct", ("b", 32, 3, 8))
+    parts = [cr.reshape(z[..., 24 * i : 24 * (i + 1)], (z.shape[0], 32, 3, 8)) for i in range(3)]
+    q, k, v = (cr.permute_dims(p, (0, 2, 1, 3)) for p in parts)
+    out = cr.permute_dims(cr.attention(q, k, v, causal=causal), (0, 2, 1, 3))
+    slopes = cr.grad(cr.sum(out * ct), [z, parts[2]])
+    return [out, *slopes[: 1 + asked]]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gradients_of_parts_are_written_where_the_whole_has_them(
+    always: None, threads: int, asked: bool
+) -> None:
+    """Unless something else reads a part, too."""
+    f = cr.compile(projected(asked), threads=threads)
+    assert forms(f) == ["attend", "attend", *(["nest"] if asked else [])]
+    rng = np.random.default_rng(SEED)
+    z = rng.standard_normal((2, 32, 72)).astype("float32")
+    ct = rng.standard_normal((2, 32, 3, 8)).astype("float32")
+    q, k, v = (z.reshape(2, 32, 3, 3, 8).transpose(2, 0, 3, 1, 4)[i] for i in range(3))
+    fed = {"q": q, "k": k, "v": v, "ct": ct.swapaxes(1, 2)}
+    want = expected(((2, 3), 32, 32, 8, 8, True, ""), fed)
+    whole = np.stack([want[x].swapaxes(1, 2) for x in ("dq", "dk", "dv")], axis=2)
+    tolerance = TOLERANCE["float32"] * np.abs(whole).max()
+    for got, of in zip(f(z=z, ct=ct)[1:], (whole.reshape(2, 32, 72), whole[:, :, 2]), strict=False):
+        np.testing.assert_allclose(got, of, atol=tolerance, rtol=0)
+
+
 def weights_too(q: cr.Tensor, k: cr.Tensor, v: cr.Tensor) -> list[cr.Tensor]:
     p = cr.softmax(q @ k.mT / 2.0)
     return [p @ v, cr.max(p)]

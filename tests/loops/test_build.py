@@ -144,7 +144,8 @@ BLOCKED = {f"contract.{name}": 1 for name in ("NEAR_BYTES", "BLOCKED_ROWS", "BLO
         {**BLOCKED, "contract.BLOCKED_ROWS": 24},
         {**BLOCKED, "contract.STRETCH": 7},
         {**BLOCKED, "contract.STRETCH": 28, "contract.BLOCK_BYTES": 2**12},
-        {**BLOCKED, "contract.STRETCH": 7, "contract.FAR_BYTES": 1},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.WHOLE_BYTES": 1},
+        {**BLOCKED, "contract.STRETCH": 28, "contract.WHOLE_BYTES": 1},
     ],
 )
 def test_no_choice_of_tiles_changes_a_bit(
@@ -169,6 +170,42 @@ def test_a_sum_of_no_terms_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     a = cr.input("a", ("n", 70))
     feeds = {"a": np.zeros((0, 70), np.float32)}
     np.testing.assert_array_equal(cr.compile(a.T @ a)(**feeds), np.zeros((70, 70)))
+
+
+@pytest.mark.parametrize("rows", ["n", 1000])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_weights_gradient_over_some_stretches(rows: str | int, threads: int) -> None:
+    """One block of all rows, which are copied line by line; the same bits in several blocks."""
+    x, d = cr.input("x", (rows, 75)), cr.input("d", (rows, 130))
+    rng = np.random.default_rng(9)
+    fed = {"x": rng.standard_normal((1000, 75)), "d": rng.standard_normal((1000, 130))}
+    fed = {name: a.astype(np.float32) for name, a in fed.items()}
+    found = cr.compile(x.T @ d, threads=threads)(**fed)
+    # sums of 1000 products of about 1, each rounded to 2**-24
+    np.testing.assert_allclose(found, fed["x"].T.astype(float) @ fed["d"], atol=1e-2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chainrule.loops.contract.WHOLE_BYTES", 1)
+        patch.setattr("chainrule.loops.contract.BLOCK_BYTES", 2**16)
+        patch.setenv("CHAINRULE_CACHE", "0")
+        several = cr.compile(x.T @ d, threads=threads)(**fed)
+    np.testing.assert_array_equal(found, several)
+
+
+def test_a_packed_factor_for_few_rows_has_room() -> None:
+    """Asked for by a choice: a transposed factor whose panels are all there at once."""
+    rng = np.random.default_rng(10)
+    x, w = cr.input("x", (5, 900)), cr.input("w", (70, 900))
+    kernels = fuse(run_passes(Graph(((x @ w.T).node,)), PASSES)[0])
+    built = build_kernels(kernels, host_target(), {0: Choice(packed=True)})
+    memory = {
+        node: rng.standard_normal([number_of(d, {}) for d in node.type.shape]).astype(np.float32)
+        for node in (x.node, w.node)
+    }
+    given, (out,) = dict(memory), kernels[0].writes.values()
+    memory[out] = np.full((5, 70), np.nan, np.float32)
+    run(built, kernels, memory, 0)
+    want = given[x.node].astype(float) @ given[w.node].T
+    np.testing.assert_allclose(memory[out].reshape(5, 70), want, atol=1e-2)
 
 
 def test_no_row_is_left_out_of_tiles_of_known_height() -> None:

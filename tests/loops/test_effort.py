@@ -87,6 +87,14 @@ def test_a_product_serves_every_size() -> None:
         assert 0 <= effort(program, batch=batch).operations - batch * 40 * 4 < turns
 
 
+def test_products_along_images_are_what_windows_have_inside_them() -> None:
+    """Of two axes of 7 and 9 that windows of 3 reach out of by 1, 19 times 25 terms."""
+    x, k = cr.input("x", (32, 2, 7, 9)), cr.input("k", (8, 2, 3, 3))
+    (program,) = programs(cr.conv(x, k, padding=1))
+    terms = 32 // 16 * 8 * 2 * 19 * 25
+    assert terms <= effort(program).operations < 1.2 * terms
+
+
 @pytest.mark.parametrize("n", [16, 160, 16 * 999])
 def test_a_map_reads_and_writes_each_element_once(n: int) -> None:
     x, y = cr.input("x", (n,)), cr.input("y", (n,))

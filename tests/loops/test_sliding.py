@@ -120,6 +120,40 @@ def test_pooling_that_tiles(
     np.testing.assert_array_equal(back, want)
 
 
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 1, 0)])
+def test_a_pool_of_a_relu_asks_its_own_result_what_was_above_0(
+    size: int, stride: int, padding: int
+) -> None:
+    """The numbers are those of both derivatives one after the other, NaNs and windows of none too;
+    what went into the pool is not read on the way back of windows that tile.
+    """
+    x = cr.input("x", ("batch", 2, 8, 6))
+    y = cr.max_pool(cr.relu(x), size, stride=stride, padding=padding)
+    d = cr.input("d", y.shape)
+    (dx,) = cr.vjp([y], [x], [d])
+    r = cr.input("r", x.shape)
+    (dr,) = cr.vjp([cr.max_pool(r, size, stride=stride, padding=padding)], [r], [d])
+    rng = np.random.default_rng(SEED)
+    values = rng.integers(-4, 3, (3, 2, 8, 6)).astype(np.float32)
+    values[0, 0, 2, 3:] = np.nan
+    given = rng.standard_normal((3, *map(int, map(str, y.shape[1:])))).astype(np.float32)
+    rectified = np.where(values <= 0, np.float32(0), values)
+    (back,) = cr.compile([dr])(r=rectified, d=given)
+    want = np.where(rectified <= 0, np.float32(0), back)
+    np.testing.assert_array_equal(cr.compile([dx])(x=values, d=given)[0], want)
+    kernels = cr.compile([y, dx]).show("kernels").split("kernel")[1:]
+    readers = [k for k in kernels if "x: f32[batch, 2, 8, 6]" in k.partition("writes")[0]]
+    assert len(readers) == 1 or stride != size
+
+
+def test_a_value_by_another_shape_is_walked_straight_through() -> None:
+    x, y = cr.input("x", ("n", 20)), cr.input("y", ("n", 4, 5))
+    run = cr.compile(cr.reshape(x, ("n", 4, 5)) * y)
+    assert "in 0..20*n" in run.show("loops")
+    a, b = np.arange(60, dtype=np.float32).reshape(3, 20), np.ones((3, 4, 5), np.float32)
+    np.testing.assert_array_equal(run(x=a, y=b), a.reshape(3, 4, 5))
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int32"])
@@ -137,3 +171,19 @@ def test_elements_a_few_apart(dtype: str, level: str, monkeypatch: pytest.Monkey
             x = cr.input("x", values.shape, dtype=dtype)
             got = cr.compile(x[:, ::apart] + x[:, :count])(x=values)
             np.testing.assert_array_equal(got, values[:, ::apart] + values[:, :count])
+
+
+@pytest.mark.parametrize("case", [*CASES[10:13], (2, 1, 6, (28, 28), (5, 5), 2, 1, 1, 1)], ids=str)
+def test_parts_meet_around_a_sum_over_images_not_at_each(case: Any) -> None:
+    """Each lays down and copies for itself what it reads, and goes on with the next image."""
+    outputs, _ = expressions(case, "float32")
+    text = cr.compile(outputs[2], threads=2).show("loops")
+    over_images = [i for i, line in enumerate(text.splitlines()) if "in 0..batch:" in line]
+    assert over_images
+    for start in over_images:
+        first, *body = text.splitlines()[start:]
+        indent = len(first) - len(first.lstrip())
+        for line in body:
+            if len(line) - len(line.lstrip()) <= indent:
+                break
+            assert "barrier" not in line

@@ -112,3 +112,57 @@ def test_a_mean_of_squares_is_never_negative(kind: type) -> None:
             # three roundings of numbers no larger than the larger of both
             limit = 4 * np.finfo(kind).eps * np.maximum(old, g.astype(np.float64) ** 2)
             assert (abs(mean - wide) <= limit + np.finfo(kind).tiny / (1 - decay)).all()
+
+
+def by_formula(name: str, s: dict[str, Any], g: np.ndarray, t: int) -> np.ndarray:
+    """How far an element moves at lr = 1, by the papers' formulas, in IEEE 754's arithmetic."""
+    if name == "Adagrad":
+        s["s"] = s["s"] + g**2
+        return g / (np.sqrt(s["s"]) + 1e-10)
+    decay = {"RMSprop": 0.99, "Adadelta": 0.9}.get(name, 0.999)
+    s["s"] = decay * s["s"] + (1 - decay) * g**2
+    if name == "RMSprop":
+        return g / (np.sqrt(s["s"]) + 1e-8)
+    if name == "Adadelta":
+        d = np.sqrt(s["u"] + 1e-6) / np.sqrt(s["s"] + 1e-6) * g
+        s["u"] = 0.9 * s["u"] + 0.1 * d**2
+        return d
+    s["m"] = 0.9 * s["m"] + 0.1 * g
+    return s["m"] / (1 - 0.9**t) / (np.sqrt(s["s"] / (1 - 0.999**t)) + 1e-8)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", ["Adam", "Adagrad", "Adadelta", "RMSprop"])
+def test_a_square_that_overflows_stops_its_element(name: str, backend: str) -> None:
+    """And is no NaN later, when what is remembered decays; a gradient that is infinite is."""
+    seen = np.array([0.5, 1e20, 2.0, -1e30, 1e37, 0.25, -3.0, 0.0], np.float32)
+    once = np.array([1.0, 0.5, -2.0, 1e19, 1e-30, 0.0, 0.5, 2.0], np.float32)
+    poles = np.array([1.0, np.inf, 1.0, 1.0, np.nan, 1.0, 1.0, 1.0], np.float32)
+    kind = getattr(optim, name)(1.0)
+    w = np.ones(3, np.float32)
+    slots = {"Adagrad": "s", "RMSprop": "s", "Adadelta": "su"}.get(name, "mv")
+    state = {slot: np.zeros(3, np.float32) for slot in slots}
+    by_hand = {slot: np.zeros(2, np.float32) for slot in "smu"}
+    for t, g in enumerate(np.stack([seen, once, poles], 1), 1):
+        new, state = next_values(kind, w, g, state, t, backend)
+        with np.errstate(over="ignore"):
+            moves = by_formula(name, by_hand, g[:2], t)
+        np.testing.assert_allclose((w - new)[:2], moves, rtol=2e-5, atol=1e-6)
+        assert np.isfinite(new[2]) == (t == 1)
+        w = new
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_other_updates_from_squares_that_overflow(backend: str) -> None:
+    for optimizer, slots in (
+        (optim.AdamW(1e-3), ("m", "v")),
+        (optim.RMSprop(1e-3, momentum=0.9, centered=True), ("s", "a", "m")),
+        (optim.NAdam(1e-3), ("m", "v", "product")),
+    ):
+        w = np.ones(1, np.float32)
+        state = {n: np.zeros(() if n == "product" else 1, np.float32) for n in slots}
+        if "product" in state:
+            state["product"] = np.ones((), np.float32)
+        for t, g in enumerate((0.1, 1e38, 0.1, -1e38, 3e37, 0.0), 1):
+            w, state = next_values(optimizer, w, np.full(1, g, np.float32), state, t, backend)
+            assert abs(w - 1) < 0.1, (optimizer, t)

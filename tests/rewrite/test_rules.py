@@ -23,6 +23,7 @@ from chainrule.ops.composite import LogSoftmax, Softmax
 from chainrule.ops.contract import contract, matmul, transpose
 from chainrule.ops.index import OneHot, ScatterAdd, Take
 from chainrule.ops.layout import Permute, Place, Reshape, Slice
+from chainrule.ops.max_pooling import Unpool
 from chainrule.ops.source import Constant, constant, full, leaf, size_of
 from chainrule.rewrite import exponentials
 from chainrule.rewrite.along import AXES, speaks_of_axes, spell_along
@@ -53,6 +54,7 @@ REAL, MATRIX = TensorType(float64, (N,)), TensorType(float64, (3, 4))
 WIDE = TensorType(float64, (N, 4))
 LIKE = leaf("input", "like", WIDE)
 ALONG = apply(Sum((1,)), LIKE)
+IMAGE = leaf("input", "image", TensorType(float64, (2, 6)))
 FOLDS = {"sum", "max", "mean", "var", "norm", "logsumexp"}
 
 
@@ -273,6 +275,15 @@ BUILT: dict[str, tuple[Callable[[], Node], str]] = {
     "known_choice": (
         lambda: call("where", full(True, bool_, M), var(*M), call("exp", var(*M))),
         "input",
+    ),
+    "choice_before_unpool": (
+        lambda: call(
+            "where",
+            call("le", IMAGE, 0.0),
+            0.0,
+            apply(Unpool((2,), (2,), (0,)), var(2, 3), IMAGE),
+        ),
+        "unpool",
     ),
     "common_factor": (
         lambda: call("mul", call("div", var(3), call("mul", var(3), 3.0)), 3.0),

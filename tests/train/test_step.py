@@ -443,11 +443,28 @@ def test_a_learning_rate_beyond_the_type(make: Make, data: Data, backend: str) -
     assert str(step.learning_rate) == "0.0"
 
 
-def test_what_a_step_is_does_not_change(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("seed", r"cr\.training_step\(\.\.\., seed=1\)"),
+        ("backend", "when the step is made"),
+        ("ensemble", "when the step is made"),
+        ("parameters", r"step\.parameters\[name\]\[\.\.\.\] = value"),
+        ("averages", r"step\.averages\[name\]\[\.\.\.\] = value"),
+        ("hyperparameters", r"step\.hyperparameters\[name\] = value"),
+        ("steps", "load_state_dict"),
+        ("epochs", "load_state_dict"),
+        ("metrics", "make another"),
+        ("loss", "make another"),
+        ("gradients", "make another"),
+    ],
+)
+def test_what_a_step_is_does_not_change(make: Make, name: str, mend: str) -> None:
     step = make()
-    for name in ("seed", "backend", "parameters", "metrics", "steps"):
-        with pytest.raises(AttributeError):
-            setattr(step, name, 1)
+    before = repr(getattr(step, name))
+    with pytest.raises(FeedError, match=rf"^{name} of a training step can be read.*\n.*\n.*{mend}"):
+        setattr(step, name, 1)
+    assert repr(getattr(step, name)) == before
 
 
 @pytest.mark.parametrize("name", ["learning_rte", "lr", "gamma", "parameter", "run"])

@@ -108,6 +108,34 @@ def test_a_long_stop_is_soon_forgotten(step: Any, monkeypatch: pytest.MonkeyPatc
     program.TEAM.dismiss()
 
 
+def test_what_was_faster_for_long_is_tried_again_soon(
+    step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long while in which other processes came is a loss that no later trial has."""
+    clock, data = Clock(), {"x": np.ones((9, 40), np.float32)}
+    in_c = pool.function_in_c
+    monkeypatch.setattr(program, "TEAM", pool.Team())
+    monkeypatch.setattr(sharing, "TEAM", program.TEAM)
+    monkeypatch.setattr(pool, "function_in_c", lambda n: clock.address if "clock" in n else in_c(n))
+    step(**data)
+    clock.record = step._engine._program._current.native_sizes
+    mode = len(clock.record) - len(RECORD) + MODE
+    clock.cost = [20, 10]
+    for shared in (1, 0, 1, 0):  # the last is a trial, before a long while of what is faster
+        while clock.record[mode] == shared:
+            step(**data)
+    clock.cost = [20, 40]
+    while clock.record[mode]:
+        step(**data)
+    clock.cost, steps = [20, 10], 0
+    while not clock.record[mode]:
+        step(**data)
+        steps += 1
+    in_trial = 100 // 40 + 1  # steps that a trial of the slower way takes
+    assert steps <= PATIENCE * in_trial * (40 - 20) // 20 + 1
+    program.TEAM.dismiss()
+
+
 SCRIPT = """
 import os, signal, sys, threading
 import numpy as np

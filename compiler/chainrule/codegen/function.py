@@ -20,6 +20,7 @@ from chainrule.ir.loop import (
     Buffer,
     Check,
     Let,
+    Load,
     Local,
     Loop,
     Note,
@@ -28,8 +29,8 @@ from chainrule.ir.loop import (
     Stmt,
     Store,
 )
-from chainrule.ir.size import Dim
-from chainrule.ir.types import bool_
+from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import DType, bool_
 from chainrule.loops.walk import (
     at_most,
     has_check,
@@ -46,6 +47,19 @@ UNROLLED_VECTORS = 4
 #: a share's ends need no division, and what one part ends with the next begins with
 PART = ("i64 %low", "i64 %high", "i64 %part", "ptr %team")
 WHOLE = 1 << 16
+#: what the functions that turn squares are called
+SQUARE = "turn."
+
+
+def square_of(dtype: DType) -> Program:
+    """A copy of LANES x LANES elements with columns for rows: columns are so far apart where they
+    come from, and rows where they go.
+    """
+    i, j, across, down = (Size.symbol(name) for name in ("i'", "j'", "across", "down"))
+    read, written = Buffer("from", dtype, 0), Buffer("to", dtype, 0)
+    copy = Store(written, i * down + j, Load(read, i + j * across))
+    body = (Loop("j'", LANES, (Loop("i'", LANES, (copy,), "unroll"),), "vector"),)
+    return Program(f"{SQUARE}{dtype}", (read, written), ("across", "down"), body)
 
 
 def emit_function(
@@ -77,6 +91,7 @@ class Emitter(ValueCode):
     def __init__(self, program: Program, target: Target, parts: bool) -> None:
         super().__init__(program, target)
         self.parts = parts
+        self.squares = not program.name.startswith(SQUARE)  # are there to be called
         self.blocks = BlockCode(self.builder, self.address)
         # whether tiles have their shapes, as they always have where there are none
         self.tiled = not any(isinstance(s, Blocks) for s in statements(program.body))
@@ -156,11 +171,30 @@ class Emitter(ValueCode):
         if not isinstance(extent, int):
             raise CompileError(f"an unrolled loop's extent must be known, not {extent}")
         self.address.symbols[loop.var] = 0
+        if self.squares and self.turned(loop, extent):
+            return
         self.memory.transpose_blocks(loop, extent)
         for i in range(extent):
             self.address.symbols[loop.var] = i
             self.block(loop.body)
         self.memory.transposed.clear()
+
+    def turned(self, loop: Loop, extent: int) -> bool:
+        """Whether this copies a whole square, turned: it is a call then, as there may be several of
+        these, each more than a hundred instructions.
+        """
+        square = self.memory.square(loop, extent)
+        if square is None:
+            return False
+        load, store, across, down = square
+        program = square_of(load.dtype)
+        text, needed = emit_function(program, program.name, self.target)
+        self.builder.declarations |= {text, *needed}
+        given = [f"ptr {self.address.pointer(s.buffer, s.offset)}" for s in (load, store)]
+        given += [f"i64 {self.address.number(by)}" for by in (across, down)]
+        self.builder.effect(f"call i32 @{program.name}({', '.join(given)})")
+        self.memory.written([store.buffer])
+        return True
 
     def serial_loop(self, loop: Loop, extent: Dim) -> None:
         if self.lanes is not None:

@@ -70,6 +70,28 @@ class MemoryCode:
                 if isinstance(v, Load) and v.index is None and v.buffer not in written:
                     self.transpose_block(v, loop.var, at_once)
 
+    def square(self, loop: Loop, extent: int) -> tuple[Load, Store, Dim, Dim] | None:
+        """A copy of LANES x LANES elements whose columns become rows, and nothing else: how far
+        apart columns are where they are read, and rows where they are written.
+        """
+        whole = self.lanes is not None and self.lanes.mask is None and extent == LANES
+        if not whole or len(loop.body) != 1:
+            return None
+        (s,) = loop.body
+        if not isinstance(s, Store) or not isinstance(s.value, Load) or s.value.pair:
+            return None
+        v = s.value
+        if s.index or v.index or v.buffer == s.buffer or v.dtype.is_bool:
+            return None
+        assert self.lanes is not None
+        read, write = (self.address.slope(a.offset, self.lanes.var) for a in (v, s))
+        along, down = (coefficient(a.offset, loop.var) for a in (v, s))
+        if read is None or write is None or along is None or down is None:
+            return None
+        if read[0] in (0, 1) or along[0] != 1 or write[0] != 1:
+            return None
+        return v, s, read[0], down[0]
+
     def transpose_block(self, v: Load, var: str, at_once: bool) -> None:
         assert self.lanes is not None
         across, along = self.address.slope(v.offset, self.lanes.var), coefficient(v.offset, var)

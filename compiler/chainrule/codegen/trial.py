@@ -4,8 +4,9 @@ Nobody can tell beforehand: another process may have the CPUs, caches may be too
 both are measured, in turn: steps are shared for a while, then done alone for a while, and what a
 step took on average decides how long the next while is. The slower way gets no more than a trial,
 the faster one PATIENCE times as long as the trial of the other has lost, so all trials together
-cost about 1/PATIENCE of the time, however often conditions change. The way that is taken never
-shows in a result: both have the same bits.
+cost about 1/PATIENCE of the time, however often conditions change. A long while of what was faster
+and no longer is counts as one trial: what it lost is gone, and the next trial loses no more than
+one does. The way that is taken never shows in a result: both have the same bits.
 
 What is measured stands behind the sizes that a step is given (RECORD), one for each program and
 combination of sizes, so a caller that holds the program's lock is alone with it.
@@ -120,11 +121,16 @@ $AT shared
   %smooth = add i64 %before, %some
   %this = select i1 %plain, i64 %mean, i64 %smooth
   store i64 %this, ptr %at_this, align 8
+  %all_trials = mul i64 %trial, %count
+  %in_trial = sdiv i64 %all_trials, %spent
+  %tried = add i64 %in_trial, 1
+  %longer_yet = icmp slt i64 %tried, %count
+  %counted = select i1 %longer_yet, i64 %tried, i64 %count
   %more = sub i64 %mean, %other
-  %lost_all = mul i64 %more, %count
+  %lost_all = mul i64 %more, %counted
 $AT parts
   %parts = load i64, ptr %at_parts, align 8
-  %steps = mul i64 %count, %parts
+  %steps = mul i64 %counted, %parts
   %usual = mul i64 %other, %steps
   %stall = mul i64 %trial, {STALL}
   %bound = add i64 %usual, %stall

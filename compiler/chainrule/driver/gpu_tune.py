@@ -82,8 +82,8 @@ class Tuner:
 
     def _library(self, gpu: driver.Gpu) -> str:
         try:
-            gpu.enter()
-            return gpu.library()
+            with gpu.entered():
+                return gpu.library()
         except DeviceError as fault:
             self.missing = fault.what
             return "no cuBLASLt"
@@ -99,7 +99,8 @@ class Tuner:
         for i in _dearest(kernels, built, self.sizes):
             ways = _ways(kernels[i], built[i], self.target, self.missing)
             try:
-                found = measured(self.gpu, kernels[i], ways, self.sizes, self.target)
+                with self.gpu.entered():
+                    found = measured(self.gpu, kernels[i], ways, self.sizes, self.target)
             except DeviceError as lost:
                 raise_ours(lost)
             best = chosen(found)
@@ -183,13 +184,12 @@ def measured(
     target: Target,
 ) -> list[WayTimed]:
     """Seconds of each way, on the same operands; of one that fails, or whose results are not near
-    the first's, why it is out. Raises DeviceError where the GPU is lost.
+    the first's, why it is out. The GPU is the thread's. Raises DeviceError where it is lost.
     """
     notes = [way.note for way in ways]
     seconds: list[list[float]] = [[] for _ in ways]
     first = ways[0].built
     assert first is not None
-    gpu.enter()
     trial = _Trial(gpu, kernel, first, sizes, target)
     try:
         trial.begin()

@@ -6,6 +6,7 @@ of anything outside, and no frame holds more than a few registers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from chainrule.codegen.compact import Compact
@@ -25,6 +26,7 @@ from chainrule.export.text import finished, sectioned
 from chainrule.export.units import UnitText
 from chainrule.target import Target
 
+_ATTRIBUTES = re.compile(r" #([01]) \{")
 #: what LLVM is told of functions that are to be little code
 SMALL = "minsize optsize"
 #: codegen.epoch.COPY_FUNCTION in a few instructions
@@ -73,11 +75,7 @@ class ModuleText(Entries):
             of_variant, needed = write(number, variant)
             declared |= needed
             # #0 are kernels, #1 is what calls them
-            numbered = [
-                t.replace(" #0 {", f" #{attribute} {{").replace(" #1 {", f" #{attribute + 1} {{")
-                for t in of_variant
-            ]
-            parts += numbered
+            parts += [_renumbered(text, attribute) for text in of_variant]
             kinds += _attributes_of(self.model, number)
             attribute += 2
         if self.model.sliced or self.model.small:
@@ -153,6 +151,11 @@ class ModuleText(Entries):
         )  # fmt: skip
 
 
+def _renumbered(text: str, first: int) -> str:
+    """Functions of attributes #0 and #1 with those of a variant, which begin at `first`."""
+    return _ATTRIBUTES.sub(lambda found: f" #{first + int(found[1])} {{", text)
+
+
 def declared_intrinsics(parts: Sequence[str]) -> set[str]:
     """What functions of the interface use of LLVM's: one instruction each."""
     kinds = {"float": "f32", "double": "f64"}
@@ -179,7 +182,7 @@ def _attributes_of(model: Model, number: int) -> list[str]:
     """The attributes of a variant's kernels and of what calls them, as words."""
     target = model.variants[number].target
     found = []
-    for line in attributes(target).splitlines():
+    for line in attributes(target, realigned=not model.small).splitlines():
         words = line[line.index("{") + 1 : line.rindex("}")].strip()
         if model.small:
             words = words.replace("noinline ", "").replace("nounwind", f"nounwind {SMALL}")

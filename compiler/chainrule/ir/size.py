@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Union
+from typing import TypeVar, Union
 
 from chainrule.records import dataclass
 
 Dim = Union[int, "Size"]
 Shape = tuple[Dim, ...]
+#: what symbols stand for: counts, or their means
+Number = TypeVar("Number", int, float)
 #: sizes are no larger, where code compares them by dividing
 _SIZES = 2**30
 
@@ -264,12 +266,13 @@ def typical(size: Dim) -> int:
     return evaluate(size, dict.fromkeys(symbols_of(size), TYPICAL))
 
 
-def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
+def evaluate(dim: Dim, values: Mapping[str, Number]) -> Number:
     """The number a size is, given the value of each of its symbols."""
     if isinstance(dim, int):
         return dim
-    total = 0
-    for monomial, c in dim.terms:
+    total: Number = 0
+    for monomial, times in dim.terms:
+        c: Number = times
         for atom in monomial:
             if isinstance(atom, str):
                 c *= values[atom]

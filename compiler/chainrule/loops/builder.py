@@ -148,9 +148,12 @@ def is_straight(nodes: Sequence[Node], kernel: Kernel, runs: Sequence[set[int]] 
         ):
             return False
         for base, path in bases(node):
+            rank = base.type.rank
+            if path and path[-1].op.role == "alias":  # the same memory, by other sizes
+                rank, path = path[-1].type.rank, path[:-1]
             if len(path) == 1 and runs and _repeats_runs(path[0], runs):
                 continue
-            if base.type.rank > outer and path:
+            if rank > outer and path:
                 return False
             if any(v.op.repeats() != tuple(range(outer, v.type.rank)) for v in path):
                 return False

@@ -10,8 +10,6 @@ van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 from chainrule.ir.loop import (
@@ -24,24 +22,30 @@ from chainrule.ir.loop import (
     Literal,
     Load,
     Loop,
-    Stmt,
     Store,
     Value,
 )
 from chainrule.ir.node import Stmts
-from chainrule.ir.size import Dim, Size, typical
+from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import bool_, int64
 from chainrule.loops.choice import Choice
 from chainrule.loops.few import few_rows, has_few_rows
 from chainrule.loops.flat import flat_loops
-from chainrule.loops.nest import SHARED_PANELS, slope_along, tile_nest
-from chainrule.loops.parts import by_one, shared
+from chainrule.loops.nest import slope_along, tile_nest
+from chainrule.loops.packing import (
+    is_strided,
+    lies_along,
+    pack,
+    packed_reader,
+    padded,
+    together,
+)
+from chainrule.loops.parts import shared
 from chainrule.loops.tiles import (
     CHAINS,
     LOW,
     TALLEST,
     Contraction,
-    Rows,
     epilogue_operations,
     tile_shapes,
     unrolled_rows,
@@ -58,28 +62,28 @@ GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
-#: bytes up to which all rows are one block, of a b so large that its panels would be far else
-WHOLE_BYTES, FAR_BYTES = 2**21, 2**22
+#: the same bytes where all rows may be one block: of a first factor that lies across its sums, so
+#: that it is copied in the order in which it lies
+WHOLE_BYTES = 2**21
 #: operations of an epilogue that may stand in every tile
 LIGHT = 8
-#: terms that a stretch has at most: the last has what is left over, too
-MOST_TERMS = STRETCH + LANES
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
 APART = LANES
-#: terms that a copy writes out one after the other
-FEW = 4
 
 _M, _N, _K, _I, _V, _J, _O, _S, _T = (Size.symbol(f"{name}'") for name in "mnkivjost")
 
 
-def packed_size(c: Contraction) -> Dim:
+def packed_size(c: Contraction, target: Target) -> Dim:
     """Elements of workspace that `contraction_loops` wants for panels of b; 0 for none."""
+    few = is_strided(c) and at_most(c.m, (c.choice.packed_from or BLOCKED_ROWS) - 1)
+    if c.sums is not None and _is_one_block(c, target) and not few:
+        return _panel(c) * padded(c.n)
     return panels_size(c) if is_strided(c) or is_blocked(c) else 0
 
 
 def panels_size(c: Contraction) -> Dim:
     """Elements that all of b takes in panels."""
-    return c.k * _padded(c.n)
+    return c.k * padded(c.n)
 
 
 def packed_once(c: Contraction, panels: Buffer) -> tuple[Contraction, Stmts]:
@@ -96,13 +100,7 @@ def block_sizes(c: Contraction, target: Target) -> tuple[int, Dim]:
         return 0, 0
     rows = _block_rows(c, target) + _height(c, target)  # the last has what is left over, too
     rows = min(rows, c.m) if isinstance(c.m, int) else rows
-    return 0 if _lies_along(c.a(_M, _K)) else rows * _most_terms(c), rows * _apart(c)
-
-
-def is_strided(c: Contraction) -> bool:
-    """Whether neighbours in a row of b lie apart."""
-    loads = [v for v in postorder(c.b(_K, _N)) if isinstance(v, Load)]
-    return any(slope_along(load, "n'") not in (0, 1) for load in loads)
+    return 0 if lies_along(c.a(_M, _K)) else rows * _span(c, target), rows * _apart(c)
 
 
 def is_blocked(c: Contraction) -> bool:
@@ -121,7 +119,7 @@ def is_blocked(c: Contraction) -> bool:
 
 def _may_be_left(c: Contraction) -> bool:
     """Whether both factors lie along memory, and what follows is short."""
-    return not is_strided(c) and _lies_along(c.a(_M, _K)) and _is_light(c)
+    return not is_strided(c) and lies_along(c.a(_M, _K)) and _is_light(c)
 
 
 def with_guess(c: Contraction) -> Choice:
@@ -145,7 +143,7 @@ def contraction_loops(
     if split:
         body = shared(c.before)
     between = (Barrier(),) if split else ()
-    body += between if body else ()
+    body = (*c.own, *body, *(between if body else ()))
     few = has_few_rows(c, target)
     if few:
         direct = few_rows(c, split)
@@ -230,11 +228,13 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
         tile=None,
     )
     # where no second block follows, a stretch lies where the one before did, which is near
-    kept = _reaches(blocks, 2)
-    known = isinstance(c.k, int) and c.k > MOST_TERMS
-    span = MOST_TERMS + (c.k - MOST_TERMS) * kept if known else c.k
+    kept, span = _reaches(blocks, 2), c.k
+    if blocks == 1:
+        span = _panel(c)
+    elif isinstance(c.k, int) and c.k > (most := _most_terms(c)):
+        span = most + (c.k - most) * kept
     panels = packed_reader(packed, span, first * kept)
-    copies: Stmts = pack(stretch, panels, split)
+    copies: Stmts = pack(stretch, panels, split, blocks == 1)
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
     nests: Stmts = ()
@@ -244,7 +244,7 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
             continue
         read = stretch
         if c.block is not None and shape.rows > LOW:
-            read, copied = _together(stretch, shape, split)
+            read, copied = together(stretch, shape, split, _span(c, target), blocks == 1)
             copies += copied if columns.start == 0 else ()
         nests += tile_nest(read, panels, shape, columns, split)
     copies += between if copies else ()
@@ -285,27 +285,40 @@ def _named(name: str, value: Dim) -> tuple[Dim, Stmts]:
     return (value, ()) if isinstance(value, int) else (Size.symbol(name), (Let(name, value),))
 
 
+def _is_whole(c: Contraction, target: Target) -> bool:
+    """Whether all rows are one block, of a first factor that is copied."""
+    if not isinstance(c.m, int) or not isinstance(c.n, int) or lies_along(c.a(_M, _K)):
+        return False
+    rows = c.m + _height(c, target)
+    return rows * (STRETCH + c.n) * c.dtype.itemsize <= WHOLE_BYTES
+
+
+def _is_one_block(c: Contraction, target: Target) -> bool:
+    """Whether there is one block, as far as is known."""
+    return isinstance(c.m, int) and c.m <= _block_rows(c, target)
+
+
 def _most_terms(c: Contraction) -> int:
-    return min(c.k, MOST_TERMS) if isinstance(c.k, int) else MOST_TERMS
+    """Terms that a stretch has at most: the last has what is left over, too."""
+    most = -(-STRETCH // LANES) * LANES + LANES
+    return min(c.k, most) if isinstance(c.k, int) else most
 
 
-def _together(c: Contraction, rows: Rows, split: bool) -> tuple[Contraction, Stmts]:
-    """A product that reads a's rows where they were copied together, and the loops that copy."""
-    block = c.block
-    assert block is not None
+def _panel(c: Contraction) -> int:
+    """Terms that a panel of b has room for, where stretches lie in one place: an odd number, so
+    that panels do not evict each other.
+    """
+    return _most_terms(c) | 1
 
-    def place(k: Dim, row: Dim) -> Load:
-        return Load(block, (rows.start + _M * rows.rows) * c.k + k * rows.rows + row)
 
-    def square(start: Dim, count: int) -> Stmts:
-        read = c.a(rows.start + _M * rows.rows + _J, start + _I)
-        return (_square(place(start + _I, _J), read, rows.rows, count),)
-
-    def tiles(start: Dim, count: int) -> Stmts:
-        some = _a_few(count, lambda at, few: square(start + at, few))
-        return (Loop("m'", rows.count, some, split=split),)
-
-    return replace(c, a=lambda m, k: place(k, _I)), _in_squares(c.k, tiles, False)
+def _span(c: Contraction, target: Target) -> int:
+    """Terms that rows copied together have room for: as many as a stretch has at most, and so many
+    that tiles lie an odd number of vectors apart, not to evict each other where they are written.
+    """
+    span, height = _most_terms(c), _height(c, target)
+    while span * height % (2 * LANES) != LANES:
+        span += 1
+    return span
 
 
 def _height(c: Contraction, target: Target) -> int:
@@ -316,85 +329,12 @@ def _height(c: Contraction, target: Target) -> int:
 def _block_rows(c: Contraction, target: Target) -> int:
     """How many rows make a block, in whole tiles."""
     wide = c.n if isinstance(c.n, int) else STRETCH
-    height, row = _height(c, target), (STRETCH + wide) * c.dtype.itemsize
-    far = typical(c.k * c.n) * c.dtype.itemsize >= FAR_BYTES
-    if far and isinstance(c.m, int) and c.m * row <= WHOLE_BYTES:
+    height = _height(c, target)
+    if _is_whole(c, target):
+        assert isinstance(c.m, int)
         return -(-c.m // height) * height
-    return max(1, BLOCK_BYTES // (row * height)) * height
-
-
-def _padded(n: Dim) -> Dim:
-    return (n + LANES - 1) // LANES * LANES
+    return max(1, BLOCK_BYTES // ((STRETCH + wide) * c.dtype.itemsize * height)) * height
 
 
 def _apart(c: Contraction) -> Dim:
-    return _padded(c.n) + APART
-
-
-def _lies_along(value: Value) -> bool:
-    """Whether what is read lies together along k."""
-    loads = (v for v in postorder(value) if isinstance(v, Load))
-    return all(slope_along(load, "k'") in (0, 1) for load in loads)
-
-
-def packed_reader(packed: Buffer, span: Dim, first: Dim = 0) -> Callable[[Dim, Dim], Load]:
-    """Reads a factor from its panels, each `span` terms long, from the term `first` on, at a column
-    whose lane is j'.
-    """
-
-    def read(k: Dim, n: Dim) -> Load:
-        return Load(packed, (n - _J) * span + (first + k) * LANES + _J)
-
-    return read
-
-
-def pack(c: Contraction, panels: Callable[[Dim, Dim], Load], split: bool) -> Stmts:
-    """Copy b, LANES columns a panel, in squares of LANES: along its rows, or down its columns where
-    they are what lies together.
-    """
-
-    def square(n: Dim, width: Dim, k: Dim, count: int) -> Stmts:
-        return (_square(panels(k + _I, n + _J), c.b(k + _I, n + _J), width, count),)
-
-    def columns(body: Callable[[Dim, Dim], Stmts], shared: bool) -> Stmts:
-        whole = c.n // LANES
-        nest: Stmts = (Loop("n'", whole, body(_N * LANES, LANES), split=shared),)
-        if c.n % LANES == 0:
-            return nest
-        last = body(whole * LANES, c.n % LANES)
-        return (*nest, *(by_one(last) if shared else last))
-
-    by_k = split and isinstance(c.n, int) and c.n // LANES < SHARED_PANELS
-    by_n = split and not by_k
-    if is_strided(c):
-        return columns(lambda n, w: _in_squares(c.k, lambda k, i: square(n, w, k, i), by_k), by_n)
-
-    def rows(k: Dim, count: int) -> Stmts:
-        return columns(lambda n, w: _a_few(count, lambda at, few: square(n, w, k + at, few)), by_n)
-
-    return _in_squares(c.k, rows, by_k)
-
-
-def _a_few(count: int, body: Callable[[Dim, int], Stmts]) -> Stmts:
-    """A copy of so many terms, some at a time in a loop, which is as fast as all written out."""
-    few = math.gcd(count, FEW)
-    return body(0, count) if few == count else (Loop("o'", count // few, body(_O * few, few)),)
-
-
-def _square(place: Load, read: Value, width: Dim, count: int) -> Stmt:
-    """A copy of so many terms of `width` lanes."""
-    store = Store(place.buffer, place.offset, read)
-    return Loop("j'", width, (Loop("i'", count, (store,), "unroll"),), "vector")
-
-
-def _in_squares(k: Dim, body: Callable[[Dim, int], Stmts], shared: bool) -> Stmts:
-    """Something done for all terms, LANES at a time."""
-    whole = k // LANES
-    nest: Stmts = (Loop("k'", whole, body(_K * LANES, LANES), split=shared),)
-    if k % LANES == 0:
-        return nest
-    if isinstance(k, int):
-        rest = body(whole * LANES, k % LANES)
-    else:
-        rest = (Loop("k'", k % LANES, body(whole * LANES + _K, 1)),)
-    return (*nest, *(by_one(rest) if shared else rest))
+    return padded(c.n) + APART

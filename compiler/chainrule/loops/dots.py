@@ -184,8 +184,8 @@ def dot_loops(
     body: Stmts = (Loop("m'", whole, over(tile.rows, m * tile.rows), split=split),)
     if rest:
         body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
-    body = (*laid.each, *body, *between)
-    for c in reversed(tile.stepped):
+    body = (*laid.each, *body)
+    for c in reversed(tile.stepped):  # a part goes on with its rows of the next image at once
         body = (Loop(loop_of(c), sizes[c], body),)
     index: Index = (
         *(at[c] for c in layout.letters[: -len(shape) - 1]),
@@ -200,6 +200,6 @@ def dot_loops(
     total = Store(sums, m * width + n, Combine("add", whole_chain))
     added = Loop("n'", width, (whole_chain, Loop("j'", LANES, (take,), "vector"), total))
     finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
-    body = (zero, *between, *body, Loop("m'", count, (added, finish), split=split))
+    body = (zero, *between, *body, *between, Loop("m'", count, (added, finish), split=split))
     body = laid.in_groups(layout.dot_groups, body)
     return split_outermost(body, len(layout.dot_groups)) if by_group else body

@@ -52,6 +52,8 @@ _DIVIDING = ("div", "sqrt")
 WINDOW = 512
 #: the same of calling a program, and of each iteration of a loop of numbers
 CALL, TURN = 80, 2
+#: turns of a loop that are looked at, where something differs from turn to turn
+TURNS = 32
 #: two blocks of bfloat16 multiplied, which takes 16 cycles (Intel, "Intrinsics Guide", tdpbf16ps)
 _BLOCK = 32
 #: bytes that come together from afar
@@ -63,12 +65,12 @@ class Place:
     """A loop that is run through, the `number`th: how often, and in which mode."""
 
     var: str
-    extent: int
+    extent: float
     mode: str
     number: int
 
     @property
-    def times(self) -> int:
+    def times(self) -> float:
         """How often its body is done: for vectors of elements at a time."""
         return -(-self.extent // LANES) if self.mode == "vector" else self.extent
 
@@ -198,7 +200,9 @@ class Effort:
 
 
 def effort_of(program: Program, sizes: Mapping[str, int], target: Target) -> Effort:
-    """What a program asks at given sizes. A loop's inner extents are those of its middle."""
+    """What a program asks at given sizes. A loop's inner extents are those of its middle, or of all
+    of it on average where they have a name.
+    """
     counted = _Counter(sizes, target)
     counted.effort.sizes = {b: evaluate(b.size, sizes) * b.dtype.itemsize for b in program.buffers}
     counted.block(program.body, ())
@@ -207,7 +211,7 @@ def effort_of(program: Program, sizes: Mapping[str, int], target: Target) -> Eff
 
 class _Counter:
     def __init__(self, sizes: Mapping[str, int], target: Target) -> None:
-        self.at: dict[str, int] = dict(sizes)
+        self.at: dict[str, float] = dict(sizes)
         self.target = target
         self.effort = Effort()
         self.count = 0
@@ -220,12 +224,21 @@ class _Counter:
             if isinstance(s, Loop):
                 self.loop(s, around)
             elif isinstance(s, Let):
-                self.at[s.var] = evaluate(s.value, self.at)
+                self.at[s.var] = self.mean(s.value, around)
             elif isinstance(s, Set | Store):
                 self.assign(s, around)
             elif isinstance(s, Blocks):
                 products = evaluate(s.steps, self.at) * s.rows * s.columns * s.parts**2
                 self.work.operations += _BLOCK * products * prod(p.times for p in around)
+
+    def mean(self, value: Dim, around: tuple[Place, ...]) -> float:
+        """A number that has a name, on average over the inmost loop that it differs in."""
+        loop = next((p for p in reversed(around) if p.var in symbols_of(value)), None)
+        if loop is None:
+            return evaluate(value, self.at)
+        turns = range(0, int(loop.extent), 1 + int(loop.extent) // TURNS)
+        found = (evaluate(value, {**self.at, loop.var: i}) for i in turns)
+        return sum(found) / max(1, len(turns))
 
     def loop(self, loop: Loop, around: tuple[Place, ...]) -> None:
         extent = max(0, evaluate(loop.extent, self.at))
@@ -335,7 +348,7 @@ class _Counter:
         return abs(end - first) / last
 
 
-def _times(around: tuple[Place, ...], along: frozenset[str]) -> int:
+def _times(around: tuple[Place, ...], along: frozenset[str]) -> float:
     """How often what depends on some loops is done: outside those that it does not depend on."""
     deepest = max(
         (i for i, p in enumerate(around) if p.var in along and p.mode != "unroll"), default=-1

@@ -8,13 +8,14 @@ import math
 from collections.abc import Sequence
 
 from chainrule.ir.loop import Apply, IndexValue, Literal, Store, Value
-from chainrule.ir.node import Node
+from chainrule.ir.node import Index, Node
 from chainrule.ir.size import Dim, Size, known
 from chainrule.ir.types import bool_, int32
 from chainrule.loops.builder import Builder
 from chainrule.ops.attend import Attend, AttendBack
 from chainrule.ops.attention import least_power
-from chainrule.ops.layout import ravel, unravel
+from chainrule.ops.layout import merged, ravel, unravel
+from chainrule.schedule.reading import storage
 
 GROUP = Size.symbol("group'")
 
@@ -22,7 +23,8 @@ GROUP = Size.symbol("group'")
 class Group:
     """A group's `n` queries and `m` keys of width `d`, and values of width `e`.
 
-    `wanted` are the results that are asked for, by part; `read` has a reader for each operand.
+    `wanted` are the results that are asked for, by part, those of them that are `joined` as a part
+    of a whole; `read` has a reader for each operand.
     """
 
     def __init__(self, b: Builder) -> None:
@@ -35,7 +37,11 @@ class Group:
         names = ("q", "k", "v", "ct", "out", "lse")[: node.op.count]
         self.read = {x: b.reader(n) for x, n in zip(names, node.inputs, strict=False)}
         self.masks = [b.reader(n) for n in node.inputs[node.op.count :]]
-        self.wanted = {part_of(n).part: n for n in b.kernel.nodes if n in b.kernel.writes}
+        whole = [n for n in b.kernel.nodes if n.op.joins]
+        self.joined = {storage(x): (n, i) for n in whole for i, x in enumerate(n.inputs)}
+        asked = b.kernel.writes.keys() | self.joined.keys()
+        parts = (n for n in b.kernel.nodes if n in asked and not n.op.joins)
+        self.wanted = {part_of(n).part: n for n in parts}
         self.at = unravel(GROUP, self.lead)
 
     def number(self, value: float) -> Value:
@@ -114,15 +120,23 @@ class Group:
         """An element of a result written."""
         node = self.wanted[part]
         index = part_of(node).place(self.at, row, column)
-        return self._written(node, ravel(index, node.type.shape), value)
+        return self._written(node, index, value)
 
     def store_row(self, part: str, row: Dim, value: Value) -> Store:
         """A number of a query written."""
         node = self.wanted[part]
-        return self._written(node, ravel((*self.at, row), node.type.shape), value)
+        return self._written(node, (*self.at, row), value)
 
-    def _written(self, node: Node, at: Dim, value: Value) -> Store:
-        return Store(self.b.buffers[self.b.kernel.writes[node]], at, value)
+    def _written(self, node: Node, index: Index, value: Value) -> Store:
+        writes, shape = self.b.kernel.writes, node.type.shape
+        if node not in self.joined:
+            return Store(self.b.buffers[writes[node]], ravel(index, shape), value)
+        whole, operand = self.joined[node]
+        types = [x.type for x in whole.inputs]
+        inside = merged(index, shape, types[operand].shape)
+        assert inside is not None
+        at = ravel(whole.op.stands(types, operand, inside), whole.type.shape)
+        return Store(self.b.buffers[writes[whole]], at, value)
 
 
 def part_of(node: Node) -> Attend | AttendBack:

@@ -20,7 +20,8 @@ from chainrule.records import dataclass
 @dataclass(frozen=True)
 class Laid:
     """Loops that lay images down: once for `all`, `first` in the groups that are `images` or, where
-    sums are over images, at `each` step of the outer ones.
+    sums are over images, at `each` step of the outer ones, where every part has an image of its
+    own: to lay it down takes less than to wait for others twice a step.
     """
 
     all: Stmts = ()
@@ -48,8 +49,8 @@ class Laid:
         groups = many & {letter_of(var) for var, _ in layout.groups}
         if not many <= groups | set(layout.outer):
             return self
-        (x,), shape = view.inputs, view.type.shape[len(images) :]
-        memory = b.workspace(view, product(shape), bool(groups))
+        (x,), shape, stepped = view.inputs, view.type.shape[len(images) :], many & set(layout.outer)
+        memory = b.workspace(view, product(shape), bool(groups or stepped))
 
         def write(index: Index, value: Value) -> Stmts:
             return (Store(memory, ravel(index[len(images) :], shape), value),)
@@ -57,11 +58,10 @@ class Laid:
         at = layout.index(letters, {})[: len(images)]
         nests = padding.lay(x.type, write, b.reader(x), at)
         b.laid[view] = lambda index: Load(memory, ravel(index[len(images) :], shape))
-        if not groups:
-            nests = (*shared(nests), Barrier())
         if not many:
+            nests = nests if groups else (*shared(nests), Barrier())
             return replace(self, all=self.all + nests)
-        if many & set(layout.outer):
+        if stepped:
             return replace(self, each=self.each + nests)
         return replace(self, first=self.first + nests, images=self.images | groups)
 

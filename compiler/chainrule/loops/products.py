@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from chainrule.ir.loop import (
+    LANES,
     Apply,
     Barrier,
     Buffer,
@@ -34,22 +35,25 @@ from chainrule.loops.builder import Builder
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
-    is_strided,
     packed_once,
     packed_size,
     panels_size,
     with_guess,
 )
+from chainrule.loops.convolved import winograd_loops
 from chainrule.loops.dots import DotTile, dot_loops, goes_along
 from chainrule.loops.few import has_few_rows
 from chainrule.loops.flat import flat_size
+from chainrule.loops.images import ImageTile, image_loops, left_over
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_sizes
+from chainrule.loops.packing import is_strided
 from chainrule.loops.pairs import pair_loops, sums_size, takes_pairs, word_sizes
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import Contraction, tile_size
 from chainrule.loops.turned import TurnedTile, turned_loops
 from chainrule.loops.walk import at_most
+from chainrule.loops.winograd import Winograd
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
@@ -71,16 +75,49 @@ def product_loops(b: Builder) -> Stmts:
     layout = ContractLayout.of(b.kernel)
     if layout is None:
         return plain_product(b)
+    winograd = Winograd.of(b, layout)
+    if winograd is not None:
+        return winograd_loops(b, layout, winograd, maps)
     laid = Laid.of(b, layout)
     turned = TurnedTile.of(b, layout)
+    images = ImageTile.of(b, layout) if turned is None and not laid.each else None
+    if images is not None:
+        return _by_images(b, layout, images, laid, maps)
     slides = not laid.each and _slides(b, layout, turned is not None)
     if turned is not None and not slides:
         return (*laid.all, *turned_loops(b, layout, turned, laid, maps))
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is not None:
         return (*laid.all, *dot_loops(b, layout, tile, laid, maps))
+    return _in_tiles(b, layout, laid, maps, slides)
+
+
+def _in_tiles(
+    b: Builder,
+    layout: ContractLayout,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
+    slides: bool,
+) -> Stmts:
+    """Tiles of rows by vectors of columns, which go along a view where it stands if it `slides`."""
     slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
     return (*laid.all, *_scheduled(b, slid or layout, laid, maps))
+
+
+def _by_images(
+    b: Builder,
+    layout: ContractLayout,
+    tile: ImageTile,
+    laid: Laid,
+    maps: Callable[[Index, Value], Stmts],
+) -> Stmts:
+    """LANES images at a time, then one by one those that are left."""
+    images = layout.sizes[tile.image]
+    if isinstance(images, int) and images % LANES == 0:
+        return image_loops(b, layout, tile, maps)
+    one_by_one = _in_tiles(b, layout, laid, maps, _slides(b, layout, False))
+    rest = left_over(one_by_one, tile, images)
+    return one_by_one if rest is None else (*image_loops(b, layout, tile, maps), *rest)
 
 
 def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
@@ -120,7 +157,8 @@ def _scheduled(
         lambda k, n: second(layout.second(k, n)),
         node.type.dtype,
         epilogue,
-        before=(*laid.each, *copy_first, *copy_second),
+        before=(*copy_first, *copy_second),
+        own=laid.each,
         choice=b.choice,
     )
     if layout.sliding:
@@ -157,7 +195,7 @@ def _scheduled(
     tall = 0 if few or flat else tile_size(contraction, b.target)
     if tall:
         contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction)
+    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction, b.target)
     packed = b.workspace(node, size, by_group) if size != 0 else None
     if layout.outer and not layout.sliding:
         body = _in_steps(b, contraction, layout, laid, packed)

@@ -35,7 +35,8 @@ _M, _N, _K = (Size.symbol(f"{name}'") for name in "mnk")
 class Contraction:
     """A product to be scheduled.
 
-    `groups` are outer loops (batch axes), in which `before` comes first; `a(m, k)` and `b(k, n)`
+    `groups` are outer loops (batch axes), in which `before` comes first, and before that what each
+    part does for itself, `own`; `a(m, k)` and `b(k, n)`
     read the factors at any index, `epilogue(m, n, acc)` says what becomes of an element: statements
     inside a vector loop over n. A sum starts from `start(m, n)`, or from 0. `tile`, if given, is
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
@@ -55,6 +56,7 @@ class Contraction:
     epilogue: Callable[[Dim, Dim, Value], tuple[Stmt, ...]]
     start: Callable[[Dim, Dim], Value] | None = None
     before: tuple[Stmt, ...] = ()
+    own: tuple[Stmt, ...] = ()
     tile: Buffer | None = None
     block: Buffer | None = None
     sums: Buffer | None = None

@@ -28,13 +28,13 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Stmts
 from chainrule.ir.size import Dim, Size, known, product
 from chainrule.loops.builder import Builder
-from chainrule.loops.contract import contraction_loops, pack, packed_reader
+from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
+from chainrule.loops.packing import pack, packed_reader
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import (
     CHAINS,
-    EPILOGUE_OPERATIONS,
     Contraction,
     best_vectors,
     epilogue_operations,
@@ -47,6 +47,11 @@ from chainrule.records import dataclass
 MOST_ROWS = (25, 14, 9)
 #: of more elements, sums would leave the second cache before they are turned back
 MOST_SUMS = 1 << 18
+#: rows from which each part had better copy a factor for itself than wait for others twice a step
+OWN_ROWS = 32
+#: operations of epilogue code for a block that is turned back; where it would have more, the block
+#: is laid down in workspace and a loop over its rows takes it from there
+TURNED_OPERATIONS = 160
 
 _M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
 
@@ -125,7 +130,8 @@ def turned_loops(
     parts = [g for g in layout.groups if tile.all and letter_of(g[0]) in layout.a]
     each = tuple(extent for _, extent in parts)
     size = product(each) * depth * panels * LANES
-    copied = b.workspace(x, size, by_group and not tile.all)
+    own = not tile.all and (by_group or n >= OWN_ROWS)
+    copied = b.workspace(x, size, own)
     base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
@@ -154,21 +160,19 @@ def turned_loops(
     first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
     plainly = replace(c, k=layout.k, b=factor)
     reader = packed_reader(copied, depth, base + first * layout.k)
-    copy = pack(plainly, reader, split or tile.all)
-    body: Stmts = (*contraction_loops(c, b.target, None, split), *between)
+    copy = pack(plainly, reader, not own)
+    body = contraction_loops(c, b.target, None, split)
     if tile.all:
         copy = (*_nested((*parts, *layout.sums), copy), Barrier())
+    elif own:
+        body = _nested(steps, (*laid.each, *copy, *body))
     else:
-        body = _nested(steps, (*laid.each, *copy, *between, *body))
+        body = _nested(steps, (*laid.each, *copy, *between, *body, *between))
+    body = (*body, *between)
     if steps:
         zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
         body = (zero, *between, *body)
-    operations = epilogue_operations(
-        lambda row, column, acc: maps(layout.out(row, column), acc), node.type.dtype
-    )
-    much = operations * min(m, LANES) > EPILOGUE_OPERATIONS
-    block = b.workspace(node, LANES * LANES, True) if much else None
-    body = laid.in_groups(layout.groups, (*body, *_turned_back(layout, so_far, maps, split, block)))
+    body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
 
@@ -189,34 +193,34 @@ def _nested(loops: Sequence[tuple[str, Dim]], body: Stmts) -> Stmts:
     return body
 
 
-def _turned_back(
+def turned_back(
+    b: Builder,
     layout: ContractLayout,
     sums: Callable[[Dim, Dim], Value],
     maps: Callable[[Index, Value], Stmts],
     split: bool,
-    waiting: Buffer | None,
+    columns: tuple[Dim, int] | None = None,
+    waits: bool = False,
 ) -> Stmts:
-    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns.
-    They wait in workspace, where there is some, for a loop over rows whose body is much code.
+    """What becomes of sums, in the order of the result: blocks of LANES rows and LANES columns, of
+    all or of so many `columns` from one on. They wait in workspace where what becomes of them is
+    much code, or with `waits`, for a loop over rows.
     """
-    m, n = layout.m, layout.n
+    node, m = b.kernel.anchor, layout.m
+    at, n = columns or (0, layout.n)
     assert isinstance(m, int) and isinstance(n, int)
+
+    def become(row: Dim, column: Dim, acc: Value) -> Stmts:
+        return maps(layout.out(row, at + column), acc)
+
+    much = epilogue_operations(become, node.type.dtype) * min(m, LANES) > TURNED_OPERATIONS
+    waiting = b.workspace(node, LANES * LANES, True) if much or waits else None
 
     def block(rows: int, first: Dim, columns: int, start: Dim) -> Stmts:
         """Whole blocks are turned in registers; past the last column is workspace still."""
         row, column = first + _I, start + _J
         read = sums(column, row)
-        turned = Local("turned", read.dtype, (rows,), True)
-        cell = Get(turned, (_I,))
-        take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
-        taken = (turned, Loop("j'", LANES, (take,), "vector"))
-        if waiting is None:
-            give = Loop("i'", rows, maps(layout.out(row, column), cell), "unroll")
-            return (*taken, Loop("j'", columns, (give,), "vector"))
-        at = _I * LANES + _J
-        lay = Loop("i'", rows, (Store(waiting, at, cell),), "unroll")
-        give = Loop("j'", columns, maps(layout.out(row, column), Load(waiting, at)), "vector")
-        return (*taken, Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (give,)))
+        return turned_block(rows, columns, read, lambda acc: become(row, column, acc), waiting)
 
     def across(rows: int, first: Dim) -> Stmts:
         whole = Loop("n'", n // LANES, block(rows, first, LANES, _N * LANES))
@@ -226,3 +230,25 @@ def _turned_back(
     body: Stmts = (Loop("m'", m // LANES, across(LANES, _M * LANES), split=split),)
     rest = m % LANES
     return (*body, Loop("m'", 1, across(rest, m - rest), split=split)) if rest else body
+
+
+def turned_block(
+    rows: int,
+    columns: int,
+    read: Value,
+    give: Callable[[Value], Stmts],
+    waiting: Buffer | None,
+) -> Stmts:
+    """What becomes of a block of numbers that lie with the row i' first and the column j' apart;
+    LANES columns are read. They wait in workspace, where there is some, for a loop over rows.
+    """
+    if waiting is not None:
+        at = _I * LANES + _J
+        lay = Loop("i'", rows, (Store(waiting, at, read),), "unroll")
+        row = Loop("j'", columns, give(Load(waiting, at)), "vector")
+        return (Loop("j'", LANES, (lay,), "vector"), Loop("i'", rows, (row,)))
+    turned = Local("turned", read.dtype, (rows,), True)
+    cell = Get(turned, (_I,))
+    take = Loop("i'", rows, (Set(turned, (_I,), read),), "unroll")
+    given = Loop("i'", rows, give(cell), "unroll")
+    return (turned, Loop("j'", LANES, (take,), "vector"), Loop("j'", columns, (given,), "vector"))

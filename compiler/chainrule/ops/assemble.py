@@ -79,7 +79,8 @@ class Concat(Op):
         def move(operand: int, index: Index) -> Stmts:
             return (write(self.stands(types, operand, index), inputs[operand](index)),)
 
-        nests = (for_each(t.shape, partial(move, i)) for i, t in enumerate(types))
+        each = enumerate(types)
+        nests = (for_each(t.shape, partial(move, i), inner="vector") for i, t in each)
         return tuple(s for nest in nests for s in nest)
 
     def stands(self, types: Types, operand: int, index: Index) -> Index:

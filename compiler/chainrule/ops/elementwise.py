@@ -247,9 +247,9 @@ _POW = (
 )
 _IF_LARGER = ("where(x < y, 0, where(x == y, 0.5, 1))", "where(y < x, 0, where(x == y, 0.5, 1))")
 _IF_SMALLER = ("where(x > y, 0, where(x == y, 0.5, 1))", "where(y > x, 0, where(x == y, 0.5, 1))")
-# in machine operations; x + y where one is NaN
-_LARGER = {"float": "where(x >= y, x, where(x < y, y, x + y))", "int": "where(x >= y, x, y)"}
-_SMALLER = {"float": "where(x <= y, x, where(x > y, y, x + y))", "int": "where(x <= y, x, y)"}
+# in machine operations; a y that is NaN is taken, and no y is above or below an x that is
+_LARGER = {"float": "where(y != y, y, where(y > x, y, x))", "int": "where(x >= y, x, y)"}
+_SMALLER = {"float": "where(y != y, y, where(y < x, y, x))", "int": "where(x <= y, x, y)"}
 _SIGN = "where(x > 0, 1, where(x < 0, -1, x + 0))"  # of -0.0 it is 0.0
 _MAGNITUDE = {"float": "abs(x)", "int": "where(x < 0, -x, x)"}
 _2_OVER_ROOT_PI = "1.1283791670955126"

@@ -132,6 +132,23 @@ def ravel(index: Index, shape: Shape) -> Dim:
     return flat
 
 
+def merged(index: Index, shape: Shape, into: Shape) -> Index | None:
+    """An index under `shape` as one under `into`, each axis of which is a run of neighbours there;
+    None where it is not.
+    """
+    found: list[Dim] = []
+    place = 0
+    for dim in into:
+        begin = place
+        size: Dim = 1
+        while size != dim and place < len(shape):
+            size, place = size * shape[place], place + 1
+        if size != dim:
+            return None
+        found.append(ravel(index[begin:place], shape[begin:place]))
+    return tuple(found) if place == len(shape) else None
+
+
 def _places(starts: Shape, counts: Shape, steps: tuple[int, ...]) -> tuple[Array, ...]:
     """The elements that a slice reads, as NumPy indexes them."""
     along = zip(known(starts), known(counts), steps, strict=True)

@@ -6,6 +6,7 @@ from chainrule.ir.node import Node, apply
 from chainrule.ops import build
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.contract import Contract, transpose
+from chainrule.ops.max_pooling import MaxPool, Unpool
 from chainrule.ops.source import Full, full
 from chainrule.rewrite.canonical import is_size
 from chainrule.rewrite.rule import Guard, Rules, See, recognize, rule
@@ -70,6 +71,29 @@ def known_choice(node: Node, see: See) -> Node | None:
     return x if condition.op.value else y
 
 
+@recognize("where", some=["unpool"])
+def choice_before_unpool(node: Node, see: See) -> Node | None:
+    """Given where(x <= 0, 0, unpool(y, x)), unpool(where(max_pool(x) <= 0, 0, y), x).
+
+    What is largest in a window stands where something is put; elsewhere there is 0 anyway.
+    """
+    condition, zero, unpooled = node.inputs
+    below, pair, op = see(condition, "le"), see(unpooled, "unpool"), unpooled.op
+    if not below or not pair or not isinstance(op, Unpool) or below[0] is not pair[1]:
+        return None
+    if not _is_zero(zero) or not _is_zero(below[1]):
+        return None
+    y, x = pair
+    largest = apply(MaxPool(op.sizes, op.strides, op.padding), x)
+    none = full(0, y.type.dtype, y.type.shape)
+    outside = build.call("le", largest, full(0, x.type.dtype, y.type.shape))
+    return apply(op, build.call("where", outside, none, y), x)
+
+
+def _is_zero(node: Node) -> bool:
+    return isinstance(node.op, Full) and node.op.value == 0
+
+
 @recognize("contract", some=["full"])
 def product_with_number(node: Node, see: See) -> Node | None:
     """Given a product of sums with one number everywhere, the number times the sum of the other."""
@@ -99,6 +123,7 @@ SIMPLIFY = Rules(
         # these two lose a dependence, and so must not come before a derivative
         rule("power_zero", "x ** 0", "1"),
         known_choice,
+        choice_before_unpool,
         sum_of_one_hot,
         sum_of_scaled,
         common_factor,

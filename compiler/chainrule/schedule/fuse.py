@@ -11,6 +11,7 @@ no kernel before they have been tested: those that are given are tested first of
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 
 from chainrule.errors import CompileError
@@ -18,6 +19,7 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
+from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import (
     Chain,
@@ -67,6 +69,8 @@ class _Fusion:
         self.maps: dict[Shape, int] = {}  # the last map of each shape
         self.folds: dict[tuple[Shape, int], int] = {}  # the last fold of so many of its axes
         self.families: dict[Hashable, int] = {}
+        self.users = Counter(i for node in graph.nodes for i in node.inputs)
+        self.roots = frozenset(map(storage, graph.roots))
 
     def run(self) -> list[Kernel]:
         nodes, self.hosts = _order_of_visits(self.graph.nodes)
@@ -87,10 +91,9 @@ class _Fusion:
         for root in self.graph.roots:
             self.store(root)
         _connect(self.kernels, self.graph)
-        roots = frozenset(map(storage, self.graph.roots))
         for kernel in self.kernels:
             if kernel.form is Form.SCAN:
-                kernel.chains = _chains(kernel, roots)
+                kernel.chains = _chains(kernel, self.roots)
                 kernel.inside = tuple(_steps(kernel, self.codes))
                 _repeated(kernel)
         return order_kernels(self.kernels, self.graph)
@@ -165,15 +168,36 @@ class _Fusion:
 
     def where_joined(self, node: Node) -> int | None:
         """The kernel that can put together what a node joins, as it computes it."""
-        place = self.at.get(node.inputs[0])
-        if place is None or any(self.at.get(part) != place for part in node.inputs):
+        parts = [storage(part) for part in node.inputs]
+        place = self.at.get(parts[0])
+        if place is None or any(self.at.get(part) != place for part in parts):
             return None
         kernel = self.kernels[place]
+        if kernel.form is Form.ATTEND:
+            return place if self.joins_all(node, parts) else None
         takes = kernel.form in (Form.MAP, Form.CONTRACT) and len(kernel.nodes) < MAX_NODES
         same = all(part.type.shape == kernel.space for part in node.inputs)
         if node.type.shape == kernel.space:  # of nothing: what reads it would be taken in as well
             return None
         return place if takes and same else None
+
+    def joins_all(self, node: Node, parts: Sequence[Node]) -> bool:
+        """Whether parts of attention are wanted for nothing but what joins them, and each of its
+        operands has neighbouring axes of one as one, at most.
+        """
+        pairs = list(zip(parts, node.inputs, strict=True))
+        if len(set(parts)) < len(parts) or not self.roots.isdisjoint(parts):
+            return False
+        for part, operand in pairs:
+            shape = part.type.shape
+            if merged((0,) * len(shape), shape, operand.type.shape) is None:
+                return False
+            while part is not operand:
+                (above,) = operand.inputs
+                if self.users[above] != 1 or above in self.finite:
+                    return False
+                operand = above
+        return all(self.users[operand] == 1 for operand in node.inputs)
 
     def fits(self, node: Node, place: int) -> bool:
         """Whether a pointwise node can be computed in a kernel's loops."""

@@ -25,6 +25,17 @@ if TYPE_CHECKING:
     from chainrule.export import Artifact
 
 Array = np.ndarray[Any, Any]
+#: how to change what is read alone; a step made anew is the way for all others
+_CHANGED = {
+    "averages": "write into one: step.averages[name][...] = value",
+    "backend": 'it is chosen when the step is made: cr.training_step(..., backend="reference")',
+    "ensemble": "it is chosen when the step is made: cr.training_step(..., ensemble=4)",
+    "epochs": "step.load_state_dict(state) and step.load(path) set it",
+    "hyperparameters": "set one of them: step.hyperparameters[name] = value",
+    "parameters": "write into one: step.parameters[name][...] = value",
+    "seed": "it is chosen when the step is made: cr.training_step(..., seed=1)",
+    "steps": "step.load_state_dict(state) and step.load(path) set it",
+}
 
 
 class Kept:
@@ -71,6 +82,9 @@ class Kept:
         own = getattr(type(self), name, None)
         if not name.startswith("_") and (own is None or callable(own)):
             raise self._no_attribute(name)
+        if isinstance(own, property) and own.fset is None:
+            mend = _CHANGED.get(name, "it follows from what the step was made of: make another")
+            raise FeedError(f"{name} of a training step can be read, not set", mend)
         object.__setattr__(self, name, value)
 
     def _no_attribute(self, name: str) -> FeedError:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -60,8 +60,10 @@ class Gpu(Protocol):
     def version(self) -> int:
         """CUDA's version that the driver is of: 12080 is 12.8."""
 
-    def enter(self) -> None:
-        """Make it this thread's; before anything else is asked of it in a call."""
+    def entered(self) -> AbstractContextManager[None]:
+        """Within it this is the thread's GPU, of which alone anything else may be asked, and the
+        thread has the one it had before after it.
+        """
 
     def allocate(self, size: int) -> int: ...
 
@@ -140,8 +142,8 @@ class CudaGpu:
         )
         self._context = self._ask("cuDevicePrimaryCtxRetain", device)
         self._process = os.getpid()
-        self.enter()
-        self._stream = self._ask("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
+        with self.entered():
+            self._stream = self._ask("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
 
     @property
     def ptx_version(self) -> int:
@@ -154,14 +156,22 @@ class CudaGpu:
             )
         return known[-1]
 
-    def enter(self) -> None:
-        """Make it this thread's."""
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make it this thread's for a while: others may work on another GPU meanwhile."""
         if os.getpid() != self._process:
             raise DeviceError(
                 "this process was forked from one that used the GPU, and can't use it",
                 'start processes with multiprocessing.get_context("spawn")',
             )
-        self._ask("cuCtxSetCurrent", self._context)
+        self._ask("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        except BaseException:
+            with suppress(DeviceError):  # what was raised tells more
+                self._ask("cuCtxPopCurrent")
+            raise
+        self._ask("cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
         """The address of so many bytes."""

@@ -43,8 +43,8 @@ class GpuEpochLoop:
         An interrupt leaves what was made of the steps that had been asked for. A step that refuses
         its input ends the run: see `Outcome.fault`.
         """
-        with self.program.lock.guard:
-            run = _Run(self.program.session(), arrays, cut, first, last, order)
+        with self.program.session() as session:
+            run = _Run(session, arrays, cut, first, last, order)
             try:
                 outcome = run(self.snapshot_every)
             except DeviceError as fault:

@@ -7,7 +7,8 @@ has changed. A run of many steps sends and fetches them once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -105,12 +106,12 @@ class _Memory:
 
     def __del__(self) -> None:
         try:
-            self.gpu.enter()  # of whichever thread collects garbage
-            self.forget()
-            for at in (self.arena, self._block, self._workspace[0]):
-                if at:
-                    self.gpu.release(at)
-            self.gpu.unload(self.module)
+            with self.gpu.entered():  # by whichever thread collects garbage
+                self.forget()
+                for at in (self.arena, self._block, self._workspace[0]):
+                    if at:
+                        self.gpu.release(at)
+                self.gpu.unload(self.module)
         except Exception:  # the process ends, or the GPU is lost: there is nothing to give back
             pass
 
@@ -142,8 +143,7 @@ class GpuProgram:
         Raises FeedError, NonFiniteError and DeviceError; what is kept is then as it was.
         """
         arrays = self.binder.arrays(given)
-        with self.lock.guard:
-            session = self.session()
+        with self.session() as session:
             results = session.step(arrays)
             session.fetch()
             return results
@@ -156,33 +156,33 @@ class GpuProgram:
         memory = self._memory
         if memory is None:
             return {}
-        memory.gpu.enter()
-        return {n: memory.gpu.attributes(memory.kernel(n), *g) for n, g in given.items()}
+        with memory.gpu.entered():
+            return {n: memory.gpu.attributes(memory.kernel(n), *g) for n, g in given.items()}
 
     def times(self, given: Mapping[str, object], turns: int) -> list[dict[int, float]]:
         """Seconds of what launches are part of (see `KernelLaunch`), in so many calls that change
         nothing that is kept here. Raises FeedError, NonFiniteError and DeviceError.
         """
         arrays = self.binder.arrays(given)
-        with self.lock.guard:
-            found = []
-            for _ in range(turns):
-                session = self.session()  # from the same beginning each time
+        found = []
+        for _ in range(turns):  # from the same beginning each time
+            with self.session() as session:
                 found.append(session.times(arrays))
-            return found
+        return found
 
-    def session(self) -> Session:
-        """The program at work: what is kept has been sent. Hold the lock."""
-        if self._memory is None:
-            gpu = driver.find()
-            gpu.enter()
-            self._memory = _Memory(gpu, self.code, self.manifest, self.kept)
-        memory = self._memory
-        memory.gpu.enter()
-        for tensor in self.manifest.kept:
-            memory.gpu.upload(memory.fixed[tensor.place], self.kept[tensor.name])
-        memory.gpu.clear(memory.status, 4)
-        return Session(self, memory)
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """The program at work, alone, on the thread's GPU: what is kept has been sent."""
+        with self.lock.guard:
+            gpu = self._memory.gpu if self._memory else driver.find()
+            with gpu.entered():
+                if self._memory is None:
+                    self._memory = _Memory(gpu, self.code, self.manifest, self.kept)
+                memory = self._memory
+                for tensor in self.manifest.kept:
+                    gpu.upload(memory.fixed[tensor.place], self.kept[tensor.name])
+                gpu.clear(memory.status, 4)
+                yield Session(self, memory)
 
     def plan(self, shapes: Shapes) -> Plan:
         """The plan for feeds of these shapes. Raises FeedError where they do not fit."""

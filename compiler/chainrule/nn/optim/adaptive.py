@@ -17,6 +17,7 @@ from chainrule.nn.optim.values import (
     Range,
     average,
     average_square,
+    largest,
     off,
     quiet_square,
     shrunk,
@@ -150,7 +151,8 @@ class RMSprop(Optimizer):
         spread = changed["s"]
         if self.centered:
             changed["a"] = average(self.alpha, state["a"], g)
-            spread = f.maximum(spread - f.square(changed["a"]), 0.0)
+            square, most = f.square(changed["a"]), largest(w)  # infinity less infinity is NaN
+            spread = f.maximum(spread - f.where(square > most, most, square), 0.0)
         direction = g / (f.sqrt(spread) + self.eps)
         if not off(self.momentum):
             changed["m"] = direction = shrunk(self.momentum, state["m"]) + direction

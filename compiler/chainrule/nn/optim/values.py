@@ -72,6 +72,11 @@ def smallest(x: Tensor) -> float:
     return float(np.finfo(x.dtype.name).tiny)
 
 
+def largest(x: Tensor) -> float:
+    """The largest finite number of x's element type."""
+    return float(np.finfo(x.dtype.name).max)
+
+
 def quiet(x: Tensor, floor: Scalar) -> Tensor:
     """x, or 0 where |x| < floor; the test stands before a product, since the product is slow."""
     return f.where(f.abs(x) < floor, 0.0, x)
@@ -98,14 +103,24 @@ def average(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
 
     Where the difference is so small that (1 - decay) times it would be denormal, it is new.
     """
-    step, difference = 1 - decay, new - old
-    moving = f.abs(difference) >= smallest(old) / step
-    return f.where(moving, old + f.where(moving, step * difference, 0.0), new)
+    return _moved(1 - decay, old, new, new - old)
 
 
 def average_square(decay: Scalar, old: Tensor, new: Tensor) -> Tensor:
-    """decay·old + (1 - decay)·new², as `average`; not below 0 if old is not."""
-    return average(decay, old, quiet_square(new))
+    """decay·old + (1 - decay)·new², as `average`; not below 0 if old is not.
+
+    Where new² overflows it is infinite, and stays so: whatever is divided by its root is 0 from
+    then on, as in PyTorch. An old value that is infinite takes a difference that is not, since
+    infinity less infinity is NaN.
+    """
+    square, least = quiet_square(new), -largest(old)
+    difference = square - old
+    return _moved(1 - decay, old, square, f.where(difference < least, least, difference))
+
+
+def _moved(step: Scalar, old: Tensor, new: Tensor, difference: Tensor) -> Tensor:
+    moving = f.abs(difference) >= smallest(old) / step
+    return f.where(moving, old + f.where(moving, step * difference, 0.0), new)
 
 
 def one_minus_power(base: Scalar, t: Tensor) -> Tensor:

@@ -1,0 +1,235 @@
+"""The loops of convolutions by minimal filtering, and of what they send back to their kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from chainrule.ir.loop import (
+    LANES,
+    Apply,
+    Barrier,
+    Buffer,
+    Let,
+    Literal,
+    Load,
+    Loop,
+    Note,
+    Store,
+    Value,
+)
+from chainrule.ir.node import Index, Stmts
+from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import float32
+from chainrule.loops.builder import Builder
+from chainrule.loops.channels import lay
+from chainrule.loops.contract import contraction_loops
+from chainrule.loops.filtering import SUMS, TAPS, A, B, G, multiplied, transposed
+from chainrule.loops.layout import ContractLayout
+from chainrule.loops.packing import packed_reader
+from chainrule.loops.parts import split_outermost
+from chainrule.loops.tiles import TALLEST, Contraction, tile_shapes
+from chainrule.loops.turned import turned_back
+from chainrule.loops.winograd import ROW, Winograd, along, number_of
+
+#: images in so many groups have sums of their own for a kernel's gradient; or fewer, as long as all
+#: of them are more bytes than this
+MOST_GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 8, 2, 2**22
+#: a place in a tile, and a group of images
+_PLACE, _GROUP = (Size.symbol(f"{name}'") for name in "eg")
+_M, _N = (Size.symbol(f"{name}'") for name in "mn")
+
+Maps = Callable[[Index, Value], Stmts]
+
+
+def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
+    """The loops of such a product; `maps(index, sum)` is what becomes of an element."""
+    saved = f"{form.places} products for {(SUMS * TAPS) ** form.axes}, by minimal filtering"
+    return (Note(saved), *(_back if form.back else _forth)(b, layout, form, maps))
+
+
+# what z is made of
+
+
+def _forth(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
+    c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
+    by_group = any(extent != 1 for _, extent in layout.groups)
+    split, between = not by_group, () if by_group else (Barrier(),)
+    kernels = b.workspace(node, form.places * c * -(-o // LANES) * LANES)
+    panels = packed_reader(kernels, form.places * c)
+    image, laid = lay(b, form.x, layout.index(layout.b, {})[0], by_group)
+    of_x = b.workspace(node, form.places * form.plane(c), by_group)
+    of_z = b.workspace(node, form.places * form.plane(o), by_group)
+    height, width = form.z.extents[0], form.z.extents[-1]
+    near = height % SUMS == 0 and form.axes > 1  # sums are turned back block after block
+    pixels = SUMS * form.block * width if near else form.z.size
+    sums = b.workspace(node, o * (pixels // LANES + 1) * LANES, by_group)
+    product = Contraction(
+        (),
+        form.block * form.tiles[-1],
+        o,
+        c,
+        lambda m, k: Load(of_x, _PLACE * form.plane(c) + m * c + k),
+        lambda k, n: panels(_PLACE * c + k, n),
+        float32,
+        lambda m, n, acc: (Store(of_z, _PLACE * form.plane(o) + m * o + n, acc),),
+    )
+    product = _evenly(product, b)
+    row = ROW if near else form.row(ROW)
+    columns = (form.row(0) * (SUMS * width), pixels) if near else None
+    turn = turned_back(b, layout, lambda m, n: Load(sums, m * o + n), maps, split, columns, True)
+    block = (
+        *form.each_tile(partial(form.image_tile, form.x, B, image, of_x), c, split),
+        *between,
+        Loop("e'", form.places, contraction_loops(product, b.target, None), split=split),
+        *between,
+        *form.each_tile(partial(_z_sums, form, of_z, sums, row, pixels), o, split),
+        *between,
+        *((*turn, *between) if near else ()),
+    )
+    body: Stmts = (*laid, *between, *form.each_block(block), *(() if near else turn))
+    for var, extent in reversed(layout.groups):
+        body = (Loop(var, extent, body),)
+    body = split_outermost(body, len(layout.groups)) if by_group else body
+    return (*_kernel_tiles(b, layout, form, panels), Barrier(), *body)
+
+
+def _kernel_tiles(
+    b: Builder, layout: ContractLayout, form: Winograd, panels: Callable[[Dim, Dim], Load]
+) -> Stmts:
+    """G k Gᵀ for all kernels and channels, in panels of kernels."""
+    kernel, c, o = b.reader(form.z.node), form.x.channels, form.z.channels
+    channel, offsets = layout.b[1], layout.b[2 : 2 + form.axes]
+
+    def tile(of: Dim) -> Stmts:
+        def read(at: tuple[int, ...]) -> Value:
+            places = {layout.row: of, channel: _M, **dict(zip(offsets, at, strict=True))}
+            return kernel(layout.index(layout.a, places))
+
+        def write(number: int, value: Value) -> Stmts:
+            to = panels(number * c + _M, of)
+            return (Store(to.buffer, to.offset, value),)
+
+        return multiplied(G, form.axes, read, write)
+
+    return (Loop("m'", c, along(o, tile), split=True),)
+
+
+def _z_sums(
+    form: Winograd, of_z: Buffer, sums: Buffer, row: Dim, outside: int, kernel: Dim
+) -> Stmts:
+    """The sums of a tile, from its products: those outside of the image go where none is read."""
+    o, extents = form.z.channels, form.z.extents
+
+    def read(at: tuple[int, ...]) -> Value:
+        return Load(of_z, form.tile(number_of(at), o, kernel))
+
+    def write(number: int, value: Value) -> Stmts:
+        places = (number // SUMS ** (form.axes - 1 - i) % SUMS for i in range(form.axes))
+        flat: Dim = 0
+        beyond: Dim = 0
+        for place, extent in zip(form.element(row, tuple(places)), extents, strict=True):
+            flat = flat * extent + place
+            if extent % SUMS:
+                beyond = beyond + place // extent - beyond * (place // extent)
+        return (Store(sums, (flat + beyond * (outside - flat)) * o + kernel, value),)
+
+    return multiplied(A, form.axes, read, write)
+
+
+# what z sends back to the kernel
+
+
+def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
+    """Images are summed over in groups, whatever the threads: how many there are is a matter of
+    sizes, and so are the sums.
+    """
+    c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
+    images, size = layout.sizes[layout.b[0]], form.places * o * c
+    groups = _groups(images, size)
+    first, last = (images * (_GROUP + i) // groups for i in (0, 1))
+    at = Size.symbol("first'") + Size.symbol("a'")
+    image, x_laid = lay(b, form.x, at, True)
+    slopes, z_laid = lay(b, form.z, at, True)
+    sums = b.workspace(node, groups * size)
+    of_x = b.workspace(node, form.places * form.plane(c), True)
+    of_z = b.workspace(node, form.places * form.plane(o), True)
+
+    def so_far(m: Dim, n: Dim) -> Load:
+        return Load(sums, _GROUP * size + (_PLACE * o + m) * c + n)
+
+    product = Contraction(
+        (),
+        o,
+        c,
+        form.block * form.tiles[-1],
+        lambda m, k: Load(of_z, _PLACE * form.plane(o) + k * o + m),
+        lambda k, n: Load(of_x, _PLACE * form.plane(c) + k * c + n),
+        float32,
+        lambda m, n, acc: (Store(sums, so_far(m, n).offset, acc),),
+        start=so_far,
+    )
+    product = _evenly(product, b)
+    block = (
+        *form.each_tile(partial(form.image_tile, form.x, B, image, of_x), c, False),
+        *form.each_tile(partial(form.image_tile, form.z, transposed(A), slopes, of_z), o, False),
+        Loop("e'", form.places, contraction_loops(product, b.target, None)),
+    )
+    zero = Store(sums, _GROUP * size + _N, Literal(0, float32))
+    group: Stmts = (
+        Loop("n'", size, (zero,), "vector"),
+        Let("first'", first),
+        Loop("a'", last - first, (*x_laid, *z_laid, *form.each_block(block))),
+    )
+    body = Loop("g'", groups, group, split=True)
+    return (body, Barrier(), *_kernel_sums(b, layout, form, groups, sums, maps))
+
+
+def _groups(images: Dim, size: int) -> int:
+    """Into how many groups images go: sums have so many elements."""
+    groups = MOST_GROUPS
+    while groups > FEWEST_GROUPS and groups * size * float32.itemsize > GROUPS_BYTES:
+        groups //= 2
+    return min(groups, images) if isinstance(images, int) else groups
+
+
+def _kernel_sums(
+    b: Builder, layout: ContractLayout, form: Winograd, groups: int, sums: Buffer, maps: Maps
+) -> Stmts:
+    """What becomes of Gᵀ s G, where s are the sums of all groups, in the order of the result."""
+    c, o, taps = form.x.channels, form.z.channels, TAPS**form.axes
+    size = form.places * o * c
+    turned = b.workspace(b.kernel.anchor, o * c * taps)
+
+    def together(channel: Dim) -> Stmts:
+        place = (_PLACE * o + _M) * c + channel
+        value: Value = Load(sums, place)
+        for group in range(1, groups):
+            value = Apply("add", (value, Load(sums, group * size + place)), float32)
+        return (Store(sums, place, value),)
+
+    def kernel(channel: Dim) -> Stmts:
+        def read(at: tuple[int, ...]) -> Value:
+            return Load(sums, (number_of(at) * o + _M) * c + channel)
+
+        def write(number: int, value: Value) -> Stmts:
+            return (Store(turned, (_M * c + channel) * taps + number, value),)
+
+        return multiplied(transposed(G), form.axes, read, write)
+
+    all_groups = Loop("e'", form.places, along(c, together))
+    finish = maps(layout.out(_M, _N), Load(turned, _M * (c * taps) + _N))
+    return (
+        Loop("m'", o, (*((all_groups,) if groups > 1 else ()), *along(c, kernel)), split=True),
+        Barrier(),
+        Loop("m'", o, (Loop("n'", c * taps, finish, "vector"),), split=True),
+    )
+
+
+def _evenly(c: Contraction, b: Builder) -> Contraction:
+    """A product with rows in tiles of one height, where one that divides them is tall enough."""
+    tallest = tile_shapes(c, b.target, TALLEST)[0][0].rows
+    assert isinstance(c.m, int)
+    height = max(h for h in range(1, tallest + 1) if c.m % h == 0)
+    return replace(c, height=height) if 2 * height >= tallest else c

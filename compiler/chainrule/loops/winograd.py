@@ -1,0 +1,192 @@
+"""Convolutions of three taps an axis as tiles, for minimal filtering: which, where, how many.
+
+All terms of one place of a tile, over channels, are a matrix product: images and kernels become
+tiles, one product for each of a tile's places follows, and sums come of its results. What z sends
+back to the kernel is the adjoint of the same form. An image at a time is laid down with its
+channels side by side, and a block of its tiles stays in the second cache from the first to the
+last of this. The loops are in `convolved`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from chainrule.ir.loop import LANES, Buffer, Load, Loop, Set, Stmt, Store, Value, fills
+from chainrule.ir.node import Node, Stmts
+from chainrule.ir.size import Dim, Size
+from chainrule.ir.types import float32
+from chainrule.loops.builder import Builder
+from chainrule.loops.channels import Image
+from chainrule.loops.filtering import SUMS, TAPS, TILE, Matrix, multiplied
+from chainrule.loops.layout import ContractLayout
+from chainrule.ops.cast import widens
+from chainrule.ops.contract import Contract
+from chainrule.ops.windows import Window
+from chainrule.records import dataclass
+
+#: channels of either side, and tiles of an image, from which it is worth it
+FEWEST_CHANNELS, FEWEST_TILES = 16, 16
+#: more tiles, and bytes of kernels from which they are needed: those come from memory each time
+MORE_TILES, FAR_BYTES = 32, 2**22
+#: bytes of a block of tiles, which is to stay in the second cache
+BLOCK_BYTES = 2**18
+#: tiles that a block has at least, as kernels (or their sums) are read again for each
+BLOCK_TILES = 32
+#: elements between the tiles of one place and those of the next, so as not to evict each other
+APART = LANES
+#: a row of tiles in its block, a tile in its row, and a block
+ROW, _AT, _BLOCK = (Size.symbol(f"{name}'") for name in "ydb")
+_N, _J = (Size.symbol(f"{name}'") for name in "nj")
+
+#: what is done at a place that lanes go along
+Lanes = Callable[[Dim], Stmts]
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """A convolution, or what it sends `back` to its kernel: between images of `x` and of `z`, which
+    have so many `tiles` along each axis.
+    """
+
+    back: bool
+    x: Image
+    z: Image
+    tiles: tuple[int, ...]
+
+    @staticmethod
+    def of(b: Builder, layout: ContractLayout) -> Winograd | None:
+        """The form of a product; None where it is another one, or too small."""
+        node = b.kernel.anchor
+        first, windows = layout.order(node.inputs)
+        slides, op = windows.op, node.op
+        if not isinstance(slides, Window) or slides.axis != 2 or slides.spatial > 2:
+            return None
+        steps = {*slides.strides, *slides.dilations}
+        if set(slides.sizes) != {TAPS} or steps != {1} or node.type.dtype != float32:
+            return None
+        assert isinstance(op, Contract)
+        if op.parts > 1 or all(map(widens, node.inputs)):
+            return None
+        n, c, rest, r = layout.b[0], layout.b[1], layout.b[2:], slides.spatial
+        offsets, at, o = rest[:r], rest[r:], layout.row
+        kernels = (o + c + offsets, c + o + offsets)
+        back = layout.letters == o + c + offsets and layout.a == n + o + at
+        forth = layout.letters == n + o + at and layout.a in kernels
+        if len(o) != 1 or not (back or forth) or layout.column != (c + offsets if back else at):
+            return None
+        return Winograd.sized(layout, first, windows.inputs[0], (c, o, at), back)
+
+    @staticmethod
+    def sized(
+        layout: ContractLayout, first: Node, view: Node, letters: Sequence[str], back: bool
+    ) -> Winograd | None:
+        """The form with its sizes, where they are known and large enough."""
+        letter_sizes = [layout.sizes[c] for c in "".join(letters)]
+        sizes = [d for d in letter_sizes if isinstance(d, int)]
+        if len(sizes) < len(letter_sizes):
+            return None
+        c, o, *extents = sizes
+        tiles = tuple(-(-n // SUMS) for n in extents)
+        far = TILE ** len(tiles) * c * o * float32.itemsize > FAR_BYTES
+        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < (MORE_TILES if far else FEWEST_TILES):
+            return None
+        if not (fills(c, 0.75) and fills(o, 0.75)):
+            return None
+        x = Image.of(view, c, tuple(SUMS * n + TILE - SUMS for n in tiles))
+        no_padding = (0,) * len(tiles)
+        z = Image(first, o, tuple(extents), no_padding, tuple(SUMS * n for n in tiles))
+        return Winograd(back, x, z, tiles) if x else None
+
+    @property
+    def axes(self) -> int:
+        """The axes that windows slide along."""
+        return len(self.tiles)
+
+    @property
+    def places(self) -> int:
+        """The elements of a tile."""
+        return prod((TILE,) * self.axes)
+
+    @property
+    def rows(self) -> int:
+        """The rows of tiles in an image."""
+        return prod(self.tiles[:-1])
+
+    @property
+    def block(self) -> int:
+        """How many rows of tiles make a block: as many as stay near, but not too few tiles."""
+        row, channels = self.tiles[-1], self.x.channels + self.z.channels
+        most = BLOCK_BYTES // (self.places * channels * row * float32.itemsize)
+        least = min(-(-BLOCK_TILES // row), self.rows)
+        even = [d for d in range(1, self.rows + 1) if self.rows % d == 0]
+        return max(
+            (d for d in even if least <= d <= most), default=min(d for d in even if d >= least)
+        )
+
+    def plane(self, channels: int) -> int:
+        """Elements from a block's tiles at one place to those at the next."""
+        return self.block * self.tiles[-1] * channels + APART
+
+    def tile(self, place: int, channels: int, channel: Dim) -> Dim:
+        """Where a channel of a tile's place stands in a block."""
+        return place * self.plane(channels) + (ROW * self.tiles[-1] + _AT) * channels + channel
+
+    def row(self, row: Dim) -> Dim:
+        """A row of tiles of the image, by its place in the block."""
+        return _BLOCK * self.block + row if self.rows > self.block else row
+
+    def element(self, row: Dim, at: Sequence[int]) -> tuple[Dim, ...]:
+        """Where an element of a tile stands in the image."""
+        corner = (row, _AT)[-self.axes :]
+        return tuple(SUMS * t + i for t, i in zip(corner, at, strict=True))
+
+    def each_tile(self, body: Lanes, channels: int, split: bool) -> Stmts:
+        """Something done for each tile of a block, lanes along channels."""
+        row = Loop("d'", self.tiles[-1], along(channels, body), split=split and self.block == 1)
+        return (Loop("y'", self.block, (row,), split=split and self.block > 1),)
+
+    def each_block(self, body: Stmts) -> Stmts:
+        """Something done for each block of an image."""
+        count = self.rows // self.block
+        return body if count == 1 else (Loop("b'", count, body),)
+
+    def image_tile(
+        self, image: Image, matrix: Matrix, laid: Buffer, to: Buffer, channel: Dim
+    ) -> Stmts:
+        """A tile of an image, multiplied by a matrix along each axis."""
+
+        def read(at: tuple[int, ...]) -> Value:
+            flat: Dim = 0
+            for place, size in zip(self.element(self.row(ROW), at), image.room, strict=True):
+                flat = flat * size + place
+            return Load(laid, flat * image.channels + channel)
+
+        def write(number: int, value: Value) -> Stmts:
+            return (Store(to, self.tile(number, image.channels, channel), value),)
+
+        return multiplied(matrix, self.axes, read, write)
+
+
+def number_of(at: Sequence[int]) -> int:
+    """The place of an element of a tile, as a number."""
+    number = 0
+    for i in at:
+        number = number * TILE + i
+    return number
+
+
+def along(size: int, body: Lanes) -> Stmts:
+    """Something done in vectors, in a loop over whole ones, and what is left: the body is much
+    code, which would stand there for each of a few vectors.
+    """
+    out: Stmts = ()
+    whole, rest = size // LANES, size % LANES
+    for first, lanes in ((_N * LANES, LANES), (size - rest, rest)):
+        if lanes == 0 or size < lanes:
+            continue
+        made = body(first + _J)
+        cells: dict[Stmt, None] = dict.fromkeys(s.local for s in made if isinstance(s, Set))
+        vector: Stmts = (*cells, Loop("j'", lanes, made, "vector"))
+        out += (Loop("n'", whole, vector),) if lanes == LANES else vector
+    return out

@@ -1,0 +1,137 @@
+"""Convolutions of images whose lines don't fill vectors: lanes go along images, 16 together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.codegen.host import host_target
+
+SEED = 5
+#: channels, kernels, extents, window, padding; by images are dx of the first four, z of the others
+CASES = [
+    (6, 16, (14, 14), (5, 5), 0),
+    (7, 3, (9, 18), (4, 3), 1),
+    (8, 5, (6, 5), (3, 5), (0, 2)),
+    (20, 3, (20,), (9,), 0),
+    (5, 6, (7, 9), (3, 3), 1),
+    (1, 7, (3, 4, 5), (2, 3, 2), 1),
+    (3, 9, (4, 2), (3, 2), (2, 0)),
+    (4, 6, (2,), (5,), 4),
+]
+LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
+
+
+def expressions(
+    case: Any, batch: int, dtype: str, fixed: bool = False
+) -> tuple[list[cr.Tensor], dict[str, np.ndarray]]:
+    """A convolution and its derivative by images, each with something that follows it; and numbers
+    for so many images, of which the expressions may know how many there are.
+    """
+    channels, kernels, extents, window, padding = case
+    x = cr.input("x", (batch if fixed else "batch", channels, *extents), dtype=dtype)
+    k = cr.input("k", (kernels, channels, *window), dtype=dtype)
+    z = cr.conv(x, k, padding=padding)
+    d = cr.input("d", z.shape, dtype=dtype)
+    (dx,) = cr.vjp([z], [x], [d])
+    rng = np.random.default_rng(SEED)
+    shapes = {"x": (batch, *x.shape[1:]), "k": k.shape, "d": (batch, *z.shape[1:])}
+    ints = {name: tuple(map(int, map(str, shape))) for name, shape in shapes.items()}
+    feeds = {name: rng.standard_normal(shape).astype(dtype) for name, shape in ints.items()}
+    return [cr.relu(z + cr.mean(k)), dx * x], feeds
+
+
+def set_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile for a level, or skip where this machine is below it."""
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+
+
+def by_images(outputs: list[cr.Tensor]) -> int:
+    """How many products go along images."""
+    return cr.compile(outputs).show("loops").count("for r' in")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lanes_go_along_images_where_lines_are_short(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_level("x86-64-v4", monkeypatch)
+    assert by_images(expressions(case, 16, "float32")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (6, 1, (28, 28), (5, 5), 2),  # z: turning takes longer than what lines waste
+        (3, 8, (16, 16), (1, 1), 0),  # lines fill vectors
+        (1, 3, (6, 6), (3, 3), 1),  # too few rows
+        (64, 6, (48, 48), (3, 3), 0),  # images are large
+    ],
+    ids=str,
+)
+def test_others_stay_as_they_are(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_level("x86-64-v4", monkeypatch)
+    assert by_images(expressions(case, 16, "float32")[0]) == 0
+    assert by_images(expressions(CASES[0], 15, "float32", True)[0]) == 0  # too few images
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("batch", [1, 16, 37])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_code_is_the_reference(
+    case: Any, batch: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_level(level, monkeypatch)
+    outputs, feeds = expressions(case, batch, "float64")
+    want = cr.compile(outputs, backend="reference")(**feeds)
+    for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_image_has_the_same_bits_in_every_batch(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, among others, where their number is known, and whoever shares the work."""
+    outputs, feeds = expressions(case, 37, "float32")
+    run = cr.compile(outputs, threads=1)
+    want = [a.view(np.int32) for a in run(**feeds)]
+    shared = cr.compile(outputs, threads=2)(**feeds)
+    fixed = cr.compile(expressions(case, 37, "float32", True)[0], threads=1)(**feeds)
+    parts = [(shared, slice(None)), (fixed, slice(None))]
+    for i in (0, 20, 36):
+        one = {n: a if n == "k" else a[i : i + 1] for n, a in feeds.items()}
+        parts.append((run(**one), slice(i, i + 1)))
+    monkeypatch.setenv("CHAINRULE_TARGET", "x86-64-v3")
+    try:
+        host_target()
+    except cr.errors.CompileError:
+        pass
+    else:
+        parts.append((cr.compile(outputs, threads=1)(**feeds), slice(None)))
+    for got, rows in parts:
+        for array, expected in zip(got, want, strict=True):
+            np.testing.assert_array_equal(array.view(np.int32), expected[rows])
+
+
+def test_what_follows_may_be_much_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned blocks wait in workspace then; one result beside another, both read elsewhere."""
+    set_level("x86-64-v4", monkeypatch)
+    x = cr.input("x", ("batch", 5, 7, 9), dtype="float64")
+    k = cr.input("k", (6, 5, 3, 3), dtype="float64")
+    z = cr.conv(x, k, padding=1)
+    outputs = [z, cr.tanh(z) * cr.gelu(z) + cr.sin(z)]
+    assert by_images(outputs) == 1
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((21, 5, 7, 9)), "k": rng.standard_normal((6, 5, 3, 3))}
+    want = cr.compile(outputs, backend="reference")(**feeds)
+    for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-11)

@@ -1,0 +1,215 @@
+"""Convolutions by minimal filtering, held to NumPy. Of small whole numbers every sum of theirs,
+with its halves and quarters, is exact in float32, so results are those of plain sums to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+import chainrule as cr
+from chainrule.codegen.host import host_target
+from chainrule.loops.filtering import A, B, G
+
+Array = np.ndarray[Any, Any]
+
+SEED = 17
+#: batch, channels, kernels, extents, padding: of even and odd extents, of whole vectors of channels
+#: and others, of fewer images than groups and of more, of one row and of several blocks of tiles
+CASES = [
+    (2, 16, 16, (8, 8), 1),
+    (1, 16, 32, (9, 11), 1),
+    (1, 17, 63, (9, 8), 1),  # 17 don't fill vectors: plain sums
+    (3, 24, 16, (16, 16), 0),
+    (11, 16, 29, (7, 13), 2),
+    (9, 30, 16, (12, 7), 1),
+    (2, 64, 48, (32, 32), 1),
+    (1, 16, 16, (3, 80), 1),
+    (5, 16, 32, (37,), 1),
+    (2, 32, 16, (64,), 0),
+]
+LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
+FILTERED = "by minimal filtering"
+
+
+def at_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAINRULE_TARGET", level)
+    try:
+        host_target()
+    except cr.errors.CompileError as error:
+        pytest.skip(str(error))
+
+
+def three(case: Any, batch: int | str) -> list[cr.Tensor]:
+    """A convolution and both of its derivatives, each with something that follows it."""
+    _, channels, kernels, extents, padding = case
+    x = cr.input("x", (batch, channels, *extents))
+    k = cr.input("k", (kernels, channels, *(3 for _ in extents)))
+    b = cr.input("b", (kernels, *(1 for _ in extents)))
+    z = cr.conv(x, k, padding=padding)
+    d = cr.input("d", z.shape)
+    dx, dk = cr.vjp([z], [x, k], [d])
+    return [cr.relu(z + b), dx + x, dk - k]
+
+
+def numbers(case: Any, draw: Callable[[tuple[int, ...]], Array]) -> dict[str, Array]:
+    n, channels, kernels, extents, padding = case
+    shapes = {
+        "x": (n, channels, *extents),
+        "k": (kernels, channels, *(3 for _ in extents)),
+        "b": (kernels, *(1 for _ in extents)),
+        "d": (n, kernels, *(e + 2 * padding - 2 for e in extents)),
+    }
+    return {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def windows(x: Array, padding: int, axes: int) -> Array:
+    around = ((0, 0), (0, 0), *((padding, padding) for _ in range(axes)))
+    return sliding_window_view(np.pad(x, around), (3,) * axes, axis=tuple(range(2, 2 + axes)))
+
+
+def wanted(case: Any, feeds: dict[str, Array]) -> list[Array]:
+    """The same in NumPy, in float64."""
+    *_, extents, padding = case
+    axes = len(extents)
+    x, k, b, d = (feeds[name].astype(np.float64) for name in "xkbd")
+    i, p = "ij"[:axes], "pq"[:axes]
+    seen = windows(x, padding, axes)
+    z = np.einsum(f"nc{p}{i},oc{i}->no{p}", seen, k)
+    turned = np.flip(k, axis=tuple(range(2, 2 + axes)))
+    dx = np.einsum(f"no{p}{i},oc{i}->nc{p}", windows(d, 2, axes), turned)
+    inner = tuple(slice(padding, padding + e) for e in extents)
+    dk = np.einsum(f"nc{p}{i},no{p}->oc{i}", seen, d)
+    return [np.maximum(z + b, 0), dx[(slice(None), slice(None), *inner)] + x, dk - k]
+
+
+def test_the_matrices_are_a_filter() -> None:
+    """Three taps over four elements, for all of them: the form is linear in each."""
+    for tap, element in np.ndindex(3, 4):
+        k, x = np.eye(3)[tap], np.eye(4)[element]
+        z = np.array(A) @ ((np.array(G) @ k) * (np.array(B) @ x))
+        np.testing.assert_array_equal(z, [x[0:3] @ k, x[1:4] @ k])
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_whole_numbers_come_out_exactly(
+    case: Any, threads: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_level(level, monkeypatch)
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
+    results = cr.compile(three(case, "batch"), threads=threads)(**feeds)
+    for got, want in zip(results, wanted(case, feeds), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 21])
+def test_a_batch_of_known_size(batch: int) -> None:
+    """One image is shared by threads, of several each has its own."""
+    case = (batch, 16, 16, (10, 9), 1)
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
+    results = cr.compile(three(case, batch), threads=2)(**feeds)
+    for got, want in zip(results, wanted(case, feeds), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c[1] != 17], ids=str)
+def test_rounding_is_that_of_sums(case: Any) -> None:
+    """Against float64: a few roundings of the largest of the sums' terms, as of plain sums."""
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, rng.standard_normal)
+    fn = cr.compile(three(case, "batch"), threads=1)
+    assert str(fn.report()).count(FILTERED) == 3
+    for got, want in zip(fn(**feeds), wanted(case, feeds), strict=True):
+        # sums of n terms of size 1 are about sqrt(n) large, and rounded as often as they have terms
+        # in float32: far below 64 units in the last place of the largest
+        bound = 64 * np.finfo(np.float32).eps * np.abs(want).max()
+        np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_depend_neither_on_threads_nor_on_the_level(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, rng.standard_normal)
+    want = cr.compile(three(case, "batch"), threads=1)(**feeds)
+    results = [cr.compile(three(case, "batch"), threads=2)(**feeds)]
+    at_level("x86-64-v3", monkeypatch)
+    results.append(cr.compile(three(case, "batch"), threads=1)(**feeds))
+    for got in results:
+        for array, expected in zip(got, want, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_what_is_not_finite_stays_where_it_is_read() -> None:
+    case = (2, 16, 16, (12, 12), 1)
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, lambda shape: rng.integers(1, 4, shape))
+    feeds["x"][0, 3, 5, 6] = np.inf
+    z = cr.compile(three(case, "batch")[0])(**{name: feeds[name] for name in "xkb"})
+    touched = np.zeros(z.shape, bool)
+    touched[0, :, 4:7, 5:8] = True
+    np.testing.assert_array_equal(np.isfinite(z), ~touched)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"dilation": 2},
+        {"groups": 2},
+        {"window": 5},
+        {"dtype": "float64"},
+        {"channels": 8},
+        {"extent": 5},
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_plain_sums(options: dict[str, Any]) -> None:
+    channels, extent = options.pop("channels", 32), options.pop("extent", 12)
+    window, dtype = options.pop("window", 3), options.pop("dtype", "float32")
+    x = cr.input("x", ("batch", channels, extent, extent), dtype=dtype)
+    shape = (32, channels // options.get("groups", 1), window, window)
+    z = cr.conv(x, cr.input("k", shape, dtype=dtype), padding=1, **options)
+    assert FILTERED not in str(cr.compile(z).report())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16x3"])
+def test_products_of_bfloat16_are_plain_sums(precision: str) -> None:
+    x = cr.input("x", ("batch", 32, 12, 12))
+    z = cr.conv(x, cr.parameter("k", (32, 32, 3, 3)), padding=1)
+    assert FILTERED not in str(cr.compile(z, precision=precision).report())
+
+
+def test_a_net_learns_as_the_reference_does() -> None:
+    """Whole steps: bias, ReLU, pooling and Adam around the three products."""
+    rng = np.random.default_rng(SEED)
+    x, y = cr.input("x", ("batch", 3, 16, 16)), cr.input("y", ("batch",), dtype="int32")
+    h = x
+    for i, (inside, outside) in enumerate([(3, 16), (16, 16), (16, 32)]):
+        weights = rng.standard_normal((outside, inside, 3, 3)) / np.sqrt(9 * inside)
+        k = cr.parameter(f"k{i}", weights.shape, init=weights.astype(np.float32))
+        h = cr.relu(cr.conv(h, k, padding=1) + cr.parameter(f"b{i}", (outside, 1, 1)))
+    pooled = cr.reshape(cr.max_pool(h, 4), (-1, 32 * 16))
+    head = rng.standard_normal((512, 10)).astype(np.float32) / 20
+    loss = cr.losses.cross_entropy(pooled @ cr.parameter("w", (512, 10), init=head), y)
+    feeds = {
+        "x": rng.standard_normal((6, 3, 16, 16), dtype=np.float32),
+        "y": rng.integers(0, 10, 6).astype(np.int32),
+    }
+    losses = []
+    for backend in ("cpu", "reference"):
+        step = cr.training_step(loss, cr.optim.Adam(1e-3), backend=backend)
+        losses.append([float(step(**feeds)) for _ in range(5)])
+    assert losses[0][-1] < 0.7 * losses[0][0]
+    # five steps from the same numbers: roundings of float32, of which Adam's first steps make more
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
