@@ -170,7 +170,7 @@ def test_rows_a_page_apart_are_few_to_a_tile(rows: str | int) -> None:
 
 @pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3", "generic"])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-@pytest.mark.parametrize(("terms", "columns"), [(16, 16), (40, 37), (7, 50), (64, 128)])
+@pytest.mark.parametrize(("terms", "columns"), [(16, 16), (40, 37), (7, 50), (64, 128), (1024, 48)])
 def test_few_rows_by_a_transposed_factor(
     level: str, kind: str, terms: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +198,19 @@ def test_few_rows_by_a_transposed_factor(
     for rows in (1, 2, 3):
         np.testing.assert_array_equal(layer(rows), many[:rows])
     np.testing.assert_array_equal(layer(2, threads=2), many[:2])
+
+
+@pytest.mark.parametrize(
+    ("terms", "paged"), [(1024, True), (2048, True), (512, False), (1040, False)]
+)
+def test_lines_a_page_apart_are_read_once(terms: int, paged: bool) -> None:
+    """Sixteen rows of a block that lie in one set of the nearest cache, which holds eight lines:
+    a line of which a quarter is read would be fetched four times.
+    """
+    for rows in (1, 3):
+        x, w = cr.input("x", (rows, terms)), cr.input("w", (32, terms))
+        text = cr.compile(x @ w.T).show("llvm")
+        assert ("load <4 x float>" in text) != paged
 
 
 def test_a_transposed_factor_of_one_row_is_not_copied() -> None:

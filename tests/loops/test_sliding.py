@@ -146,6 +146,22 @@ def test_a_pool_of_a_relu_asks_its_own_result_what_was_above_0(
     assert len(readers) == 1 or stride != size
 
 
+def test_what_is_written_and_folded_is_folded_as_what_is_not() -> None:
+    """Blocks wait in workspace to be folded, in the same order where they are written too."""
+    x = cr.input("x", ("batch", 3, 8, 10))
+    y = cr.max_pool(x, 2)
+    d = cr.input("d", y.shape)
+    (dx,) = cr.vjp([y], [x], [d])
+    total = cr.sum(dx, axis=(2, 3))
+    both, alone = cr.compile([dx, total]), cr.compile([total])
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((5, 3, 8, 10)), "d": rng.standard_normal((5, 3, 4, 5))}
+    given = {name: a.astype(np.float32) for name, a in feeds.items()}
+    back, summed = both(**given)
+    np.testing.assert_array_equal(summed, alone(**given)[0])
+    np.testing.assert_allclose(summed, back.sum(axis=(2, 3)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_value_by_another_shape_is_walked_straight_through() -> None:
     x, y = cr.input("x", ("n", 20)), cr.input("y", ("n", 4, 5))
     run = cr.compile(cr.reshape(x, ("n", 4, 5)) * y)

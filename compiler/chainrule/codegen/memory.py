@@ -11,6 +11,7 @@ from chainrule.errors import CompileError
 from chainrule.ir.loop import LANES, Apply, Buffer, Load, Loop, Set, Store
 from chainrule.ir.size import Dim, coefficient
 from chainrule.ir.types import DType, bool_, int32, int64, uint8
+from chainrule.loops.tiles import SET_SPAN
 from chainrule.loops.walk import postorder, stored_buffers
 from chainrule.records import dataclass
 
@@ -98,7 +99,10 @@ class MemoryCode:
         if across is None or across[0] in (0, 1) or along is None or along[0] != 1:
             return
         starts = [along[1] + across[0] * r for r in range(LANES)]
-        quartered = at_once and v.dtype.itemsize == 4
+        size, apart = v.dtype.itemsize, across[0]
+        # rows a page apart share a set of the cache, and a line is gone before its second quarter
+        paged = isinstance(apart, int) and apart * size % SET_SPAN == 0
+        quartered = at_once and size == 4 and not paged
         read = self.quartered_columns if quartered else self.wide_columns
         self.transposed[id(v)] = var, read(v.buffer, starts)
 

@@ -64,7 +64,7 @@ GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
 STRETCH, BLOCK_BYTES = 384, 2**19
 #: the same bytes where all rows may be one block: of a first factor that lies across its sums, so
 #: that it is copied in the order in which it lies
-WHOLE_BYTES = 2**21
+WHOLE_BYTES = 3 * 2**19
 #: operations of an epilogue that may stand in every tile
 LIGHT = 8
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
@@ -100,7 +100,8 @@ def block_sizes(c: Contraction, target: Target) -> tuple[int, Dim]:
         return 0, 0
     rows = _block_rows(c, target) + _height(c, target)  # the last has what is left over, too
     rows = min(rows, c.m) if isinstance(c.m, int) else rows
-    return 0 if lies_along(c.a(_M, _K)) else rows * _span(c, target), rows * _apart(c)
+    span = _span(c, target) if _is_whole(c, target) else _most_terms(c)
+    return 0 if lies_along(c.a(_M, _K)) else rows * span, rows * _apart(c)
 
 
 def is_blocked(c: Contraction) -> bool:
@@ -238,13 +239,15 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
     nests: Stmts = ()
+    whole = _is_whole(c, target)
     in_fours = c.m % LOW == 0 and _height(c, target) % LOW == 0  # no row is left by itself
     for shape, columns in tile_shapes(stretch, target, TALLEST):
         if shape.rows == 1 and not isinstance(rows, int) and in_fours:
             continue
         read = stretch
         if c.block is not None and shape.rows > LOW:
-            read, copied = together(stretch, shape, split, _span(c, target), blocks == 1)
+            apart = _span(c, target) if whole else terms
+            read, copied = together(stretch, shape, split, apart, whole)
             copies += copied if columns.start == 0 else ()
         nests += tile_nest(read, panels, shape, columns, split)
     copies += between if copies else ()
@@ -286,11 +289,14 @@ def _named(name: str, value: Dim) -> tuple[Dim, Stmts]:
 
 
 def _is_whole(c: Contraction, target: Target) -> bool:
-    """Whether all rows are one block, of a first factor that is copied."""
+    """Whether all rows are one block, of a first factor that is copied and of long sums: of some
+    stretches, or, where that is not known, of many terms for each of a batch.
+    """
     if not isinstance(c.m, int) or not isinstance(c.n, int) or lies_along(c.a(_M, _K)):
         return False
+    long = c.k > STRETCH if isinstance(c.k, int) else _reaches(c.k, LANES) == 1
     rows = c.m + _height(c, target)
-    return rows * (STRETCH + c.n) * c.dtype.itemsize <= WHOLE_BYTES
+    return long and rows * (STRETCH + c.n) * c.dtype.itemsize <= WHOLE_BYTES
 
 
 def _is_one_block(c: Contraction, target: Target) -> bool:

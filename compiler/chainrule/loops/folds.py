@@ -2,13 +2,15 @@
 
 A fold along a row keeps one partial result a lane, which one fixed tree combines at the end: the
 lane of an element is its place along the row, row-major, modulo LANES. Where a row of several axes
-can't be walked straight through, what is folded is put into workspace first. A fold over rows adds
-them in order. So the order of summation depends on shapes alone.
+can't be walked straight through, what is folded is put into workspace first, some of it at a time,
+unless lanes come out right as it lies. A fold over rows adds them in order. So the order of
+summation depends on shapes alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import gcd
 
 from chainrule.ir.loop import (
     LANES,
@@ -26,7 +28,7 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.node import Index, Node, Stmts, for_each
-from chainrule.ir.size import Dim, Size, product
+from chainrule.ir.size import Dim, Size, divide, product
 from chainrule.loops.abreast import turns_loops
 from chainrule.loops.builder import Builder, is_straight, vectors
 from chainrule.loops.parts import by_one, split_outermost
@@ -40,6 +42,9 @@ from chainrule.schedule.reading import bases
 #: Vectors of columns that a fold over rows keeps in registers at once.
 COLUMN_VECTORS = 4
 
+#: elements that are put into workspace before they are folded, at least
+BLOCK = 1024
+
 #: what is done at an index along a row
 Walk = Callable[[Index], Stmts]
 
@@ -48,7 +53,7 @@ _LANE, _VECTOR = Size.symbol("l'"), Size.symbol("v'")
 
 def row_loops(b: Builder) -> Stmts:
     """For each row a few passes along it: each folds what the next one needs."""
-    return split_outermost(for_each(b.kernel.rows, Passes(b).loops, "r"), len(b.kernel.rows))
+    return split_outermost(for_each(b.kernel.rows, BlockPasses(b).loops, "r"), len(b.kernel.rows))
 
 
 class RowPlan:
@@ -79,14 +84,18 @@ class Passes(RowPlan):
         super().__init__(b.kernel)
         self.b, self.kernel = b, b.kernel
         self.count = 1 + max(self.stage.values(), default=0)
-        self.saved = self.kept(self.waiting)
-        self.folded = self.kept(n for n in self.operands if n not in self.saved)
+        self.saved = self.kept(self.waiting, product(self.inner))
+        self.folded = self.waits([n for n in self.operands if n not in self.saved])
         self.folded |= {n: self.saved[n] for n in self.operands if n in self.saved}
 
-    def kept(self, nodes: Iterable[Node]) -> dict[Node, Buffer]:
-        """Workspace for a row of each node."""
+    def waits(self, nodes: list[Node]) -> dict[Node, Buffer]:
+        """Workspace for what is to be folded."""
+        return self.kept(nodes, product(self.inner))
+
+    def kept(self, nodes: Iterable[Node], size: Dim) -> dict[Node, Buffer]:
+        """Workspace for so many elements of each node."""
         private = any(rows != 1 for rows in self.kernel.rows)
-        return {node: self.b.workspace(node, product(self.inner), private) for node in nodes}
+        return {node: self.b.workspace(node, size, private) for node in nodes}
 
     def loops(self, row: Index) -> Stmts:
         """All passes along a row."""
@@ -105,6 +114,29 @@ class Passes(RowPlan):
         """What is done along a row, `folds` among it or not, in vectors."""
         return vectors(self.inner, straight, walk, prefix)
 
+    def folding(
+        self, number: int, along: list[Node], folds: list[Node], row: Index, direct: bool
+    ) -> Stmts:
+        """The loops of a pass: what is computed along a row, and what is folded."""
+
+        def walk(index: Index) -> Stmts:
+            place = ravel(index, self.inner)
+            return self.walk(number, along, folds, (*row, *index), place, place)
+
+        out = self.over(walk, self.straight, f"c{number}", direct)
+        return out if direct or not folds else (*out, *self.gathered(number, folds))
+
+    def gathered(self, number: int, folds: list[Node], shape: Index | None = None) -> Stmts:
+        """What waits in workspace folded, a row or, of a `shape`, a block of it."""
+
+        def gather(index: Index) -> Stmts:
+            place = ravel(index, shape or self.inner)
+            return tuple(self.fold(f, Load(self.folded[f.inputs[0]], place)) for f in folds)
+
+        if shape is not None:
+            return vectors(shape, True, gather, f"f{number}")
+        return self.over(gather, True, f"f{number}", True)
+
     def one(self, number: int, row: Index) -> list[Stmt]:
         """One pass along a row, then the scalars that follow from its folds."""
         b = self.b
@@ -112,19 +144,8 @@ class Passes(RowPlan):
         folds = [n for n in mine if _is_fold(n)]
         along = [n for n in self.along if self.stage[n] == number and self.inner]
         out: list[Stmt] = [self.begin(n) for n in folds]
-
-        def walk(index: Index) -> Stmts:
-            return self.walk(number, along, folds, (*row, *index), ravel(index, self.inner))
-
-        def gather(index: Index) -> Stmts:
-            place = ravel(index, self.inner)
-            return tuple(self.fold(f, Load(self.folded[f.inputs[0]], place)) for f in folds)
-
         if along or folds:
-            direct = bool(folds) and not self.folded
-            out += self.over(walk, self.straight, f"c{number}", direct)
-        if folds and self.folded:
-            out += self.over(gather, True, f"f{number}", True)
+            out += self.folding(number, along, folds, row, bool(folds) and not self.folded)
         for fold in folds:
             out += self.total(fold)
             b.values[fold] = Get(b.local(fold, False))
@@ -132,9 +153,17 @@ class Passes(RowPlan):
         return [*out, *b.compute(scalars, row, False), *b.store([*folds, *scalars], row)]
 
     def walk(
-        self, number: int, along: list[Node], folds: list[Node], index: Index, place: Dim
+        self,
+        number: int,
+        along: list[Node],
+        folds: list[Node],
+        index: Index,
+        place: Dim,
+        near: Dim,
     ) -> Stmts:
-        """What a pass does at an index, which is at `place` of its row."""
+        """What a pass does at an index, which is at `place` of its row, and `near` of what is
+        folded at a time.
+        """
         b = self.b
         for node, buffer in self.saved.items():
             if self.stage[node] < number:
@@ -145,20 +174,81 @@ class Passes(RowPlan):
             if cell is not None and b.values[node] != Get(cell):
                 out.append(Set(cell, (), b.values[node]))
                 b.values[node] = Get(cell)
-        kept = {n: self.saved[n] for n in along if n in self.saved}
+        kept = {n: (self.saved[n], place) for n in along if n in self.saved}
         for fold in folds:
             x = fold.inputs[0]
             if x in self.folded:
-                kept[x] = self.folded[x]
+                kept.setdefault(x, (self.folded[x], near))
             else:
                 out.append(self.fold(fold, b.reader(x)(index)))
-        out += [Store(buffer, place, b.reader(n)(index)) for n, buffer in kept.items()]
+        out += [Store(buffer, at, b.reader(n)(index)) for n, (buffer, at) in kept.items()]
         return (*out, *b.store(along, index))
 
     def fold(self, fold: Node, value: Value) -> Stmt:
         """One more value folded into its lane."""
         cell = self.b.local(fold, True)
         return Set(cell, (), _combine(fold, Get(cell), value))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A row of several axes by blocks: `count` at a time of the axis `lead`, its first that is more
+    than 1; 0 where lanes come out right as it lies.
+    """
+
+    lead: int
+    count: int
+
+    @staticmethod
+    def of(inner: Index) -> _Rows | None:
+        """The blocks, each a multiple of LANES elements; None where a row is about one of them."""
+        wide = [i for i, d in enumerate(inner) if d != 1]
+        size = product(inner[wide[0] + 1 :])
+        if divide(inner[wide[-1]], LANES) is not None:
+            return _Rows(wide[0], 0)
+        count = LANES
+        if isinstance(size, int):
+            least = LANES // gcd(size, LANES)
+            count = least * -(-BLOCK // (least * size))
+        return None if at_most(inner[wide[0]], count) else _Rows(wide[0], count)
+
+
+class BlockPasses(Passes):
+    """Passes in which what would wait in workspace to be folded waits by blocks, or not at all.
+
+    Every element has the lane that it has in the whole row, and those of a lane their order.
+    """
+
+    def waits(self, nodes: list[Node]) -> dict[Node, Buffer]:
+        """Workspace for a block."""
+        self.rows = _Rows.of(self.inner) if nodes and nodes == self.operands else None
+        if self.rows is None:
+            return super().waits(nodes)
+        count, lead = self.rows.count, self.rows.lead
+        return self.kept(nodes, count * product(self.inner[lead + 1 :])) if count else {}
+
+    def folding(
+        self, number: int, along: list[Node], folds: list[Node], row: Index, direct: bool
+    ) -> Stmts:
+        """Block by block what is computed, then folded."""
+        if self.rows is None or direct or not folds:
+            return super().folding(number, along, folds, row, direct)
+        lead, count = self.rows.lead, self.rows.count
+
+        def some(start: Dim, count: Dim) -> Stmts:
+            shape = (*self.inner[:lead], count, *self.inner[lead + 1 :])
+
+            def walk(index: Index) -> Stmts:
+                at = (*index[:lead], start + index[lead], *index[lead + 1 :])
+                places = ravel(at, self.inner), ravel(index, shape)
+                return self.walk(number, along, folds, (*row, *at), *places)
+
+            computed = vectors(shape, False, walk, f"c{number}")
+            return (*computed, *self.gathered(number, folds, shape))
+
+        whole, rest = self.inner[lead] // count, self.inner[lead] % count
+        blocks = Loop("b'", whole, some(Size.symbol("b'") * count, count))
+        return (blocks, *(some(whole * count, rest) if rest != 0 else ()))
 
 
 def _stages(kernel: Kernel, along: set[Node]) -> dict[Node, int]:
