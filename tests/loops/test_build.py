@@ -21,6 +21,7 @@ from chainrule.ir.size import evaluate as number_of
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
 from chainrule.loops.interpret import interpret
+from chainrule.loops.walk import stored_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
@@ -247,3 +248,13 @@ def test_sizes_of_a_program_are_those_it_needs() -> None:
     (built,) = build_kernels(fuse(graph), host_target())
     assert built.program.sizes == ("n",)
     assert built.program.buffers[0].size == 3 * Size.symbol("n")
+
+
+def test_workspace_that_nothing_is_written_to_is_not_there() -> None:
+    """Whole sixteens of images leave padding out: it is not laid down beside them."""
+    x, k = cr.input("x", (16, 5, 7, 9)), cr.input("k", (6, 5, 3, 3))
+    kernels = fuse(run_passes(Graph((cr.conv(x, k, padding=1).node,)), PASSES)[0])
+    for built in build_kernels(kernels, host_target()):
+        written = stored_buffers(built.program.body)
+        assert built.scratch and all(b in written for b in built.scratch)
+        assert set(built.scratch) <= set(built.program.buffers)
