@@ -14,6 +14,7 @@ from chainrule.driver import leaves_of
 from chainrule.driver.lower import PASSES
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
+from chainrule.ir.loop import Local
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import Size
@@ -21,9 +22,11 @@ from chainrule.ir.size import evaluate as number_of
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
 from chainrule.loops.interpret import interpret
+from chainrule.loops.walk import statements
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
+from chainrule.target import target
 
 Array = np.ndarray[Any, Any]
 
@@ -246,3 +249,14 @@ def test_sizes_of_a_program_are_those_it_needs() -> None:
     (built,) = build_kernels(fuse(graph), host_target())
     assert built.program.sizes == ("n",)
     assert built.program.buffers[0].size == 3 * Size.symbol("n")
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(256, 2), (64, 2), (240, 3), (272, 3), (1024, 3)])
+def test_few_panels_are_as_wide_as_parts_can_share_them(columns: int, wide: int) -> None:
+    """Of 16 vectors in panels of 3 one part would have 9 and the other 6, and one is left over."""
+    a, b = cr.input("a", ("n", 1024)), cr.input("b", (1024, columns))
+    kernels = fuse(run_passes(Graph(((a @ b).node,)), PASSES)[0])
+    (built,) = build_kernels(kernels, target("x86-64-v4"))
+    body = statements(built.program.body)
+    tiles = {s.shape for s in body if isinstance(s, Local) and s.name == "acc"}
+    assert max(w for rows, w in tiles if rows > 1) == wide

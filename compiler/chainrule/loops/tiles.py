@@ -27,6 +27,8 @@ EPILOGUE_OPERATIONS = 640
 SET_SPAN = 4096
 #: rows that share a set: a tile has no more of those than a set has lines, and more vectors instead
 SET_LINES, BESIDE = 8, 3
+#: vectors of a row that make few panels
+FEW_VECTORS = 16
 
 _M, _N, _K = (Size.symbol(f"{name}'") for name in "mnk")
 
@@ -163,8 +165,16 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
     beside = width == 1 and c.height is None and shares_a_set(c)
-    best = BESIDE if beside else best_vectors(c.n, width)
+    best = BESIDE if beside and not _leaves_one(c.n) else best_vectors(c.n, width)
     return width, available, min(available, c.choice.vectors or best)
+
+
+def _leaves_one(n: Dim) -> bool:
+    """Whether panels of BESIDE vectors would be few, with one vector left over, and those of two
+    would leave none: parts share such evenly.
+    """
+    vectors = -(-n // LANES) if isinstance(n, int) else 0
+    return vectors <= FEW_VECTORS and vectors % BESIDE == 1 and vectors % 2 == 0
 
 
 def shares_a_set(c: Contraction) -> bool:
