@@ -38,7 +38,7 @@ def padded(n: Dim) -> Dim:
 
 
 def together(
-    c: Contraction, rows: Rows, split: bool, span: int, whole: bool
+    c: Contraction, rows: Rows, split: bool, span: Dim, whole: bool
 ) -> tuple[Contraction, Stmts]:
     """A product that reads a's rows where they were copied together, and the loops that copy: with
     `whole`, all of a line before the next.
