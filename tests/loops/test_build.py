@@ -145,9 +145,9 @@ BLOCKED = {f"contract.{name}": 1 for name in ("NEAR_BYTES", "BLOCKED_ROWS", "BLO
         {"tiles.CHAINS": 16},
         {"contract.NEAR_BYTES": 8},
         {**BLOCKED, "contract.BLOCKED_ROWS": 24},
-        {**BLOCKED, "contract.STRETCH": 7},
-        {**BLOCKED, "contract.STRETCH": 28, "contract.BLOCK_BYTES": 2**12},
-        {**BLOCKED, "contract.STRETCH": 7, "contract.WHOLE_BYTES": 1},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.LONGEST": 1},
+        {**BLOCKED, "contract.STRETCH": 28, "contract.LONGEST": 1, "contract.BLOCK_BYTES": 2**12},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.LONGEST": 1, "contract.WHOLE_BYTES": 1},
         {**BLOCKED, "contract.STRETCH": 28, "contract.WHOLE_BYTES": 1},
     ],
 )
@@ -194,6 +194,18 @@ def test_a_weights_gradient_over_some_stretches(batch: str | int, threads: int) 
         patch.setenv("CHAINRULE_CACHE", "0")
         several = cr.compile(gradient, threads=threads)(**fed)
     np.testing.assert_array_equal(found, several)
+
+
+@pytest.mark.parametrize("terms", [384, 385, 512, 513])
+def test_a_layer_of_some_hundred_terms(terms: int) -> None:
+    """In one stretch or in two, from rows that lie a multiple of 2 KB apart or do not."""
+    x, w = cr.input("x", ("n", terms)), cr.parameter("w", (100, terms))
+    rng = np.random.default_rng(11)
+    fed = {"x": rng.standard_normal((61, terms)), "w": rng.standard_normal((100, terms))}
+    fed = {name: a.astype(np.float32) for name, a in fed.items()}
+    found = cr.compile(x @ w.T)(**fed)
+    # sums of some hundred products of about 1, each rounded to 2**-24
+    np.testing.assert_allclose(found, fed["x"].astype(float) @ fed["w"].T, atol=1e-2)
 
 
 def test_a_packed_factor_for_few_rows_has_room() -> None:

@@ -23,9 +23,10 @@ TALLEST = 14
 #: operations of epilogue code in one tile; where it would have more, the tile is laid down in
 #: workspace and loops over its rows and vectors take it from there
 EPILOGUE_OPERATIONS = 640
-#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
-SET_SPAN = 4096
-#: rows that share a set: a tile has no more of those than a set has lines, and more vectors instead
+#: bytes after which lines share a set of the nearest cache again, whatever its size: a page; and
+#: those that rows of a tile may not lie apart a multiple of
+SET_SPAN, ROW_SPAN = 4096, 2048
+#: rows that share sets: a tile has no more of those than a set has lines, and more vectors instead
 SET_LINES, BESIDE = 8, 3
 #: vectors of a row that make few panels
 FEW_VECTORS = 16
@@ -178,11 +179,11 @@ def _leaves_one(n: Dim) -> bool:
 
 
 def shares_a_set(c: Contraction) -> bool:
-    """Whether neighbouring rows of a lie a multiple of SET_SPAN bytes apart."""
+    """Whether neighbouring rows of a lie a multiple of ROW_SPAN bytes apart."""
     loads = (v for v in postorder(c.a(_M, _K)) if isinstance(v, Load))
     slopes = ((coefficient(v.offset, "m'"), v.dtype.itemsize) for v in loads)
     apart = (slope[0] * size for slope, size in slopes if slope is not None and slope[0] != 0)
-    return any(isinstance(each, int) and each % SET_SPAN == 0 for each in apart)
+    return any(isinstance(each, int) and each % ROW_SPAN == 0 for each in apart)
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
