@@ -175,6 +175,20 @@ def test_a_sum_of_no_terms_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(cr.compile(a.T @ a)(**feeds), np.zeros((70, 70)))
 
 
+def test_a_sum_over_several_axes_one_of_nothing_is_0() -> None:
+    """Known to be nothing, it is no run of places, of which one could be told by dividing."""
+    x = cr.input("x", (0, 64, 2, 48))
+    at = cr.input("at", (0, 64, 2), dtype="int32")
+    table = cr.input("table", (100, 48))
+    z = cr.tanh(cr.take(table, at)) @ table.T
+    (slope,) = cr.vjp([z], [table], [cr.input("d", z.shape)])
+    feeds = {"at": np.zeros((0, 64, 2), np.int32), "table": np.ones((100, 48), np.float32)}
+    got = cr.compile(slope)(d=np.zeros((0, 64, 2, 100), np.float32), **feeds)
+    np.testing.assert_array_equal(got, np.zeros((100, 48)))
+    sums = cr.compile(cr.einsum("abcd,abce->de", x, x))
+    np.testing.assert_array_equal(sums(x=np.zeros((0, 64, 2, 48), np.float32)), np.zeros((48, 48)))
+
+
 @pytest.mark.parametrize("batch", ["n", 50])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_weights_gradient_over_some_stretches(batch: str | int, threads: int) -> None:
