@@ -470,7 +470,7 @@ def test_positions_read_in_a_step_are_tested(backend: str) -> None:
     feeds = fed(table)
     got = fn(**feeds, at=[3, 0, 3])
     np.testing.assert_allclose(got[0], 2 * feeds["table"][3] + feeds["table"][0])
-    with pytest.raises(cr.errors.FeedError, match=r"position 4|^at holds 4, where only -4 to 3"):
+    with pytest.raises(cr.errors.FeedError, match=r"^at holds 4, where only -4 to 3"):
         fn(**feeds, at=[3, 4])
 
 

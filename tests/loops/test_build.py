@@ -22,7 +22,7 @@ from chainrule.ir.size import evaluate as number_of
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
 from chainrule.loops.interpret import interpret
-from chainrule.loops.walk import statements
+from chainrule.loops.walk import statements, stored_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
@@ -236,6 +236,7 @@ def test_a_packed_factor_for_few_rows_has_room() -> None:
     memory[out] = np.full((5, 70), np.nan, np.float32)
     run(built, kernels, memory, 0)
     want = given[x.node].astype(float) @ given[w.node].T
+    # sums of 900 products of about 1, each rounded to 2**-24
     np.testing.assert_allclose(memory[out].reshape(5, 70), want, atol=1e-2)
 
 
@@ -286,3 +287,13 @@ def test_few_panels_are_as_wide_as_parts_can_share_them(columns: int, wide: int)
     body = statements(built.program.body)
     tiles = {s.shape for s in body if isinstance(s, Local) and s.name == "acc"}
     assert max(w for rows, w in tiles if rows > 1) == wide
+
+
+def test_workspace_that_nothing_is_written_to_is_not_there() -> None:
+    """Whole sixteens of images leave padding out: it is not laid down beside them."""
+    x, k = cr.input("x", (16, 5, 7, 9)), cr.input("k", (6, 5, 3, 3))
+    kernels = fuse(run_passes(Graph((cr.conv(x, k, padding=1).node,)), PASSES)[0])
+    for built in build_kernels(kernels, host_target()):
+        written = stored_buffers(built.program.body)
+        assert built.scratch and all(b in written for b in built.scratch)
+        assert set(built.scratch) <= set(built.program.buffers)

@@ -170,6 +170,10 @@ def test_what_is_not_finite_stays_where_it_is_read() -> None:
     touched = np.zeros(z.shape, bool)
     touched[0, :, 4:7, 5:8] = True
     np.testing.assert_array_equal(np.isfinite(z), ~touched)
+    feeds["k"][5, 3, 0, 1] = np.inf
+    z = cr.compile(three(case, "batch")[0])(**{name: feeds[name] for name in "xkb"})
+    touched[:, 5] = True
+    np.testing.assert_array_equal(np.isfinite(z), ~touched)
 
 
 @pytest.mark.parametrize(

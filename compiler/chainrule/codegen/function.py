@@ -7,6 +7,7 @@ is whole vectors of LANES elements, then one masked vector; it is unrolled where
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from chainrule.codegen.blocks import BlockCode
 from chainrule.codegen.memory import Lanes, first_lanes
@@ -51,15 +52,18 @@ WHOLE = 1 << 16
 SQUARE = "turn."
 
 
-def square_of(dtype: DType) -> Program:
-    """A copy of LANES x LANES elements with columns for rows: columns are so far apart where they
-    come from, and rows where they go.
+@lru_cache(maxsize=16)
+def square_function(dtype: DType, target: Target) -> tuple[str, str, frozenset[str]]:
+    """The function that copies LANES x LANES elements with columns for rows, columns so far apart
+    where they come from and rows where they go: its name, text and the declarations it needs.
     """
     i, j, across, down = (Size.symbol(name) for name in ("i'", "j'", "across", "down"))
     read, written = Buffer("from", dtype, 0), Buffer("to", dtype, 0)
     copy = Store(written, i * down + j, Load(read, i + j * across))
     body = (Loop("j'", LANES, (Loop("i'", LANES, (copy,), "unroll"),), "vector"),)
-    return Program(f"{SQUARE}{dtype}", (read, written), ("across", "down"), body)
+    program = Program(f"{SQUARE}{dtype}", (read, written), ("across", "down"), body)
+    text, needed = emit_function(program, program.name, target)
+    return program.name, text, frozenset(needed)
 
 
 def emit_function(
@@ -187,12 +191,11 @@ class Emitter(ValueCode):
         if square is None:
             return False
         load, store, across, down = square
-        program = square_of(load.dtype)
-        text, needed = emit_function(program, program.name, self.target)
+        name, text, needed = square_function(load.dtype, self.target)
         self.builder.declarations |= {text, *needed}
         given = [f"ptr {self.address.pointer(s.buffer, s.offset)}" for s in (load, store)]
         given += [f"i64 {self.address.number(by)}" for by in (across, down)]
-        self.builder.effect(f"call i32 @{program.name}({', '.join(given)})")
+        self.builder.effect(f"call i32 @{name}({', '.join(given)})")
         self.memory.written([store.buffer])
         return True
 

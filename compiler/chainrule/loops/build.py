@@ -17,7 +17,7 @@ from chainrule.loops.maps import check_loops, copy_loops, map_loops, own_loops, 
 from chainrule.loops.outside import Outside, outside_product
 from chainrule.loops.products import product_loops
 from chainrule.loops.threads import THREAD_FORMS
-from chainrule.loops.walk import symbols_in
+from chainrule.loops.walk import stored_buffers, symbols_in
 from chainrule.records import dataclass
 from chainrule.schedule.kernel import Form, Kernel, identity
 from chainrule.target import Target
@@ -85,8 +85,9 @@ def build_kernel(kernel: Kernel, name: str, target: Target, choice: Choice = BY_
     form = _FORMS[kernel.form](builder)
     body = (*builder.locals.values(), *form)
     memory, lasting = (*builder.buffers.values(),), (*builder.lasting,)
-    program = _program(name, (*memory, *builder.scratch, *lasting), body)
-    scratch = tuple(builder.scratch)
+    written = stored_buffers(body)  # of what was asked for, some ways of a product write nothing
+    scratch = tuple(b for b in builder.scratch if b in written)
+    program = _program(name, (*memory, *scratch, *lasting), body)
     built = Built(program, builder.memory, scratch, lasting, rows=builder.free_rows)
     if not builder.once:
         return built

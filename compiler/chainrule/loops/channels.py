@@ -11,6 +11,7 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.layout import is_view
+from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import by_one
 from chainrule.ops.layout import unravel
 from chainrule.ops.padding import Padded
@@ -70,14 +71,11 @@ def lay(b: Builder, image: Image, at: Dim, private: bool) -> tuple[Buffer, Stmts
     around = by_one(around) if split and around else around
     beside = zeros(start + _M * wide + width, wide - width)
     if width % LANES == 0 or width == wide:
-        turn = _turned(
-            b,
-            image,
-            at,
-            lambda place: start + place + place // width * (wide - width),
-            memory,
-            split,
-        )
+
+        def in_room(place: Dim) -> Dim:
+            return start + place + place // width * (wide - width)
+
+        turn = _turned(b, image, at, in_room, memory, split)
         besides = (Loop("m'", rows, beside, split=split),) if beside else ()
         return memory, (*turn, *besides, *around)
     flat = b.workspace(image.node, c * rows * width, private)
@@ -94,22 +92,19 @@ def _turned(
     """An image with its channels side by side: squares of LANES are turned in registers. `placed`
     says where an element of it goes.
     """
-    read, c, size = b.reader(image.node), image.channels, image.size
+    read, c = b.reader(image.node), image.channels
 
     def element(channel: Dim, place: Dim) -> Value:
         if is_view(image.node):
             return read((at, channel, *unravel(place, image.extents)))
         return read((at, channel, *(0 for _ in image.extents[1:]), place))
 
-    def square(first: Dim, lanes: int, start: Dim, count: int) -> Stmts:
-        channel = first + _J
-        store = Store(to, (placed(start) + _I) * c + channel, element(channel, start + _I))
-        return (Loop("j'", lanes, (Loop("i'", count, (store,), "unroll"),), "vector"),)
-
     def places(first: Dim, lanes: int) -> Stmts:
-        whole = Loop("n'", size // LANES, square(first, lanes, _N * LANES, LANES))
-        rest = size % LANES
-        return (whole, *(square(first, lanes, size - rest, rest) if rest else ()))
+        def square(start: Dim, count: int) -> Stmts:
+            to_place = Load(to, (placed(start) + _I) * c + first + _J)
+            return (square_of(to_place, element(first + _J, start + _I), lanes, count),)
+
+        return in_squares(image.size, square, False)
 
     body: Stmts = (Loop("m'", c // LANES, places(_M * LANES, LANES), split=split),)
     rest = c % LANES

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from chainrule.ir import provenance
 from chainrule.ir.describe import described
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.node import Node, apply, next_serial, rebuild
+from chainrule.ir.node import Bound, Node, apply, next_serial, rebuild
 from chainrule.ir.size import Dim, substitute
 from chainrule.ir.types import TensorType
 from chainrule.ops.source import Leaf
@@ -66,6 +66,20 @@ class Body:
         names = [provenance.user_name_of(n) for n in self.leaves if n.type.dtype.is_integer]
         counts = [len(part) for part in (self.carries, self.slices, self.constants, self.ys)]
         return text and hashlib.sha256(f"{counts} {names}\n{text}".encode()).hexdigest()
+
+    @cached_property
+    def positions(self) -> tuple[tuple[int, Bound], ...]:
+        """The leaves, by number, that are slices of stacks and read at just as they are given, with
+        their bounds.
+        """
+        first = len(self.carries)
+        numbers = {leaf: first + i for i, leaf in enumerate(self.slices)}
+        read = [
+            (node.inputs[operand], bound)
+            for node in walk(self.roots)
+            for operand, bound in node.op.bounds(*[i.type for i in node.inputs])
+        ]
+        return tuple(dict.fromkeys((numbers[n], bound) for n, bound in read if n in numbers))
 
     def with_graph(self, graph: Graph) -> Body:
         """The body that computes the same by another graph; what that does not update, stays."""

@@ -92,6 +92,12 @@ def copy(x: Node) -> Node:
     return apply(Cast(x.type.dtype), x)
 
 
+def original(x: Node) -> Node:
+    """What a node is a copy of, or the node."""
+    is_copy = isinstance(x.op, Cast) and x.inputs[0].type == x.type
+    return x.inputs[0] if is_copy else x
+
+
 def broadcast_shapes(
     shapes: Sequence[Shape], fn: str = "broadcast", nodes: Sequence[Node] = ()
 ) -> Shape:

@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.errors import FeedError, ShapeError
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph, walk
-from chainrule.ir.node import Array, Node, Op, Pullback, Sample, within
+from chainrule.ir.node import Array, Bound, Node, Op, Pullback, Sample, within
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, known, substitute
 from chainrule.ir.size import evaluate as number_of
@@ -65,6 +65,9 @@ class Scan(Op):
     def stack_of(self, row: TensorType) -> TensorType:
         """The type of a stack of one row a step."""
         return row.with_shape((self.length, *row.shape))
+
+    def bounds(self, *inputs: TensorType) -> tuple[tuple[int, Bound], ...]:
+        return self.body_of_step.positions
 
     def bodies(self) -> tuple[Graph, ...]:
         return (self.body_of_step.graph,)

@@ -21,16 +21,7 @@ from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
-from chainrule.schedule.kernel import (
-    Chain,
-    Form,
-    Kernel,
-    Test,
-    bytes_of,
-    every,
-    positions_given,
-    positions_of,
-)
+from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
@@ -287,7 +278,9 @@ def _steps(loop: Kernel, codes: Iterator[int]) -> list[Kernel]:
     """The kernels that a loop repeats; positions that it is given have been tested before it."""
     op = loop.anchor.op
     assert isinstance(op, Scan)
-    return fuse(_step(loop), codes=codes, tested=positions_given(op))
+    body = op.body_of_step
+    tested = [(body.leaves[number], bound) for number, bound in body.positions]
+    return fuse(_step(loop), codes=codes, tested=tested)
 
 
 def _repeated(loop: Kernel) -> None:

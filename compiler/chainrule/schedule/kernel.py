@@ -11,8 +11,7 @@ from chainrule.ir.graph import walk
 from chainrule.ir.node import Bound, Node
 from chainrule.ir.size import Dim, Shape, product
 from chainrule.ir.types import TensorType
-from chainrule.ops.cast import Cast
-from chainrule.ops.scan import Scan
+from chainrule.ops.build import original
 from chainrule.records import dataclass
 
 
@@ -145,31 +144,9 @@ def _bytes(of: TensorType) -> Dim:
 
 
 def positions_of(node: Node) -> list[tuple[Node, Bound]]:
-    """The positions that a node reads at, and the bound within which each must have been tested; of
-    a loop those that it is given for its steps.
-    """
-    if isinstance(node.op, Scan):
-        given = _given(node, node.op)
-        return list({(given[leaf], bound): None for leaf, bound in positions_given(node.op)})
+    """The positions that a node reads at, and the bound within which each must have been tested."""
     pairs = node.op.bounds(*[i.type for i in node.inputs])
-    return [(node.inputs[operand], bound) for operand, bound in pairs]
-
-
-def positions_given(op: Scan) -> list[tuple[Node, Bound]]:
-    """What a step reads at just as it is given it, a slice of a stack, with its bounds."""
-    body = op.body_of_step
-    slices = set(body.slices)
-    return [pair for n in walk(body.roots) for pair in positions_of(n) if pair[0] in slices]
-
-
-def _given(node: Node, op: Scan) -> dict[Node, Node]:
-    """What the leaves of a loop's steps are given; of a copy, what that is of."""
-    given = [n.inputs[0] if _is_copy(n) else n for n in node.inputs]
-    return dict(zip(op.body_of_step.leaves, given, strict=True))
-
-
-def _is_copy(node: Node) -> bool:
-    return isinstance(node.op, Cast) and node.inputs[0].type == node.type
+    return [(original(node.inputs[operand]), bound) for operand, bound in pairs]
 
 
 def identity(kernel: Kernel) -> Hashable:
