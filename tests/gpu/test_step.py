@@ -183,6 +183,25 @@ def test_a_scan_whose_slices_begin_anywhere(kind: str, request: pytest.FixtureRe
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["gpu", "emulator"])
+def test_a_scan_that_looks_its_rows_up(kind: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(kind)
+    at = cr.input("at", (6, "batch"), dtype="int32")
+    e, u = cr.parameter("e", (3, 32)), cr.parameter("u", (32, 20))
+    w, b = cr.parameter("w", (20, 20)), cr.parameter("b", (20,))
+    rows = cr.take(e, at, axis=0) @ u + b
+    start = cr.zeros((at.shape[1], 20))
+    final, ys = cr.scan(lambda h, v: (cr.tanh(h @ w + v), h * 2), start, rows)
+    loss = cr.mean(final**2) + cr.mean(ys**2)
+    rng = np.random.default_rng(1)
+    feeds = {t.name: rng.standard_normal(t.shape, np.float32) / 4 for t in (e, u, w, b)}
+    feeds["at"] = rng.integers(-3, 2, (6, 3)).astype(np.int32)
+    outputs = [ys, final, *cr.grad(loss, [e, u, w, b])]
+    ours, native = (cr.compile(outputs, backend=b)(**feeds) for b in ("cuda", "cpu"))
+    for mine, theirs in zip(ours, native, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_model_fits(data: dict[str, np.ndarray], gpu: Any) -> None:
     def fitted(backend: str) -> np.ndarray:
         net = cr.nn.Sequential([cr.nn.Dense(8, "relu"), cr.nn.BatchNorm(), cr.nn.Dense(CLASSES)])

@@ -14,6 +14,7 @@ from chainrule.driver import leaves_of
 from chainrule.driver.lower import PASSES
 from chainrule.ir.evaluate import evaluate
 from chainrule.ir.graph import Graph
+from chainrule.ir.loop import Local
 from chainrule.ir.node import Node
 from chainrule.ir.passes import run_passes
 from chainrule.ir.size import Size
@@ -21,10 +22,11 @@ from chainrule.ir.size import evaluate as number_of
 from chainrule.loops.build import Built, build_kernels
 from chainrule.loops.choice import Choice
 from chainrule.loops.interpret import interpret
-from chainrule.loops.walk import stored_buffers
+from chainrule.loops.walk import statements, stored_buffers
 from chainrule.schedule.fuse import fuse
 from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import storage
+from chainrule.target import target
 
 Array = np.ndarray[Any, Any]
 
@@ -143,9 +145,9 @@ BLOCKED = {f"contract.{name}": 1 for name in ("NEAR_BYTES", "BLOCKED_ROWS", "BLO
         {"tiles.CHAINS": 16},
         {"contract.NEAR_BYTES": 8},
         {**BLOCKED, "contract.BLOCKED_ROWS": 24},
-        {**BLOCKED, "contract.STRETCH": 7},
-        {**BLOCKED, "contract.STRETCH": 28, "contract.BLOCK_BYTES": 2**12},
-        {**BLOCKED, "contract.STRETCH": 7, "contract.WHOLE_BYTES": 1},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.LONGEST": 1},
+        {**BLOCKED, "contract.STRETCH": 28, "contract.LONGEST": 1, "contract.BLOCK_BYTES": 2**12},
+        {**BLOCKED, "contract.STRETCH": 7, "contract.LONGEST": 1, "contract.WHOLE_BYTES": 1},
         {**BLOCKED, "contract.STRETCH": 28, "contract.WHOLE_BYTES": 1},
     ],
 )
@@ -173,6 +175,20 @@ def test_a_sum_of_no_terms_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(cr.compile(a.T @ a)(**feeds), np.zeros((70, 70)))
 
 
+def test_a_sum_over_several_axes_one_of_nothing_is_0() -> None:
+    """Known to be nothing, it is no run of places, of which one could be told by dividing."""
+    x = cr.input("x", (0, 64, 2, 48))
+    at = cr.input("at", (0, 64, 2), dtype="int32")
+    table = cr.input("table", (100, 48))
+    z = cr.tanh(cr.take(table, at, axis=0)) @ table.T
+    (slope,) = cr.vjp([z], [table], [cr.input("d", z.shape)])
+    feeds = {"at": np.zeros((0, 64, 2), np.int32), "table": np.ones((100, 48), np.float32)}
+    got = cr.compile(slope)(d=np.zeros((0, 64, 2, 100), np.float32), **feeds)
+    np.testing.assert_array_equal(got, np.zeros((100, 48)))
+    sums = cr.compile(cr.einsum("abcd,abce->de", x, x))
+    np.testing.assert_array_equal(sums(x=np.zeros((0, 64, 2, 48), np.float32)), np.zeros((48, 48)))
+
+
 @pytest.mark.parametrize("batch", ["n", 50])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_weights_gradient_over_some_stretches(batch: str | int, threads: int) -> None:
@@ -192,6 +208,18 @@ def test_a_weights_gradient_over_some_stretches(batch: str | int, threads: int) 
         patch.setenv("CHAINRULE_CACHE", "0")
         several = cr.compile(gradient, threads=threads)(**fed)
     np.testing.assert_array_equal(found, several)
+
+
+@pytest.mark.parametrize("terms", [384, 385, 512, 513])
+def test_a_layer_of_some_hundred_terms(terms: int) -> None:
+    """In one stretch or in two, from rows that lie a multiple of 2 KB apart or do not."""
+    x, w = cr.input("x", ("n", terms)), cr.parameter("w", (100, terms))
+    rng = np.random.default_rng(11)
+    fed = {"x": rng.standard_normal((61, terms)), "w": rng.standard_normal((100, terms))}
+    fed = {name: a.astype(np.float32) for name, a in fed.items()}
+    found = cr.compile(x @ w.T)(**fed)
+    # sums of some hundred products of about 1, each rounded to 2**-24
+    np.testing.assert_allclose(found, fed["x"].astype(float) @ fed["w"].T, atol=1e-2)
 
 
 def test_a_packed_factor_for_few_rows_has_room() -> None:
@@ -248,6 +276,17 @@ def test_sizes_of_a_program_are_those_it_needs() -> None:
     (built,) = build_kernels(fuse(graph), host_target())
     assert built.program.sizes == ("n",)
     assert built.program.buffers[0].size == 3 * Size.symbol("n")
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(256, 2), (64, 2), (240, 3), (272, 3), (1024, 3)])
+def test_few_panels_are_as_wide_as_parts_can_share_them(columns: int, wide: int) -> None:
+    """Of 16 vectors in panels of 3 one part would have 9 and the other 6, and one is left over."""
+    a, b = cr.input("a", ("n", 1024)), cr.input("b", (1024, columns))
+    kernels = fuse(run_passes(Graph(((a @ b).node,)), PASSES)[0])
+    (built,) = build_kernels(kernels, target("x86-64-v4"))
+    body = statements(built.program.body)
+    tiles = {s.shape for s in body if isinstance(s, Local) and s.name == "acc"}
+    assert max(w for rows, w in tiles if rows > 1) == wide
 
 
 def test_workspace_that_nothing_is_written_to_is_not_there() -> None:

@@ -121,6 +121,17 @@ def test_a_batch_of_known_size(batch: int) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("batch", ["batch", 0])
+def test_a_batch_of_nothing(batch: int | str) -> None:
+    """Its sums are 0: a kernel's gradient is what follows it alone."""
+    case = (0, 16, 16, (10, 9), 1)
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
+    z, dx, dk = cr.compile(three(case, batch), threads=2)(**feeds)
+    assert z.shape == dx.shape == (0, 16, 10, 9)
+    np.testing.assert_array_equal(dk, -feeds["k"])
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c[1] != 17], ids=str)
 def test_rounding_is_that_of_sums(case: Any) -> None:
     """Against float64: a few roundings of the largest of the sums' terms, as of plain sums."""

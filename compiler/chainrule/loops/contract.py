@@ -62,6 +62,8 @@ GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
 #: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
 #: which stay in the second
 STRETCH, BLOCK_BYTES = 384, 2**19
+#: sums of so many terms, if that is known, are one stretch
+LONGEST = 512
 #: the same bytes where all rows may be one block: of a first factor that lies across its sums, so
 #: that it is copied in the order in which it lies
 WHOLE_BYTES = 3 * 2**19
@@ -199,12 +201,13 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     """
     sums, between = c.sums, (Barrier(),) if split else ()
     assert sums is not None
-    once = isinstance(c.k, int) and c.k <= STRETCH and _is_light(c)
+    alone = isinstance(c.k, int) and c.k <= LONGEST
+    once = alone and _is_light(c)
     size = _block_rows(c, target)
     blocks, of_all = _named("blocks'", (c.m + size - 1) // size)
     # one at least, as a sum of no terms is 0
-    needed = max(1, -(-c.k // STRETCH)) if isinstance(c.k, int) else c.k // STRETCH + 1
-    count, stretches = _named("stretches'", needed)
+    needed = -(-c.k // STRETCH) if isinstance(c.k, int) else c.k // STRETCH + 1
+    count, stretches = _named("stretches'", 1 if alone else needed)
     top, rows, of_block = _cut("top'", "rows'", c.m, _height(c, target), _T, blocks)
     first, terms, of_stretch = _cut("first'", "terms'", c.k, LANES, _S, count)
     begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
@@ -294,7 +297,7 @@ def _is_whole(c: Contraction, target: Target) -> bool:
     """
     if not isinstance(c.m, int) or not isinstance(c.n, int) or lies_along(c.a(_M, _K)):
         return False
-    long = c.k > STRETCH if isinstance(c.k, int) else _reaches(c.k, LANES) == 1
+    long = c.k > LONGEST if isinstance(c.k, int) else _reaches(c.k, LANES) == 1
     rows = c.m + _height(c, target)
     return long and rows * (STRETCH + c.n) * c.dtype.itemsize <= WHOLE_BYTES
 
@@ -307,7 +310,9 @@ def _is_one_block(c: Contraction, target: Target) -> bool:
 def _most_terms(c: Contraction) -> int:
     """Terms that a stretch has at most: the last has what is left over, too."""
     most = -(-STRETCH // LANES) * LANES + LANES
-    return min(c.k, most) if isinstance(c.k, int) else most
+    if not isinstance(c.k, int):
+        return most
+    return c.k if c.k <= LONGEST else min(c.k, most)
 
 
 def _panel(c: Contraction) -> int:

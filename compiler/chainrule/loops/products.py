@@ -73,7 +73,7 @@ def product_loops(b: Builder) -> Stmts:
     if stands_abreast(b):
         return abreast_loops(b, maps)
     layout = ContractLayout.of(b.kernel)
-    if layout is None:
+    if layout is None or 0 in layout.sizes.values():  # nothing is shared out, or copied
         return plain_product(b)
     winograd = Winograd.of(b, layout)
     if winograd is not None:
@@ -280,7 +280,7 @@ def _in_steps(
 
 
 def plain_product(b: Builder) -> Stmts:
-    """A product whose axes no template takes: one sum of products an element."""
+    """A product whose axes no template takes, or of nothing: one sum of products an element."""
     node, rest = b.kernel.anchor, b.kernel.nodes[1:]
     op, dtype = node.op, node.type.dtype
     assert isinstance(op, Contract)

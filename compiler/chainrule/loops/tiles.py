@@ -23,10 +23,13 @@ TALLEST = 14
 #: operations of epilogue code in one tile; where it would have more, the tile is laid down in
 #: workspace and loops over its rows and vectors take it from there
 EPILOGUE_OPERATIONS = 640
-#: bytes after which lines share a set of the nearest cache again, whatever its size: a page
-SET_SPAN = 4096
-#: rows that share a set: a tile has no more of those than a set has lines, and more vectors instead
+#: bytes after which lines share a set of the nearest cache again, whatever its size: a page; and
+#: those that rows of a tile may not lie apart a multiple of
+SET_SPAN, ROW_SPAN = 4096, 2048
+#: rows that share sets: a tile has no more of those than a set has lines, and more vectors instead
 SET_LINES, BESIDE = 8, 3
+#: vectors of a row that make few panels
+FEW_VECTORS = 16
 
 _M, _N, _K = (Size.symbol(f"{name}'") for name in "mnk")
 
@@ -163,16 +166,24 @@ def _wide(c: Contraction, target: Target) -> tuple[int, int, int]:
     width = target.registers_of(c.dtype.itemsize, LANES)
     available = max(1, -(-c.n // LANES)) if isinstance(c.n, int) else 2
     beside = width == 1 and c.height is None and shares_a_set(c)
-    best = BESIDE if beside else best_vectors(c.n, width)
+    best = BESIDE if beside and not _leaves_one(c.n) else best_vectors(c.n, width)
     return width, available, min(available, c.choice.vectors or best)
 
 
+def _leaves_one(n: Dim) -> bool:
+    """Whether panels of BESIDE vectors would be few, with one vector left over, and those of two
+    would leave none: parts share such evenly.
+    """
+    vectors = -(-n // LANES) if isinstance(n, int) else 0
+    return vectors <= FEW_VECTORS and vectors % BESIDE == 1 and vectors % 2 == 0
+
+
 def shares_a_set(c: Contraction) -> bool:
-    """Whether neighbouring rows of a lie a multiple of SET_SPAN bytes apart."""
+    """Whether neighbouring rows of a lie a multiple of ROW_SPAN bytes apart."""
     loads = (v for v in postorder(c.a(_M, _K)) if isinstance(v, Load))
     slopes = ((coefficient(v.offset, "m'"), v.dtype.itemsize) for v in loads)
     apart = (slope[0] * size for slope, size in slopes if slope is not None and slope[0] != 0)
-    return any(isinstance(each, int) and each % SET_SPAN == 0 for each in apart)
+    return any(isinstance(each, int) and each % ROW_SPAN == 0 for each in apart)
 
 
 def _columns(n: Dim, vectors: int) -> Iterator[Columns]:
