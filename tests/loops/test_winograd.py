@@ -13,6 +13,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
+from chainrule.driver import build, leaves_of
+from chainrule.ir.graph import Graph
+from chainrule.ir.size import known
+from chainrule.loops.arithmetic import arithmetic_of
 from chainrule.loops.filtering import A, B, G
 
 Array = np.ndarray[Any, Any]
@@ -87,6 +91,14 @@ def wanted(case: Any, feeds: dict[str, Array]) -> list[Array]:
     return [np.maximum(z + b, 0), dx[(slice(None), slice(None), *inner)] + x, dk - k]
 
 
+def operations(z: cr.Tensor, batch: int) -> int:
+    """The floating-point operations of a kernel that computes this for batches of any size."""
+    graph = Graph((z.node,))
+    made = build(graph, feeds=leaves_of([z.node]), outputs=["z"], threads=1, target=host_target())
+    counts = [arithmetic_of(k.program, {"batch": batch}) for k in made.levels.built]
+    return sum(known(tuple(n for n in counts if n is not None)))
+
+
 def test_the_matrices_are_a_filter() -> None:
     """Three taps over four elements, for all of them: the form is linear in each."""
     for tap, element in np.ndindex(3, 4):
@@ -119,6 +131,23 @@ def test_a_batch_of_known_size(batch: int) -> None:
     results = cr.compile(three(case, batch), threads=2)(**feeds)
     for got, want in zip(results, wanted(case, feeds), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_a_group_for_each_of_a_few_images() -> None:
+    """Sums of a kernel's gradient for groups without an image took longer than the product of one:
+    there are none, and a batch's bits are those of a kernel for batches of that size.
+    """
+    case = (0, 16, 32, (8, 9), 1)
+    rng = np.random.default_rng(SEED)
+    gradient = cr.compile(three(case, "batch")[2], threads=2)
+    done = {n: operations(three(case, "batch")[2], n) for n in (1, 2, 7, 8, 9)}
+    sums = 16 * 16 * 32  # numbers of a group, added to those of the first
+    assert done[2] - done[1] == done[8] - done[7] == done[9] - done[8] + sums
+    for batch in (1, 2, 7, 8, 9):
+        feeds = numbers((batch, *case[1:]), rng.standard_normal)
+        feeds = {name: feeds[name] for name in "xkd"}
+        want = cr.compile(three(case, batch)[2], threads=1)(**feeds)
+        np.testing.assert_array_equal(gradient(**feeds), want)
 
 
 @pytest.mark.parametrize("batch", ["batch", 0])

@@ -11,11 +11,14 @@ from chainrule.ir.loop import (
     Apply,
     Barrier,
     Buffer,
+    Get,
     Let,
     Literal,
     Load,
+    Local,
     Loop,
     Note,
+    Set,
     Store,
     Value,
 )
@@ -26,6 +29,7 @@ from chainrule.loops.builder import Builder
 from chainrule.loops.channels import lay
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.filtering import SUMS, TAPS, A, B, G, multiplied, transposed
+from chainrule.loops.group import least
 from chainrule.loops.layout import ContractLayout
 from chainrule.loops.packing import packed_reader
 from chainrule.loops.parts import split_outermost
@@ -38,7 +42,7 @@ from chainrule.loops.winograd import ROW, Winograd, along, number_of
 MOST_GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 8, 2, 2**22
 #: a place in a tile, and a group of images
 _PLACE, _GROUP = (Size.symbol(f"{name}'") for name in "eg")
-_M, _N = (Size.symbol(f"{name}'") for name in "mn")
+_M, _N, _J = (Size.symbol(f"{name}'") for name in "mnj")
 
 Maps = Callable[[Index, Value], Stmts]
 
@@ -143,16 +147,18 @@ def _z_sums(
 
 def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
     """Images are summed over in groups, whatever the threads: how many there are is a matter of
-    sizes, and so are the sums.
+    sizes, and so are the sums. Of fewer images each is a group: none is empty.
     """
     c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
     images, size = layout.sizes[layout.b[0]], form.places * o * c
-    groups = _groups(images, size)
-    first, last = (images * (_GROUP + i) // groups for i in (0, 1))
+    most = _most_groups(size)
+    groups = _of_any(images, most)
+    first, after = (_most(images * (_GROUP + i) // most, _GROUP + i) for i in (0, 1))
+    last = least(after, images)
     at = Size.symbol("first'") + Size.symbol("a'")
     image, x_laid = lay(b, form.x, at, True)
     slopes, z_laid = lay(b, form.z, at, True)
-    sums = b.workspace(node, groups * size)
+    sums = b.workspace(node, (groups if isinstance(groups, int) else most) * size)
     of_x = b.workspace(node, form.places * form.plane(c), True)
     of_z = b.workspace(node, form.places * form.plane(o), True)
 
@@ -186,28 +192,32 @@ def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stm
     return (body, Barrier(), *_kernel_sums(b, layout, form, groups, sums, maps))
 
 
-def _groups(images: Dim, size: int) -> int:
-    """Into how many groups images go: sums have so many elements."""
+def _most_groups(size: int) -> int:
+    """Into how many groups images go at most: sums have so many elements."""
     groups = MOST_GROUPS
     while groups > FEWEST_GROUPS and groups * size * float32.itemsize > GROUPS_BYTES:
         groups //= 2
-    return min(groups, images) if isinstance(images, int) else groups
+    return groups
+
+
+def _of_any(images: Dim, groups: int) -> Dim:
+    """So many groups, or one for each image; one, of nothing, for none."""
+    if isinstance(images, int):
+        return min(groups, max(images, 1))
+    return least(groups, images) + 1 - least(images, 1)
+
+
+def _most(a: Dim, b: Dim) -> Dim:
+    """The larger of two sizes."""
+    return a + b - least(a, b)
 
 
 def _kernel_sums(
-    b: Builder, layout: ContractLayout, form: Winograd, groups: int, sums: Buffer, maps: Maps
+    b: Builder, layout: ContractLayout, form: Winograd, groups: Dim, sums: Buffer, maps: Maps
 ) -> Stmts:
     """What becomes of Gᵀ s G, where s are the sums of all groups, in the order of the result."""
     c, o, taps = form.x.channels, form.z.channels, TAPS**form.axes
-    size = form.places * o * c
     turned = b.workspace(b.kernel.anchor, o * c * taps)
-
-    def together(channel: Dim) -> Stmts:
-        place = (_PLACE * o + _M) * c + channel
-        value: Value = Load(sums, place)
-        for group in range(1, groups):
-            value = Apply("add", (value, Load(sums, group * size + place)), float32)
-        return (Store(sums, place, value),)
 
     def kernel(channel: Dim) -> Stmts:
         def read(at: tuple[int, ...]) -> Value:
@@ -218,13 +228,31 @@ def _kernel_sums(
 
         return multiplied(transposed(G), form.axes, read, write)
 
-    all_groups = Loop("e'", form.places, along(c, together))
+    all_groups = Loop("e'", form.places, _together(form, groups, sums))
     finish = maps(layout.out(_M, _N), Load(turned, _M * (c * taps) + _N))
     return (
-        Loop("m'", o, (*((all_groups,) if groups > 1 else ()), *along(c, kernel)), split=True),
+        Loop("m'", o, (*((all_groups,) if groups != 1 else ()), *along(c, kernel)), split=True),
         Barrier(),
         Loop("m'", o, (Loop("n'", c * taps, finish, "vector"),), split=True),
     )
+
+
+def _together(form: Winograd, groups: Dim, sums: Buffer) -> Stmts:
+    """The sums of all groups, one after the other, at a place and for a kernel, in the first's."""
+    c, o = form.x.channels, form.z.channels
+    acc = Local("acc", float32, (1,), True)
+
+    def some(channel: Dim, lanes: int) -> Stmts:
+        at = (_PLACE * o + _M) * c + channel
+        more = Load(sums, (_GROUP + 1) * (form.places * o * c) + at)
+        first: Stmts = (Set(acc, (0,), Load(sums, at)),)
+        add: Stmts = (Set(acc, (0,), Apply("add", (Get(acc, (0,)), more), float32)),)
+        keep: Stmts = (Store(sums, at, Get(acc, (0,))),)
+        first, add, keep = ((Loop("j'", lanes, s, "vector"),) for s in (first, add, keep))
+        return (acc, *first, Loop("g'", groups - 1, add), *keep)
+
+    whole = Loop("n'", c // LANES, some(_N * LANES + _J, LANES))
+    return (whole, *(some(c - c % LANES + _J, c % LANES) if c % LANES else ()))
 
 
 def _evenly(c: Contraction, b: Builder) -> Contraction:
