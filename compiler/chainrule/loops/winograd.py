@@ -66,7 +66,7 @@ class Winograd:
         if set(slides.sizes) != {TAPS} or steps != {1} or node.type.dtype != float32:
             return None
         assert isinstance(op, Contract)
-        if op.parts > 1 or all(map(widens, node.inputs)):
+        if (op.parts > 1 and b.target.blocks) or all(map(widens, node.inputs)):
             return None
         n, c, rest, r = layout.b[0], layout.b[1], layout.b[2:], slides.spatial
         offsets, at, o = rest[:r], rest[r:], layout.row
