@@ -135,3 +135,25 @@ def test_what_follows_may_be_much_code(monkeypatch: pytest.MonkeyPatch) -> None:
     want = cr.compile(outputs, backend="reference")(**feeds)
     for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("view", ["flipped", "sliced", "turned"])
+@pytest.mark.parametrize("batch", ["batch", 33])
+def test_images_that_are_views(batch: int | str, view: str) -> None:
+    """Their elements are no run of places."""
+    shape = {"flipped": (24, 7, 6), "sliced": (26, 9, 8), "turned": (6, 7, 24)}[view]
+    x, k = cr.input("x", (batch, *shape)), cr.input("k", (15, 24, 3, 3))
+    inner = (slice(None), *(slice(1, -1) for _ in shape))
+    images = {
+        "flipped": cr.flip(x, axis=2),
+        "sliced": x[inner],
+        "turned": cr.permute_dims(x, (0, 3, 2, 1)),
+    }
+    z = cr.conv(images[view], k, padding=1)
+    rng = np.random.default_rng(7)
+    feeds = {
+        "x": rng.integers(-3, 4, (33, *shape)).astype(np.float32),
+        "k": rng.integers(-3, 4, (15, 24, 3, 3)).astype(np.float32),
+    }
+    want = cr.compile(z, backend="reference")(**feeds)
+    np.testing.assert_array_equal(cr.compile(z)(**feeds), want)

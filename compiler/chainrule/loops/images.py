@@ -30,13 +30,13 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size, known
 from chainrule.loops.builder import Builder
-from chainrule.loops.layout import ContractLayout, loop_of
+from chainrule.loops.layout import ContractLayout, is_view, loop_of
 from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import epilogue_operations
 from chainrule.loops.turned import TURNED_OPERATIONS, turned_block
 from chainrule.ops.contract import Contract
-from chainrule.ops.layout import ravel
+from chainrule.ops.layout import ravel, unravel
 from chainrule.ops.padding import Padded
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
@@ -213,7 +213,8 @@ def image_loops(
 
     def take(first: Dim, count: int) -> Stmts:
         number = first + _I
-        at = (group * LANES + _J, *(0 for _ in shape[1:]), number)
+        flat: Index = (*(0 for _ in shape[1:]), number)
+        at = (group * LANES + _J, *(unravel(number, shape) if is_view(tile.source) else flat))
         return (square_of(Load(turned, number * LANES + _J), read(at), LANES, count),)
 
     body: Stmts = (*_summed(b, layout, tile, turned, sums), *_finished(b, layout, tile, sums, maps))

@@ -27,6 +27,8 @@ from chainrule.records import dataclass
 
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
+#: more tiles of a line, of which products are 4 for 6: what kernels take is the same for one image
+LINE_TILES = 64
 #: more tiles, and bytes of kernels from which they are needed: those come from memory each time
 MORE_TILES, FAR_BYTES = 32, 2**22
 #: bytes of a block of tiles, which is to stay in the second cache
@@ -89,7 +91,8 @@ class Winograd:
         c, o, *extents = sizes
         tiles = tuple(-(-n // SUMS) for n in extents)
         far = TILE ** len(tiles) * c * o * float32.itemsize > FAR_BYTES
-        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < (MORE_TILES if far else FEWEST_TILES):
+        fewest = LINE_TILES if len(tiles) == 1 else MORE_TILES if far else FEWEST_TILES
+        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < fewest:
             return None
         if not (fills(c, 0.75) and fills(o, 0.75)):
             return None
