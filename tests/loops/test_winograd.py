@@ -15,6 +15,7 @@ import chainrule as cr
 from chainrule.codegen.host import host_target
 from chainrule.driver import build, leaves_of
 from chainrule.driver.lower import passes_for
+from chainrule.export.targets import ARCHITECTURES
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import Note
 from chainrule.ir.passes import run_passes
@@ -254,6 +255,17 @@ def test_products_of_bfloat16_are_plain_sums(precision: str, level: str, filtere
     programs = [built.program for built in build_kernels(kernels, target(level))]
     notes = [s.text for p in programs for s in statements(p.body) if isinstance(s, Note)]
     assert any(FILTERED in note for note in notes) is filtered
+
+
+def test_a_microcontroller_has_no_room_for_tiles() -> None:
+    x = cr.input("x", ("batch", 16, 12, 12))
+    z = cr.conv(x, cr.parameter("k", (16, 16, 3, 3)), padding=1)
+    kernels = fuse(run_passes(Graph((z.node,)), passes_for(None))[0])
+    room = []
+    for level in (ARCHITECTURES["thumbv7em"], target("generic")):
+        (built,) = build_kernels(kernels, level)
+        room.append(sum(known(tuple(b.size for b in built.scratch))))
+    assert room[0] < room[1] / 2
 
 
 def test_a_net_learns_as_the_reference_does() -> None:

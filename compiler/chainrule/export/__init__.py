@@ -29,7 +29,7 @@ from chainrule.export.model import (
 from chainrule.export.names import is_identifier
 from chainrule.export.slices import loss_of, with_calls_of
 from chainrule.export.state import state_bytes
-from chainrule.export.targets import is_bare, narrow, targets_of
+from chainrule.export.targets import narrow, targets_of
 
 __all__ = [
     "Artifact",
@@ -56,7 +56,6 @@ __all__ = [
     "formats_of",
     "golden_of",
     "gpu_formats",
-    "is_bare",
     "is_identifier",
     "left_out",
     "loss_of",

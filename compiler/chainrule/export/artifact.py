@@ -21,7 +21,6 @@ from chainrule.export.manifest import told_of
 from chainrule.export.model import ABI, Model, Unit
 from chainrule.export.selftest import memory_bytes
 from chainrule.export.stack import bounds, frames
-from chainrule.export.targets import is_bare
 from chainrule.export.units import Placed
 from chainrule.ir.loop import Loop, Stmt
 from chainrule.records import dataclass
@@ -188,14 +187,14 @@ class _Files:
 
 def formats_of(target: Target, members: int | None, native: bool) -> tuple[str, ...]:
     """What is written where nothing is said: all that people use on such a machine."""
-    linked = target.format == "Wasm" or (not is_bare(target) and filing.has_linker(target, native))
+    linked = target.format == "Wasm" or (not target.bare and filing.has_linker(target, native))
     usual = _usual(target, linked)
     return tuple(f for f in usual if members is None or f not in _OF_ONE)
 
 
 def left_out(target: Target, formats: Collection[str]) -> tuple[str, ...]:
     """What is told of formats that were chosen here: which file of them there is not, and why."""
-    if "so" in formats or is_bare(target):
+    if "so" in formats or target.bare:
         return ()
     what, how = filing.without_linker(target)
     return (f"NAME.{SHARED[target.format]} is left out: {what} ({how})",)
@@ -204,7 +203,7 @@ def left_out(target: Target, formats: Collection[str]) -> tuple[str, ...]:
 def _usual(target: Target, linked: bool) -> tuple[str, ...]:
     if target.format == "Wasm":
         return ("so", "js", "d.ts", "json", "safetensors", "state")
-    if is_bare(target):
+    if target.bare:
         return ("o", "a", "h", "ll", "json", "safetensors", "state", "arduino")
     shared = ("so",) if linked else ()
     return ("o", "a", *shared, "h", "ll", "json", "safetensors", "state", "cmake", "pc", "rs")

@@ -84,11 +84,6 @@ def narrow(target: Target) -> Target:
     return replace(target, vector_bytes=4, vector_registers=16)
 
 
-def is_bare(target: Target) -> bool:
-    """Whether no system runs there."""
-    return "-none" in target.triple
-
-
 def _named(name: str) -> tuple[Target, ...]:
     if name == "host":
         host = host_target()

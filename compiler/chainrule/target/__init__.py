@@ -39,6 +39,11 @@ class Target:
         return self.triple.split("-")[0]
 
     @property
+    def bare(self) -> bool:
+        """Whether there is no system: a microcontroller, whose memory is little."""
+        return "-none" in self.triple
+
+    @property
     def format(self) -> str:
         """What object files are: ELF, COFF, Mach-O or Wasm."""
         if self.arch.startswith("wasm"):

@@ -34,7 +34,6 @@ from chainrule.export import (
     compile_kernel,
     formats_of,
     golden_of,
-    is_bare,
     left_out,
     loss_of,
     narrow,
@@ -95,7 +94,7 @@ def export(
         check_examples(wanted.examples, targets[0])
         if wanted.formats is not None:
             check_formats(wanted.formats)
-    small = wanted.optimize == "size" or (wanted.optimize is None and is_bare(targets[0]))
+    small = wanted.optimize == "size" or (wanted.optimize is None and targets[0].bare)
     wanted.check_parts(targets[0], small)
     if members is not None:
         check_members(wanted.formats or (), wanted.examples)
