@@ -19,10 +19,11 @@ from chainrule.export.targets import ARCHITECTURES
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import Note
 from chainrule.ir.passes import run_passes
-from chainrule.ir.size import known
+from chainrule.ir.size import evaluate, known
 from chainrule.loops.arithmetic import arithmetic_of
 from chainrule.loops.build import build_kernels
 from chainrule.loops.filtering import A, B, G
+from chainrule.loops.interpret import interpret
 from chainrule.loops.walk import statements
 from chainrule.schedule.fuse import fuse
 from chainrule.target import target
@@ -255,6 +256,34 @@ def test_products_of_bfloat16_are_plain_sums(precision: str, level: str, filtere
     programs = [built.program for built in build_kernels(kernels, target(level))]
     notes = [s.text for p in programs for s in statements(p.body) if isinstance(s, Note)]
     assert any(FILTERED in note for note in notes) is filtered
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("case", [CASES[0], (9, 16, 16, (9, 10), 1)], ids=str)
+def test_loops_read_nothing_that_they_have_not_written(
+    case: Any, backward: bool, level: str
+) -> None:
+    """One by one as written, over workspace of NaNs, with iterations that threads share from the
+    last to the first: none reads what another one writes, or past the end.
+    """
+    rng = np.random.default_rng(SEED)
+    feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
+    for tensor, want in zip(three(case, "batch"), wanted(case, feeds), strict=True):
+        node = tensor.node
+        (kernel,) = fuse(run_passes(Graph((node,)), passes_for(None))[0])
+        (built,) = build_kernels([kernel], target(level))
+        sizes = {"batch": case[0]}
+        leaves = {leaf: feeds[str(leaf.op.label)] for leaf in leaves_of([node])}
+        given = [
+            leaves[m].reshape(-1) if m in leaves else np.full(want.size, np.nan, np.float32)
+            for m in built.memory
+        ]
+        given += [np.full(evaluate(b.size, sizes), np.nan, np.float32) for b in built.scratch]
+        names = [buffer.name for buffer in built.program.buffers]
+        interpret(built.program, dict(zip(names, given, strict=True)), sizes, backward=backward)
+        np.testing.assert_array_equal(given[len(built.memory) - 1].reshape(want.shape), want)
 
 
 def test_a_microcontroller_has_no_room_for_tiles() -> None:
