@@ -179,8 +179,8 @@ def test_rounding_is_that_of_sums(case: Any) -> None:
     assert str(fn.report()).count(FILTERED) == 3
     for got, want in zip(fn(**feeds), wanted(case, feeds), strict=True):
         # sums of n terms of size 1 are about sqrt(n) large, and rounded as often as they have terms
-        # in float32: far below 64 units in the last place of the largest
-        bound = 64 * np.finfo(np.float32).eps * np.abs(want).max()
+        # in float32: far below 16 units in the last place of the largest
+        bound = 16 * np.finfo(np.float32).eps * np.abs(want).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=bound)
 
 

@@ -64,7 +64,7 @@ class Winograd:
         slides, op = windows.op, node.op
         if not isinstance(slides, Window) or slides.axis != 2 or slides.spatial > 2:
             return None
-        if b.target.bare:  # tiles and sums of groups take four times the memory
+        if b.target.bare:  # tiles and sums of groups take five times the memory
             return None
         steps = {*slides.strides, *slides.dilations}
         if set(slides.sizes) != {TAPS} or steps != {1} or node.type.dtype != float32:
