@@ -22,7 +22,7 @@ from chainrule.ir.passes import run_passes
 from chainrule.ir.size import evaluate, known
 from chainrule.loops.arithmetic import arithmetic_of
 from chainrule.loops.build import build_kernels
-from chainrule.loops.filtering import A, B, G
+from chainrule.loops.filtering import FILTERS
 from chainrule.loops.interpret import interpret
 from chainrule.loops.walk import statements
 from chainrule.schedule.fuse import fuse
@@ -31,9 +31,10 @@ from chainrule.target import target
 Array = np.ndarray[Any, Any]
 
 SEED = 17
-#: batch, channels, kernels, extents, padding: of even and odd extents, of whole vectors of channels
-#: and others, of fewer images than groups and of more, of one row and of several blocks of tiles
-CASES = [
+#: batch, channels, kernels, extents, padding, window: of even and odd extents, of whole vectors of
+#: channels and others, of fewer images than groups and of more, of one row and of several blocks of
+#: tiles; three taps an axis first
+THREES = [
     (2, 16, 16, (8, 8), 1),
     (1, 16, 32, (9, 11), 1),
     (1, 17, 63, (9, 8), 1),  # 17 don't fill vectors: plain sums
@@ -44,6 +45,19 @@ CASES = [
     (1, 16, 16, (3, 80), 1),
     (5, 16, 32, (137,), 1),
     (2, 32, 16, (130,), 0),
+]
+CASES = [(*case[:4], case[4:] * len(case[3]), (3,) * len(case[3])) for case in THREES] + [
+    (2, 16, 17, (9, 10), (0, 0), (2, 2)),  # 17 don't fill vectors
+    (2, 16, 16, (9, 10), (0, 0), (2, 2)),
+    (2, 32, 16, (12, 9), (2, 1), (4, 4)),
+    (9, 16, 32, (8, 9), (2, 2), (5, 5)),
+    (2, 16, 16, (13, 8), (3, 3), (6, 6)),
+    (3, 16, 29, (11, 9), (3, 2), (7, 7)),
+    (2, 16, 16, (9, 16), (1, 0), (3, 1)),
+    (2, 16, 16, (11, 12), (2, 0), (5, 2)),
+    (2, 16, 32, (9, 20), (0, 3), (1, 7)),
+    (2, 16, 16, (131,), (2,), (5,)),
+    (3, 32, 16, (129,), (3,), (7,)),
 ]
 LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
 FILTERED = "by minimal filtering"
@@ -59,9 +73,9 @@ def at_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def three(case: Any, batch: int | str) -> list[cr.Tensor]:
     """A convolution and both of its derivatives, each with something that follows it."""
-    _, channels, kernels, extents, padding = case
+    _, channels, kernels, extents, padding, window = case
     x = cr.input("x", (batch, channels, *extents))
-    k = cr.input("k", (kernels, channels, *(3 for _ in extents)))
+    k = cr.input("k", (kernels, channels, *window))
     b = cr.input("b", (kernels, *(1 for _ in extents)))
     z = cr.conv(x, k, padding=padding)
     d = cr.input("d", z.shape)
@@ -70,32 +84,34 @@ def three(case: Any, batch: int | str) -> list[cr.Tensor]:
 
 
 def numbers(case: Any, draw: Callable[[tuple[int, ...]], Array]) -> dict[str, Array]:
-    n, channels, kernels, extents, padding = case
+    n, channels, kernels, extents, padding, window = case
+    places = (e + 2 * p - w + 1 for e, p, w in zip(extents, padding, window, strict=True))
     shapes = {
         "x": (n, channels, *extents),
-        "k": (kernels, channels, *(3 for _ in extents)),
+        "k": (kernels, channels, *window),
         "b": (kernels, *(1 for _ in extents)),
-        "d": (n, kernels, *(e + 2 * padding - 2 for e in extents)),
+        "d": (n, kernels, *places),
     }
     return {name: draw(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def windows(x: Array, padding: int, axes: int) -> Array:
-    around = ((0, 0), (0, 0), *((padding, padding) for _ in range(axes)))
-    return sliding_window_view(np.pad(x, around), (3,) * axes, axis=tuple(range(2, 2 + axes)))
+def windows(x: Array, padding: tuple[int, ...], window: tuple[int, ...]) -> Array:
+    around = ((0, 0), (0, 0), *((p, p) for p in padding))
+    return sliding_window_view(np.pad(x, around), window, axis=tuple(range(2, x.ndim)))
 
 
 def wanted(case: Any, feeds: dict[str, Array]) -> list[Array]:
     """The same in NumPy, in float64."""
-    *_, extents, padding = case
+    *_, extents, padding, window = case
     axes = len(extents)
     x, k, b, d = (feeds[name].astype(np.float64) for name in "xkbd")
     i, p = "ij"[:axes], "pq"[:axes]
-    seen = windows(x, padding, axes)
+    seen = windows(x, padding, window)
     z = np.einsum(f"nc{p}{i},oc{i}->no{p}", seen, k)
     turned = np.flip(k, axis=tuple(range(2, 2 + axes)))
-    dx = np.einsum(f"no{p}{i},oc{i}->nc{p}", windows(d, 2, axes), turned)
-    inner = tuple(slice(padding, padding + e) for e in extents)
+    all_around = tuple(w - 1 for w in window)
+    dx = np.einsum(f"no{p}{i},oc{i}->nc{p}", windows(d, all_around, window), turned)
+    inner = tuple(slice(p, p + e) for e, p in zip(extents, padding, strict=True))
     dk = np.einsum(f"nc{p}{i},no{p}->oc{i}", seen, d)
     return [np.maximum(z + b, 0), dx[(slice(None), slice(None), *inner)] + x, dk - k]
 
@@ -108,12 +124,14 @@ def operations(z: cr.Tensor, batch: int) -> int:
     return sum(known(tuple(n for n in counts if n is not None)))
 
 
-def test_the_matrices_are_a_filter() -> None:
-    """Three taps over four elements, for all of them: the form is linear in each."""
-    for tap, element in np.ndindex(3, 4):
-        k, x = np.eye(3)[tap], np.eye(4)[element]
-        z = np.array(A) @ ((np.array(G) @ k) * (np.array(B) @ x))
-        np.testing.assert_array_equal(z, [x[0:3] @ k, x[1:4] @ k])
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 6, 7])
+def test_the_matrices_are_a_filter(taps: int) -> None:
+    """Taps over two neighbours, for all of them: the form is linear in each."""
+    f = FILTERS[taps]
+    for tap, element in np.ndindex(taps, taps + 1):
+        k, x = np.eye(taps)[tap], np.eye(taps + 1)[element]
+        z = np.array(f.a) @ ((np.array(f.g) @ k) * (np.array(f.b) @ x))
+        np.testing.assert_array_equal(z, [x[:taps] @ k, x[1:] @ k])
 
 
 @pytest.mark.sampled(4)
@@ -134,7 +152,7 @@ def test_whole_numbers_come_out_exactly(
 @pytest.mark.parametrize("batch", [1, 3, 8, 21])
 def test_a_batch_of_known_size(batch: int) -> None:
     """One image is shared by threads, of several each has its own."""
-    case = (batch, 16, 16, (10, 9), 1)
+    case = (batch, 16, 16, (10, 9), (1, 1), (3, 3))
     rng = np.random.default_rng(SEED)
     feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
     results = cr.compile(three(case, batch), threads=2)(**feeds)
@@ -146,7 +164,7 @@ def test_a_group_for_each_of_a_few_images() -> None:
     """Sums of a kernel's gradient for groups without an image took longer than the product of one:
     there are none, and a batch's bits are those of a kernel for batches of that size.
     """
-    case = (0, 16, 32, (8, 9), 1)
+    case = (0, 16, 32, (8, 9), (1, 1), (3, 3))
     rng = np.random.default_rng(SEED)
     gradient = cr.compile(three(case, "batch")[2], threads=2)
     done = {n: operations(three(case, "batch")[2], n) for n in (1, 2, 7, 8, 9)}
@@ -162,7 +180,7 @@ def test_a_group_for_each_of_a_few_images() -> None:
 @pytest.mark.parametrize("batch", ["batch", 0])
 def test_a_batch_of_nothing(batch: int | str) -> None:
     """Its sums are 0: a kernel's gradient is what follows it alone."""
-    case = (0, 16, 16, (10, 9), 1)
+    case = (0, 16, 16, (10, 9), (1, 1), (3, 3))
     rng = np.random.default_rng(SEED)
     feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
     z, dx, dk = cr.compile(three(case, batch), threads=2)(**feeds)
@@ -170,7 +188,7 @@ def test_a_batch_of_nothing(batch: int | str) -> None:
     np.testing.assert_array_equal(dk, -feeds["k"])
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c[1] != 17], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if 17 not in c], ids=str)
 def test_rounding_is_that_of_sums(case: Any) -> None:
     """Against float64: a few roundings of the largest of the sums' terms, as of plain sums."""
     rng = np.random.default_rng(SEED)
@@ -200,7 +218,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_level(
 
 
 def test_what_is_not_finite_stays_where_it_is_read() -> None:
-    case = (2, 16, 16, (12, 12), 1)
+    case = (2, 16, 16, (12, 12), (1, 1), (3, 3))
     rng = np.random.default_rng(SEED)
     feeds = numbers(case, lambda shape: rng.integers(1, 4, shape))
     feeds["x"][0, 3, 5, 6] = np.inf
@@ -220,11 +238,13 @@ def test_what_is_not_finite_stays_where_it_is_read() -> None:
         {"stride": 2},
         {"dilation": 2},
         {"groups": 2},
-        {"window": 5},
+        {"window": 8},
+        {"window": 1},
         {"dtype": "float64"},
         {"channels": 8},
         {"extent": 5},
         {"extent": 120, "axes": 1},  # at batch 1 they would take up to 1.5 times as long
+        {"extent": 300, "axes": 1, "window": 2},  # 3 products for 4 gain nothing
     ],
     ids=str,
 )
@@ -261,7 +281,11 @@ def test_products_of_bfloat16_are_plain_sums(precision: str, level: str, filtere
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3"])
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("case", [CASES[0], (9, 16, 16, (9, 10), 1)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [CASES[0], (9, 16, 16, (9, 10), (1, 1), (3, 3)), (2, 16, 16, (9, 8), (2, 2), (5, 5))],
+    ids=str,
+)
 def test_loops_read_nothing_that_they_have_not_written(
     case: Any, backward: bool, level: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from chainrule.ir.loop import (
     LANES,
@@ -28,14 +29,14 @@ from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.channels import lay
 from chainrule.loops.contract import contraction_loops
-from chainrule.loops.filtering import SUMS, TAPS, A, B, G, multiplied, transposed
+from chainrule.loops.filtering import SUMS, multiplied, transposed
 from chainrule.loops.group import least
 from chainrule.loops.layout import ContractLayout
 from chainrule.loops.packing import packed_reader
 from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import TALLEST, Contraction, tile_shapes
 from chainrule.loops.turned import turned_back
-from chainrule.loops.winograd import ROW, Winograd, along, number_of
+from chainrule.loops.winograd import ROW, Winograd, along
 
 #: images in so many groups have sums of their own for a kernel's gradient; or fewer, as long as all
 #: of them are more bytes than this
@@ -49,7 +50,8 @@ Maps = Callable[[Index, Value], Stmts]
 
 def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
     """The loops of such a product; `maps(index, sum)` is what becomes of an element."""
-    saved = f"{form.places} products for {(SUMS * TAPS) ** form.axes}, by minimal filtering"
+    plain = prod(SUMS * f.taps for f in form.filters)
+    saved = f"{form.places} products for {plain}, by minimal filtering"
     return (Note(saved), *(_back if form.back else _forth)(b, layout, form, maps))
 
 
@@ -84,7 +86,9 @@ def _forth(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> St
     columns = (form.row(0) * (SUMS * width), pixels) if near else None
     turn = turned_back(b, layout, lambda m, n: Load(sums, m * o + n), maps, split, columns, True)
     block = (
-        *form.each_tile(partial(form.image_tile, form.x, B, image, of_x), c, split),
+        *form.each_tile(
+            partial(form.image_tile, form.x, [f.b for f in form.filters], image, of_x), c, split
+        ),
         *between,
         Loop("e'", form.places, contraction_loops(product, b.target, None), split=split),
         *between,
@@ -115,7 +119,7 @@ def _kernel_tiles(
             to = panels(number * c + _M, of)
             return (Store(to.buffer, to.offset, value),)
 
-        return multiplied(G, form.axes, read, write)
+        return multiplied([f.g for f in form.filters], read, write)
 
     return (Loop("m'", c, along(o, tile), split=True),)
 
@@ -127,7 +131,7 @@ def _z_sums(
     o, extents = form.z.channels, form.z.extents
 
     def read(at: tuple[int, ...]) -> Value:
-        return Load(of_z, form.tile(number_of(at), o, kernel))
+        return Load(of_z, form.tile(form.number(at), o, kernel))
 
     def write(number: int, value: Value) -> Stmts:
         places = (number // SUMS ** (form.axes - 1 - i) % SUMS for i in range(form.axes))
@@ -139,7 +143,7 @@ def _z_sums(
                 beyond = beyond + place // extent - beyond * (place // extent)
         return (Store(sums, (flat + beyond * (outside - flat)) * o + kernel, value),)
 
-    return multiplied(A, form.axes, read, write)
+    return multiplied([f.a for f in form.filters], read, write)
 
 
 # what z sends back to the kernel
@@ -178,8 +182,14 @@ def _back(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stm
     )
     product = _evenly(product, b)
     block = (
-        *form.each_tile(partial(form.image_tile, form.x, B, image, of_x), c, False),
-        *form.each_tile(partial(form.image_tile, form.z, transposed(A), slopes, of_z), o, False),
+        *form.each_tile(
+            partial(form.image_tile, form.x, [f.b for f in form.filters], image, of_x), c, False
+        ),
+        *form.each_tile(
+            partial(form.image_tile, form.z, [transposed(f.a) for f in form.filters], slopes, of_z),
+            o,
+            False,
+        ),
         Loop("e'", form.places, contraction_loops(product, b.target, None)),
     )
     zero = Store(sums, _GROUP * size + _N, Literal(0, float32))
@@ -216,17 +226,17 @@ def _kernel_sums(
     b: Builder, layout: ContractLayout, form: Winograd, groups: Dim, sums: Buffer, maps: Maps
 ) -> Stmts:
     """What becomes of Gᵀ s G, where s are the sums of all groups, in the order of the result."""
-    c, o, taps = form.x.channels, form.z.channels, TAPS**form.axes
+    c, o, taps = form.x.channels, form.z.channels, prod(f.taps for f in form.filters)
     turned = b.workspace(b.kernel.anchor, o * c * taps)
 
     def kernel(channel: Dim) -> Stmts:
         def read(at: tuple[int, ...]) -> Value:
-            return Load(sums, (number_of(at) * o + _M) * c + channel)
+            return Load(sums, (form.number(at) * o + _M) * c + channel)
 
         def write(number: int, value: Value) -> Stmts:
             return (Store(turned, (_M * c + channel) * taps + number, value),)
 
-        return multiplied(transposed(G), form.axes, read, write)
+        return multiplied([transposed(f.g) for f in form.filters], read, write)
 
     all_groups = Loop("e'", form.places, _together(form, groups, sums))
     finish = maps(layout.out(_M, _N), Load(turned, _M * (c * taps) + _N))

@@ -1,4 +1,4 @@
-"""Convolutions of three taps an axis as tiles, for minimal filtering: which, where, how many.
+"""Convolutions of a few taps an axis as tiles, for minimal filtering: which, where, how many.
 
 All terms of one place of a tile, over channels, are a matrix product: images and kernels become
 tiles, one product for each of a tile's places follows, and sums come of its results. What z sends
@@ -18,7 +18,7 @@ from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.channels import Image
-from chainrule.loops.filtering import SUMS, TAPS, TILE, Matrix, multiplied
+from chainrule.loops.filtering import FILTERS, SUMS, Filter, Matrix, multiplied
 from chainrule.loops.layout import ContractLayout
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
@@ -27,6 +27,8 @@ from chainrule.records import dataclass
 
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
+#: products of what plain sums take, at most, for which it is
+MOST_PRODUCTS = 0.72
 #: more tiles of a line, of which products are 4 for 6: what kernels take is the same for one image
 LINE_TILES = 64
 #: more tiles, and bytes of kernels from which they are needed: those come from memory each time
@@ -48,9 +50,10 @@ Lanes = Callable[[Dim], Stmts]
 @dataclass(frozen=True)
 class Winograd:
     """A convolution, or what it sends `back` to its kernel: between images of `x` and of `z`, which
-    have so many `tiles` along each axis.
+    have so many `tiles` along each axis, by the axis' filter.
     """
 
+    filters: tuple[Filter, ...]
     back: bool
     x: Image
     z: Image
@@ -67,7 +70,8 @@ class Winograd:
         if b.target.bare:  # tiles and sums of groups take five times the memory
             return None
         steps = {*slides.strides, *slides.dilations}
-        if set(slides.sizes) != {TAPS} or steps != {1} or node.type.dtype != float32:
+        filters = tuple(FILTERS[taps] for taps in slides.sizes if taps in FILTERS)
+        if len(filters) < slides.spatial or steps != {1} or node.type.dtype != float32:
             return None
         assert isinstance(op, Contract)
         if (op.parts > 1 and b.target.blocks) or all(map(widens, node.inputs)):
@@ -77,13 +81,22 @@ class Winograd:
         kernels = (o + c + offsets, c + o + offsets)
         back = layout.letters == o + c + offsets and layout.a == n + o + at
         forth = layout.letters == n + o + at and layout.a in kernels
-        if len(o) != 1 or not (back or forth) or layout.column != (c + offsets if back else at):
+        columns, column = (
+            "".join(letter for letter in letters if layout.sizes[letter] != 1)
+            for letters in (layout.column, c + offsets if back else at)
+        )
+        if len(o) != 1 or not (back or forth) or columns != column:
             return None
-        return Winograd.sized(layout, first, windows.inputs[0], (c, o, at), back)
+        return Winograd.sized(layout, filters, first, windows.inputs[0], (c, o, at), back)
 
     @staticmethod
     def sized(
-        layout: ContractLayout, first: Node, view: Node, letters: Sequence[str], back: bool
+        layout: ContractLayout,
+        filters: tuple[Filter, ...],
+        first: Node,
+        view: Node,
+        letters: Sequence[str],
+        back: bool,
     ) -> Winograd | None:
         """The form with its sizes, where they are known and large enough."""
         letter_sizes = [layout.sizes[c] for c in "".join(letters)]
@@ -92,16 +105,21 @@ class Winograd:
             return None
         c, o, *extents = sizes
         tiles = tuple(-(-n // SUMS) for n in extents)
-        far = TILE ** len(tiles) * c * o * float32.itemsize > FAR_BYTES
+        places = prod(f.products for f in filters)
+        if places > MOST_PRODUCTS * prod(SUMS * f.taps for f in filters):
+            return None
+        far = places * c * o * float32.itemsize > FAR_BYTES
         fewest = LINE_TILES if len(tiles) == 1 else MORE_TILES if far else FEWEST_TILES
         if min(c, o) < FEWEST_CHANNELS or prod(tiles) < fewest:
             return None
         if not (fills(c, 0.75) and fills(o, 0.75)):
             return None
-        x = Image.of(view, c, tuple(SUMS * n + TILE - SUMS for n in tiles))
+        x = Image.of(
+            view, c, tuple(SUMS * n + f.tile - SUMS for n, f in zip(tiles, filters, strict=True))
+        )
         no_padding = (0,) * len(tiles)
         z = Image(first, o, tuple(extents), no_padding, tuple(SUMS * n for n in tiles))
-        return Winograd(back, x, z, tiles) if x else None
+        return Winograd(filters, back, x, z, tiles) if x else None
 
     @property
     def axes(self) -> int:
@@ -110,8 +128,8 @@ class Winograd:
 
     @property
     def places(self) -> int:
-        """The elements of a tile."""
-        return prod((TILE,) * self.axes)
+        """The products of a tile, which stand at so many places."""
+        return prod(f.products for f in self.filters)
 
     @property
     def rows(self) -> int:
@@ -156,8 +174,20 @@ class Winograd:
         count = self.rows // self.block
         return body if count == 1 else (Loop("b'", count, body),)
 
+    def number(self, at: Sequence[int]) -> int:
+        """The place of a product of a tile, as a number."""
+        number = 0
+        for i, f in zip(at, self.filters, strict=True):
+            number = number * f.products + i
+        return number
+
     def image_tile(
-        self, image: Image, matrix: Matrix, laid: Buffer, to: Buffer, channel: Dim
+        self,
+        image: Image,
+        matrices: Sequence[Matrix],
+        laid: Buffer,
+        to: Buffer,
+        channel: Dim,
     ) -> Stmts:
         """A tile of an image, multiplied by a matrix along each axis."""
 
@@ -170,15 +200,7 @@ class Winograd:
         def write(number: int, value: Value) -> Stmts:
             return (Store(to, self.tile(number, image.channels, channel), value),)
 
-        return multiplied(matrix, self.axes, read, write)
-
-
-def number_of(at: Sequence[int]) -> int:
-    """The place of an element of a tile, as a number."""
-    number = 0
-    for i in at:
-        number = number * TILE + i
-    return number
+        return multiplied(matrices, read, write)
 
 
 def along(size: int, body: Lanes) -> Stmts:
