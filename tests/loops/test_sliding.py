@@ -4,6 +4,7 @@ sums, or, where the product is turned, along the other factor's rows.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ import pytest
 
 import chainrule as cr
 from chainrule.codegen.host import host_target
+from chainrule.driver.lower import passes_for
+from chainrule.ir.graph import Graph
+from chainrule.ir.loop import LANES, Local
+from chainrule.ir.passes import run_passes
+from chainrule.loops.build import build_kernels
+from chainrule.loops.tiles import CHAINS
+from chainrule.loops.walk import statements
+from chainrule.schedule.fuse import fuse
+from chainrule.target import target
 
 SEED = 11
 #: batch, channels, kernels, extents, window, padding, stride, dilation, groups
@@ -30,6 +40,8 @@ CASES = [
     (2, 13, 40, (7, 7), (3, 3), 1, 1, 1, 1),
     (2, 32, 64, (9, 13), (3, 3), 1, 2, 1, 2),
     (3, 5, 33, (21,), (5,), 2, 1, 2, 1),
+    (2, 3, 32, (14, 14), (3, 3), 1, 1, 1, 1),  # 14 places: on AVX2 tiles go on in the next line
+    (1, 4, 24, (3, 27), (3, 3), 1, 2, 1, 1),
     (2, 3, 16, (6, 6), (4, 4), 1, 1, 1, 1),
     (2, 2, 48, (3, 5, 4), (2, 1, 3), 1, (1, 2, 1), 1, 1),
     (1, 16, 16, (28, 12), (3, 7), (1, 3), 1, 1, 1),
@@ -87,6 +99,21 @@ def test_bits_depend_neither_on_threads_nor_on_the_level(
     for got in results:
         for array, expected in zip(got, want, strict=True):
             np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("extent", [8, 10, 14, 26])
+def test_tiles_have_sums_enough_for_the_multiply_adds(extent: int, level: str) -> None:
+    """Each waits for the one before it in its chain: on AVX2 lines of 14 were cut in tiles of two
+    rows, and took twice as long.
+    """
+    x = cr.input("x", ("batch", 8, extent, extent))
+    z = cr.conv(x, cr.input("k", (64, 8, 5, 5)), padding=2)
+    kernels = fuse(run_passes(Graph((z.node,)), passes_for(None))[0])
+    (built,) = build_kernels(kernels, target(level))
+    sums = [s for s in statements(built.program.body) if isinstance(s, Local) and s.name == "acc"]
+    registers = target(level).registers_of(4, LANES)
+    assert max(prod(s.shape) for s in sums) * registers >= CHAINS
 
 
 @pytest.mark.sampled(3)

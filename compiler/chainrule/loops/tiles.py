@@ -45,8 +45,8 @@ class Contraction:
     workspace of `tile_size` elements, where sums wait for the epilogue; `block` and `sums`, of
     `block_sizes`, are for products in blocks, `flat`, of `flat_size`, for narrow ones. With `terms`
     a sum is nested loops, not one over k, and there may be loops `inside` those over tiles of rows.
-    With a `height` tiles have so many rows, which divide m. Of each vector the first `width` lanes
-    are there. A `choice` says what is not chosen by sizes.
+    With a `height` tiles have so many rows, the last what is left of a known m. Of each vector the
+    first `width` lanes are there. A `choice` says what is not chosen by sizes.
     """
 
     groups: tuple[tuple[str, Dim], ...]
@@ -111,6 +111,8 @@ def _rows(c: Contraction, target: Target, cap: int) -> Iterator[Rows]:
     width, available, best = _wide(c, target)
     if c.height is not None:
         yield Rows(c.height, c.m // c.height, 0, best)
+        if isinstance(c.m, int) and c.m % c.height:
+            yield Rows(c.m % c.height, 1, c.m - c.m % c.height, best)
         return
     most = (target.vector_registers - 1 - best * width) // (best * width)
     tallest = SET_LINES if shares_a_set(c) else cap

@@ -62,13 +62,15 @@ class TurnedTile:
     time, and all of those after it, which are `inside` together.
 
     The other factor is copied once for `all` groups, with all terms of a sum, if groups share it,
-    as images do; else for each group and each step of the outer sums.
+    as images do; else for each group and each step of the outer sums. Where those would be too few
+    rows for the registers there are, tiles are of `straddling` rows, wherever lines end.
     """
 
     next: int
     factor: int
     inside: int
     all: bool
+    straddling: int = 0
 
     @staticmethod
     def of(b: Builder, layout: ContractLayout) -> TurnedTile | None:
@@ -89,7 +91,8 @@ class TurnedTile:
         width = b.target.registers_of(node.type.dtype.itemsize, LANES)
         used = best_vectors(m, width) * width
         most = min(MOST_ROWS[vectors - 1], (b.target.vector_registers - 1 - used) // used)
-        return TurnedTile.tallest(fixed[2:], max(1, most), shared)
+        tile = TurnedTile.tallest(fixed[2:], max(1, most), shared)
+        return tile if tile.rows * used >= CHAINS else replace(tile, straddling=most)
 
     @staticmethod
     def tallest(sizes: Sequence[int], most: int, shared: bool) -> TurnedTile:
@@ -104,7 +107,7 @@ class TurnedTile:
     @property
     def rows(self) -> int:
         """The rows of a tile."""
-        return self.factor * self.inside
+        return self.straddling or self.factor * self.inside
 
 
 def turned_loops(
@@ -180,6 +183,8 @@ def turned_loops(
 def _places(layout: ContractLayout, tile: TurnedTile, row: Dim) -> dict[str, Dim]:
     """Where a row of tiles stands among the windows' letters."""
     sizes = known(tuple(layout.sizes[c] for c in layout.column))
+    if tile.straddling:
+        return dict(zip(layout.column, unravel(row, sizes), strict=True))
     tiles = unravel(row // tile.rows, (*sizes[: tile.next], sizes[tile.next] // tile.factor))
     inside = row % tile.rows
     place = tiles[-1] * tile.factor + inside // tile.inside
