@@ -68,6 +68,8 @@ CASES = (
     Case(64, 64, 64, 16, 3, padding=1),
     Case(32, 64, 64, 14, 3, padding=1),
     Case(32, 128, 128, 7, 3, padding=1),
+    Case(64, 32, 64, 14, 5, padding=2),
+    Case(32, 64, 64, 14, 7, padding=3),
     Case(32, 64, 128, 28, 3, padding=1, stride=2),
     Case(32, 64, 64, 28, 3, padding=2, dilation=2),
     Case(32, 128, 128, 28, 1),
