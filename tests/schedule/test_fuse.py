@@ -180,6 +180,44 @@ def test_kernels_are_capped(length: int) -> None:
     assert len(found) == -(-length // MAX_NODES)
 
 
+def clipped(count: int) -> tuple[list[cr.Tensor], Updates]:
+    """Momentum for many weights of one shape, by gradients that are scaled by the norm of all."""
+    weights = [cr.parameter(f"w{i}", (8, 16)) for i in range(count)]
+    speeds = [cr.parameter(f"v{i}", (8, 16)) for i in range(count)]
+    x = cr.input("x", ("batch", 8))
+    loss = cr.sum(cr.square(sum((cr.tanh(x @ w) for w in weights), start=cr.sum(x))))
+    slopes = cr.grad(loss, weights)
+    norms = [cr.sum(cr.square(g)) for g in slopes]
+    scale = 1 / cr.sqrt(sum(norms[1:], start=norms[0]))
+    moved = [0.9 * v + scale * g for v, g in zip(speeds, slopes, strict=True)]
+    steps = {w: w - 0.1 * v for w, v in zip(weights, moved, strict=True)}
+    return [loss], {**steps, **dict(zip(speeds, moved, strict=True))}
+
+
+def test_each_chain_of_full_maps_is_in_one_kernel() -> None:
+    """Kernels of a step of each chain wrote all that chains come to, and read it again."""
+    found = kernels_of(*clipped(40))
+    maps = [k for k in found if k.form is Form.MAP and k.space == (8, 16)]
+    assert sum(len(k.nodes) for k in maps) > 2 * MAX_NODES
+    made = {node for k in maps for node in k.nodes}
+    assert not any(made.intersection(k.reads) for k in maps)
+    assert all(len(k.nodes) <= MAX_NODES for k in maps)
+
+
+def test_chains_that_others_read_halfway_stay_where_they_are() -> None:
+    """A product reads what chains have come to, and the last steps read it: they must be apart."""
+    starts = [cr.input(f"x{i}", (8, 8)) for i in range(MAX_NODES)]
+    middles = [cr.tanh(x) for x in starts]
+    product = middles[0] @ middles[1]
+    found = kernels_of([cr.exp(m) * product for m in middles])
+    assert sum(len(k.nodes) for k in found) == 3 * MAX_NODES + 1
+    assert max(len(k.nodes) for k in found) <= MAX_NODES
+    ready: set[Any] = {x.node for x in starts}
+    for kernel in found:
+        assert ready.issuperset(kernel.reads)
+        ready.update(kernel.writes)
+
+
 def test_equal_layers_have_one_identity() -> None:
     h = cr.input("x", ("n", 4))
     for i in range(6):

@@ -21,12 +21,11 @@ from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
+from chainrule.schedule.chains import MAX_NODES, by_chains
 from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
 from chainrule.schedule.order import order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
-#: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
-MAX_NODES = 64
 #: Forms whose loops have no place for nodes that follow.
 _CLOSED = (Form.NEST, Form.ATTEND, Form.CHECK, Form.SCAN)
 
@@ -81,6 +80,7 @@ class _Fusion:
                 self.test(node, None)
         for root in self.graph.roots:
             self.store(root)
+        self.kernels = by_chains(self.kernels)
         _connect(self.kernels, self.graph)
         for kernel in self.kernels:
             if kernel.form is Form.SCAN:
