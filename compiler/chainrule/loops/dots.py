@@ -32,12 +32,15 @@ from chainrule.loops.builder import Builder, is_straight
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, loop_of
 from chainrule.loops.parts import split_outermost
-from chainrule.loops.walk import at_most, postorder
+from chainrule.loops.tiles import CHAINS
+from chainrule.loops.walk import postorder
 from chainrule.ops.layout import ravel
 from chainrule.records import dataclass
 
 #: of more columns, copies of the windows are worth making: each serves all rows
 MOST_COLUMNS = 75
+#: how much of their vectors lines fill, if lanes along columns would do as well
+FULL = 0.75
 #: columns of a tile: with three rows, as many as 32 registers hold, each read for three sums
 INSIDE = 9
 #: registers that hold no sums: a row's factor, a column's, and what LLVM needs
@@ -71,7 +74,7 @@ class DotTile:
         in_order = "".join([*groups, *rows, *columns]) == layout.letters
         axes = [set(range(len(groups) + 1, len(layout.letters)))]
         flat = in_order and is_straight(b.kernel.nodes[1:], b.kernel, axes)
-        along = last in summed and fills(sizes[last], 0.75) and len(rows) == 1 and flat
+        along = last in summed and len(rows) == 1 and flat
         readers = [b.reader(i) for i in operands]
         if not along or not all(
             goes_along(read, letters, last)
@@ -83,12 +86,23 @@ class DotTile:
         room = (b.target.vector_registers - SPARE) // width
         inside = _ending(columns, sizes, min(room, INSIDE))
         wide = product(tuple(sizes[c] for c in columns))
-        if not isinstance(count, int) or not at_most(wide, MOST_COLUMNS):
+        if not isinstance(count, int) or not isinstance(wide, int) or wide > MOST_COLUMNS:
+            return None
+        if not fills(sizes[last], _least(count, wide)):
             return None
         most = min(count, room // static_product(tuple(sizes[c] for c in inside)))
         height = -(-count // -(-count // most))
         first = "".join(summed[:1] if len(summed) > 1 else [])
         return DotTile(rows[0], "".join(columns), "".join(summed), height, inside, first)
+
+
+def _least(rows: int, columns: int) -> float:
+    """How much of their vectors lines are to fill: less where lanes along so few columns would wait
+    for one another.
+    """
+    vectors = -(-columns // LANES)
+    busy = columns / (vectors * LANES) * rows * vectors / CHAINS
+    return FULL if rows * vectors >= CHAINS else FULL * busy
 
 
 def goes_along(read: Reader, letters: str, last: str) -> bool:
