@@ -11,6 +11,7 @@ it is expanded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, divide, known
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
+from chainrule.ops.build import call as op
 from chainrule.ops.contract import contract
 from chainrule.ops.layout import Place, Reshape, Slice
 from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
@@ -137,6 +139,12 @@ class _Convolution(Op):
         padding = [(0, 0), (0, 0), *((p, p) for p in self.padding)]
         x = np.pad(x, padding)
         return self.windows(sizes).ref(x.reshape(known(self.split(x.shape, 1))))
+
+    def is_depthwise(self, kernel: Shape) -> bool:
+        """Whether each channel has kernels of its own, which move in steps: its products are few,
+        and windows of neighbours pay more than others cost.
+        """
+        return self.groups > 1 and kernel[1] == 1 and set(self.strides) != {1}
 
     @classmethod
     def given(cls, x: Node, options: dict[str, Any]) -> tuple[Ints, Ints, Ints, int]:
@@ -260,22 +268,28 @@ class ConvTranspose(_Convolution):
     def expand(self, *inputs: Node) -> Node:
         z, k = inputs
         around = self.around(known(k.type.shape[2:]))
-        return self.spread(z, k) if around is None else self.gathered(z, k, around)
+        apart = set(self.strides) != {1} and not self.is_depthwise(k.type.shape)
+        return self.spread(z, k) if around is None or apart else self.gathered(z, k, around)
 
     def around(self, sizes: Ints) -> Ints | None:
-        """The zeros around z with which x is a convolution of z; None where it is none."""
+        """The zeros before z with which x is a convolution of z; None where it is none."""
         reach = (d * (n - 1) for d, n in zip(self.dilations, sizes, strict=True))
         around = tuple(r - p for r, p in zip(reach, self.padding, strict=True))
-        return around if set(self.strides) == {1} and min(around) >= 0 else None
+        return around if min(around) >= 0 else None
 
     def gathered(self, z: Node, k: Node, around: Ints) -> Node:
-        """With stride 1 each element of x gathers from a window of z, through k turned around."""
+        """Each element of x gathers from a window of z, whose elements stand a stride apart among
+        zeros, through k turned around.
+        """
         w, kernel, out = self.specs
         shape, sizes = self.infer(z.type, k.type).shape, k.type.shape[2:]
-        if any(around):
-            extents = (n + 2 * p for n, p in zip(z.type.shape[2:], around, strict=True))
-            z = apply(Place((0, 0, *around), (*z.type.shape[:2], *extents), (1,) * z.type.rank), z)
-        windows, turned = self.windowed(z, sizes), k
+        reach = (d * (n - 1) for d, n in zip(self.dilations, known(sizes), strict=True))
+        extents = tuple(n + r for n, r in zip(self.extents, reach, strict=True))
+        if extents != z.type.shape[2:]:
+            places = (0, 0, *around), (*z.type.shape[:2], *extents), (1, 1, *self.strides)
+            z = apply(Place(*places), z)
+        densely = replace(self, strides=(1,) * self.spatial)
+        windows, turned = densely.windowed(z, sizes), k
         if set(sizes) != {1}:
             ends = (0, 0, *(n - 1 for n in known(sizes)))
             turned = apply(Slice(ends, k.type.shape, (1, 1, *(-1 for _ in sizes))), k)
@@ -352,9 +366,33 @@ class Correlate(_Convolution):
     def expand(self, *inputs: Node) -> Node:
         x, z = inputs
         w, kernel, out = self.specs
+        if self.is_depthwise(self.infer(x.type, z.type).shape) and set(self.dilations) == {1}:
+            return self.by_phases(x, z)
         windows = self.windowed(self.pad(x), self.sizes)
         k = contract(out, w, kernel, self.split_node(z, 1), windows)
         return _reshaped(k, self.infer(x.type, z.type).shape)
+
+    def by_phases(self, x: Node, z: Node) -> Node:
+        """Offsets a stride apart meet neighbours among the elements of x that are a stride apart:
+        so many kernels by themselves, with stride 1, put together.
+        """
+        x, places = self.pad(x), z.type.shape[2:]
+        k: Node | None = None
+        for phase in np.ndindex(*self.strides):
+            sizes = tuple(
+                -(-(n - r) // s) for n, r, s in zip(self.sizes, phase, self.strides, strict=True)
+            )
+            if min(sizes) < 1:
+                continue
+            extents = tuple(n + m - 1 for n, m in zip(places, sizes, strict=True))
+            steps = (1, 1, *self.strides)
+            mine = apply(Slice((0, 0, *phase), (*x.type.shape[:2], *extents), steps), x)
+            ones = (1,) * self.spatial
+            part = apply(Correlate(ones, (0,) * self.spatial, ones, self.groups, sizes), mine, z)
+            part = apply(Place((0, 0, *phase), (*part.type.shape[:2], *self.sizes), steps), part)
+            k = part if k is None else op("add", k, part)
+        assert k is not None
+        return k
 
     def notation(self, *inputs: Node) -> Notation:
         size = [] if set(self.strides) == {1} else [f"size={shown(self.sizes)}"]

@@ -164,6 +164,22 @@ def _choose(ct: Node, branch: int, value: Node) -> Node:
     return apply(TABLE["where"], condition, *parts)
 
 
+def times(ct: Node, factor: Node) -> Node:
+    """The cotangent `ct` times a factor; where it is 0 by choice it stays 0 whatever that is."""
+    if (branch := chosen_branch(ct)) is not None:
+        return _choose(ct, branch, times(ct.inputs[branch], factor))
+    return apply(TABLE["mul"], ct, factor)
+
+
+def factors_of(ct: Node) -> Iterator[tuple[Node, Node]]:
+    """Pairs of which a cotangent is `times`."""
+    branch = chosen_branch(ct)
+    core = ct if branch is None else ct.inputs[branch]
+    if core.op is TABLE["mul"]:
+        for x, y in (core.inputs, core.inputs[::-1]):
+            yield (x if branch is None else _choose(ct, branch, x)), y
+
+
 def chosen_branch(ct: Node) -> int | None:
     """Of a choice between something and 0, which operand the something is; else None."""
     if ct.op is not TABLE["where"]:

@@ -19,7 +19,7 @@ from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
-from chainrule.ops.elementwise import check_accepts
+from chainrule.ops.elementwise import check_accepts, factors_of, times
 from chainrule.ops.source import size_of
 from chainrule.records import dataclass
 
@@ -157,7 +157,8 @@ class _Norm(_OverAxes):
 class LayerNorm(_Norm):
     """(x - mean(x)) / sqrt(var(x) + eps) over axes (Ba et al., arXiv:1607.06450).
 
-    Its derivative is (dy - mean(dy) - y * mean(dy * y)) / sqrt(var(x) + eps).
+    Its derivative is (dy - mean(dy) - y * mean(dy * y)) / sqrt(var(x) + eps), of which a factor of
+    dy that is the same along the axes, as batch norm's scale is, is one of the whole.
     """
 
     name = "layer_norm"
@@ -170,9 +171,17 @@ class LayerNorm(_Norm):
 
     def vjp(self, ct: Node, out: Node, *inputs: Node) -> tuple[Node | None, ...]:
         (x,) = inputs
+        ct, scale = next(filter(self._is_alike, factors_of(ct)), (ct, None))
         centred = op("sub", ct, self.along(ct))
-        inward = op("sub", centred, op("mul", out, self.along(op("mul", ct, out))))
+        inward = op("sub", centred, op("mul", out, self.along(times(ct, out))))
+        if scale is not None:
+            inward = op("mul", inward, scale)
         return (op("div", inward, self.spread(apply(Var(self.axes), x), x)),)
+
+    def _is_alike(self, factors: tuple[Node, Node]) -> bool:
+        """Whether the second is the same along the axes."""
+        view = factors[1].op
+        return isinstance(view, Expand) and set(self.axes) <= set(view.axes)
 
     def expand(self, *inputs: Node) -> Node:
         (x,) = inputs

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.driver import leaves_of
 from chainrule.errors import CompileError, DTypeError, ShapeError
 from chainrule.nn import BatchNorm, Dense, LayerNorm, RMSNorm, Sequential, tracked
 
@@ -78,6 +79,41 @@ def steps(layer: Any, x: cr.Tensor, batches: list[Array]) -> list[dict[str, Arra
 def batches(shape: tuple[int, ...], count: int = 4) -> list[Array]:
     rng = np.random.default_rng(5)
     return [rng.normal(size=(rows, *shape)) + rows for rows in (3, 8, 5, 8)[:count]]
+
+
+@pytest.mark.parametrize("activation", [cr.relu, cr.tanh, lambda h: h])
+def test_the_scale_is_a_factor_of_the_whole_derivative(activation: Any) -> None:
+    """So its two sums are those that shift and scale want anyway: scale / sigma * (dy - mean(dy) -
+    y * mean(dy * y)) in textbooks. Whole tensors were folded four times on the way back.
+    """
+    x, v = given(("n", 3, 4, 5), "float64")
+    y = activation(BatchNorm()(x))
+    names = ["batch_norm1.scale", "batch_norm1.shift"]
+    leaves = {str(n.op.label): cr.Tensor(n) for n in leaves_of([y.node])}
+    weights = [leaves[name] for name in names]
+    d = cr.input("d", ("n", 3, 4, 5), dtype="float64")
+    fn = cr.compile(list(cr.vjp([y], [x, *weights], [d])), training=True)
+    optimized = fn.show("optimized")
+    assert sum("= sum[axes=(2, 3)" in line for line in optimized.splitlines()) == 4
+
+    rng = np.random.default_rng(4)
+    scale, shift, slope = rng.normal(size=3), rng.normal(size=3), rng.normal(size=v.shape)
+    feeds = {"x": v, "d": slope, names[0]: scale, names[1]: shift}
+    feeds |= {f"batch_norm1.{kept}": np.ones(3) for kept in ("mean", "variance")}  # not read
+
+    def of(fn: Any, **changed: Array) -> Any:
+        return fn(**{name: (feeds | changed)[name] for name in fn.inputs})
+
+    found = of(fn)
+    wanted = cr.compile(list(cr.vjp([y], [x, *weights], [d])), training=True, backend="reference")
+    for got, want in zip(found, of(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-10)
+    # by x along a direction, in central differences
+    along, h = rng.normal(size=v.shape), 1e-5
+    value = cr.compile(cr.sum(y * d), training=True)
+    ends = [float(of(value, x=v + s * h * along)) for s in (1, -1)]
+    # second differences of a kink, where there is one, are below h times the sum
+    assert np.sum(found[0] * along) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 2), (2, 3, 3)])
