@@ -153,6 +153,27 @@ def test_pooling_that_tiles(
     np.testing.assert_array_equal(back, want)
 
 
+@pytest.mark.parametrize("axis", [0, 2, 3])
+def test_a_kernel_that_is_repeated(axis: int) -> None:
+    """What an image gets back is what it gets through the same kernel written out."""
+    shape, extents = (2, 1, 7, 7), (20, 17)
+    x = cr.input("x", (1, 2, *extents))
+    k = cr.input("k", tuple(1 if i == axis else n for i, n in enumerate(shape)))
+    options: dict[str, Any] = {"stride": (1, 2), "padding": (3, 2), "dilation": (1, 2)}
+    z, whole = (
+        cr.conv(x, kernel, groups=2, **options)
+        for kernel in (cr.broadcast_to(k, shape), cr.input("whole", shape))
+    )
+    d = cr.input("d", z.shape)
+    rng = np.random.default_rng(SEED)
+    feeds = {t.name: rng.integers(-3, 4, t.shape).astype(np.float32) for t in (k, d)}
+    feeds["whole"] = np.broadcast_to(feeds["k"], shape)
+    got, want = (cr.compile(cr.vjp([y], [x], [d])) for y in (z, whole))
+    np.testing.assert_array_equal(
+        got(k=feeds["k"], d=feeds["d"])[0], want(whole=feeds["whole"], d=feeds["d"])[0]
+    )
+
+
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 1, 0)])
 def test_a_pool_of_a_relu_asks_its_own_result_what_was_above_0(
     size: int, stride: int, padding: int

@@ -123,7 +123,6 @@ def turned_loops(
     by_group = any(extent != 1 for _, extent in layout.groups)
     x, y = layout.order(node.inputs)
     plain, windows = b.reader(x), b.reader(y)
-    inner = tuple(layout.sizes[c] for c in layout.inner)
     letters = layout.outer + layout.inner if tile.all else layout.inner
     terms = tuple((loop_of(c), layout.sizes[c]) for c in letters)
     steps = () if tile.all else layout.sums
@@ -138,10 +137,10 @@ def turned_loops(
     base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
-        places = dict(zip(layout.inner, unravel(k, inner), strict=True))
-        if not layout.gathered[0]:
-            places = {layout.inner: k}
-        return plain(layout.index(layout.a, {layout.row: column, **places}))
+        runs = {layout.row: column, layout.inner: k}
+        if layout.gathered[0]:
+            runs = {c: at for run, flat in runs.items() for c, at in layout.apart(run, flat)}
+        return plain(layout.index(layout.a, runs))
 
     def window(row: Dim, k: Dim) -> Value:
         places = _places(layout, tile, row) | {c: Size.symbol(loop_of(c)) for c in letters}
