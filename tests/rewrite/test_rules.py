@@ -540,3 +540,20 @@ def test_logarithms_of_every_part_of_a_running_sum_are_looked_at_in_linear_time(
         stabilize(Graph(tuple(logs)))
         counts.append(looked)
     assert 0 < counts[1] < 2.5 * counts[0]
+
+
+@pytest.mark.parametrize("steps", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 4, 1), (3, 1, 4), (6, 2), (3, 2, 2, 1)])
+def test_what_is_turned_and_parted_keeps_its_order(
+    shape: tuple[int, ...], steps: tuple[int, ...]
+) -> None:
+    """A part whose rows are taken from the last on was read as if from the first: convolutions by
+    kernels flipped along their channels were those of others.
+    """
+    starts = tuple(n - 1 if s < 0 else 0 for n, s in zip((3, 4), steps, strict=True))
+    x = var(3, 4)
+    node = apply(Reshape(shape), apply(Slice(starts, (3, 4), steps), x))
+    (found,) = Rewriter(LOWERING).run(Graph((node,)))
+    values = np.arange(12.0).reshape(3, 4)
+    (got,) = evaluate([found], {x: values})
+    np.testing.assert_array_equal(got, values[:: steps[0], :: steps[1]].reshape(shape))

@@ -111,7 +111,8 @@ def slice_of_parted(node: Node, see: See) -> Node | None:
     parts, start = node.type.shape[last:], part.op.starts[-1]
     inner = product(parts[1:])
     alike = node.type.shape[:last] == part.type.shape[:-1] == x.type.shape[:-1]
-    if len(parts) < 2 or not alike or part.op.steps[-1] != 1:
+    turned = set(part.op.steps) != {1}  # the other axes too, of which all is taken
+    if len(parts) < 2 or not alike or turned:
         return None
     if not all(isinstance(d, int) for d in (inner, start, wide)) or start % inner or wide % inner:
         return None
