@@ -287,7 +287,11 @@ def fault_of(
     least, bound = evaluate(check.least, sizes), evaluate(check.bound, sizes)
     array = known.get(check.feed or "")
     fault = None if array is None else outside(check, array, least, bound)
-    return fault or FeedError(f"{check.what} holds a position outside [{least}, {bound})")
+    return fault or FeedError(
+        f"{check.what} holds a position outside [{least}, {bound})",
+        f"it is computed: cr.clip(x, {least}, {bound - 1}) keeps it inside, x.named(...) names it; "
+        "nothing was changed",
+    )
 
 
 def threads_for(most: int | None) -> int:

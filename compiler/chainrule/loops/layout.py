@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from chainrule.ir.loop import LANES
 from chainrule.ir.node import Index, Node
@@ -163,11 +163,11 @@ class ContractLayout:
                 at[run[-1]] = place
         return tuple(at.get(c, 0) for c in letters)
 
-    def apart(self, run: str, place: Dim) -> Iterator[tuple[str, Dim]]:
-        """The letters of a run, each with where a flat place stands along it."""
+    def apart(self, run: str, place: Dim) -> dict[str, Dim]:
+        """Where a flat place of a run stands along each of its letters."""
         if len(run) == 1:
-            return iter(((run, place),))
-        return zip(run, unravel(place, tuple(self.sizes[c] for c in run)), strict=True)
+            return {run: place}
+        return dict(zip(run, unravel(place, tuple(self.sizes[c] for c in run)), strict=True))
 
     def first(self, m: Dim, k: Dim) -> dict[str, Dim]:
         """Where the first operand is read: the flat place of each run."""

@@ -25,8 +25,8 @@ from chainrule.ir.loop import (
     Value,
     fills,
 )
-from chainrule.ir.node import Index, Stmts
-from chainrule.ir.size import Dim, Size, known, product
+from chainrule.ir.node import Index, Reader, Stmts
+from chainrule.ir.size import Dim, Size, coefficient, known, product
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
@@ -137,10 +137,10 @@ def turned_loops(
     base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
-        runs = {layout.row: column, layout.inner: k}
-        if layout.gathered[0]:
-            runs = {c: at for run, flat in runs.items() for c, at in layout.apart(run, flat)}
-        return plain(layout.index(layout.a, runs))
+        places: dict[str, Dim] = {}
+        for run, flat in ((layout.row, column), (layout.inner, k)):
+            places |= {run: flat} if _is_one_axis(layout, plain, run) else layout.apart(run, flat)
+        return plain(layout.index(layout.a, places))
 
     def window(row: Dim, k: Dim) -> Value:
         places = _places(layout, tile, row) | {c: Size.symbol(loop_of(c)) for c in letters}
@@ -177,6 +177,18 @@ def turned_loops(
     body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
     body = split_outermost(body, len(layout.groups)) if by_group else body
     return (*copy, *body) if tile.all else body
+
+
+def _is_one_axis(layout: ContractLayout, read: Reader, run: str) -> bool:
+    """Whether a run of letters lies in the factor that is no view of windows as one axis does."""
+    value = read(tuple(Size.symbol(loop_of(c)) for c in layout.a))
+    if not isinstance(value, Load) or value.index is not None:
+        return False
+    steps = [coefficient(value.offset, loop_of(c)) for c in run]
+    return all(
+        step is not None and inner is not None and step[0] == inner[0] * layout.sizes[c]
+        for step, inner, c in zip(steps, steps[1:], run[1:], strict=False)
+    )
 
 
 def _places(layout: ContractLayout, tile: TurnedTile, row: Dim) -> dict[str, Dim]:

@@ -21,6 +21,7 @@ class _Conv(Layer):
     """Cross-correlation with `filters` learned kernels, over `axes` spatial axes."""
 
     axes: int
+    takes: str
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class _Conv(Layer):
 
     def forward(self, x: TensorLike) -> Tensor:
         who = type(self).__name__
-        x = floats(x, who, least=self.axes + 2, most=self.axes + 2)
+        x = floats(x, who, self.axes + 2, self.takes)
         channels = known(x, 1, who)
         if channels % self.groups:
             raise ShapeError(
@@ -94,7 +95,7 @@ class Conv1D(_Conv):
     ShapeError for what does not fit.
     """
 
-    axes = 1
+    axes, takes = 1, "(batch, channels, length)"
 
 
 class Conv2D(_Conv):
@@ -103,7 +104,7 @@ class Conv2D(_Conv):
     Arguments are those of Conv1D, an int or one for each of the two axes.
     """
 
-    axes = 2
+    axes, takes = 2, "(batch, channels, height, width)"
 
 
 class MaxPool(Layer):

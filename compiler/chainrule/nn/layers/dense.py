@@ -80,15 +80,16 @@ def count(what: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
-def floats(x: TensorLike, who: str, least: int, most: int | None = None) -> Tensor:
-    """x as a Tensor of floats and of a rank that a layer takes, else DTypeError or ShapeError."""
+def floats(x: TensorLike, who: str, least: int, axes: str = "") -> Tensor:
+    """x as a Tensor of floats and of the rank that a layer takes, which is `least` or, unless its
+    `axes` are named, above; else DTypeError or ShapeError.
+    """
     tensor = Tensor(as_node(x))
     if not tensor.dtype.is_float:
         raise DTypeError(f"{who} takes floats, not {tensor.type}", 'x.astype("float32")')
-    if tensor.ndim < least or (most is not None and tensor.ndim > most):
-        wanted = f"{least}" if most == least else f"at least {least}" if most is None else ""
-        wanted = wanted or f"{least} to {most}"
-        raise ShapeError(f"{who} takes a tensor of rank {wanted}, not {tensor.type}")
+    if tensor.ndim < least or (axes and tensor.ndim > least):
+        wanted, hint = (f"{least}", [f"its axes are {axes}"]) if axes else (f"at least {least}", [])
+        raise ShapeError(f"{who} takes a tensor of rank {wanted}, not {tensor.type}", *hint)
     return tensor
 
 

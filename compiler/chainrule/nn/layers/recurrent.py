@@ -54,7 +54,7 @@ class _Recurrent(Layer):
 
     def forward(self, x: TensorLike, initial: Any = None, mask: TensorLike | None = None) -> Any:
         who = type(self).__name__
-        x = floats(x, who, least=3, most=3)
+        x = floats(x, who, 3, "(batch, time, features)")
         known(x, 2, who)
         seen = None if mask is None else self._seen(mask, x)
         if not self.bidirectional:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chainrule.errors import DTypeError, ShapeError
+from chainrule.errors import CompileError, DTypeError, ShapeError
 from chainrule.ir.node import apply
 from chainrule.ir.size import Dim, Size
 from chainrule.lang import creation, normalization, random
@@ -21,6 +21,8 @@ from chainrule.ops.index import Take
 
 #: keys and values of what came before
 Cache = tuple[Tensor, Tensor]
+#: what all that is attended to is
+_AXES = "(batch, time, width)"
 
 
 class _Projection(Layer):
@@ -80,14 +82,14 @@ class MultiHeadAttention(Layer):
         cache: Cache | None = None,
         position: TensorLike = 0,
     ) -> Any:
-        query = floats(query, "MultiHeadAttention", least=3, most=3)
+        query = floats(query, "MultiHeadAttention", 3, _AXES)
         if cache is not None and (key is not None or not self.causal):
             raise ShapeError(
                 "MultiHeadAttention with a cache is causal, and keys are the query's own",
                 "MultiHeadAttention(heads, causal=True)(x, cache=cache, position=n)",
             )
-        key = query if key is None else floats(key, "MultiHeadAttention", least=3, most=3)
-        value = key if value is None else floats(value, "MultiHeadAttention", least=3, most=3)
+        key = query if key is None else floats(key, "MultiHeadAttention", 3, _AXES)
+        value = key if value is None else floats(value, "MultiHeadAttention", 3, _AXES)
         width = known(query, 2, "MultiHeadAttention")
         if width % self.heads:
             raise ShapeError(
@@ -124,6 +126,11 @@ class MultiHeadAttention(Layer):
         many at a time, values (batch, heads, length, width / heads). Raises CompileError before the
         first call, when the width is not known.
         """
+        if not self.query.built:
+            raise CompileError(
+                f"{self!r} has no width before its first call, so no cache",
+                "call it on what it reads, then: layer.cache(batch, length)",
+            )
         weight = self.query["weight"]
         size = weight.shape[1] // self.heads
         keys, values = (
@@ -162,6 +169,8 @@ def _extended(cache: Cache, k: Tensor, v: Tensor, position: TensorLike) -> tuple
     if [keys.type, values.type] != wanted:
         shown = " and ".join(map(str, wanted))
         raise ShapeError(f"a cache holds {shown}, not {keys.type} and {values.type}")
+    if isinstance(length, int) and isinstance(new, int) and new > length:
+        raise ShapeError(f"a cache for {length} positions has no room for {new}: {k.type}")
     at = Tensor(as_node(position))
     if at.ndim or not at.dtype.is_integer:
         raise DTypeError(f"a position is one integer, not {at.type}")
@@ -235,7 +244,7 @@ class TransformerBlock(Layer):
         cache: Cache | None = None,
         position: TensorLike = 0,
     ) -> Any:
-        h = floats(x, "TransformerBlock", least=3, most=3)
+        h = floats(x, "TransformerBlock", 3, _AXES)
         read = self.norm1(h) if self.norm_first else h
         seen = self.attention(read, mask=mask, cache=cache, position=position)
         if cache is not None:
