@@ -22,7 +22,7 @@ from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
-from chainrule.schedule.order import order_kernels
+from chainrule.schedule.order import Positions, order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
 #: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
@@ -35,7 +35,7 @@ def fuse(
     graph: Graph,
     finite: Sequence[Node] = (),
     codes: Iterator[int] | None = None,
-    tested: Collection[tuple[Node, Bound]] = (),
+    tested: Positions = (),
 ) -> list[Kernel]:
     """The kernels of a graph, in an order that computes everything before it is read.
 
@@ -45,7 +45,7 @@ def fuse(
     """
     fusion = _Fusion(graph, finite, codes or itertools.count(1))
     fusion.tested.update(dict.fromkeys(tested, -1))
-    return fusion.run()
+    return order_kernels(fusion.run(), graph, tested)
 
 
 class _Fusion:
@@ -87,7 +87,7 @@ class _Fusion:
                 kernel.chains = _chains(kernel, self.roots)
                 kernel.inside = tuple(_steps(kernel, self.codes))
                 _repeated(kernel)
-        return order_kernels(self.kernels, self.graph)
+        return self.kernels
 
     def place(self, node: Node) -> None:
         role = node.op.role
