@@ -27,7 +27,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
-from chainrule.ir.types import bool_, int64
+from chainrule.ir.types import bool_, float32, int64
 from chainrule.loops.choice import Choice
 from chainrule.loops.few import few_rows, has_few_rows
 from chainrule.loops.flat import flat_loops
@@ -52,21 +52,23 @@ from chainrule.loops.tiles import (
 )
 from chainrule.loops.walk import at_most, postorder, statements, values_of
 from chainrule.target import Target
+from chainrule.target.caches import NEAREST, SECOND
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
-BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, 2**15
+BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, NEAREST
 #: bytes of a b that is left where it is, if both factors lie along memory and the epilogue is short
-LEFT_BYTES = 2**19
+LEFT_BYTES = SECOND // 2
 #: of a larger one, up to so many bytes, the rows from which a copy usually pays
-GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
-#: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
-#: which stay in the second
-STRETCH, BLOCK_BYTES = 384, 2**19
+GUESSED_BYTES, GUESSED_ROWS = 2 * SECOND, 96
+#: terms of a stretch, of which a panel of float32 is 3/4 of the nearest cache, where it stays
+STRETCH = NEAREST * 3 // 4 // (LANES * float32.itemsize)
 #: sums of so many terms, if that is known, are one stretch
 LONGEST = 512
+#: bytes of a block's factor and sums, which stay in the second cache
+BLOCK_BYTES = SECOND // 2
 #: the same bytes where all rows may be one block: of a first factor that lies across its sums, so
 #: that it is copied in the order in which it lies
-WHOLE_BYTES = 3 * 2**19
+WHOLE_BYTES = SECOND * 3 // 2
 #: operations of an epilogue that may stand in every tile
 LIGHT = 8
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other

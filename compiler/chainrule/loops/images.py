@@ -29,6 +29,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size, known
+from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.layout import ContractLayout, is_view, loop_of
 from chainrule.loops.packing import in_squares, square_of
@@ -40,6 +41,7 @@ from chainrule.ops.layout import ravel, unravel
 from chainrule.ops.padding import Padded
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
+from chainrule.target.caches import SECOND
 
 #: rows of a tile at least: with fewer, multiply-adds wait for each other
 FEWEST_ROWS = 6
@@ -48,7 +50,7 @@ TURNING = 7
 #: multiply-adds that are left, of those that lines of images would take, for which this pays
 SHARE = 0.75
 #: of more numbers, images turned together would leave the second cache
-MOST_TURNED = 1 << 17
+MOST_TURNED = SECOND // 2 // float32.itemsize
 
 _I, _J, _M, _N, _R = (Size.symbol(f"{name}'") for name in "ijmnr")
 

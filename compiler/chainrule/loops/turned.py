@@ -27,6 +27,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Stmts
 from chainrule.ir.size import Dim, Size, known, product
+from chainrule.ir.types import float32
 from chainrule.loops.builder import Builder
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
@@ -42,11 +43,12 @@ from chainrule.loops.tiles import (
 from chainrule.ops.cast import widens
 from chainrule.ops.layout import ravel, unravel
 from chainrule.records import dataclass
+from chainrule.target.caches import SECOND
 
 #: rows of a tile at most, of one vector, two and three
 MOST_ROWS = (25, 14, 9)
 #: of more elements, sums would leave the second cache before they are turned back
-MOST_SUMS = 1 << 18
+MOST_SUMS = SECOND // float32.itemsize
 #: rows from which each part had better copy a factor for itself than wait for others twice a step
 OWN_ROWS = 32
 #: operations of epilogue code for a block that is turned back; where it would have more, the block
