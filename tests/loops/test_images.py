@@ -111,6 +111,22 @@ def test_an_image_has_the_same_bits_in_every_batch(
     compare(cr.compile(outputs, threads=1)(**feeds), slice(None))
 
 
+@pytest.mark.parametrize("batch", [16, 19])
+def test_padding_with_another_number_is_laid_down(batch: int) -> None:
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((batch, 6, 5, 5)), "k": rng.standard_normal((8, 6, 3, 3))}
+    x, k = (cr.input(name, a.shape, dtype="float64") for name, a in feeds.items())
+    text = f"conv(full(({batch}, 6, 7, 7), 1.5)[:, :, 1:6, 1:6].set(x), k)"
+    want = np.zeros((batch, 8, 5, 5))
+    around = np.pad(feeds["x"], [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=1.5)
+    for i, j in np.ndindex(3, 3):
+        want += np.einsum(
+            "bcij,oc->boij", around[:, :, i : i + 5, j : j + 5], feeds["k"][..., i, j]
+        )
+    got = cr.compile(cr.parse(text, [x, k]))(**feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-11)
+
+
 def test_what_follows_may_be_much_code(at_level: Callable[[str], None]) -> None:
     """Turned blocks wait in workspace then; one result beside another, both read elsewhere."""
     at_level("x86-64-v4")

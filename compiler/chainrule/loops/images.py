@@ -38,7 +38,7 @@ from chainrule.loops.tiles import epilogue_operations
 from chainrule.loops.turned import TURNED_OPERATIONS, turned_block
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel, unravel
-from chainrule.ops.padding import Padded
+from chainrule.ops.padding import among_zeros
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
 from chainrule.target.caches import SECOND
@@ -172,20 +172,17 @@ def _axes(windows: Node, letters: str) -> tuple[tuple[Axis, ...], Node] | None:
     op = windows.op
     if not isinstance(op, Window) or {*op.strides, *op.dilations} != {1}:
         return None
-    (source,) = windows.inputs
     first, last = op.axis, op.axis + op.spatial
-    before, after = (0,) * last, (0,) * last
-    if isinstance(source.op, Padded) and source.op.fill == 0:
-        before, after, (source,) = source.op.before, source.op.after, source.inputs
+    found = among_zeros(windows.inputs[0], first)
+    if found is None:
+        return None
+    source, before, after = found
     fixed = all(isinstance(d, int) for d in source.type.shape[1:])
-    if first < 1 or last != source.type.rank or not fixed or any(before[:first] + after[:first]):
+    if first < 1 or last != source.type.rank or not fixed:
         return None
     axes = []
-    for i, size in enumerate(op.sizes):
-        (length,), ends = (
-            known(source.type.shape[first + i :][:1]),
-            (before[first + i], after[first + i]),
-        )
+    lengths = known(source.type.shape[first:])
+    for i, (size, length, *ends) in enumerate(zip(op.sizes, lengths, before, after, strict=True)):
         if max(ends) >= size:
             return None
         count = length + sum(ends) - size + 1
