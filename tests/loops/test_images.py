@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 import chainrule as cr
 
@@ -117,14 +118,30 @@ def test_padding_with_another_number_is_laid_down(batch: int) -> None:
     feeds = {"x": rng.standard_normal((batch, 6, 5, 5)), "k": rng.standard_normal((8, 6, 3, 3))}
     x, k = (cr.input(name, a.shape, dtype="float64") for name, a in feeds.items())
     text = f"conv(full(({batch}, 6, 7, 7), 1.5)[:, :, 1:6, 1:6].set(x), k)"
-    want = np.zeros((batch, 8, 5, 5))
     around = np.pad(feeds["x"], [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=1.5)
-    for i, j in np.ndindex(3, 3):
-        want += np.einsum(
-            "bcij,oc->boij", around[:, :, i : i + 5, j : j + 5], feeds["k"][..., i, j]
-        )
+    windows = sliding_window_view(around, (3, 3), axis=(2, 3))
+    want = np.einsum("bchwrs,ocrs->bohw", windows, feeds["k"])
     got = cr.compile(cr.parse(text, [x, k]))(**feeds)
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [16, 19, "batch"])
+def test_kernels_may_be_windows_of_something_padded(
+    batch: int | str, at_level: Callable[[str], None]
+) -> None:
+    """Such are laid down before images are turned."""
+    at_level("x86-64-v4")
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((19, 6, 5)), "v": rng.standard_normal((8, 6))}
+    feeds["x"] = feeds["x"][: batch if isinstance(batch, int) else None]
+    x = cr.input("x", (batch, 6, 5), dtype="float64")
+    v = cr.input("v", (8, 6), dtype="float64")
+    z = cr.parse("t1 = zeros((8, 8))[:, 1:7].set(v)\nconv(x, windows(t1, 6), padding=1)", [x, v])
+    around = np.pad(feeds["x"], [(0, 0), (0, 0), (1, 1)])
+    k = sliding_window_view(np.pad(feeds["v"], [(0, 0), (1, 1)]), 6, axis=1).transpose(0, 2, 1)
+    want = np.einsum("bclr,ocr->bol", sliding_window_view(around, 3, axis=2), k)
+    assert by_images([z]) == 1
+    np.testing.assert_allclose(cr.compile(z)(**feeds), want, rtol=1e-10, atol=1e-11)
 
 
 def test_what_follows_may_be_much_code(at_level: Callable[[str], None]) -> None:

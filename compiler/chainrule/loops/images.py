@@ -286,10 +286,9 @@ def _finished(
     return (Loop("r'", tile.rows, blocks),)
 
 
-def left_over(body: Stmts, tile: ImageTile, images: Dim) -> Stmts | None:
-    """Of a loop over images, those beyond whole LANES; None where statements are no such loop."""
-    loop = body[0]
-    if len(body) > 1 or not isinstance(loop, Loop) or loop.var != loop_of(tile.image):
-        return None
-    named = Let(loop.var, images // LANES * LANES + Size.symbol("over'"))
-    return (replace(loop, var="over'", extent=images % LANES, body=(named, *loop.body)),)
+def left_over(one_by_one: Stmt, tile: ImageTile, images: Dim) -> Stmt:
+    """Of the loop that does images one by one, those beyond whole LANES."""
+    assert isinstance(one_by_one, Loop) and one_by_one.var == loop_of(tile.image)
+    named = Let(one_by_one.var, images // LANES * LANES + Size.symbol("over'"))
+    body = (named, *one_by_one.body)
+    return replace(one_by_one, var="over'", extent=images % LANES, body=body)

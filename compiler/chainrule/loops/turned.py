@@ -119,7 +119,7 @@ def turned_loops(
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, m, n = b.kernel.anchor, layout.m, layout.n
     assert isinstance(m, int) and isinstance(n, int)
-    by_group = any(extent != 1 for _, extent in layout.groups)
+    by_group = layout.by_group
     x, y = layout.order(node.inputs)
     plain, windows = b.reader(x), b.reader(y)
     inner = tuple(layout.sizes[c] for c in layout.inner)
