@@ -29,7 +29,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Reader, Stmts
 from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
-from chainrule.loops.builder import Builder, is_straight
+from chainrule.loops.builder import Builder, Maps, is_straight
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, loop_of
 from chainrule.loops.parts import split_outermost
@@ -118,7 +118,7 @@ def dot_loops(
     layout: ContractLayout,
     tile: DotTile,
     laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, count, width = b.kernel.anchor, layout.sizes[tile.row], layout.size(tile.columns)
@@ -214,7 +214,7 @@ def _ends(
     tile: DotTile,
     chains: Buffer,
     sums: Buffer,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """A row's chains added up, each element's in one tree, and what becomes of it."""
     width, at = layout.size(tile.columns), _places(layout)

@@ -8,7 +8,6 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
@@ -30,7 +29,7 @@ from chainrule.ir.loop import (
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size, known
 from chainrule.ir.types import float32
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.layout import ContractLayout, is_view, loop_of
 from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import split_outermost
@@ -199,9 +198,7 @@ def _height(b: Builder, m: int) -> int:
     return rows if rows * width >= FEWEST_ROWS else 0
 
 
-def image_loops(
-    b: Builder, layout: ContractLayout, tile: ImageTile, maps: Callable[[Index, Value], Stmts]
-) -> Stmts:
+def image_loops(b: Builder, layout: ContractLayout, tile: ImageTile, maps: Maps) -> Stmts:
     """The loops of a product over whole LANES of images; `maps(index, sum)` is what becomes of an
     element.
     """
@@ -261,7 +258,7 @@ def _finished(
     layout: ContractLayout,
     tile: ImageTile,
     sums: Buffer,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """What becomes of a line's sums, turned back row after row."""
     last, dtype = tile.axes[-1], b.kernel.anchor.type.dtype

@@ -31,7 +31,7 @@ from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.blocks import block_loops, room_for, takes_blocks
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
@@ -57,9 +57,6 @@ from chainrule.loops.winograd import Winograd
 from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel
-
-#: what becomes of an element, given where it stands and its sum
-Maps = Callable[[Index, Value], Stmts]
 
 #: terms of a sum that are few: copying a factor's views takes longer than multiplying them
 FEW = 64

@@ -25,10 +25,10 @@ from chainrule.ir.loop import (
     Value,
     fills,
 )
-from chainrule.ir.node import Index, Stmts
+from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size, known, product
 from chainrule.ir.types import float32
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
@@ -114,7 +114,7 @@ def turned_loops(
     layout: ContractLayout,
     tile: TurnedTile,
     laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
     node, m, n, split = b.kernel.anchor, layout.m, layout.n, not layout.by_group
@@ -217,7 +217,7 @@ def turned_back(
     b: Builder,
     layout: ContractLayout,
     sums: Callable[[Dim, Dim], Value],
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
     split: bool,
     columns: tuple[Dim, int] | None = None,
     waits: bool = False,
