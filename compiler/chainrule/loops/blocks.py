@@ -35,7 +35,7 @@ from chainrule.loops.pairs import takes_pairs
 from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
 from chainrule.loops.tiles import Contraction
 from chainrule.records import dataclass
-from chainrule.target.caches import NEAREST, SECOND
+from chainrule.target import NEAREST, SECOND
 
 _BLOCK = WORDS * int32.itemsize
 #: blocks of the larger factor that the nearest cache holds beside what passes by, and of both

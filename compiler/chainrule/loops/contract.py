@@ -52,8 +52,7 @@ from chainrule.loops.tiles import (
     unrolled_rows,
 )
 from chainrule.loops.walk import at_most, postorder, statements, values_of
-from chainrule.target import Target
-from chainrule.target.caches import NEAREST, SECOND
+from chainrule.target import NEAREST, SECOND, Target
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
 BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, NEAREST

@@ -40,7 +40,7 @@ from chainrule.ops.layout import ravel, unravel
 from chainrule.ops.padding import among_zeros
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
-from chainrule.target.caches import SECOND
+from chainrule.target import SECOND
 
 #: rows of a tile at least: with fewer, multiply-adds wait for each other
 FEWEST_ROWS = 6

@@ -43,7 +43,7 @@ from chainrule.loops.tiles import (
 from chainrule.ops.cast import widens
 from chainrule.ops.layout import ravel, unravel
 from chainrule.records import dataclass
-from chainrule.target.caches import SECOND
+from chainrule.target import SECOND
 
 #: rows of a tile at most, of one vector, two and three
 MOST_ROWS = (25, 14, 9)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from chainrule.records import dataclass
-from chainrule.target.caches import NEAREST, SECOND
+from chainrule.target import NEAREST, SECOND
 
 #: what a text of speeds begins with; a change of what is measured changes it
 KIND = "speeds 1"
