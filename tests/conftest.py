@@ -4,6 +4,7 @@ is run by default, always the same ones, and the rest as `long`.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
@@ -22,3 +23,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             (share,) = mark.args
             if crc32(item.nodeid.encode()) % share:
                 item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture
+def at_level(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets the rest of a test compile for a level, or skips it where this machine is below."""
+    from chainrule.codegen.host import host_target
+    from chainrule.errors import CompileError
+
+    def chosen(level: str) -> None:
+        monkeypatch.setenv("CHAINRULE_TARGET", level)
+        try:
+            host_target()
+        except CompileError as error:
+            pytest.skip(str(error))
+
+    return chosen

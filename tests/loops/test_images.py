@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 import chainrule as cr
-from chainrule.codegen.host import host_target
 
 SEED = 5
 #: channels, kernels, extents, window, padding; by images are dx of the first four, z of the others
@@ -44,15 +45,6 @@ def expressions(
     return [cr.relu(z + cr.mean(k)), dx * x], feeds
 
 
-def set_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile for a level, or skip where this machine is below it."""
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
-
-
 def by_images(outputs: list[cr.Tensor]) -> int:
     """How many products go along images."""
     return cr.compile(outputs).show("loops").count("for r' in")
@@ -60,9 +52,9 @@ def by_images(outputs: list[cr.Tensor]) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_lanes_go_along_images_where_lines_are_short(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Any, at_level: Callable[[str], None]
 ) -> None:
-    set_level("x86-64-v4", monkeypatch)
+    at_level("x86-64-v4")
     assert by_images(expressions(case, 16, "float32")[0]) == 1
 
 
@@ -76,8 +68,8 @@ def test_lanes_go_along_images_where_lines_are_short(
     ],
     ids=str,
 )
-def test_others_stay_as_they_are(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_level("x86-64-v4", monkeypatch)
+def test_others_stay_as_they_are(case: Any, at_level: Callable[[str], None]) -> None:
+    at_level("x86-64-v4")
     assert by_images(expressions(case, 16, "float32")[0]) == 0
     assert by_images(expressions(CASES[0], 15, "float32", True)[0]) == 0  # too few images
 
@@ -87,9 +79,9 @@ def test_others_stay_as_they_are(case: Any, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("batch", [1, 16, 37])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_code_is_the_reference(
-    case: Any, batch: int, level: str, monkeypatch: pytest.MonkeyPatch
+    case: Any, batch: int, level: str, at_level: Callable[[str], None]
 ) -> None:
-    set_level(level, monkeypatch)
+    at_level(level)
     outputs, feeds = expressions(case, batch, "float64")
     want = cr.compile(outputs, backend="reference")(**feeds)
     for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
@@ -98,7 +90,7 @@ def test_native_code_is_the_reference(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_image_has_the_same_bits_in_every_batch(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Any, at_level: Callable[[str], None]
 ) -> None:
     """Alone, among others, where their number is known, and whoever shares the work."""
     outputs, feeds = expressions(case, 37, "float32")
@@ -106,25 +98,55 @@ def test_an_image_has_the_same_bits_in_every_batch(
     want = [a.view(np.int32) for a in run(**feeds)]
     shared = cr.compile(outputs, threads=2)(**feeds)
     fixed = cr.compile(expressions(case, 37, "float32", True)[0], threads=1)(**feeds)
-    parts = [(shared, slice(None)), (fixed, slice(None))]
-    for i in (0, 20, 36):
-        one = {n: a if n == "k" else a[i : i + 1] for n, a in feeds.items()}
-        parts.append((run(**one), slice(i, i + 1)))
-    monkeypatch.setenv("CHAINRULE_TARGET", "x86-64-v3")
-    try:
-        host_target()
-    except cr.errors.CompileError:
-        pass
-    else:
-        parts.append((cr.compile(outputs, threads=1)(**feeds), slice(None)))
-    for got, rows in parts:
+
+    def compare(got: Any, rows: slice) -> None:
         for array, expected in zip(got, want, strict=True):
             np.testing.assert_array_equal(array.view(np.int32), expected[rows])
 
+    compare(shared, slice(None))
+    compare(fixed, slice(None))
+    for i in (0, 20, 36):
+        one = {n: a if n == "k" else a[i : i + 1] for n, a in feeds.items()}
+        compare(run(**one), slice(i, i + 1))
+    at_level("x86-64-v3")
+    compare(cr.compile(outputs, threads=1)(**feeds), slice(None))
 
-def test_what_follows_may_be_much_code(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize("batch", [16, 19])
+def test_padding_with_another_number_is_laid_down(batch: int) -> None:
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((batch, 6, 5, 5)), "k": rng.standard_normal((8, 6, 3, 3))}
+    x, k = (cr.input(name, a.shape, dtype="float64") for name, a in feeds.items())
+    text = f"conv(full(({batch}, 6, 7, 7), 1.5)[:, :, 1:6, 1:6].set(x), k)"
+    around = np.pad(feeds["x"], [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=1.5)
+    windows = sliding_window_view(around, (3, 3), axis=(2, 3))
+    want = np.einsum("bchwrs,ocrs->bohw", windows, feeds["k"])
+    got = cr.compile(cr.parse(text, [x, k]))(**feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [16, 19, "batch"])
+def test_kernels_may_be_windows_of_something_padded(
+    batch: int | str, at_level: Callable[[str], None]
+) -> None:
+    """Such are laid down before images are turned."""
+    at_level("x86-64-v4")
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.standard_normal((19, 6, 5)), "v": rng.standard_normal((8, 6))}
+    feeds["x"] = feeds["x"][: batch if isinstance(batch, int) else None]
+    x = cr.input("x", (batch, 6, 5), dtype="float64")
+    v = cr.input("v", (8, 6), dtype="float64")
+    z = cr.parse("t1 = zeros((8, 8))[:, 1:7].set(v)\nconv(x, windows(t1, 6), padding=1)", [x, v])
+    around = np.pad(feeds["x"], [(0, 0), (0, 0), (1, 1)])
+    k = sliding_window_view(np.pad(feeds["v"], [(0, 0), (1, 1)]), 6, axis=1).transpose(0, 2, 1)
+    want = np.einsum("bclr,ocr->bol", sliding_window_view(around, 3, axis=2), k)
+    assert by_images([z]) == 1
+    np.testing.assert_allclose(cr.compile(z)(**feeds), want, rtol=1e-10, atol=1e-11)
+
+
+def test_what_follows_may_be_much_code(at_level: Callable[[str], None]) -> None:
     """Turned blocks wait in workspace then; one result beside another, both read elsewhere."""
-    set_level("x86-64-v4", monkeypatch)
+    at_level("x86-64-v4")
     x = cr.input("x", ("batch", 5, 7, 9), dtype="float64")
     k = cr.input("k", (6, 5, 3, 3), dtype="float64")
     z = cr.conv(x, k, padding=1)

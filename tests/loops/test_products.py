@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.codegen.host import host_target
 
 SIZES = {"a": 3, "b": 5, "c": 2, "d": 17, "e": 4, "f": 33}
 SEED = 3
@@ -115,16 +114,12 @@ def test_vectors_go_along_the_gradient_of_a_single_column() -> None:
 @pytest.mark.parametrize("level", ["x86-64-v4", "x86-64-v3", "generic"])
 @pytest.mark.parametrize("terms", ["terms", 2500, 1025])
 def test_long_sums_are_the_same_chains(
-    level: str, terms: str | int, monkeypatch: pytest.MonkeyPatch
+    level: str, terms: str | int, at_level: Callable[[str], None]
 ) -> None:
     """Sums cut into stretches, of copied blocks of a factor, have the bits of short products: each
     element is one chain, so it does not matter which others are computed beside it.
     """
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
+    at_level(level)
     rng = np.random.default_rng(SEED)
     count = 2500 if terms == "terms" else int(terms)
     a = rng.standard_normal((count, 150), dtype=np.float32)
@@ -172,16 +167,12 @@ def test_rows_a_page_apart_are_few_to_a_tile(rows: str | int) -> None:
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize(("terms", "columns"), [(16, 16), (40, 37), (7, 50), (64, 128), (1024, 48)])
 def test_few_rows_by_a_transposed_factor(
-    level: str, kind: str, terms: int, columns: int, monkeypatch: pytest.MonkeyPatch
+    level: str, kind: str, terms: int, columns: int, at_level: Callable[[str], None]
 ) -> None:
     """Blocks turned in registers give the chains that a copy of the factor gives many rows, and on
     two threads the same.
     """
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
+    at_level(level)
     rng = np.random.default_rng(SEED)
     a, w, bias = (rng.standard_normal(s).astype(kind) for s in ((9, terms), (columns, terms),
                                                                (columns,)))  # fmt: skip

@@ -4,6 +4,7 @@ sums, or, where the product is turned, along the other factor's rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.codegen.host import host_target
 from chainrule.driver.lower import passes_for
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import LANES, Local
@@ -75,13 +75,9 @@ def expressions(case: Any, dtype: str) -> tuple[list[cr.Tensor], dict[str, np.nd
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_code_is_the_reference(
-    case: Any, level: str, monkeypatch: pytest.MonkeyPatch
+    case: Any, level: str, at_level: Callable[[str], None]
 ) -> None:
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
+    at_level(level)
     outputs, feeds = expressions(case, "float64")
     want = cr.compile(outputs, backend="reference")(**feeds)
     for got, expected in zip(cr.compile(outputs)(**feeds), want, strict=True):
@@ -90,21 +86,19 @@ def test_native_code_is_the_reference(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_depend_neither_on_threads_nor_on_the_level(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Any, at_level: Callable[[str], None]
 ) -> None:
     outputs, feeds = expressions((70, *case[1:]), "float32")
     want = cr.compile(outputs, threads=1)(**feeds)
-    results = [cr.compile(outputs, threads=2)(**feeds)]
-    monkeypatch.setenv("CHAINRULE_TARGET", "x86-64-v3")
-    try:
-        host_target()
-    except cr.errors.CompileError:
-        pass
-    else:
-        results.append(cr.compile(outputs, threads=1)(**feeds))
-    for got in results:
+
+    def compare(threads: int) -> None:
+        got = cr.compile(outputs, threads=threads)(**feeds)
         for array, expected in zip(got, want, strict=True):
             np.testing.assert_array_equal(array, expected)
+
+    compare(2)
+    at_level("x86-64-v3")
+    compare(1)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -127,14 +121,10 @@ def test_tiles_have_sums_enough_for_the_multiply_adds(extent: int, level: str) -
 @pytest.mark.parametrize("width", [2, 6, 10, 28, 32, 40, 70])
 @pytest.mark.parametrize("size", [(2, 2), (1, 3), (3, 2), (2, 4)])
 def test_pooling_that_tiles(
-    size: tuple[int, int], width: int, level: str, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], width: int, level: str, at_level: Callable[[str], None]
 ) -> None:
     """Each element of a cotangent goes to the first of the largest in its window."""
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
+    at_level(level)
     rng = np.random.default_rng(SEED)
     high, wide = 3 * size[0], width * size[1]
     x = cr.input("x", ("batch", 2, high, wide))
@@ -228,13 +218,9 @@ def test_a_value_by_another_shape_is_walked_straight_through() -> None:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int32"])
-def test_elements_a_few_apart(dtype: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_a_few_apart(dtype: str, level: str, at_level: Callable[[str], None]) -> None:
     """Every number of lanes there can be, up to the last element of memory."""
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
+    at_level(level)
     rng = np.random.default_rng(SEED)
     for apart in (2, 3, 4, 5):
         for count in (*range(1, 18), 31, 32, 33, 64, 100):

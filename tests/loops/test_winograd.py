@@ -63,14 +63,6 @@ LEVELS = ["x86-64-v4", "x86-64-v3", "generic"]
 FILTERED = "by minimal filtering"
 
 
-def at_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHAINRULE_TARGET", level)
-    try:
-        host_target()
-    except cr.errors.CompileError as error:
-        pytest.skip(str(error))
-
-
 def three(case: Any, batch: int | str) -> list[cr.Tensor]:
     """A convolution and both of its derivatives, each with something that follows it."""
     _, channels, kernels, extents, padding, window = case
@@ -139,9 +131,9 @@ def test_the_matrices_are_a_filter(taps: int) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_whole_numbers_come_out_exactly(
-    case: Any, threads: int, level: str, monkeypatch: pytest.MonkeyPatch
+    case: Any, threads: int, level: str, at_level: Callable[[str], None]
 ) -> None:
-    at_level(level, monkeypatch)
+    at_level(level)
     rng = np.random.default_rng(SEED)
     feeds = numbers(case, lambda shape: rng.integers(-3, 4, shape))
     results = cr.compile(three(case, "batch"), threads=threads)(**feeds)
@@ -204,17 +196,20 @@ def test_rounding_is_that_of_sums(case: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_depend_neither_on_threads_nor_on_the_level(
-    case: Any, monkeypatch: pytest.MonkeyPatch
+    case: Any, at_level: Callable[[str], None]
 ) -> None:
     rng = np.random.default_rng(SEED)
     feeds = numbers(case, rng.standard_normal)
     want = cr.compile(three(case, "batch"), threads=1)(**feeds)
-    results = [cr.compile(three(case, "batch"), threads=2)(**feeds)]
-    at_level("x86-64-v3", monkeypatch)
-    results.append(cr.compile(three(case, "batch"), threads=1)(**feeds))
-    for got in results:
+
+    def compare(threads: int) -> None:
+        got = cr.compile(three(case, "batch"), threads=threads)(**feeds)
         for array, expected in zip(got, want, strict=True):
             np.testing.assert_array_equal(array, expected)
+
+    compare(2)
+    at_level("x86-64-v3")
+    compare(1)
 
 
 def test_what_is_not_finite_stays_where_it_is_read() -> None:

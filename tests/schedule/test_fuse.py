@@ -11,11 +11,13 @@ import pytest
 
 import chainrule as cr
 from chainrule.driver.lower import PASSES
+from chainrule.errors import CompileError
 from chainrule.ir import provenance
 from chainrule.ir.graph import Graph
 from chainrule.ir.passes import run_passes
 from chainrule.schedule.fuse import MAX_NODES, fuse
-from chainrule.schedule.kernel import Form, Kernel, identity
+from chainrule.schedule.kernel import Form, Kernel, identity, positions_of
+from chainrule.schedule.order import order_kernels
 
 Updates = dict[Any, Any]
 
@@ -140,6 +142,30 @@ def test_a_leaf_read_at_positions_is_copied_at_the_end() -> None:
         map take < w i > take
         copy < take > take->w
     """)  # fmt: skip
+
+
+def test_positions_that_nothing_tests_are_an_error_of_the_compiler() -> None:
+    x, i = cr.input("x", (5,)), cr.input("i", (3,), dtype="int32")
+    graph, _ = run_passes(Graph(((cr.take(x, i) * 2.0).node,)), PASSES)
+    check, take = kernels = fuse(graph)
+    assert check.test is not None and check.test.bound is not None
+    node, bound = check.test.node, check.test.bound
+    assert order_kernels([take, check], graph) == kernels
+    assert order_kernels([take], graph, [(node, bound)]) == [take]  # as in a loop
+    for tested in ((), [(node, 4)], [(x.node, bound)]):
+        with pytest.raises(CompileError, match="nothing tests positions"):
+            order_kernels([take], graph, tested)
+
+
+def test_positions_of_a_loop_are_tested_before_it() -> None:
+    w, i = cr.parameter("w", (5, 3)), cr.input("i", (4,), dtype="int32")
+    last, _ = cr.scan(lambda h, at: (cr.tanh(h + cr.take(w, at, axis=0)), h), cr.zeros((3,)), i)
+    found = kernels_of([last])
+    (check,) = [k for k in found if k.test is not None]
+    loop = found[-1]
+    assert loop.form is Form.SCAN and found.index(check) < len(found) - 1
+    assert any(positions_of(n) for k in loop.inside for n in k.nodes)
+    assert not any(k.tests for k in loop.inside)
 
 
 def test_only_the_update_in_the_circle_is_copied() -> None:

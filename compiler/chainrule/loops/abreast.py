@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from chainrule.ir.loop import LANES, Apply, Get, Literal, Load, Local, Loop, Set, Store, Value
 from chainrule.ir.node import Index, Stmts, for_each
 from chainrule.ir.size import Dim, Size, product
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.layout import letter_sizes, loop_of
 from chainrule.loops.parts import shared_nest
 from chainrule.loops.tiles import EPILOGUE_OPERATIONS, epilogue_operations
@@ -63,7 +63,7 @@ def stands_abreast(b: Builder) -> bool:
     return op.a[-1:] == op.b[-1:] == last and node.type.shape[-1] != 1
 
 
-def abreast_loops(b: Builder, maps: Callable[[Index, Value], Stmts]) -> Stmts:
+def abreast_loops(b: Builder, maps: Maps) -> Stmts:
     """The loops of such a product; `maps(index, sum)` is what becomes of an element."""
     node = b.kernel.anchor
     op, sizes = node.op, letter_sizes(node)

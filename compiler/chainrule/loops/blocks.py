@@ -30,15 +30,17 @@ from chainrule.ir.loop import (
     Value,
 )
 from chainrule.ir.size import Dim, Size
-from chainrule.ir.types import bool_, float32
+from chainrule.ir.types import bool_, float32, int32
 from chainrule.loops.pairs import takes_pairs
 from chainrule.loops.panels import TERMS, WORDS, Factor, flipped, lies_along, pieces_of, up
 from chainrule.loops.tiles import Contraction
 from chainrule.records import dataclass
+from chainrule.target import NEAREST, SECOND
 
-#: blocks, 1 KiB each, of the larger factor that the first cache holds beside what passes by, and
-#: of both factors that the second one does beside sums, so many at most
-NEAR, BY, SUMS = 32, 640, 1 << 17
+_BLOCK = WORDS * int32.itemsize
+#: blocks of the larger factor that the nearest cache holds beside what passes by, and of both
+#: factors that the second one does beside sums, so many at most
+NEAR, BY, SUMS = NEAREST // _BLOCK, SECOND * 5 // 8 // _BLOCK, SECOND // 2 // float32.itemsize
 
 _M, _N, _I, _J, _S = (Size.symbol(f"{name}'") for name in "mnijs")
 

@@ -18,6 +18,9 @@ from chainrule.schedule.kernel import Form, Kernel
 from chainrule.schedule.reading import bases, sources, storage
 from chainrule.target import Target
 
+#: what becomes of an element, given where it stands and its sum
+Maps = Callable[[Index, Value], Stmts]
+
 
 class Builder:
     """A kernel that is being built: its memory in order, and the values its nodes have by now.

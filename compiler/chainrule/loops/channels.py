@@ -14,7 +14,7 @@ from chainrule.loops.layout import is_view
 from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import by_one
 from chainrule.ops.layout import unravel
-from chainrule.ops.padding import Padded
+from chainrule.ops.padding import among_zeros
 from chainrule.records import dataclass
 
 _M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
@@ -37,16 +37,12 @@ class Image:
         """What windows are read of: what is padded with zeros, and not those. None where it is of
         unknown size, or padded otherwise.
         """
-        padding, r = view.op, len(room)
-        if not isinstance(padding, Padded):
-            extents, before, node = view.type.shape[2:], (0,) * r, view
-        else:
-            node = view.inputs[0]
-            extents, before = node.type.shape[2:], padding.before[2:]
-            if padding.fill != 0 or any((*padding.before[:2], *padding.after[:2])):
-                return None
-        sizes = tuple(d for d in extents if isinstance(d, int))
-        return Image(node, channels, sizes, before, room) if len(sizes) == r else None
+        found = among_zeros(view, 2)
+        if found is None:
+            return None
+        node, before, _ = found
+        sizes = tuple(d for d in node.type.shape[2:] if isinstance(d, int))
+        return Image(node, channels, sizes, before, room) if len(sizes) == len(room) else None
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from chainrule.ir.loop import (
@@ -27,7 +28,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
-from chainrule.ir.types import bool_, int64
+from chainrule.ir.types import bool_, float32, int64
 from chainrule.loops.choice import Choice
 from chainrule.loops.few import few_rows, has_few_rows
 from chainrule.loops.flat import flat_loops
@@ -51,22 +52,23 @@ from chainrule.loops.tiles import (
     unrolled_rows,
 )
 from chainrule.loops.walk import at_most, postorder, statements, values_of
-from chainrule.target import Target
+from chainrule.target import NEAREST, SECOND, Target
 
 #: rows, columns and terms from which blocks are worth it, of a b that is larger than so many bytes
-BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, 2**15
+BLOCKED_ROWS, BLOCKED_COLUMNS, BLOCKED_TERMS, NEAR_BYTES = 12, 64, 12, NEAREST
 #: bytes of a b that is left where it is, if both factors lie along memory and the epilogue is short
-LEFT_BYTES = 2**19
+LEFT_BYTES = SECOND // 2
 #: of a larger one, up to so many bytes, the rows from which a copy usually pays
-GUESSED_BYTES, GUESSED_ROWS = 2**21, 96
-#: terms of a stretch, whose panels stay in the first cache, and bytes of a block's factor and sums,
-#: which stay in the second
-STRETCH, BLOCK_BYTES = 384, 2**19
+GUESSED_BYTES, GUESSED_ROWS = 2 * SECOND, 96
+#: terms of a stretch, of which a panel of float32 is 3/4 of the nearest cache, where it stays
+STRETCH = NEAREST * 3 // 4 // (LANES * float32.itemsize)
 #: sums of so many terms, if that is known, are one stretch
 LONGEST = 512
+#: bytes of a block's factor and sums, which stay in the second cache
+BLOCK_BYTES = SECOND // 2
 #: the same bytes where all rows may be one block: of a first factor that lies across its sums, so
 #: that it is copied in the order in which it lies
-WHOLE_BYTES = 3 * 2**19
+WHOLE_BYTES = SECOND * 3 // 2
 #: operations of an epilogue that may stand in every tile
 LIGHT = 8
 #: sums of a block's rows lie a line further apart than whole panels, so as not to evict each other
@@ -199,8 +201,7 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     copied in panels; what they have come to waits in workspace. Then the epilogue takes the block,
     row after row. The first block copies b's panels for all.
     """
-    sums, between = c.sums, (Barrier(),) if split else ()
-    assert sums is not None
+    between = (Barrier(),) if split else ()
     alone = isinstance(c.k, int) and c.k <= LONGEST
     once = alone and _is_light(c)
     size = _block_rows(c, target)
@@ -210,27 +211,7 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     count, stretches = _named("stretches'", 1 if alone else needed)
     top, rows, of_block = _cut("top'", "rows'", c.m, _height(c, target), _T, blocks)
     first, terms, of_stretch = _cut("first'", "terms'", c.k, LANES, _S, count)
-    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
-
-    def so_far(m: Dim, n: Dim) -> Value:
-        return Load(sums, m * _apart(c) + n)
-
-    def start(m: Dim, n: Dim) -> Value:
-        return Apply("where", (begun, so_far(m, n), Literal(0, c.dtype)), c.dtype)
-
-    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
-        return (Store(sums, m * _apart(c) + n, acc),)
-
-    stretch = replace(
-        c,
-        m=rows,
-        k=terms,
-        a=lambda m, k: c.a(top + m, first + k),
-        b=lambda k, n: c.b(first + k, n),
-        start=None if once else start,
-        epilogue=(lambda m, n, acc: c.epilogue(top + m, n, acc)) if once else keep,
-        tile=None,
-    )
+    stretch = _stretch(c, top, rows, first, terms, once)
     # where no second block follows, a stretch lies where the one before did, which is near
     kept, span = _reaches(blocks, 2), c.k
     if blocks == 1:
@@ -241,26 +222,74 @@ def _blocks(c: Contraction, packed: Buffer, target: Target, split: bool) -> Stmt
     copies: Stmts = pack(stretch, panels, split, blocks == 1)
     if blocks != 1:
         copies = (Loop("h'", (blocks - _T) // blocks, copies),)
-    nests: Stmts = ()
-    whole = _is_whole(c, target)
-    in_fours = c.m % LOW == 0 and _height(c, target) % LOW == 0  # no row is left by itself
-    for shape, columns in tile_shapes(stretch, target, TALLEST):
-        if shape.rows == 1 and not isinstance(rows, int) and in_fours:
-            continue
-        read = stretch
-        if c.block is not None and shape.rows > LOW:
-            apart = _span(c, target) if whole else terms
-            read, copied = together(stretch, shape, split, apart, whole)
-            copies += copied if columns.start == 0 else ()
-        nests += tile_nest(read, panels, shape, columns, split)
+    more, nests = _tiles_of(c, stretch, panels, target, split)
+    copies = (*copies, *more)
     copies += between if copies else ()
-    row = Loop("n'", c.n, c.epilogue(top + _M, _N, so_far(_M, _N)), "vector")
+    row = Loop("n'", c.n, c.epilogue(top + _M, _N, _so_far(c, _M, _N)), "vector")
     body: Stmts = (
         *of_block,
         Loop("s'", count, (*of_stretch, *copies, *nests, *between)),
         *((Loop("m'", rows, (row,), split=split), *between) if not once else ()),
     )
     return (*of_all, *stretches, Loop("t'", blocks, body))
+
+
+def _stretch(
+    c: Contraction, top: Dim, rows: Dim, first: Dim, terms: Dim, once: bool
+) -> Contraction:
+    """A stretch of a block's sums as a product by itself, of so many rows and terms from the first
+    on. It goes on from what the stretches before have come to; with `once` there is no other.
+    """
+    sums = c.sums
+    assert sums is not None
+    begun = Apply("gt", (IndexValue(_S, int64), Literal(0, int64)), bool_)
+
+    def start(m: Dim, n: Dim) -> Value:
+        return Apply("where", (begun, _so_far(c, m, n), Literal(0, c.dtype)), c.dtype)
+
+    def keep(m: Dim, n: Dim, acc: Value) -> Stmts:
+        return (Store(sums, m * _apart(c) + n, acc),)
+
+    return replace(
+        c,
+        m=rows,
+        k=terms,
+        a=lambda m, k: c.a(top + m, first + k),
+        b=lambda k, n: c.b(first + k, n),
+        start=None if once else start,
+        epilogue=(lambda m, n, acc: c.epilogue(top + m, n, acc)) if once else keep,
+        tile=None,
+    )
+
+
+def _so_far(c: Contraction, m: Dim, n: Dim) -> Value:
+    """What a sum of a block has come to."""
+    assert c.sums is not None
+    return Load(c.sums, m * _apart(c) + n)
+
+
+def _tiles_of(
+    c: Contraction,
+    stretch: Contraction,
+    panels: Callable[[Dim, Dim], Load],
+    target: Target,
+    split: bool,
+) -> tuple[Stmts, Stmts]:
+    """What copies a block's rows together, where they lie apart, and its tiles."""
+    copies: Stmts = ()
+    nests: Stmts = ()
+    whole, height = _is_whole(c, target), _height(c, target)
+    in_fours = c.m % LOW == 0 and height % LOW == 0  # no row is left by itself
+    for shape, columns in tile_shapes(stretch, target, TALLEST):
+        if shape.rows == 1 and not isinstance(stretch.m, int) and in_fours:
+            continue
+        read = stretch
+        if c.block is not None and shape.rows > LOW:
+            apart = _span(c, target) if whole else stretch.k
+            read, copied = together(stretch, shape, split, apart, whole)
+            copies += copied if columns.start == 0 else ()
+        nests += tile_nest(read, panels, shape, columns, split)
+    return copies, nests
 
 
 def _is_light(c: Contraction) -> bool:

@@ -23,10 +23,10 @@ from chainrule.ir.loop import (
     Store,
     Value,
 )
-from chainrule.ir.node import Index, Stmts
+from chainrule.ir.node import Stmts
 from chainrule.ir.size import Dim, Size
 from chainrule.ir.types import float32
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.channels import lay
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.filtering import SUMS, multiplied, transposed
@@ -37,15 +37,14 @@ from chainrule.loops.parts import split_outermost
 from chainrule.loops.tiles import TALLEST, Contraction, tile_shapes
 from chainrule.loops.turned import turned_back
 from chainrule.loops.winograd import ROW, Winograd, along
+from chainrule.target import SECOND
 
 #: images in so many groups have sums of their own for a kernel's gradient; or fewer, as long as all
 #: of them are more bytes than this
-MOST_GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 8, 2, 2**22
+MOST_GROUPS, FEWEST_GROUPS, GROUPS_BYTES = 8, 2, 4 * SECOND
 #: a place in a tile, and a group of images
 _PLACE, _GROUP = (Size.symbol(f"{name}'") for name in "eg")
 _M, _N, _J = (Size.symbol(f"{name}'") for name in "mnj")
-
-Maps = Callable[[Index, Value], Stmts]
 
 
 def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
@@ -60,7 +59,7 @@ def winograd_loops(b: Builder, layout: ContractLayout, form: Winograd, maps: Map
 
 def _forth(b: Builder, layout: ContractLayout, form: Winograd, maps: Maps) -> Stmts:
     c, o, node = form.x.channels, form.z.channels, b.kernel.anchor
-    by_group = any(extent != 1 for _, extent in layout.groups)
+    by_group = layout.by_group
     split, between = not by_group, () if by_group else (Barrier(),)
     kernels = b.workspace(node, form.places * c * -(-o // LANES) * LANES)
     panels = packed_reader(kernels, form.places * c)

@@ -14,6 +14,7 @@ from chainrule.ir.loop import (
     LANES,
     Apply,
     Barrier,
+    Buffer,
     Combine,
     Get,
     Literal,
@@ -28,7 +29,7 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Reader, Stmts
 from chainrule.ir.size import Dim, Size, coefficient, known, product, static_product
-from chainrule.loops.builder import Builder, is_straight
+from chainrule.loops.builder import Builder, Maps, is_straight
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, loop_of
 from chainrule.loops.parts import split_outermost
@@ -45,6 +46,8 @@ FULL = 0.75
 INSIDE = 9
 #: registers that hold no sums: a row's factor, a column's, and what LLVM needs
 SPARE = 4
+
+_M, _N, _I, _J = (Size.symbol(f"{name}'") for name in "mnij")
 
 
 @dataclass(frozen=True)
@@ -129,91 +132,115 @@ def dot_loops(
     layout: ContractLayout,
     tile: DotTile,
     laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
-    node, sizes = b.kernel.anchor, layout.sizes
+    node, count, width = b.kernel.anchor, layout.sizes[tile.row], layout.size(tile.columns)
+    assert isinstance(count, int)
     by_group = bool(layout.dot_groups)
-    shape = tuple(sizes[c] for c in tile.columns)
-    width = product(shape)
-    count = sizes[tile.row]
+    split, between = not by_group, () if by_group else (Barrier(),)
     chains = b.workspace(node, count * width * LANES, by_group)
     sums = b.workspace(node, count * width, by_group)
-    x, y = (b.reader(i) for i in layout.order(node.inputs))
-    at: dict[str, Dim] = {c: Size.symbol(loop_of(c)) for c in (*layout.a, *layout.b)}
-    kept = [c for c in tile.columns if c not in tile.inside]
-    extents = known(tuple(sizes[c] for c in tile.inside))
-    dtype = node.type.dtype
-    m, n, lane = (Size.symbol(f"{name}'") for name in "mnj")
-    length = sizes[tile.sums[-1]]
-    assert isinstance(count, int) and isinstance(length, int)
-    last, terms = tile.sums[-1], [c for c in tile.sums[:-1] if c not in tile.stepped]
-
-    def over(rows: int, first: Dim) -> Stmts:
-        """All columns of so many rows, at one step of the sums."""
-        acc = Local("acc", dtype, (rows, *extents), True)
-        place = at | {tile.row: first + Size.symbol("i'")}
-        cell = (Size.symbol("i'"), *(at[c] for c in tile.inside))
-        flat = place[tile.row] * width + ravel(tuple(at[c] for c in tile.columns), shape)
-
-        def each(body: Stmt) -> Stmt:
-            for c, extent in zip(reversed(tile.inside), reversed(extents), strict=True):
-                body = Loop(loop_of(c), extent, (body,), "unroll")
-            return Loop("i'", rows, (body,), "unroll")
-
-        def lanes(body: Stmt) -> Stmt:
-            return each(Loop("j'", LANES, (body,), "vector"))
-
-        def term(left: Value, right: Value) -> Stmt:
-            return each(Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), dtype)))
-
-        def factors(index: dict[str, Dim]) -> tuple[Value, Value]:
-            left, right = ((index[c] for c in letters) for letters in (layout.a, layout.b))
-            return x(tuple(left)), y(tuple(right))
-
-        body: Stmts = ()
-        full, part = length // LANES * LANES, length % LANES
-        if full:
-            body += (Loop(loop_of(last), full, (term(*factors(place)),), "vector"),)
-        if part:  # lanes that have no term left multiply 0 by 0, which needs no mask
-            held = Local("left", dtype, (rows,), True), Local("right", dtype, extents, True)
-            cells = cell[:1], cell[1:]
-            read = factors(place | {last: full + lane})
-            takes = (Set(local, at, v) for local, at, v in zip(held, cells, read, strict=True))
-            begun = Loop("j'", part, tuple(map(each, takes)), "vector")
-            multiplied = term(*(Get(local, at) for local, at in zip(held, cells, strict=True)))
-            body += (*held, begun, Loop("j'", LANES, (multiplied,), "vector"))
-        for c in reversed(terms):
-            body = (Loop(loop_of(c), sizes[c], body),)
-        chain = flat * LANES + lane
-        begin, end = Set(acc, cell, Load(chains, chain)), Store(chains, chain, Get(acc, cell))
-        nest: Stmts = (acc, lanes(begin), *body, lanes(end))
-        for c in reversed(kept):
-            nest = (Loop(loop_of(c), sizes[c], nest),)
-        return nest
-
     whole, rest = divmod(count, tile.rows)
-    split = not by_group
-    between = (Barrier(),) if split else ()
-    body: Stmts = (Loop("m'", whole, over(tile.rows, m * tile.rows), split=split),)
+    some = _tile(b, layout, tile, chains, tile.rows, _M * tile.rows)
+    body: Stmts = (*laid.each, Loop("m'", whole, some, split=split))
     if rest:
-        body += (Loop("m'", 1, over(rest, whole * tile.rows), split=split),)
-    body = (*laid.each, *body)
+        last = _tile(b, layout, tile, chains, rest, whole * tile.rows)
+        body += (Loop("m'", 1, last, split=split),)
     for c in reversed(tile.stepped):  # a part goes on with its rows of the next image at once
-        body = (Loop(loop_of(c), sizes[c], body),)
-    index: Index = (
-        *(at[c] for c in layout.letters[: -len(shape) - 1]),
-        m,
-        *(0 for _ in shape[1:]),
-        n,
-    )
-    clear = Store(chains, n, Literal(0, dtype))
+        body = (Loop(loop_of(c), layout.sizes[c], body),)
+    clear = Store(chains, _N, Literal(0, node.type.dtype))
     zero = Loop("n'", count * width * LANES, (clear,), "vector", split=split)
-    whole_chain = Local("chain", dtype, (), True)
-    take = Set(whole_chain, (), Load(chains, (m * width + n) * LANES + lane))
-    total = Store(sums, m * width + n, Combine("add", whole_chain))
-    added = Loop("n'", width, (whole_chain, Loop("j'", LANES, (take,), "vector"), total))
-    finish = Loop("n'", width, maps(index, Load(sums, m * width + n)), "vector")
-    body = (zero, *between, *body, *between, Loop("m'", count, (added, finish), split=split))
-    body = laid.in_groups(layout.dot_groups, body)
+    ends = Loop("m'", count, _ends(b, layout, tile, chains, sums, maps), split=split)
+    body = laid.in_groups(layout.dot_groups, (zero, *between, *body, *between, ends))
     return split_outermost(body, len(layout.dot_groups)) if by_group else body
+
+
+def _tile(
+    b: Builder, layout: ContractLayout, tile: DotTile, chains: Buffer, rows: int, first: Dim
+) -> Stmts:
+    """All columns of so many rows, at one step of the sums: chains go on from where they wait."""
+    sizes, dtype = layout.sizes, b.kernel.anchor.type.dtype
+    shape, extents = (tuple(sizes[c] for c in letters) for letters in (tile.columns, tile.inside))
+    acc = Local("acc", dtype, (rows, *known(extents)), True)
+    at = _places(layout) | {tile.row: first + _I}
+    cell = (_I, *(at[c] for c in tile.inside))
+    flat = at[tile.row] * product(shape) + ravel(tuple(at[c] for c in tile.columns), shape)
+    chain = flat * LANES + _J
+
+    def each(body: Stmt) -> Stmt:
+        for c in reversed(tile.inside):
+            body = Loop(loop_of(c), sizes[c], (body,), "unroll")
+        return Loop("i'", rows, (body,), "unroll")
+
+    def lanes(body: Stmt) -> Stmt:
+        return each(Loop("j'", LANES, (body,), "vector"))
+
+    body = _terms(b, layout, tile, acc, cell, at, each)
+    for c in reversed([c for c in tile.sums[:-1] if c not in tile.stepped]):
+        body = (Loop(loop_of(c), sizes[c], body),)
+    begin, end = Set(acc, cell, Load(chains, chain)), Store(chains, chain, Get(acc, cell))
+    nest: Stmts = (acc, lanes(begin), *body, lanes(end))
+    for c in reversed([c for c in tile.columns if c not in tile.inside]):
+        nest = (Loop(loop_of(c), sizes[c], nest),)
+    return nest
+
+
+def _terms(
+    b: Builder,
+    layout: ContractLayout,
+    tile: DotTile,
+    acc: Local,
+    cell: Index,
+    at: Mapping[str, Dim],
+    each: Callable[[Stmt], Stmt],
+) -> Stmts:
+    """What a tile's sums take along memory. Lanes that have no term left multiply 0 by 0, which
+    needs no mask.
+    """
+    last = tile.sums[-1]
+    (length,) = known((layout.sizes[last],))
+    x, y = (b.reader(i) for i in layout.order(b.kernel.anchor.inputs))
+
+    def factors(place: Mapping[str, Dim]) -> tuple[Value, Value]:
+        return x(tuple(place[c] for c in layout.a)), y(tuple(place[c] for c in layout.b))
+
+    def term(left: Value, right: Value) -> Stmt:
+        return each(Set(acc, cell, Apply("fma", (left, right, Get(acc, cell)), acc.dtype)))
+
+    full, part = length // LANES * LANES, length % LANES
+    whole = Loop(loop_of(last), full, (term(*factors(at)),), "vector")
+    body: Stmts = (whole,) if full else ()
+    if not part:
+        return body
+    left = Local("left", acc.dtype, acc.shape[:1], True)
+    right = Local("right", acc.dtype, acc.shape[1:], True)
+    held = Get(left, cell[:1]), Get(right, cell[1:])
+    read = factors({**at, last: full + _J})
+    takes = tuple(each(Set(to.local, to.index, v)) for to, v in zip(held, read, strict=True))
+    begun = Loop("j'", part, takes, "vector")
+    return (*body, left, right, begun, Loop("j'", LANES, (term(*held),), "vector"))
+
+
+def _ends(
+    b: Builder,
+    layout: ContractLayout,
+    tile: DotTile,
+    chains: Buffer,
+    sums: Buffer,
+    maps: Maps,
+) -> Stmts:
+    """A row's chains added up, each element's in one tree, and what becomes of it."""
+    width, at = layout.size(tile.columns), _places(layout)
+    chain, place = Local("chain", sums.dtype, (), True), _M * width + _N
+    take = Set(chain, (), Load(chains, place * LANES + _J))
+    total = Store(sums, place, Combine("add", chain))
+    added = Loop("n'", width, (chain, Loop("j'", LANES, (take,), "vector"), total))
+    groups = (at[c] for c in layout.letters[: -len(tile.columns) - 1])
+    index: Index = (*groups, _M, *(0 for _ in tile.columns[1:]), _N)
+    return (added, Loop("n'", width, maps(index, Load(sums, place)), "vector"))
+
+
+def _places(layout: ContractLayout) -> dict[str, Dim]:
+    """Where the loops over letters are."""
+    return {c: Size.symbol(loop_of(c)) for c in (*layout.a, *layout.b)}

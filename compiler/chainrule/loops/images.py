@@ -8,7 +8,6 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
@@ -29,7 +28,8 @@ from chainrule.ir.loop import (
 )
 from chainrule.ir.node import Index, Node, Stmts
 from chainrule.ir.size import Dim, Size, known
-from chainrule.loops.builder import Builder
+from chainrule.ir.types import float32
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.layout import ContractLayout, is_view, loop_of
 from chainrule.loops.packing import in_squares, square_of
 from chainrule.loops.parts import split_outermost
@@ -37,9 +37,10 @@ from chainrule.loops.tiles import epilogue_operations
 from chainrule.loops.turned import TURNED_OPERATIONS, turned_block
 from chainrule.ops.contract import Contract
 from chainrule.ops.layout import ravel, unravel
-from chainrule.ops.padding import Padded
+from chainrule.ops.padding import among_zeros
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
+from chainrule.target import SECOND
 
 #: rows of a tile at least: with fewer, multiply-adds wait for each other
 FEWEST_ROWS = 6
@@ -48,7 +49,7 @@ TURNING = 7
 #: multiply-adds that are left, of those that lines of images would take, for which this pays
 SHARE = 0.75
 #: of more numbers, images turned together would leave the second cache
-MOST_TURNED = 1 << 17
+MOST_TURNED = SECOND // 2 // float32.itemsize
 
 _I, _J, _M, _N, _R = (Size.symbol(f"{name}'") for name in "ijmnr")
 
@@ -170,20 +171,17 @@ def _axes(windows: Node, letters: str) -> tuple[tuple[Axis, ...], Node] | None:
     op = windows.op
     if not isinstance(op, Window) or {*op.strides, *op.dilations} != {1}:
         return None
-    (source,) = windows.inputs
     first, last = op.axis, op.axis + op.spatial
-    before, after = (0,) * last, (0,) * last
-    if isinstance(source.op, Padded) and source.op.fill == 0:
-        before, after, (source,) = source.op.before, source.op.after, source.inputs
+    found = among_zeros(windows.inputs[0], first)
+    if found is None:
+        return None
+    source, before, after = found
     fixed = all(isinstance(d, int) for d in source.type.shape[1:])
-    if first < 1 or last != source.type.rank or not fixed or any(before[:first] + after[:first]):
+    if first < 1 or last != source.type.rank or not fixed:
         return None
     axes = []
-    for i, size in enumerate(op.sizes):
-        (length,), ends = (
-            known(source.type.shape[first + i :][:1]),
-            (before[first + i], after[first + i]),
-        )
+    lengths = known(source.type.shape[first:])
+    for i, (size, length, *ends) in enumerate(zip(op.sizes, lengths, before, after, strict=True)):
         if max(ends) >= size:
             return None
         count = length + sum(ends) - size + 1
@@ -200,9 +198,7 @@ def _height(b: Builder, m: int) -> int:
     return rows if rows * width >= FEWEST_ROWS else 0
 
 
-def image_loops(
-    b: Builder, layout: ContractLayout, tile: ImageTile, maps: Callable[[Index, Value], Stmts]
-) -> Stmts:
+def image_loops(b: Builder, layout: ContractLayout, tile: ImageTile, maps: Maps) -> Stmts:
     """The loops of a product over whole LANES of images; `maps(index, sum)` is what becomes of an
     element.
     """
@@ -262,7 +258,7 @@ def _finished(
     layout: ContractLayout,
     tile: ImageTile,
     sums: Buffer,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """What becomes of a line's sums, turned back row after row."""
     last, dtype = tile.axes[-1], b.kernel.anchor.type.dtype
@@ -287,10 +283,9 @@ def _finished(
     return (Loop("r'", tile.rows, blocks),)
 
 
-def left_over(body: Stmts, tile: ImageTile, images: Dim) -> Stmts | None:
-    """Of a loop over images, those beyond whole LANES; None where statements are no such loop."""
-    loop = body[0]
-    if len(body) > 1 or not isinstance(loop, Loop) or loop.var != loop_of(tile.image):
-        return None
-    named = Let(loop.var, images // LANES * LANES + Size.symbol("over'"))
-    return (replace(loop, var="over'", extent=images % LANES, body=(named, *loop.body)),)
+def left_over(one_by_one: Stmt, tile: ImageTile, images: Dim) -> Stmt:
+    """Of the loop that does images one by one, those beyond whole LANES."""
+    assert isinstance(one_by_one, Loop) and one_by_one.var == loop_of(tile.image)
+    named = Let(one_by_one.var, images // LANES * LANES + Size.symbol("over'"))
+    body = (named, *one_by_one.body)
+    return replace(one_by_one, var="over'", extent=images % LANES, body=body)

@@ -105,6 +105,11 @@ class ContractLayout:
         return product(tuple(self.sizes[c] for c in letters))
 
     @property
+    def by_group(self) -> bool:
+        """Whether there are several groups: parts share those, not what is done for one."""
+        return any(extent != 1 for _, extent in self.groups)
+
+    @property
     def dot_groups(self) -> tuple[tuple[str, Dim], ...]:
         """The loops of letters that stand in both operands and in the result."""
         return tuple(

@@ -31,7 +31,7 @@ from chainrule.ir.size import Dim, Size, product
 from chainrule.ir.types import int32
 from chainrule.loops.abreast import abreast_loops, stands_abreast
 from chainrule.loops.blocks import block_loops, room_for, takes_blocks
-from chainrule.loops.builder import Builder
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.contract import (
     block_sizes,
     contraction_loops,
@@ -79,45 +79,33 @@ def product_loops(b: Builder) -> Stmts:
     if winograd is not None:
         return winograd_loops(b, layout, winograd, maps)
     laid = Laid.of(b, layout)
+    return (*laid.all, *_laid_product(b, layout, laid, maps))
+
+
+def _laid_product(b: Builder, layout: ContractLayout, laid: Laid, maps: Maps) -> Stmts:
+    """A product in the form that its windows call for, if it is of such; else in tiles."""
     turned = TurnedTile.of(b, layout)
     images = ImageTile.of(b, layout) if turned is None and not laid.each else None
     if images is not None:
         return _by_images(b, layout, images, laid, maps)
     slides = not laid.each and _slides(b, layout, turned is not None)
     if turned is not None and not slides:
-        return (*laid.all, *turned_loops(b, layout, turned, laid, maps))
+        return turned_loops(b, layout, turned, laid, maps)
     tile = DotTile.of(b, layout) if any(layout.gathered) else None
     if tile is not None:
-        return (*laid.all, *dot_loops(b, layout, tile, laid, maps))
+        return dot_loops(b, layout, tile, laid, maps)
     return _in_tiles(b, layout, laid, maps, slides)
 
 
-def _in_tiles(
-    b: Builder,
-    layout: ContractLayout,
-    laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
-    slides: bool,
-) -> Stmts:
-    """Tiles of rows by vectors of columns, which go along a view where it stands if it `slides`."""
-    slid = ContractLayout.of(b.kernel, sliding=True) if slides else None
-    return (*laid.all, *_scheduled(b, slid or layout, laid, maps))
-
-
 def _by_images(
-    b: Builder,
-    layout: ContractLayout,
-    tile: ImageTile,
-    laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
+    b: Builder, layout: ContractLayout, tile: ImageTile, laid: Laid, maps: Maps
 ) -> Stmts:
     """LANES images at a time, then one by one those that are left."""
     images = layout.sizes[tile.image]
     if isinstance(images, int) and images % LANES == 0:
         return image_loops(b, layout, tile, maps)
-    one_by_one = _in_tiles(b, layout, laid, maps, _slides(b, layout, False))
-    rest = left_over(one_by_one, tile, images)
-    return one_by_one if rest is None else (*image_loops(b, layout, tile, maps), *rest)
+    (one_by_one,) = _in_tiles(b, layout, laid, maps, _slides(b, layout, False))
+    return (*image_loops(b, layout, tile, maps), left_over(one_by_one, tile, images))
 
 
 def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
@@ -136,74 +124,42 @@ def _slides(b: Builder, layout: ContractLayout, turns: bool) -> bool:
     return fills(layout.sizes[last], 0.75 if few or both else 0.9)
 
 
-def _scheduled(
-    b: Builder, layout: ContractLayout, laid: Laid, maps: Callable[[Index, Value], Stmts]
-) -> Stmts:
-    node = b.kernel.anchor
+def _in_tiles(b: Builder, layout: ContractLayout, laid: Laid, maps: Maps, slides: bool) -> Stmts:
+    """Tiles of rows by vectors of columns, which go along a view where it stands if it `slides`."""
+    layout = (ContractLayout.of(b.kernel, sliding=True) if slides else None) or layout
+    c = _contraction(b, layout, laid, maps)
+    parts = 0 if laid.first or laid.each else _parts(b, layout)
+    if parts and b.target.blocks and takes_blocks(c, parts):
+        body = _blocks(b, c, layout.by_group, parts)
+    elif parts == 1 and takes_pairs(c):
+        body = _pairs(b, c, layout.by_group)
+    else:
+        body = _panels(b, c, layout, laid)
+    return split_outermost(body, len(layout.groups)) if layout.by_group else body
 
-    def epilogue(m: Dim, n: Dim, acc: Value) -> Stmts:
-        return maps(layout.out(m, n), acc)
 
-    by_group = any(extent != 1 for _, extent in layout.groups)
-    x, y = layout.order(node.inputs)
+def _contraction(b: Builder, layout: ContractLayout, laid: Laid, maps: Maps) -> Contraction:
+    """The product as the templates take it: by rows, columns and terms."""
+    x, y = layout.order(b.kernel.anchor.inputs)
     first, copy_first = _factor(b, layout, x, layout.a, layout.gathered[0] and not layout.sliding)
     second, copy_second = _factor(b, layout, y, layout.b, layout.gathered[1] and not layout.sliding)
-    contraction = Contraction(
+    c = Contraction(
         layout.groups,
         layout.m,
         layout.n,
         layout.k,
         lambda m, k: first(layout.first(m, k)),
         lambda k, n: second(layout.second(k, n)),
-        node.type.dtype,
-        epilogue,
+        b.kernel.anchor.type.dtype,
+        lambda m, n, acc: maps(layout.out(m, n), acc),
         before=(*copy_first, *copy_second),
         own=laid.each,
         choice=b.choice,
     )
-    if layout.sliding:
-        outside, inside = layout.split_groups
-        contraction = replace(contraction, groups=outside, inside=inside, terms=layout.sums)
-        contraction = replace(contraction, width=layout.width)
-    parts = 0 if laid.first or laid.each else _parts(b, layout)
-    if parts and b.target.blocks and takes_blocks(contraction, parts):
-        body = _blocks(b, contraction, by_group, parts)
-        return split_outermost(body, len(layout.groups)) if by_group else body
-    if parts == 1 and takes_pairs(contraction):
-        sizes = word_sizes(contraction)
-        words = b.scratch_of(int32, sizes[0], by_group), b.scratch_of(int32, sizes[1], by_group)
-        sums = b.workspace(node, sums_size(b.target), True)
-        body = pair_loops(contraction, b.target, words, sums, split=not by_group)
-        return split_outermost(body, len(layout.groups)) if by_group else body
-    fixed = b.is_fixed(y) and not (layout.sliding or by_group or layout.outer or copy_second)
-    if fixed:
-        contraction, fill = packed_once(contraction, b.last(node, panels_size(contraction)))
-        b.once += fill
-    contraction = replace(contraction, choice=with_guess(contraction))
-    near, far = (0, 0) if layout.outer or fixed else block_sizes(contraction, b.target)
-    if far != 0 and near == 0 and not is_strided(contraction):
-        b.free_rows = contraction.m
-    block = b.workspace(node, near, by_group) if near != 0 else None
-    waiting = b.workspace(node, far, by_group) if far != 0 else None
-    contraction = replace(contraction, block=block, sums=waiting)
-    alone = b.target.vector_bytes <= contraction.dtype.itemsize  # no vectors, which b must lie for
-    few = not (layout.outer or fixed) and has_few_rows(contraction, b.target)
-    other = few or alone or layout.outer or fixed or far != 0 or is_strided(contraction)
-    flat = 0 if other else flat_size(contraction)
-    if flat:
-        contraction = replace(contraction, flat=b.workspace(node, flat, True))
-    tall = 0 if few or flat else tile_size(contraction, b.target)
-    if tall:
-        contraction = replace(contraction, tile=b.workspace(node, tall, True))
-    size = 0 if layout.sliding or fixed or alone or few else packed_size(contraction, b.target)
-    packed = b.workspace(node, size, by_group) if size != 0 else None
-    if layout.outer and not layout.sliding:
-        body = _in_steps(b, contraction, layout, laid, packed)
-    else:
-        groups, contraction = contraction.groups, replace(contraction, groups=())
-        body = contraction_loops(contraction, b.target, packed, split=not by_group)
-        body = laid.in_groups(groups, (*body, *(() if by_group or not groups else (Barrier(),))))
-    return split_outermost(body, len(layout.groups)) if by_group else body
+    if not layout.sliding:
+        return c
+    outside, inside = layout.split_groups
+    return replace(c, groups=outside, inside=inside, terms=layout.sums, width=layout.width)
 
 
 def _blocks(b: Builder, c: Contraction, by_group: bool, parts: int) -> Stmts:
@@ -216,6 +172,56 @@ def _blocks(b: Builder, c: Contraction, by_group: bool, parts: int) -> Stmts:
         b.scratch_of(int32, room.turned, True),
     )
     return block_loops(c, words, sums, turned, not by_group, parts)
+
+
+def _pairs(b: Builder, c: Contraction, by_group: bool) -> Stmts:
+    """A product of bfloat16, pairs of terms at a time."""
+    left, right = word_sizes(c)
+    words = b.scratch_of(int32, left, by_group), b.scratch_of(int32, right, by_group)
+    sums = b.workspace(b.kernel.anchor, sums_size(b.target), True)
+    return pair_loops(c, b.target, words, sums, split=not by_group)
+
+
+def _panels(b: Builder, c: Contraction, layout: ContractLayout, laid: Laid) -> Stmts:
+    """A product in tiles of registers, its second factor copied in panels where that pays: once for
+    all steps of a loop in which it is the same.
+    """
+    plain = not (layout.sliding or layout.by_group or layout.outer or layout.gathered[1])
+    fixed = plain and b.is_fixed(layout.order(b.kernel.anchor.inputs)[1])
+    if fixed:
+        c, fill = packed_once(c, b.last(b.kernel.anchor, panels_size(c)))
+        b.once += fill
+    c = replace(c, choice=with_guess(c))
+    c, packed = _with_workspace(b, c, layout, fixed)
+    if layout.outer and not layout.sliding:
+        return _in_steps(b, c, layout, laid, packed)
+    groups, split = c.groups, not layout.by_group
+    body = contraction_loops(replace(c, groups=()), b.target, packed, split)
+    return laid.in_groups(groups, (*body, *((Barrier(),) if split and groups else ())))
+
+
+def _with_workspace(
+    b: Builder, c: Contraction, layout: ContractLayout, fixed: bool
+) -> tuple[Contraction, Buffer | None]:
+    """A product with the workspace that its loops want, but for that of panels, which is beside it;
+    there is none for those of a `fixed` factor, which lie elsewhere.
+    """
+
+    def room(size: Dim, private: bool) -> Buffer | None:
+        return b.workspace(b.kernel.anchor, size, private) if size != 0 else None
+
+    near, far = (0, 0) if layout.outer or fixed else block_sizes(c, b.target)
+    if far != 0 and near == 0 and not is_strided(c):
+        b.free_rows = c.m
+    c = replace(c, block=room(near, layout.by_group), sums=room(far, layout.by_group))
+    alone = b.target.vector_bytes <= c.dtype.itemsize  # no vectors, which b must lie for
+    few = not (layout.outer or fixed) and has_few_rows(c, b.target)
+    other = few or alone or layout.outer or fixed or far != 0 or is_strided(c)
+    flat = 0 if other else flat_size(c)
+    c = replace(c, flat=room(flat, True))
+    c = replace(c, tile=room(0 if few or flat else tile_size(c, b.target), True))
+    packs = not (layout.sliding or fixed or alone or few)
+    return c, room(packed_size(c, b.target) if packs else 0, layout.by_group)
 
 
 def _parts(b: Builder, layout: ContractLayout) -> int:
@@ -238,8 +244,7 @@ def _factor(
         return lambda runs: read(layout.index(letters, runs)), ()
     kept = layout.inside(letters)
     shape = tuple(layout.sizes[c] for c in kept)
-    by_group = any(extent != 1 for _, extent in layout.groups)
-    copy = b.workspace(operand, product(shape), by_group)
+    copy = b.workspace(operand, product(shape), layout.by_group)
 
     def move(index: Index) -> Stmts:
         at = layout.index(letters, dict(zip(kept, index, strict=True)))
@@ -255,8 +260,8 @@ def _in_steps(
     b: Builder, c: Contraction, layout: ContractLayout, laid: Laid, packed: Buffer | None
 ) -> Stmts:
     """A product whose sums go on from one pass of the template to the next."""
-    by_group = any(extent != 1 for _, extent in c.groups)
-    sums = b.workspace(b.kernel.anchor, c.m * c.n, by_group)
+    split, between = not layout.by_group, () if layout.by_group else (Barrier(),)
+    sums = b.workspace(b.kernel.anchor, c.m * c.n, layout.by_group)
     m, n = Size.symbol("m'"), Size.symbol("n'")
 
     def so_far(m: Dim, n: Dim) -> Value:
@@ -268,13 +273,12 @@ def _in_steps(
     steps = replace(c, groups=layout.sums, start=so_far, epilogue=keep)
     zero = Store(sums, n, Literal(0, c.dtype))
     finish = Loop("n'", c.n, c.epilogue(m, n, so_far(m, n)), "vector")
-    between = () if by_group else (Barrier(),)
     body: Stmts = (
-        Loop("n'", c.m * c.n, (zero,), "vector", split=not by_group),
+        Loop("n'", c.m * c.n, (zero,), "vector", split=split),
         *between,
-        *contraction_loops(steps, b.target, packed, split=not by_group),
+        *contraction_loops(steps, b.target, packed, split),
         *between,
-        Loop("m'", c.m, (finish,), split=not by_group),
+        Loop("m'", c.m, (finish,), split=split),
     )
     return laid.in_groups(c.groups, body)
 

@@ -25,9 +25,10 @@ from chainrule.ir.loop import (
     Value,
     fills,
 )
-from chainrule.ir.node import Index, Reader, Stmts
+from chainrule.ir.node import Reader, Stmts
 from chainrule.ir.size import Dim, Size, coefficient, known, product
-from chainrule.loops.builder import Builder
+from chainrule.ir.types import float32
+from chainrule.loops.builder import Builder, Maps
 from chainrule.loops.contract import contraction_loops
 from chainrule.loops.laid import Laid
 from chainrule.loops.layout import ContractLayout, letter_of, loop_of
@@ -42,11 +43,12 @@ from chainrule.loops.tiles import (
 from chainrule.ops.cast import widens
 from chainrule.ops.layout import ravel, unravel
 from chainrule.records import dataclass
+from chainrule.target import SECOND
 
 #: rows of a tile at most, of one vector, two and three
 MOST_ROWS = (25, 14, 9)
 #: of more elements, sums would leave the second cache before they are turned back
-MOST_SUMS = 1 << 18
+MOST_SUMS = SECOND // float32.itemsize
 #: rows from which each part had better copy a factor for itself than wait for others twice a step
 OWN_ROWS = 32
 #: operations of epilogue code for a block that is turned back; where it would have more, the block
@@ -115,26 +117,48 @@ def turned_loops(
     layout: ContractLayout,
     tile: TurnedTile,
     laid: Laid,
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
 ) -> Stmts:
     """The loops of a product; `maps(index, sum)` is what becomes of an element."""
-    node, m, n = b.kernel.anchor, layout.m, layout.n
+    node, m, n, split = b.kernel.anchor, layout.m, layout.n, not layout.by_group
     assert isinstance(m, int) and isinstance(n, int)
-    by_group = any(extent != 1 for _, extent in layout.groups)
-    x, y = layout.order(node.inputs)
+    steps, between = () if tile.all else layout.sums, (Barrier(),) if split else ()
+    own = not tile.all and (layout.by_group or n >= OWN_ROWS)
+    sums = b.workspace(node, m * (-(-n // LANES) * LANES), layout.by_group)
+
+    def so_far(row: Dim, column: Dim) -> Value:
+        return Load(sums, row * m + column)
+
+    def keep(row: Dim, column: Dim, acc: Value) -> Stmts:
+        return (Store(sums, row * m + column, acc),)
+
+    c, copy = _copied(b, layout, tile, _contraction(b, layout, tile, keep), own)
+    c = replace(c, start=so_far if steps else None)
+    body = contraction_loops(c, b.target, None, split)
+    if not tile.all:
+        waits = () if own else between
+        body = _nested(steps, (*laid.each, *copy, *waits, *body, *waits))
+    body = (*body, *between)
+    if steps:
+        zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
+        body = (zero, *between, *body)
+    body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
+    body = body if split else split_outermost(body, len(layout.groups))
+    return (*copy, *body) if tile.all else body
+
+
+def _contraction(
+    b: Builder,
+    layout: ContractLayout,
+    tile: TurnedTile,
+    keep: Callable[[Dim, Dim, Value], Stmts],
+) -> Contraction:
+    """The product turned: windows are rows of it, and the rows of the other factor columns, both
+    read where they stand.
+    """
+    x, y = layout.order(b.kernel.anchor.inputs)
     plain, windows = b.reader(x), b.reader(y)
     letters = layout.outer + layout.inner if tile.all else layout.inner
-    terms = tuple((loop_of(c), layout.sizes[c]) for c in letters)
-    steps = () if tile.all else layout.sums
-    depth = product(tuple(extent for _, extent in terms))
-    sums = b.workspace(node, m * (-(-n // LANES) * LANES), by_group)
-    panels = (m + LANES - 1) // LANES
-    parts = [g for g in layout.groups if tile.all and letter_of(g[0]) in layout.a]
-    each = tuple(extent for _, extent in parts)
-    size = product(each) * depth * panels * LANES
-    own = not tile.all and (by_group or n >= OWN_ROWS)
-    copied = b.workspace(x, size, own)
-    base = ravel(tuple(Size.symbol(var) for var, _ in parts), each) * depth * panels
 
     def factor(k: Dim, column: Dim) -> Value:
         places: dict[str, Dim] = {}
@@ -146,37 +170,33 @@ def turned_loops(
         places = _places(layout, tile, row) | {c: Size.symbol(loop_of(c)) for c in letters}
         return windows(layout.index(layout.b, places))
 
-    def so_far(row: Dim, column: Dim) -> Value:
-        return Load(sums, row * m + column)
+    dtype, terms = b.kernel.anchor.type.dtype, tuple((loop_of(c), layout.sizes[c]) for c in letters)
+    c = Contraction((), layout.n, layout.m, layout.k, window, factor, dtype, keep)
+    return replace(c, terms=terms, height=tile.rows)
 
-    def keep(row: Dim, column: Dim, acc: Value) -> Stmts:
-        return (Store(sums, row * m + column, acc),)
 
-    split = not by_group
-    between: Stmts = (Barrier(),) if split else ()
-    start = so_far if steps else None
-    c = Contraction((), n, m, depth, window, factor, node.type.dtype, keep, start, terms=terms)
-    near = packed_reader(copied, depth)
-    c = replace(c, b=lambda k, n: near(base + k, n), height=tile.rows)
-    before = layout.sums if tile.all else ()
-    first = ravel(tuple(Size.symbol(v) for v, _ in before), tuple(extent for _, extent in before))
-    plainly = replace(c, k=layout.k, b=factor)
-    reader = packed_reader(copied, depth, base + first * layout.k)
-    copy = pack(plainly, reader, not own)
-    body = contraction_loops(c, b.target, None, split)
+def _copied(
+    b: Builder, layout: ContractLayout, tile: TurnedTile, c: Contraction, own: bool
+) -> tuple[Contraction, Stmts]:
+    """The product with its lanes read where they are copied, and what copies them: those of all
+    groups and terms at once or, each part its `own` or for others, of a group and an outer step.
+    """
+    groups = [g for g in layout.groups if tile.all and letter_of(g[0]) in layout.a]
+    steps = layout.sums if tile.all else ()
+    depth, panels = product(tuple(extent for _, extent in c.terms)), (layout.m + LANES - 1) // LANES
+    size = product(tuple(extent for _, extent in groups)) * depth * panels * LANES
+    copied = b.workspace(layout.order(b.kernel.anchor.inputs)[0], size, own)
+    base = _number(groups) * depth * panels
+    copy = pack(c, packed_reader(copied, depth, base + _number(steps) * c.k), not own)
     if tile.all:
-        copy = (*_nested((*parts, *layout.sums), copy), Barrier())
-    elif own:
-        body = _nested(steps, (*laid.each, *copy, *body))
-    else:
-        body = _nested(steps, (*laid.each, *copy, *between, *body, *between))
-    body = (*body, *between)
-    if steps:
-        zero = Loop("n'", m * n, (Store(sums, _N, Literal(0, c.dtype)),), "vector", split=split)
-        body = (zero, *between, *body)
-    body = laid.in_groups(layout.groups, (*body, *turned_back(b, layout, so_far, maps, split)))
-    body = split_outermost(body, len(layout.groups)) if by_group else body
-    return (*copy, *body) if tile.all else body
+        copy = (*_nested((*groups, *steps), copy), Barrier())
+    read = packed_reader(copied, depth)
+    return replace(c, k=depth, b=lambda k, n: read(base + k, n)), copy
+
+
+def _number(loops: Sequence[tuple[str, Dim]]) -> Dim:
+    """Of all turns of nested loops, how many have been before this one."""
+    return ravel(tuple(Size.symbol(var) for var, _ in loops), tuple(size for _, size in loops))
 
 
 def _is_one_axis(layout: ContractLayout, read: Reader, run: str) -> bool:
@@ -213,7 +233,7 @@ def turned_back(
     b: Builder,
     layout: ContractLayout,
     sums: Callable[[Dim, Dim], Value],
-    maps: Callable[[Index, Value], Stmts],
+    maps: Maps,
     split: bool,
     columns: tuple[Dim, int] | None = None,
     waits: bool = False,

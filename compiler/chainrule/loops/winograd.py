@@ -24,6 +24,7 @@ from chainrule.ops.cast import widens
 from chainrule.ops.contract import Contract
 from chainrule.ops.windows import Window
 from chainrule.records import dataclass
+from chainrule.target import SECOND
 
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
@@ -32,9 +33,9 @@ MOST_PRODUCTS = 0.72
 #: more tiles of a line, of which products are 4 for 6: what kernels take is the same for one image
 LINE_TILES = 64
 #: more tiles, and bytes of kernels from which they are needed: those come from memory each time
-MORE_TILES, FAR_BYTES = 32, 2**22
+MORE_TILES, FAR_BYTES = 32, 4 * SECOND
 #: bytes of a block of tiles, which is to stay in the second cache
-BLOCK_BYTES = 2**18
+BLOCK_BYTES = SECOND // 4
 #: tiles that a block has at least, as kernels (or their sums) are read again for each
 BLOCK_TILES = 32
 #: elements between the tiles of one place and those of the next, so as not to evict each other

@@ -62,6 +62,10 @@ class Padded(Op):
             return None
         return Padded(tuple(ends[:rank]), tuple(ends[rank:]), op.fill)
 
+    def begins_at(self, axis: int) -> bool:
+        """Whether there is none along the axes before this one."""
+        return not any((*self.before[:axis], *self.after[:axis]))
+
     def infer(self, *inputs: TensorType) -> TensorType:
         (x,) = inputs
         if not len(self.before) == len(self.after) == x.rank:
@@ -134,3 +138,15 @@ class Padded(Op):
     def samples(cls) -> Iterator[Sample]:
         yield cls((0, 2), (0, 1), 1.5), [TensorType(float64, (2, 3))]
         yield cls((1, 0, 4), (0, 0, 5)), [TensorType(float64, (2, 3, 2))]
+
+
+def among_zeros(node: Node, axis: int) -> tuple[Node, Ints, Ints] | None:
+    """What a node is with zeros around it, and how many are before and after it along each axis
+    from this one on; itself where it is not padded, None where it is padded otherwise.
+    """
+    padding, none = node.op, (0,) * (node.type.rank - axis)
+    if not isinstance(padding, Padded):
+        return node, none, none
+    if padding.fill != 0 or not padding.begins_at(axis):
+        return None
+    return node.inputs[0], padding.before[axis:], padding.after[axis:]

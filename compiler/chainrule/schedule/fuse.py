@@ -23,7 +23,7 @@ from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
 from chainrule.schedule.chains import MAX_NODES, by_chains
 from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
-from chainrule.schedule.order import order_kernels
+from chainrule.schedule.order import Positions, order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 
 #: Forms whose loops have no place for nodes that follow.
@@ -34,7 +34,7 @@ def fuse(
     graph: Graph,
     finite: Sequence[Node] = (),
     codes: Iterator[int] | None = None,
-    tested: Collection[tuple[Node, Bound]] = (),
+    tested: Positions = (),
 ) -> list[Kernel]:
     """The kernels of a graph, in an order that computes everything before it is read.
 
@@ -44,7 +44,7 @@ def fuse(
     """
     fusion = _Fusion(graph, finite, codes or itertools.count(1))
     fusion.tested.update(dict.fromkeys(tested, -1))
-    return fusion.run()
+    return order_kernels(fusion.run(), graph, tested)
 
 
 class _Fusion:
@@ -87,7 +87,7 @@ class _Fusion:
                 kernel.chains = _chains(kernel, self.roots)
                 kernel.inside = tuple(_steps(kernel, self.codes))
                 _repeated(kernel)
-        return order_kernels(self.kernels, self.graph)
+        return self.kernels
 
     def place(self, node: Node) -> None:
         role = node.op.role

@@ -42,7 +42,7 @@ def _padded(reader: Node, node: Node) -> Node:
     if reader.op.role != "contract" or not isinstance(windows, Window) or not node.dtype.is_float:
         return node
     padded = Padded.of(node.inputs[0])
-    if padded is None or any((*padded.before[: windows.axis], *padded.after[: windows.axis])):
+    if padded is None or not padded.begins_at(windows.axis):
         return node
     (x,) = node.inputs[0].inputs
     base = _behind(x)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from chainrule.errors import CompileError
 from chainrule.ir.graph import Graph
-from chainrule.ir.node import Node
+from chainrule.ir.node import Bound, Node
 from chainrule.ops.layout import Slice
 from chainrule.ops.scan import Scan
 from chainrule.schedule.kernel import Form, Kernel, bytes_of, positions_of
@@ -20,13 +20,16 @@ from chainrule.schedule.reading import bases, sources, storage
 
 #: For each kernel, by its number, the kernels that must have run before it.
 Needs = Mapping[int, set[int]]
+#: Positions, by the node that holds them and the bound within which they have to be.
+Positions = Collection[tuple[Node, Bound]]
 
 
-def order_kernels(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
+def order_kernels(kernels: list[Kernel], graph: Graph, tested: Positions = ()) -> list[Kernel]:
     """The kernels in the order they run, copies last; updates in place where that can be.
 
     The kernels come in an order that computes everything before it is read; what each writes is
-    changed to say where. Raises CompileError where kernels wait for each other.
+    changed to say where. Positions `tested` have been so before any of them runs. Raises
+    CompileError where kernels wait for each other, or read at positions that nothing tests.
     """
     number = {node: i for i, kernel in enumerate(kernels) for node in kernel.writes}
     uses = Counter([*(value for _, value in graph.updates), *graph.outputs])
@@ -41,7 +44,7 @@ def order_kernels(kernels: list[Kernel], graph: Graph) -> list[Kernel]:
         else:
             copied.append((leaf, value))
     while True:
-        needs = _needs(kernels, number, in_place)
+        needs = _needs(kernels, number, in_place, tested)
         order = _topological(needs)
         if len(order) == len(kernels):
             break
@@ -125,7 +128,10 @@ def _reads_its_parts(kernel: Kernel, node: Node, whole: Node) -> bool:
 
 
 def _needs(
-    kernels: Sequence[Kernel], writer: Mapping[Node, int], in_place: Mapping[Node, int]
+    kernels: Sequence[Kernel],
+    writer: Mapping[Node, int],
+    in_place: Mapping[Node, int],
+    tested: Positions,
 ) -> Needs:
     """What must come first: data and the test of positions before their use, every use before it
     is overwritten, all tests before anything is.
@@ -143,11 +149,18 @@ def _needs(
         needs[i].update(testing)
     for i, kernel in enumerate(kernels):
         if kernel.test is None:
-            positions = [pair for node in kernel.nodes for pair in positions_of(node)]
-            needs[i].update(checks[pair] for pair in positions if pair in checks)
+            positions = {pair for node in kernel.nodes for pair in positions_of(node)}
+            needs[i].update(_test_of(pair, checks) for pair in positions.difference(tested))
     for i in needs:
         needs[i].discard(i)
     return needs
+
+
+def _test_of(position: tuple[Node, Bound], checks: Mapping[tuple[Node, Bound | None], int]) -> int:
+    """The kernel that tests a position."""
+    if position not in checks:
+        raise CompileError("nothing tests positions that are read at; this is a bug of chainrule")
+    return checks[position]
 
 
 def _followers(needs: Needs) -> dict[int, set[int]]:

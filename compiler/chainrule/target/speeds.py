@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from chainrule.records import dataclass
+from chainrule.target import NEAREST, SECOND
 
 #: what a text of speeds begins with; a change of what is measured changes it
 KIND = "speeds 1"
-_KIB, _MIB = 2**10, 2**20
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _usual(gigaflops: float, first: float) -> Speeds:
     """A core of a server of the 2020s: its second cache gives half of what the first does, the
     third 25 GB/s, memory 12.
     """
-    reads = ((32 * _KIB, first), (_MIB, first / 2), (32 * _MIB, 25e9), (0, 12e9))
+    reads = ((NEAREST, first), (SECOND, first / 2), (32 * _MIB, 25e9), (0, 12e9))
     return Speeds(gigaflops * 1e9, reads, 1.2e-6, 3e-7)
 
 

@@ -35,9 +35,10 @@ VERSION = 1
 TEXT, CONSTANT = f"{MODEL}text", f"{MODEL}constant."
 #: the element types that a step computes its learning rate in
 _RATES = ("float32", "float64")
+#: the parts that are Tensors, as `Problem` names them, and all parts
+_TENSORS = ("inputs", "prediction", "target", "loss", "rows", "metrics", "penalty", "weight")
 _PARTS = {
-    "version", "graph", "inputs", "prediction", "target", "loss", "rows", "metrics", "penalty",
-    "trained", "weight", "weighted", "optimizer", "schedule", "seed", "dtype",
+    "version", "graph", *_TENSORS, "trained", "weighted", "optimizer", "schedule", "seed", "dtype",
 }  # fmt: skip
 
 
@@ -70,19 +71,7 @@ def _described(model: Model) -> dict[str, Array]:
             return [place(part) for part in structure]
         return structure
 
-    parts = {
-        name: place(getattr(problem, name))
-        for name in (
-            "inputs",
-            "prediction",
-            "target",
-            "loss",
-            "rows",
-            "metrics",
-            "penalty",
-            "weight",
-        )
-    }
+    parts = {name: place(getattr(problem, name)) for name in _TENSORS}
     parts["schedule"] = place(_schedule(model.optimizer))
     entries, numbers, arrays = written(roots)
 
@@ -229,19 +218,7 @@ def _problem(whole: Mapping[str, Any], nodes: Sequence[Node]) -> tuple[Problem, 
             return [tensors(part) for part in structure]
         return Tensor(at(nodes, structure))
 
-    parts = {
-        name: tensors(whole[name])
-        for name in (
-            "inputs",
-            "prediction",
-            "target",
-            "loss",
-            "rows",
-            "metrics",
-            "penalty",
-            "weight",
-        )
-    }
+    parts = {name: tensors(whole[name]) for name in _TENSORS}
     for name in ("inputs", "metrics"):
         table = parts[name]
         if not isinstance(table, dict) or not all(isinstance(t, Tensor) for t in table.values()):
