@@ -21,10 +21,12 @@ def cycle():
 
 @pytest.fixture(autouse=True)
 def collects():
-    gc.enable()
-    yield
+    """As in a process where nothing is frozen, unlike in one that runs tests."""
     gc.enable()
     gc.unfreeze()
+    yield
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.mark.parametrize("settle", [False, True])

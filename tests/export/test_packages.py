@@ -17,6 +17,8 @@ import chainrule as cr
 from chainrule.codegen.host import host_target
 from chainrule.export import files
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 HERE = Path(__file__).parent
 CC = shutil.which("cc")
 ZIG = [sys.executable, "-m", "ziglang"] if find_spec("ziglang") else []

@@ -22,6 +22,8 @@ from chainrule.codegen.formats import code_size, undefined_symbols
 from chainrule.codegen.host import host_target
 from chainrule.export import targets_of
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 SOURCE = Path(__file__).with_name("train.c")
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-static", "-target"] if find_spec("ziglang") else []
 STEPS, BATCH, SEED = 1000, 4, 7

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.driver import gpu_tune
 from chainrule.driver.gpu_report import GpuReport
 from chainrule.errors import CompileError
 from chainrule.ir.engine import Bring, Engage, Hear, MultiplyPanels
@@ -405,6 +406,7 @@ def test_tuning_times_panels_on_a_gpu_that_has_them(
     emulator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.capability = (9, 0)
+    monkeypatch.setattr(gpu_tune, "TURNS", 1)  # an emulator's seconds are none to choose by
     x, w = cr.input("x", (128, 64)), cr.input("w", (64, 128))
     fn = cr.compile(x @ w, "cuda", precision="bfloat16", tune=True)
     text = str(fn.report())

@@ -12,6 +12,8 @@ import pytest
 import chainrule as cr
 from chainrule.nn import optim
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 OPTIMIZERS = [optim.SGD(0.3, momentum=0.9), optim.Adam(0.01)]
 

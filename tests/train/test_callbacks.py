@@ -27,6 +27,8 @@ from chainrule.train.callbacks import (
     TensorBoard,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)).astype(np.float32)
 Y = RNG.integers(0, 4, 60)

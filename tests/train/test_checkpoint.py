@@ -13,6 +13,8 @@ import pytest
 from chainrule.errors import ArtifactError
 from chainrule.train import checkpoint
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(0)
 TENSORS = {
     "W": RNG.normal(size=(3, 4)).astype(np.float32),

@@ -17,6 +17,8 @@ from chainrule.errors import FeedError
 from chainrule.train.data import is_mapped, table
 from chainrule.train.prefetch import Prefetch
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5)).astype(np.float32)
 Y = RNG.integers(0, 4, 60)

@@ -17,6 +17,8 @@ from chainrule import nn
 from chainrule.errors import ArtifactError, CompileError, FeedError, NonFiniteError
 from chainrule.train import TrainingStep, training_step
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 Array = np.ndarray[Any, Any]
 Data = dict[str, Array]
 Net = tuple[cr.Tensor, cr.Tensor, Data]

@@ -14,6 +14,8 @@ from chainrule.errors import ArtifactError, CompileError, FeedError
 from chainrule.nn import optim
 from chainrule.train import TrainingStep, training_step
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 START, SLOPES = np.array([0.5, -1.0, 2.0]), np.random.default_rng(0).normal(size=(40, 3))
 
 

@@ -16,6 +16,8 @@ from chainrule.ops.philox import permutation
 from chainrule.train import built
 from chainrule.train.problem import trained_of
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(70, 6)).astype(np.float32)
 Y = RNG.integers(0, 3, 70)

@@ -12,6 +12,8 @@ import chainrule as cr
 from chainrule.ops import philox
 from chainrule.train import TrainingStep, training_step
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROWS = 50
 RNG = np.random.default_rng(0)
 DATA = {

@@ -19,6 +19,8 @@ import chainrule as cr
 from chainrule.errors import ArtifactError
 from chainrule.train.callbacks import Callback, Checkpoint, EarlyStopping, ReduceLROnPlateau
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(90, 5)).astype(np.float32)

@@ -23,6 +23,8 @@ from chainrule.nn import losses, optim
 from chainrule.ops.philox import permutation
 from chainrule.train import TrainingStep, training_step
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 Make = Callable[..., TrainingStep]
 Data = dict[str, np.ndarray]
 ROOT = Path(__file__).parents[2]

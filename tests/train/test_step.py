@@ -22,6 +22,8 @@ from chainrule.errors import (
 from chainrule.nn import losses, optim
 from chainrule.train import TrainingStep, training_step
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 Make = Callable[..., TrainingStep]
 Data = dict[str, np.ndarray]
 

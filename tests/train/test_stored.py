@@ -17,6 +17,8 @@ from chainrule.errors import ArtifactError, ChainruleError, CompileError
 from chainrule.train import checkpoint
 from chainrule.train.stored import TEXT
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(2)
 Y = RNG.integers(0, 3, 24)
 IMAGES = RNG.normal(size=(24, 2, 8, 8)).astype(np.float32)

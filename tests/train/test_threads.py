@@ -20,7 +20,10 @@ from chainrule.codegen.host import host_target
 from chainrule.codegen.team import BOX, BOX_FIELDS, BOXES, FIELDS, has_threads
 from chainrule_runtime import pool, sharing
 
-pytestmark = pytest.mark.skipif(not has_threads(host_target()), reason="no threads here")
+pytestmark = [
+    pytest.mark.skipif(not has_threads(host_target()), reason="no threads here"),
+    pytest.mark.usefixtures("compiled_once"),
+]
 
 Step = Callable[[], Any]
 NEVER = 1 << 60  # nanoseconds: the first trial, which shares, does not end
@@ -29,6 +32,7 @@ NEVER = 1 << 60  # nanoseconds: the first trial, which shares, does not end
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that can be is shared, on however few CPUs."""
+    monkeypatch.setenv("CHAINRULE_CACHE", os.environ["CHAINRULE_CACHE"] + "/eager")
     monkeypatch.setattr(module, "CALL_WORK", 0)
     monkeypatch.setattr(lower, "CALL_WORK", 0)
     monkeypatch.setattr(lower, "STEP_WORK", 0)
