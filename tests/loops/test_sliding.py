@@ -16,6 +16,7 @@ from chainrule.driver.lower import passes_for
 from chainrule.ir.graph import Graph
 from chainrule.ir.loop import LANES, Local
 from chainrule.ir.passes import run_passes
+from chainrule.ir.size import evaluate
 from chainrule.loops.build import build_kernels
 from chainrule.loops.tiles import CHAINS
 from chainrule.loops.walk import statements
@@ -99,6 +100,23 @@ def test_bits_depend_neither_on_threads_nor_on_the_level(
     compare(2)
     at_level("x86-64-v3")
     compare(1)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(16, 8), (8, 8), (4, 4), (32, 32)])
+def test_long_steps_of_single_channels_take_few_kernels(window: int, stride: int) -> None:
+    """Taken apart by where windows begin, of long steps each offset would be a product of its own,
+    and most of what windows of zeros have is none.
+    """
+    x = cr.input("x", ("batch", 4, 8 * stride, 8 * stride))
+    k = cr.input("k", (4, 1, window, window))
+    z = cr.conv(x, k, stride=stride, groups=4)
+    d = cr.input("d", z.shape)
+    slopes = cr.vjp([z], [x, k], [d])
+    kernels = fuse(run_passes(Graph(tuple(s.node for s in slopes)), passes_for(None))[0])
+    assert len(kernels) <= 6
+    products = 2 * 16 * window**2 * int(z.shape[2]) * int(z.shape[3])
+    flops = sum(evaluate(kernel.flops, {"batch": 4}) for kernel in kernels)
+    assert flops <= 1.6 * 2 * products  # the images' gradient adds up what overlaps
 
 
 @pytest.mark.parametrize("level", LEVELS)

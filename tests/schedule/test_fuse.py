@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textwrap import dedent
 from typing import Any
 
+import numpy as np
 import pytest
 
 import chainrule as cr
@@ -228,6 +229,22 @@ def test_each_chain_of_full_maps_is_in_one_kernel() -> None:
     made = {node for k in maps for node in k.nodes}
     assert not any(made.intersection(k.reads) for k in maps)
     assert all(len(k.nodes) <= MAX_NODES for k in maps)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda y: cr.flip(y, axis=0), cr.matrix_transpose, lambda y: cr.take(y, [3, 1, 0, 2], axis=0)],
+    ids=["flip", "transpose", "take"],
+)
+def test_chains_that_read_each_other_elsewhere_are_not_one(other: Any) -> None:
+    """What a kernel computes is there at its own index alone: at another one it was not yet."""
+    starts = [cr.input(f"x{i}", (4, 4)) for i in range(MAX_NODES)]
+    ends = [y + other(y) for y in map(cr.exp, starts)]
+    rng = np.random.default_rng(1)
+    feeds = {f"x{i}": rng.normal(size=(4, 4)) for i in range(MAX_NODES)}
+    fn, want = cr.compile(ends), cr.compile(ends, backend="reference")
+    for got, expected in zip(fn(**feeds), want(**feeds), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)  # of exp, and a sum
 
 
 def test_chains_that_others_read_halfway_stay_where_they_are() -> None:

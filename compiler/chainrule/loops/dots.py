@@ -100,12 +100,11 @@ class DotTile:
 
 
 def _least(rows: int, columns: int) -> float:
-    """How much of their vectors lines are to fill: less where lanes along so few columns would wait
-    for one another.
+    """How much of their vectors lines are to fill. With fewer than CHAINS vectors of sums, lanes
+    along columns would mostly wait for the multiply-adds before, so shorter lines do as well.
     """
-    vectors = -(-columns // LANES)
-    busy = columns / (vectors * LANES) * rows * vectors / CHAINS
-    return FULL if rows * vectors >= CHAINS else FULL * busy
+    vectors = rows * -(-columns // LANES)
+    return FULL if vectors >= CHAINS else FULL * rows * columns / (LANES * CHAINS)
 
 
 def goes_along(read: Reader, letters: str, last: str) -> bool:

@@ -68,6 +68,7 @@ def _beside(first: Matrix, second: Matrix, start: int, width: int) -> Matrix:
     )
 
 
+#: nothing is saved along its axis: both elements are multiplied, by the same
 ONE = Filter(b=((1, 0), (0, 1)), g=((1,), (1,)), a=((1, 0), (0, 1)))
 TWO = Filter(
     b=((1, -1, 0), (0, 1, 0), (0, -1, 1)),

@@ -28,12 +28,16 @@ from chainrule.target import SECOND
 
 #: channels of either side, and tiles of an image, from which it is worth it
 FEWEST_CHANNELS, FEWEST_TILES = 16, 16
-#: products of what plain sums take, at most, for which it is
-MOST_PRODUCTS = 0.72
-#: more tiles of a line, of which products are 4 for 6: what kernels take is the same for one image
-LINE_TILES = 64
+#: products for one of plain sums, at most: of whole tiles (5 and 7 taps along one axis are below
+#: that, 2 and 4 gain nothing), and of all tiles, the last of which may be half outside
+MOST_PRODUCTS, MOST_OF_ALL = 0.72, 0.8
+#: products from which little is gained, as of 3 taps along one axis alone (4 for 6), and the tiles
+#: that this needs: what kernels take is the same for one image
+LITTLE, LITTLE_TILES = 0.6, 64
 #: more tiles, and bytes of kernels from which they are needed: those come from memory each time
 MORE_TILES, FAR_BYTES = 32, 4 * SECOND
+#: bytes of what comes back to kernels, in tiles, for each tile of an image that is added to it
+BACK_BYTES = SECOND * 3 // 8
 #: bytes of a block of tiles, which is to stay in the second cache
 BLOCK_BYTES = SECOND // 4
 #: tiles that a block has at least, as kernels (or their sums) are read again for each
@@ -71,9 +75,9 @@ class Winograd:
         if b.target.bare:  # tiles and sums of groups take five times the memory
             return None
         steps = {*slides.strides, *slides.dilations}
-        filters = tuple(FILTERS[taps] for taps in slides.sizes if taps in FILTERS)
-        if len(filters) < slides.spatial or steps != {1} or node.type.dtype != float32:
+        if not FILTERS.keys() >= set(slides.sizes) or steps != {1} or node.type.dtype != float32:
             return None
+        filters = tuple(FILTERS[taps] for taps in slides.sizes)
         assert isinstance(op, Contract)
         if (op.parts > 1 and b.target.blocks) or all(map(widens, node.inputs)):
             return None
@@ -105,16 +109,9 @@ class Winograd:
         if len(sizes) < len(letter_sizes):
             return None
         c, o, *extents = sizes
+        if not _pays(filters, c, o, extents, back):
+            return None
         tiles = tuple(-(-n // SUMS) for n in extents)
-        places = prod(f.products for f in filters)
-        if places > MOST_PRODUCTS * prod(SUMS * f.taps for f in filters):
-            return None
-        far = places * c * o * float32.itemsize > FAR_BYTES
-        fewest = LINE_TILES if len(tiles) == 1 else MORE_TILES if far else FEWEST_TILES
-        if min(c, o) < FEWEST_CHANNELS or prod(tiles) < fewest:
-            return None
-        if not (fills(c, 0.75) and fills(o, 0.75)):
-            return None
         x = Image.of(
             view, c, tuple(SUMS * n + f.tile - SUMS for n, f in zip(tiles, filters, strict=True))
         )
@@ -202,6 +199,22 @@ class Winograd:
             return (Store(to, self.tile(number, image.channels, channel), value),)
 
         return multiplied(matrices, read, write)
+
+
+def _pays(filters: Sequence[Filter], c: int, o: int, extents: Sequence[int], back: bool) -> bool:
+    """Whether products are so much fewer, and tiles so many, that it is worth making them."""
+    places, plain = prod(f.products for f in filters), prod(f.taps for f in filters)
+    tiles = prod(-(-n // SUMS) for n in extents)
+    share, size = places / (plain * SUMS ** len(filters)), places * c * o * float32.itemsize
+    fewest = MORE_TILES if size > FAR_BYTES else FEWEST_TILES
+    return (
+        share <= MOST_PRODUCTS
+        and places * tiles <= MOST_OF_ALL * plain * prod(extents)
+        and tiles >= (LITTLE_TILES if share > LITTLE else fewest)
+        and min(c, o) >= FEWEST_CHANNELS
+        and (fills(c, 0.75) and fills(o, 0.75))
+        and not (back and size > tiles * BACK_BYTES)
+    )
 
 
 def along(size: int, body: Lanes) -> Stmts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from chainrule.records import dataclass
 
 #: Axes of the letters below: of offsets in a window, and of its positions.
 _OFFSETS, _POSITIONS = "ijkl", "pqrs"
+#: elements of x between those that windows begin at, at most, where it is taken apart by them
+MOST_PHASES = 4
 #: what was of the output is of the input, on the way back
 _TURNED = str.maketrans("co", "oc")
 
@@ -140,11 +143,13 @@ class _Convolution(Op):
         x = np.pad(x, padding)
         return self.windows(sizes).ref(x.reshape(known(self.split(x.shape, 1))))
 
-    def is_depthwise(self, kernel: Shape) -> bool:
-        """Whether each channel has kernels of its own, which move in steps: its products are few,
-        and windows of neighbours pay more than others cost.
+    def by_neighbours(self, kernel: Shape) -> bool:
+        """Whether kernels of single channels move in small steps, over windows that overlap: their
+        products are few, and to have neighbours in windows pays more than others cost.
         """
-        return self.groups > 1 and kernel[1] == 1 and set(self.strides) != {1}
+        steps = zip(self.strides, known(kernel[2:]), strict=True)
+        near = all(s < k for s, k in steps if s > 1) and 1 < prod(self.strides) <= MOST_PHASES
+        return self.groups > 1 and kernel[1] == 1 and near
 
     @classmethod
     def given(cls, x: Node, options: dict[str, Any]) -> tuple[Ints, Ints, Ints, int]:
@@ -268,7 +273,7 @@ class ConvTranspose(_Convolution):
     def expand(self, *inputs: Node) -> Node:
         z, k = inputs
         around = self.around(known(k.type.shape[2:]))
-        apart = set(self.strides) != {1} and not self.is_depthwise(k.type.shape)
+        apart = set(self.strides) != {1} and not self.by_neighbours(k.type.shape)
         return self.spread(z, k) if around is None or apart else self.gathered(z, k, around)
 
     def around(self, sizes: Ints) -> Ints | None:
@@ -366,7 +371,7 @@ class Correlate(_Convolution):
     def expand(self, *inputs: Node) -> Node:
         x, z = inputs
         w, kernel, out = self.specs
-        if self.is_depthwise(self.infer(x.type, z.type).shape) and set(self.dilations) == {1}:
+        if set(self.dilations) == {1} and self.by_neighbours(self.infer(x.type, z.type).shape):
             return self.by_phases(x, z)
         windows = self.windowed(self.pad(x), self.sizes)
         k = contract(out, w, kernel, self.split_node(z, 1), windows)
@@ -382,8 +387,6 @@ class Correlate(_Convolution):
             sizes = tuple(
                 -(-(n - r) // s) for n, r, s in zip(self.sizes, phase, self.strides, strict=True)
             )
-            if min(sizes) < 1:
-                continue
             extents = tuple(n + m - 1 for n, m in zip(places, sizes, strict=True))
             steps = (1, 1, *self.strides)
             mine = apply(Slice((0, 0, *phase), (*x.type.shape[:2], *extents), steps), x)

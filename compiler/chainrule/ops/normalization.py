@@ -20,7 +20,7 @@ from chainrule.ops import reading
 from chainrule.ops.axes import Expand, Sum
 from chainrule.ops.build import call as op
 from chainrule.ops.elementwise import check_accepts, factors_of, times
-from chainrule.ops.source import size_of
+from chainrule.ops.source import Leaf, size_of
 from chainrule.records import dataclass
 
 #: What is added under the root where nothing else is said, as in PyTorch's layer norm.
@@ -157,8 +157,8 @@ class _Norm(_OverAxes):
 class LayerNorm(_Norm):
     """(x - mean(x)) / sqrt(var(x) + eps) over axes (Ba et al., arXiv:1607.06450).
 
-    Its derivative is (dy - mean(dy) - y * mean(dy * y)) / sqrt(var(x) + eps), of which a factor of
-    dy that is the same along the axes, as batch norm's scale is, is one of the whole.
+    Its derivative is (dy - mean(dy) - y * mean(dy * y)) / sqrt(var(x) + eps). A parameter that is a
+    factor of dy and the same along the axes, as batch norm's scale is, is a factor of all of it.
     """
 
     name = "layer_norm"
@@ -179,9 +179,16 @@ class LayerNorm(_Norm):
         return (op("div", inward, self.spread(apply(Var(self.axes), x), x)),)
 
     def _is_alike(self, factors: tuple[Node, Node]) -> bool:
-        """Whether the second is the same along the axes."""
+        """Whether the second is a parameter, and the same along the axes. Another factor may well
+        be infinite where the first is 0 by choice.
+        """
         view = factors[1].op
-        return isinstance(view, Expand) and set(self.axes) <= set(view.axes)
+        if not isinstance(view, Expand) or not set(self.axes) <= set(view.axes):
+            return False
+        (node,) = factors[1].inputs
+        while node.op.role == "alias":
+            (node,) = node.inputs
+        return isinstance(node.op, Leaf) and node.op.name == "parameter"
 
     def expand(self, *inputs: Node) -> Node:
         (x,) = inputs

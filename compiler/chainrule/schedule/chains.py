@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from chainrule.ir.node import Node
-from chainrule.schedule.kernel import Form, Kernel
+from chainrule.schedule.kernel import MAX_NODES, Form, Kernel
+from chainrule.schedule.order import reads_at_its_index
 from chainrule.schedule.reading import bases, sources
 
-#: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
-MAX_NODES = 64
-
-T = TypeVar("T")
+T = TypeVar("T", int, Node)
 
 
 def by_chains(kernels: Sequence[Kernel]) -> list[Kernel]:
@@ -51,7 +49,9 @@ def _goes_on_from(kernels: Sequence[Kernel], i: int, at: Mapping[Node, int]) -> 
 
 
 def _apart(group: Sequence[Kernel]) -> list[Kernel]:
-    """Kernels of the same nodes with each chain in one; none where that can't be."""
+    """Kernels of the same nodes with each chain in one; none where that can't be, as where one
+    reads at another place what it would compute itself.
+    """
     nodes = [node for kernel in group for node in kernel.nodes]
     mine = set(nodes)
     pairs = [(node, base) for node in nodes for base, _ in bases(node) if base in mine]
@@ -62,7 +62,8 @@ def _apart(group: Sequence[Kernel]) -> list[Kernel]:
         if not made or len(made[-1].nodes) + len(chain) > MAX_NODES:
             made.append(Kernel(Form.MAP, group[0].space))
         made[-1].nodes += chain
-    return made
+    alike = all(reads_at_its_index(kernel, node) for kernel in made for node in kernel.nodes)
+    return made if alike else []
 
 
 def _stand_alone(kernels: Sequence[Kernel], group: Sequence[int], at: Mapping[Node, int]) -> bool:
@@ -86,7 +87,7 @@ def _connected(items: Sequence[T], pairs: Iterable[tuple[T, T]]) -> list[list[T]
     parent = {item: item for item in items}
 
     def root(item: T) -> T:
-        while parent[item] is not item:
+        while parent[item] != item:
             parent[item] = parent[parent[item]]
             item = parent[item]
         return item

@@ -21,8 +21,17 @@ from chainrule.ir.size import Shape
 from chainrule.ops.axes import Reduce
 from chainrule.ops.layout import merged
 from chainrule.ops.scan import Scan
-from chainrule.schedule.chains import MAX_NODES, by_chains
-from chainrule.schedule.kernel import Chain, Form, Kernel, Test, bytes_of, every, positions_of
+from chainrule.schedule.chains import by_chains
+from chainrule.schedule.kernel import (
+    MAX_NODES,
+    Chain,
+    Form,
+    Kernel,
+    Test,
+    bytes_of,
+    every,
+    positions_of,
+)
 from chainrule.schedule.order import Positions, order_kernels
 from chainrule.schedule.reading import bases, sources, storage
 

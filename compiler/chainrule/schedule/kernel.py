@@ -14,6 +14,9 @@ from chainrule.ir.types import TensorType
 from chainrule.ops.build import original
 from chainrule.records import dataclass
 
+#: Nodes one kernel may hold, so that its code stays small enough for LLVM to be quick.
+MAX_NODES = 64
+
 
 class Form(Enum):
     """What the loops of a kernel are like."""

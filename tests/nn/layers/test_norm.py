@@ -65,6 +65,18 @@ def test_batch_norm_is_pytorchs(
     held(layer(x), layer, x=v).to_torch(reference, TOLERANCE[dtype], training)
 
 
+def test_what_is_0_by_choice_stays_0_whatever_it_is_scaled_by() -> None:
+    """A row that is shut out whole, and divided by how many of it are not: 0 / 0 had come back."""
+    x, mask = cr.input("x", (2, 4)), cr.input("mask", (2, 4))
+    count = cr.sum(mask, axis=1, keepdims=True)
+    y = cr.where(mask > 0, cr.layer_norm(x) * cr.rsqrt(count), 0)
+    (slope,) = cr.grad(cr.sum(y * y * y), [x])
+    given = np.array([[1, 2, 4, 3], [2, 0, 1, 5]])
+    found = cr.compile(slope)(x=given, mask=[[1, 1, 0, 1], [0, 0, 0, 0]])
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[1], 0)
+
+
 def steps(layer: Any, x: cr.Tensor, batches: list[Array]) -> list[dict[str, Array]]:
     """The states after each step of training on batches."""
     y = layer(x)
