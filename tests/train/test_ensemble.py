@@ -144,6 +144,23 @@ def test_the_reference_agrees(make: Callable[[], Net]) -> None:
     close(ours.predict(x=net[2]["x"])["z"], theirs.predict(x=net[2]["x"])["z"])
 
 
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_padded_images_of_all_are_laid_down_for_each(batch: int | str) -> None:
+    """A kernel's gradient sums over images, whose padding lies in workspace, one after the other:
+    copied for all members at once, it was read from workspace that did not exist.
+    """
+    x, y = cr.input("x", (batch, 3, 16, 14)), cr.input("y", (batch,), dtype="int32")
+    layers = [nn.Conv2D(20, 3, stride=2, dilation=2, padding=1), nn.Flatten(), nn.Dense(5)]
+    loss = cr.losses.cross_entropy(nn.Sequential(layers)(x), y)
+    rng = np.random.default_rng(SEED)
+    feeds = {"x": rng.normal(size=(2, 3, 16, 14)).astype(np.float32), "y": np.array([1, 4])}
+    found = []
+    for backend in ("cpu", "reference"):
+        step = training_step(loss, cr.optim.SGD(0.1), ensemble=9, seed=SEED, backend=backend)
+        found.append([step(**feeds) for _ in range(3)])
+    close(*found)
+
+
 def test_single_steps_are_those_of_a_run(backend: str) -> None:
     _, loss, data = mlp()
     one, other = (

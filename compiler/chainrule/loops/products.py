@@ -85,6 +85,8 @@ def product_loops(b: Builder) -> Stmts:
 def _laid_product(b: Builder, layout: ContractLayout, laid: Laid, maps: Maps) -> Stmts:
     """A product in the form that its windows call for, if it is of such; else in tiles."""
     turned = TurnedTile.of(b, layout)
+    if turned is not None and turned.all and laid.each:  # no image stays for all terms of a sum
+        turned = None
     images = ImageTile.of(b, layout) if turned is None and not laid.each else None
     if images is not None:
         return _by_images(b, layout, images, laid, maps)
