@@ -12,169 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from chainrule.errors import DTypeError, FormulaError, ShapeError
-from chainrule.ir.node import Array, Node, Op, Sample, apply
+from chainrule.errors import FormulaError, ShapeError
+from chainrule.ir.node import Array, Node, Sample, apply
 from chainrule.ir.notation import Notation
 from chainrule.ir.size import Dim, Shape, divide, known
 from chainrule.ir.types import TensorType, float64
 from chainrule.ops import reading
 from chainrule.ops.build import call as op
 from chainrule.ops.contract import contract
-from chainrule.ops.layout import Place, Reshape, Slice
-from chainrule.ops.windows import Ints, OverlapAdd, Window, call_with, positions, room, shown
+from chainrule.ops.convolving import Convolving, reshaped
+from chainrule.ops.layout import Place, Slice
+from chainrule.ops.windows import Ints, OverlapAdd, call_with, shown
 from chainrule.records import dataclass
 
-#: Axes of the letters below: of offsets in a window, and of its positions.
-_OFFSETS, _POSITIONS = "ijkl", "pqrs"
-#: elements of x between those that windows begin at, at most, where it is taken apart by them
-MOST_PHASES = 4
 #: what was of the output is of the input, on the way back
 _TURNED = str.maketrans("co", "oc")
 
 
 @dataclass(frozen=True)
-class _Convolution(Op):
-    """What the three share. Inputs are (n, channels, ...), kernels (o, channels / groups, ...)."""
-
-    strides: Ints
-    padding: Ints
-    dilations: Ints
-    groups: int
-
-    role = "contract"
-    letter = "z"
-    composite = True
-
-    @property
-    def spatial(self) -> int:
-        """How many axes the windows slide along."""
-        return len(self.strides)
-
-    @property
-    def attributes(self) -> tuple[Ints, Ints, Ints, int]:
-        """What the other two have too."""
-        return self.strides, self.padding, self.dilations, self.groups
-
-    def check(self, *inputs: TensorType) -> None:
-        """Refuse operands that are no stacks of numbers of one type and of the right rank."""
-        a, b = inputs
-        if a.dtype != b.dtype or a.dtype.is_bool:
-            raise DTypeError(f"{self.name} needs one numeric element type: {a}, {b}")
-        if a.rank != self.spatial + 2 or b.rank != self.spatial + 2 or not self.spatial:
-            what = f"{self.name} over {self.spatial} axes needs {self.spatial + 2} axes: {a}, {b}"
-            raise ShapeError(what, "an input is (n, channels, ...), a kernel (out, in, ...)")
-        if self.groups < 1:
-            raise ShapeError(f"{self.name}: groups is at least 1, not {self.groups}")
-
-    def along(self, extents: Shape, sizes: Shape, *operands: TensorType) -> Shape:
-        """The positions along each axis. Raises ShapeError where a window does not fit."""
-        if not all(isinstance(k, int) for k in sizes):
-            raise ShapeError(f"{self.name} needs a kernel of known size, not {shown(sizes)}")
-        axes = zip(extents, known(sizes), self.strides, self.dilations, self.padding, strict=True)
-        what = f"{self.name} of {', '.join(map(str, operands))}" if operands else str(self.name)
-        return tuple(positions(n, k, s, d, p, what) for n, k, s, d, p in axes)
-
-    def rooms(self, extents: Shape, sizes: Shape) -> tuple[Dim, ...]:
-        """What must be at least 1 where an extent is symbolic."""
-        axes = zip(extents, known(sizes), self.dilations, self.padding, strict=True)
-        return tuple(room(n, k, d, p) for n, k, d, p in axes if not isinstance(n, int))
-
-    def per_group(self, what: str, channels: Dim) -> Dim:
-        """Channels of one group. Raises ShapeError where they don't divide."""
-        each = divide(channels, self.groups)
-        if each is None:
-            raise ShapeError(
-                f"{self.name}: {self.groups} groups don't divide {channels} {what} channels"
-            )
-        return each
-
-    # shapes with an axis of groups, and without
-
-    @property
-    def g(self) -> str:
-        """The letter of groups, "" where there is one."""
-        return "g" if self.groups > 1 else ""
-
-    @property
-    def specs(self) -> tuple[str, str, str]:
-        """The letters of the windows, of the kernel and of the result."""
-        i, p = _OFFSETS[: self.spatial], _POSITIONS[: self.spatial]
-        return f"n{self.g}c{i}{p}", f"{self.g}oc{i}", f"n{self.g}o{p}"
-
-    def split(self, shape: Shape, axis: int) -> Shape:
-        """A shape with the groups as an axis before that of channels."""
-        if not self.g:
-            return shape
-        each = self.per_group("", shape[axis])
-        return (*shape[:axis], self.groups, each, *shape[axis + 1 :])
-
-    def split_node(self, x: Node, axis: int) -> Node:
-        return _reshaped(x, self.split(x.type.shape, axis))
-
-    def padded(self, extents: Shape) -> Shape:
-        """Extents with the padding on both sides."""
-        return tuple(n + 2 * p for n, p in zip(extents, self.padding, strict=True))
-
-    def pad(self, x: Node) -> Node:
-        """Zeros around an input."""
-        if not any(self.padding):
-            return x
-        shape = (*x.type.shape[:2], *self.padded(x.type.shape[2:]))
-        return apply(Place((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
-
-    def windows(self, sizes: Shape) -> Window:
-        return Window(2 + len(self.g), known(sizes), self.strides, self.dilations)
-
-    def windowed(self, x: Node, sizes: Shape) -> Node:
-        """The windows of a padded node; of one element at every place, it is the node itself."""
-        x, windows = self.split_node(x, 1), self.windows(sizes)
-        if set(sizes) == set(self.strides) == {1}:
-            return _reshaped(x, windows.infer(x.type).shape)
-        return apply(windows, x)
-
-    def windows_of(self, x: Array, sizes: Ints) -> Array:
-        """The windows of a padded input, in NumPy."""
-        padding = [(0, 0), (0, 0), *((p, p) for p in self.padding)]
-        x = np.pad(x, padding)
-        return self.windows(sizes).ref(x.reshape(known(self.split(x.shape, 1))))
-
-    def by_neighbours(self, kernel: Shape) -> bool:
-        """Whether kernels of single channels move in small steps, over windows that overlap: their
-        products are few, and to have neighbours in windows pays more than others cost.
-        """
-        steps = zip(self.strides, known(kernel[2:]), strict=True)
-        near = all(s < k for s, k in steps if s > 1) and 1 < prod(self.strides) <= MOST_PHASES
-        return self.groups > 1 and kernel[1] == 1 and near
-
-    @classmethod
-    def given(cls, x: Node, options: dict[str, Any]) -> tuple[Ints, Ints, Ints, int]:
-        """The attributes as they are read back, for each spatial axis of `x`."""
-        r = x.type.rank - 2
-        values = reading.chosen(options, stride=1, padding=0, dilation=1, groups=1)
-        stride, padding, dilation = (
-            reading.each(values[k], r) for k in ("stride", "padding", "dilation")
-        )
-        return stride, padding, dilation, int(values["groups"])
-
-    def options(self) -> list[str]:
-        """The attributes that are not as usual, as they print."""
-        given = {"stride": self.strides, "padding": self.padding, "dilation": self.dilations}
-        usual = {"padding": 0}
-        out = [f"{k}={shown(v)}" for k, v in given.items() if set(v) != {usual.get(k, 1)}]
-        return out + ([f"groups={self.groups}"] if self.groups > 1 else [])
-
-
-def _reshaped(x: Node, shape: Shape) -> Node:
-    return x if x.type.shape == shape else apply(Reshape(shape), x)
-
-
-@dataclass(frozen=True)
-class Conv(_Convolution):
+class Conv(Convolving):
     """z from x and k: cross-correlation, as the networks of today mean convolution."""
 
     name = "conv"
@@ -214,7 +74,7 @@ class Conv(_Convolution):
         w, kernel, out = self.specs
         shape = self.infer(x.type, k.type).shape
         windows = self.windowed(self.pad(x), k.type.shape[2:])
-        return _reshaped(contract(kernel, w, out, self.split_node(k, 0), windows), shape)
+        return reshaped(contract(kernel, w, out, self.split_node(k, 0), windows), shape)
 
     def notation(self, *inputs: Node) -> Notation:
         return call_with("conv", 2, *self.options())
@@ -229,7 +89,7 @@ class Conv(_Convolution):
 
 
 @dataclass(frozen=True)
-class ConvTranspose(_Convolution):
+class ConvTranspose(Convolving):
     """What z sends back to x of the given `extents` through k: each element of z spread over its
     window, and what overlaps added up.
     """
@@ -300,7 +160,7 @@ class ConvTranspose(_Convolution):
             turned = apply(Slice(ends, k.type.shape, (1, 1, *(-1 for _ in sizes))), k)
         w, out = w.translate(_TURNED), out.translate(_TURNED)
         x = contract(kernel, w, out, self.split_node(turned, 0), windows)
-        return _reshaped(x, shape)
+        return reshaped(x, shape)
 
     def spread(self, z: Node, k: Node) -> Node:
         """Each element of z, times k, added where it came from."""
@@ -308,7 +168,7 @@ class ConvTranspose(_Convolution):
         shape = self.infer(z.type, k.type).shape
         spread = contract(kernel, out, w, self.split_node(k, 0), self.split_node(z, 1))
         x = apply(self.adder(k.type.shape[2:]), spread)
-        x = _reshaped(x, (*shape[:2], *self.padded(self.extents)))
+        x = reshaped(x, (*shape[:2], *self.padded(self.extents)))
         if any(self.padding):
             x = apply(Slice((0, 0, *self.padding), shape, (1,) * x.type.rank), x)
         return x
@@ -335,7 +195,7 @@ class ConvTranspose(_Convolution):
 
 
 @dataclass(frozen=True)
-class Correlate(_Convolution):
+class Correlate(Convolving):
     """What z sends back to k of the given spatial `sizes`: x against z at each offset."""
 
     name = "correlate"
@@ -375,7 +235,7 @@ class Correlate(_Convolution):
             return self.by_phases(x, z)
         windows = self.windowed(self.pad(x), self.sizes)
         k = contract(out, w, kernel, self.split_node(z, 1), windows)
-        return _reshaped(k, self.infer(x.type, z.type).shape)
+        return reshaped(k, self.infer(x.type, z.type).shape)
 
     def by_phases(self, x: Node, z: Node) -> Node:
         """Offsets a stride apart meet neighbours among the elements of x that are a stride apart:
