@@ -122,6 +122,7 @@ def test_padding_with_another_number_is_laid_down(batch: int) -> None:
     windows = sliding_window_view(around, (3, 3), axis=(2, 3))
     want = np.einsum("bchwrs,ocrs->bohw", windows, feeds["k"])
     got = cr.compile(cr.parse(text, [x, k]))(**feeds)
+    # sums of some tens of terms about 1 large, in float64: far above their roundings
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-11)
 
 
@@ -141,6 +142,7 @@ def test_kernels_may_be_windows_of_something_padded(
     k = sliding_window_view(np.pad(feeds["v"], [(0, 0), (1, 1)]), 6, axis=1).transpose(0, 2, 1)
     want = np.einsum("bclr,ocr->bol", sliding_window_view(around, 3, axis=2), k)
     assert by_images([z]) == 1
+    # sums of some tens of terms about 1 large, in float64: far above their roundings
     np.testing.assert_allclose(cr.compile(z)(**feeds), want, rtol=1e-10, atol=1e-11)
 
 

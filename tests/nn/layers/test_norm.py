@@ -119,6 +119,7 @@ def test_the_scale_is_a_factor_of_the_whole_derivative(activation: Any) -> None:
     found = of(fn)
     wanted = cr.compile(list(cr.vjp([y], [x, *weights], [d])), training=True, backend="reference")
     for got, want in zip(found, of(wanted), strict=True):
+        # float64, sums of some hundred terms about 1 large: far above their roundings
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-10)
     # by x along a direction, in central differences
     along, h = rng.normal(size=v.shape), 1e-5
